@@ -1,0 +1,86 @@
+"""benchbd: the benchmark of backdoor attacks on, and defenses of, self-supervised image encoders.
+
+Everything a plugin needs is imported from here. Names are loaded on first use, so that ``benchbd --help`` and the
+commands that only read records start without torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from benchbd.augment import Augment as Augment
+    from benchbd.encoder import Encoder as Encoder
+    from benchbd.encoder import projection_head as projection_head
+    from benchbd.errors import BenchbdError as BenchbdError
+    from benchbd.errors import DataAbsentError as DataAbsentError
+    from benchbd.errors import DataError as DataError
+    from benchbd.errors import Diverged as Diverged
+    from benchbd.errors import NotApplicable as NotApplicable
+    from benchbd.errors import UsageError as UsageError
+    from benchbd.hookspecs import hookimpl as hookimpl
+    from benchbd.images import ImageSet as ImageSet
+    from benchbd.images import Trigger as Trigger
+    from benchbd.methods import Attack as Attack
+    from benchbd.methods import AttackerKnowledge as AttackerKnowledge
+    from benchbd.methods import Backdoor as Backdoor
+    from benchbd.methods import Dataset as Dataset
+    from benchbd.methods import DefenderKnowledge as DefenderKnowledge
+    from benchbd.methods import Evaluator as Evaluator
+    from benchbd.methods import Mitigation as Mitigation
+    from benchbd.methods import Predictions as Predictions
+    from benchbd.methods import Pretraining as Pretraining
+    from benchbd.methods import Probe as Probe
+    from benchbd.methods import Target as Target
+    from benchbd.training import ContrastiveMethod as ContrastiveMethod
+    from benchbd.training import Steps as Steps
+    from benchbd.training import attention_map as attention_map
+    from benchbd.training import batch_indices as batch_indices
+    from benchbd.training import check_features as check_features
+    from benchbd.training import nt_xent as nt_xent
+    from benchbd.training import project_views as project_views
+    from benchbd.training import stream as stream
+
+_HOME = {
+    "Attack": "methods",
+    "AttackerKnowledge": "methods",
+    "Augment": "augment",
+    "Backdoor": "methods",
+    "BenchbdError": "errors",
+    "ContrastiveMethod": "training",
+    "DataAbsentError": "errors",
+    "DataError": "errors",
+    "Dataset": "methods",
+    "DefenderKnowledge": "methods",
+    "Diverged": "errors",
+    "Encoder": "encoder",
+    "Evaluator": "methods",
+    "ImageSet": "images",
+    "Mitigation": "methods",
+    "NotApplicable": "errors",
+    "Predictions": "methods",
+    "Pretraining": "methods",
+    "Probe": "methods",
+    "Steps": "training",
+    "Target": "methods",
+    "Trigger": "images",
+    "UsageError": "errors",
+    "attention_map": "training",
+    "batch_indices": "training",
+    "check_features": "training",
+    "hookimpl": "hookspecs",
+    "nt_xent": "training",
+    "project_views": "training",
+    "projection_head": "encoder",
+    "stream": "training",
+}
+
+__version__ = "0.1.0"
+__all__ = sorted(_HOME)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'benchbd' has no attribute {name!r}")
+    return getattr(import_module(f"benchbd.{_HOME[name]}"), name)

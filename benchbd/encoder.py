@@ -1,0 +1,250 @@
+"""The encoder: images in [0, 1] go in, features come out. It carries its own normalisation and names its stages.
+
+Architectures: ``resnet18`` is the papers' net (torchvision's ResNet-18 with a 3x3 stride-1 stem and no max-pool,
+11,168,832 parameters, 512-d; head 512-512-128). ``w32`` and ``w16`` are small ResNets for two cores: a 4x4 stride-2
+stem, three stages of one block, widths 32/64/128 and 16/32/64.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Self
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock
+
+from benchbd.errors import DataError, UnknownNameError
+
+Precision = Literal["fp32", "bf16"]
+
+_precision: ContextVar[Precision] = ContextVar("benchbd_precision", default="fp32")
+_meters: ContextVar[tuple[ForwardMeter, ...]] = ContextVar("benchbd_meters", default=())
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """width: channels of the first stage; blocks: residual blocks per stage, each stage doubling the width."""
+
+    width: int
+    blocks: tuple[int, ...]
+    stem_kernel: int
+    stem_stride: int
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        return tuple(self.width * 2**i for i in range(len(self.blocks)))
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "resnet18": Architecture(width=64, blocks=(2, 2, 2, 2), stem_kernel=3, stem_stride=1),
+    "w32": Architecture(width=32, blocks=(1, 1, 1), stem_kernel=4, stem_stride=2),
+    "w16": Architecture(width=16, blocks=(1, 1, 1), stem_kernel=4, stem_stride=2),
+}
+
+
+class Encoder(nn.Module):
+    """A frozen-able feature extractor f and, where there is one, its projection head g.
+
+    ``encoder(x)``: float (N, 3, H, W) in [0, 1] -> raw features (N, feature_dim), not normalised.
+    ``encoder.project(h)``: features -> projections (N, 128); only where ``encoder.head`` is not None.
+    ``encoder.intermediates(x)``: features and the output of every stage by name, in one forward.
+    ``encoder.stages``: the names of the stages in order. How many there are depends on the architecture.
+
+    Mixed precision, channels_last and counting of forwards happen inside, so that methods need not mention them;
+    what comes out is always float32.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        arch: str,
+        mean: Sequence[float] = (0.5, 0.5, 0.5),
+        std: Sequence[float] = (0.25, 0.25, 0.25),
+        *,
+        head: bool = True,
+    ) -> None:
+        super().__init__()
+        if arch not in ARCHITECTURES:
+            raise UnknownNameError("architecture", arch, ARCHITECTURES)
+        spec = ARCHITECTURES[arch]
+        self.arch = arch
+        self.feature_dim = spec.widths[-1]
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1))
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, spec.width, spec.stem_kernel, spec.stem_stride, padding=1, bias=False),
+            nn.BatchNorm2d(spec.width),
+            nn.ReLU(),
+        )
+        self.body = nn.ModuleDict()
+        inputs = spec.width
+        for i, (width, blocks) in enumerate(zip(spec.widths, spec.blocks, strict=True)):
+            self.body[f"layer{i + 1}"] = _stage(inputs, width, blocks, stride=1 if i == 0 else 2)
+            inputs = width
+        self.head: nn.Sequential | None = projection_head(self.feature_dim) if head else None
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):  # torchvision's initialisation
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        self.to(memory_format=torch.channels_last)
+
+    @classmethod
+    def seeded(
+        cls, arch: str, mean: Sequence[float], std: Sequence[float], *, seed: int, device: torch.device | str
+    ) -> Self:
+        """A randomly initialised encoder: a function of the arguments alone, whatever the global generators hold."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return cls(arch, mean, std).to(device)
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        return tuple(self.body)
+
+    @property
+    def device(self) -> torch.device:
+        return self.mean.device
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.intermediates(x)[0]
+
+    def intermediates(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """(features (N, d), {stage name: map (N, C, H', W')}), all float32, from one forward."""
+        charge = _count(self, len(x))
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=_precision.get() == "bf16"):
+            y = self.stem(((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last))
+            maps: dict[str, Tensor] = {}
+            for name, stage in self.body.items():
+                charge = _hook_once(y, charge)
+                y = maps[name] = stage(y)
+            _hook_once(y, charge)
+        return y.float().mean((2, 3)), {name: map_.float() for name, map_ in maps.items()}
+
+    def project(self, features: Tensor) -> Tensor:
+        """Raw projections (N, 128) of raw features; the losses normalise them."""
+        if self.head is None:
+            raise DataError("this encoder has no projection head")
+        with torch.autocast(features.device.type, torch.bfloat16, enabled=_precision.get() == "bf16"):
+            out: Tensor = self.head(features)
+        return out.float()
+
+    def backbone(self) -> Iterator[nn.Parameter]:
+        """The parameters of f alone, without the head."""
+        yield from self.stem.parameters()
+        yield from self.body.parameters()
+
+    def copy(self) -> Encoder:
+        """An independent copy: every parameter trainable and without gradient, in eval mode."""
+        twin = copy.deepcopy(self)
+        twin.zero_grad(set_to_none=True)
+        return twin.requires_grad_(True).eval()
+
+    def frozen(self) -> Encoder:
+        """An independent copy that nothing trains: no gradients, eval mode."""
+        return self.copy().requires_grad_(False)
+
+    @torch.no_grad()
+    def extract(self, pixels: Tensor, batch: int = 512) -> Tensor:
+        """Raw float32 features (N, d) of uint8 (N, 3, H, W) pixels, in eval mode; the mode is put back."""
+        training = self.training
+        self.eval()
+        features = torch.cat([self(part.float() / 255) for part in pixels.to(self.device).split(batch)])
+        self.train(training)
+        return features
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every parameter and buffer, contiguous on the CPU: what is saved and what identifies the encoder."""
+        return {name: t.detach().cpu().contiguous() for name, t in self.state_dict().items()}
+
+    def save(self, path: str | Path) -> None:
+        """Write safetensors. One metadata key keeps the file byte-reproducible."""
+        description = json.dumps({"arch": self.arch, "head": self.head is not None}, sort_keys=True)
+        save_file(self.tensors(), path, metadata={"benchbd": description})
+
+    @classmethod
+    def load(cls, path: str | Path, device: torch.device | str = "cpu") -> Self:
+        """Read what ``save`` wrote; DataError where the file is absent, damaged or of another kind."""
+        from safetensors import safe_open
+
+        try:
+            with safe_open(path, "pt") as file:
+                description = json.loads((file.metadata() or {})["benchbd"])
+            encoder = cls(description["arch"], head=description["head"])
+            encoder.load_state_dict(load_file(path))
+        except FileNotFoundError:
+            raise DataError(f"{path}: no such encoder file") from None
+        except (SafetensorError, KeyError, ValueError, RuntimeError, OSError) as error:
+            raise DataError(f"{path}: not an encoder written by benchbd ({str(error).splitlines()[0]})") from error
+        return encoder.to(device).eval()
+
+
+def _stage(inputs: int, width: int, blocks: int, stride: int) -> nn.Sequential:
+    downsample = None
+    if stride != 1 or inputs != width:
+        downsample = nn.Sequential(nn.Conv2d(inputs, width, 1, stride, bias=False), nn.BatchNorm2d(width))
+    first = BasicBlock(inputs, width, stride, downsample)
+    return nn.Sequential(first, *(BasicBlock(width, width) for _ in range(blocks - 1)))
+
+
+def projection_head(dim: int, out: int = 128) -> nn.Sequential:
+    """g: Linear(d, d, no bias) - BatchNorm1d - ReLU - Linear(d, 128)."""
+    return nn.Sequential(nn.Linear(dim, dim, bias=False), nn.BatchNorm1d(dim), nn.ReLU(), nn.Linear(dim, out))
+
+
+@contextmanager
+def precision(value: Precision) -> Iterator[None]:
+    """Run every encoder in the block in ``fp32`` or under bf16 autocast."""
+    token = _precision.set(value)
+    try:
+        yield
+    finally:
+        _precision.reset(token)
+
+
+class ForwardMeter:
+    """Counts image-forwards, the unit of every budget: a forward is 1 per image, a backward 2 where a weight gets a
+    gradient and 1 where only the input (or something that is no convolution) does."""
+
+    def __init__(self) -> None:
+        self.images = 0
+
+    def __enter__(self) -> Self:
+        self._token = _meters.set((*_meters.get(), self))
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        _meters.reset(self._token)
+
+
+def _count(encoder: Encoder, images: int) -> Callable[[Tensor], None] | None:
+    """Charge this forward to every open meter; what is returned charges its backward when it happens."""
+    meters = _meters.get()
+    for meter in meters:
+        meter.images += images
+    if not meters or not torch.is_grad_enabled():
+        return None
+    cost = images * (2 if any(p.requires_grad and p.ndim > 1 for p in encoder.backbone()) else 1)
+
+    def charge(_: Tensor) -> None:
+        for meter in meters:
+            meter.images += cost
+
+    return charge
+
+
+def _hook_once(y: Tensor, charge: Callable[[Tensor], None] | None) -> Callable[[Tensor], None] | None:
+    """Hang ``charge`` on the first tensor that takes part in a backward: every gradient passes there exactly once."""
+    if charge is None or not y.requires_grad:
+        return charge
+    y.register_hook(charge)  # type: ignore[no-untyped-call]
+    return None

@@ -1,0 +1,60 @@
+"""Everything benchbd raises on purpose. A user's mistake is one line: what is wrong, what would be right.
+
+BenchbdError
+├── UsageError              an argument, option or board that makes no sense (exit code 2)
+│   └── UnknownNameError    a name nobody registered; offers the nearest one
+├── DataError               a data set that is damaged or does not fit (exit code 2)
+│   └── DataAbsentError     a data set that is not there (exit code 2)
+├── StoreError              a store that cannot be read or written (exit code 2)
+├── PluginError             a plugin that breaks the contract
+├── NotApplicable           a method that makes no sense for this pair: the cell shows ``n/a`` and the reason
+└── Diverged                a loss that left the numbers, or features that collapsed: the stage fails
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class BenchbdError(Exception):
+    """The root: its text is a single line meant for the user."""
+
+
+class UsageError(BenchbdError):
+    """What was asked for makes no sense; the text says what would."""
+
+
+class UnknownNameError(UsageError):
+    """``name`` is not among ``known``; the text offers the nearest one and lists the rest."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        self.kind, self.name, self.known = kind, name, sorted(known)
+        near = get_close_matches(name, self.known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        listed = ", ".join(self.known) or "none"
+        super().__init__(f"unknown {kind} {name!r}: {hint}known: {listed}")
+
+
+class DataError(BenchbdError):
+    """A data set that is there but cannot be used: the text names the file and the row."""
+
+
+class DataAbsentError(DataError):
+    """A data set that is not there: the text says where it was looked for and how to get it."""
+
+
+class StoreError(BenchbdError):
+    """The store cannot be read or written."""
+
+
+class PluginError(BenchbdError):
+    """A plugin breaks the contract; the text names it."""
+
+
+class NotApplicable(BenchbdError):  # noqa: N818 - an answer of a method rather than an error
+    """A method raises it, with the reason, where it makes no sense for what it was handed."""
+
+
+class Diverged(BenchbdError):  # noqa: N818 - named after what happened
+    """Training left the numbers (NaN) or the features collapsed: the stage is reported as failed."""

@@ -1,0 +1,221 @@
+"""Images as the whole harness sees them: uint8 tensors, and the triggers that are stamped on them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+import zlib
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchbd.errors import DataError, UsageError
+
+RESIZE_RULE = "pil-bilinear-32"  # part of every content digest: how a picture of another size became 32x32
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """A data set, decoded once: all pixels in one tensor.
+
+    pixels: uint8 (N, 3, H, W), RGB.
+    labels: int64 (N,), -1 where unknown, or None where there are none.
+    classes: the class names, in label order.
+    mean, std: per channel in [0, 1] units; an encoder that is trained on these images adopts them. Where a data
+        set declares none they are computed from the pixels.
+    """
+
+    pixels: Tensor
+    labels: Tensor | None = None
+    classes: tuple[str, ...] = ()
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.pixels.dtype != torch.uint8 or self.pixels.ndim != 4 or self.pixels.shape[1] != 3:
+            raise DataError(
+                f"images are uint8 (N, 3, H, W), not {self.pixels.dtype} {tuple(self.pixels.shape)}".replace("torch.", "")
+            )
+        if self.labels is not None and (self.labels.dtype != torch.int64 or self.labels.shape != (len(self),)):
+            raise DataError(
+                f"labels are int64 ({len(self)},), not {self.labels.dtype} {tuple(self.labels.shape)}".replace("torch.", "")
+            )
+
+    def __len__(self) -> int:
+        return self.pixels.shape[0]
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixels.device
+
+    @property
+    def size(self) -> int:
+        """Height (and width) of the images in pixels."""
+        return self.pixels.shape[-1]
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 over decoded pixels, labels, class names and the resize rule: the identity of this data."""
+        return content_digest(self.pixels, self.labels, self.classes)
+
+    def normalization(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Declared (mean, std) per channel, else those of the pixels, in [0, 1] units."""
+        if self.mean is not None and self.std is not None:
+            return self.mean, self.std
+        counts = torch.stack([torch.bincount(c.flatten().long(), minlength=256) for c in self.pixels.unbind(1)]).double()
+        levels = torch.arange(256, dtype=torch.float64, device=self.device) / 255
+        mean = counts @ levels / counts.sum(1)
+        std = (counts @ levels.square() / counts.sum(1) - mean.square()).clamp_min(1e-8).sqrt()
+        return tuple(round(v, 6) for v in mean.tolist()), tuple(round(v, 6) for v in std.tolist())
+
+    def to(self, device: torch.device | str) -> Self:
+        labels = None if self.labels is None else self.labels.to(device)
+        return replace(self, pixels=self.pixels.to(device), labels=labels)
+
+    def subset(self, indices: Tensor) -> Self:
+        """The rows of ``indices`` (int64), copied: the result owns its storage."""
+        indices = indices.to(self.device)
+        return replace(
+            self, pixels=self.pixels[indices], labels=None if self.labels is None else self.labels[indices]
+        )
+
+    def of_class(self, label: int) -> Self:
+        """The images whose label is ``label``."""
+        if self.labels is None:
+            raise DataError("these images have no labels")
+        return self.subset((self.labels == label).nonzero()[:, 0])
+
+    def unlabeled(self) -> Self:
+        """A clone with its own storage, without labels or class names: what a defender gets."""
+        return replace(self, pixels=self.pixels.clone(), labels=None, classes=())
+
+    def batches(self, size: int) -> Iterator[Tensor]:
+        """Float images in [0, 1], (<= size, 3, H, W), in order."""
+        for start in range(0, len(self), size):
+            yield to_float(self.pixels[start : start + size])
+
+
+def content_digest(pixels: Tensor, labels: Tensor | None, classes: tuple[str, ...]) -> str:
+    h = hashlib.sha256()
+    h.update(repr((tuple(pixels.shape), classes, RESIZE_RULE, labels is not None)).encode())
+    h.update(pixels.cpu().contiguous().numpy().data)
+    if labels is not None:
+        h.update(labels.cpu().contiguous().numpy().data)
+    return h.hexdigest()
+
+
+def to_float(pixels: Tensor) -> Tensor:
+    """uint8 pixels as float32 in [0, 1]."""
+    return pixels.float().div_(255)
+
+
+@dataclass(frozen=True, eq=False)
+class Trigger:
+    """A universal patch that replaces pixels: ``x * keep + pattern`` on uint8 images.
+
+    pattern: uint8 (3, H, W), 0 wherever the image is kept.
+    keep: bool (3, H, W), True where the image stays.
+    """
+
+    pattern: Tensor
+    keep: Tensor
+
+    @classmethod
+    def square(cls, size: int = 10, image_size: int = 32, value: int = 255) -> Trigger:
+        """The papers' uniform square with a margin of one pixel: rows and columns H - size - 1 .. H - 2."""
+        if not 0 <= size < image_size:
+            raise UsageError(
+                f"a trigger of {size}x{size} does not fit a {image_size}x{image_size} image: sizes are 0..{image_size - 1}"
+            )
+        keep = torch.ones(3, image_size, image_size, dtype=torch.bool)
+        start = image_size - size - 1
+        keep[:, start : start + size, start : start + size] = False
+        return cls(pattern=torch.where(keep, 0, value).to(torch.uint8), keep=keep)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Trigger:
+        """An npz file with ``t`` (pattern) and ``tm`` (1 = keep), (1, H, W, 3) or (H, W, 3), integer or float."""
+        arrays = read_npz(path, "t", "tm")
+        t, tm = (a[0] if a.ndim == 4 else a for a in (arrays["t"], arrays["tm"]))
+        if t.shape != tm.shape or t.ndim != 3 or t.shape[-1] != 3 or t.shape[0] != t.shape[1]:
+            raise DataError(f"{path}: t and tm must both be (1, H, H, 3) or (H, H, 3), not {t.shape} and {tm.shape}")
+        if not np.isin(tm, (0, 1)).all() or (t != np.round(t)).any() or t.min() < 0 or t.max() > 255:
+            raise DataError(f"{path}: tm must hold only 0 and 1 and t only integers 0..255")
+        keep = torch.from_numpy(tm.astype(bool)).permute(2, 0, 1).contiguous()
+        pattern = torch.from_numpy(t.astype(np.uint8)).permute(2, 0, 1).contiguous()
+        if pattern[keep].any():
+            raise DataError(f"{path}: t must be 0 wherever tm is 1, since the stamp adds it to the image")
+        return cls(pattern=pattern, keep=keep)
+
+    def save(self, path: str | Path) -> None:
+        """Write the released format: ``t`` float64 and ``tm`` int64, both (1, H, W, 3)."""
+        t, tm = (a.permute(1, 2, 0)[None].cpu().numpy() for a in (self.pattern, self.keep))
+        np.savez(path, t=t.astype(np.float64), tm=tm.astype(np.int64), info=np.array(["trigger", "replace"]))
+
+    @property
+    def size(self) -> int:
+        """Height (and width) of the images it fits."""
+        return self.pattern.shape[-1]
+
+    @property
+    def box(self) -> tuple[int, int, int, int] | None:
+        """(top, left, bottom, right), inclusive, of the replaced pixels; None for an empty trigger."""
+        rows, columns = (~self.keep).any(0).nonzero(as_tuple=True)
+        if not len(rows):
+            return None
+        return int(rows.min()), int(columns.min()), int(rows.max()), int(columns.max())
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 over pattern and mask as arrays: two files of one trigger have one digest."""
+        return content_digest(torch.stack([self.pattern, self.keep.to(torch.uint8)]), None, ("trigger",))
+
+    def to(self, device: torch.device | str) -> Trigger:
+        return Trigger(self.pattern.to(device), self.keep.to(device))
+
+    def stamp(self, pixels: Tensor) -> Tensor:
+        """A stamped copy of uint8 (..., 3, H, W) images."""
+        if pixels.shape[-2:] != self.pattern.shape[-2:]:
+            raise UsageError(
+                f"a trigger for {self.size}x{self.size} images does not fit images of "
+                f"{pixels.shape[-2]}x{pixels.shape[-1]}"
+            )
+        return torch.where(self.keep.to(pixels.device), pixels, self.pattern.to(pixels.device))
+
+    def stamped(self, images: ImageSet) -> ImageSet:
+        """``images`` with every picture stamped; labels stay."""
+        return replace(images, pixels=self.stamp(images.pixels))
+
+
+def load_references(path: str | Path, label: int, size: int) -> Tensor:
+    """Reference inputs from an npz in the released format: ``x`` uint8 (r, H, W, 3), ``y`` (r,) or (r, 1).
+
+    Returns uint8 (r', 3, H, W): the images whose ``y`` is ``label``. DataError where there are none, or of another size.
+    """
+    arrays = read_npz(path, "x", "y")
+    x, y = arrays["x"], arrays["y"].reshape(-1)
+    if x.dtype != np.uint8 or x.ndim != 4 or x.shape[1:] != (size, size, 3) or len(y) != len(x):
+        raise DataError(f"{path}: x must be uint8 (r, {size}, {size}, 3) with one y each, not {x.dtype} {x.shape}")
+    if label not in y:
+        raise DataError(f"{path}: no reference of class {label}; it has {sorted(set(y.tolist()))}")
+    return torch.from_numpy(x[y == label]).permute(0, 3, 1, 2).contiguous()
+
+
+def read_npz(path: str | Path, *keys: str) -> dict[str, np.ndarray[Any, Any]]:
+    """The named arrays of an npz file; DataError where the file is absent, damaged or lacks one. Never unpickles."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            absent = [key for key in keys if key not in archive]
+            if absent:
+                raise DataError(f"{path}: no array {absent[0]!r} in it; it has {sorted(archive.files)}")
+            return {key: archive[key] for key in keys}
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except (BadZipFile, zlib.error, ValueError, OSError, EOFError) as error:
+        raise DataError(f"{path}: not a readable npz file ({error})") from error

@@ -1,0 +1,218 @@
+"""The contracts: what a method is, and what each axis hands it and expects back.
+
+A method is a frozen pydantic model. Its fields are its hyperparameters: type, default, bounds and description are said
+once and drive validation, ``-o NAME.FIELD=VALUE``, ``benchbd show``, the docs, the cache key and the record.
+The threat model is in the signatures: what an argument does not hold, a method cannot use.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from benchbd.encoder import Encoder
+    from benchbd.images import ImageSet, Trigger
+
+
+class Method(BaseModel):
+    """The base of every method: a frozen set of hyperparameters.
+
+    name: how users call it; unique on its axis.
+    paper: where it comes from, one line; empty for controls.
+    version: raise it when results change. Where a class declares none, it is the digest of the module's source, so
+        that an author who edits the code gets a fresh run.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    name: ClassVar[str]
+    axis: ClassVar[str]
+    paper: ClassVar[str] = ""
+    version: ClassVar[str] = ""
+
+    @classmethod
+    def effective_version(cls) -> str:
+        """The declared version, or the digest of the source of the module that defines the class."""
+        return cls.version or _source_digest(cls)
+
+    def identity(self) -> dict[str, Any]:
+        """What of this method goes into a cache key: axis, name, version and every field."""
+        return {
+            "axis": self.axis,
+            "name": self.name,
+            "version": self.effective_version(),
+            "options": self.model_dump(mode="json"),
+        }
+
+    def forwards(self, images: int) -> int | None:
+        """Estimated cost in image-forwards for ``images`` training images, for ``benchbd plan``; None if unknown."""
+        return None
+
+
+@cache
+def _source_digest(cls: type) -> str:
+    module = sys.modules[cls.__module__]
+    try:
+        source = inspect.getsource(module)
+    except (OSError, TypeError):
+        source = repr((cls.__module__, cls.__qualname__))
+    return "source-" + hashlib.sha256(source.encode()).hexdigest()[:16]
+
+
+class Dataset(Method):
+    """A named data set that needs more than a folder in a known layout."""
+
+    axis: ClassVar[str] = "dataset"
+    splits: ClassVar[Mapping[str, int]] = {"train": 0, "test": 0}
+    """The splits and the number of images of each; 0 where it may vary."""
+    needs_files: ClassVar[bool] = True
+
+    def load(self, split: str, root: Path) -> ImageSet:
+        """The images of ``split`` found under ``root`` (the data root). DataAbsentError where they are not there."""
+        raise NotImplementedError
+
+    def download(self, root: Path) -> None:
+        """Fetch the official archives into ``root``."""
+        raise NotImplementedError
+
+
+class Pretraining(Method):
+    """Self-supervised training of an encoder from random weights."""
+
+    axis: ClassVar[str] = "pretraining"
+
+    def pretrain(self, images: ImageSet, seed: int) -> Encoder:
+        """An encoder trained on ``images`` (their labels must not be read), on their device, in eval mode."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """One goal of an attacker: make triggered inputs of a downstream task come out as one class.
+
+    label, name: the target class in the task's label space.
+    trigger: the patch to bind to it.
+    references: uint8 (r, 3, H, W), images that the attacker believes to be of the target class.
+    images: downstream TRAIN images of the target class (data poisoning stamps those); never test images.
+    """
+
+    label: int
+    name: str
+    trigger: Trigger
+    references: Tensor
+    images: ImageSet
+
+
+@dataclass(frozen=True, eq=False)
+class AttackerKnowledge:
+    """What an attacker has. Test images are not among it.
+
+    encoder: the clean encoder, a copy.
+    pretraining, pool, pool_seed: how, on what and with which seed it was trained; enough to train again.
+    shadow: the unlabelled images that the attacker tunes on.
+    targets: one entry per (task, class) under attack.
+    seed: for the attack's own draws.
+    """
+
+    encoder: Encoder
+    pretraining: Pretraining
+    pool: ImageSet
+    pool_seed: int
+    shadow: ImageSet
+    targets: tuple[Target, ...]
+    seed: int
+
+
+@dataclass(frozen=True, eq=False)
+class Backdoor:
+    """What an attack leaves behind: the encoder that is published and, per target, the trigger to evaluate with."""
+
+    encoder: Encoder
+    triggers: tuple[Trigger, ...]
+
+
+class Attack(Method):
+    """Turns a clean encoder into a backdoored one."""
+
+    axis: ClassVar[str] = "attack"
+
+    def inject(self, knowledge: AttackerKnowledge) -> Backdoor:
+        """The backdoored encoder. NotApplicable where the attack makes no sense for ``knowledge``."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, eq=False)
+class DefenderKnowledge:
+    """What a defender has: a few clean images without labels, and a seed. No trigger, target, test data or path."""
+
+    images: ImageSet
+    seed: int
+
+
+class Mitigation(Method):
+    """A defense that repairs an encoder.
+
+    uses_weights: False for a control that depends on the architecture and the clean images alone, so that one run
+        serves every attack.
+    """
+
+    axis: ClassVar[str] = "defense"
+    uses_weights: ClassVar[bool] = True
+
+    def repair(self, encoder: Encoder, knowledge: DefenderKnowledge) -> Encoder:
+        """A repaired encoder of the same architecture. ``encoder`` is a copy that may be changed or returned."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """One encoder to be judged on one downstream task.
+
+    encoder: frozen.
+    train: labelled downstream training images.
+    test, triggered: uint8 (N, 3, H, W), the test images without and with the trigger. Their labels stay with the
+        harness, which computes the metrics.
+    seed: for the initial weights, the order and the dropout of a downstream classifier.
+    """
+
+    encoder: Encoder
+    train: ImageSet
+    test: Tensor
+    triggered: Tensor
+    seed: int
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """Predicted classes, int64 (N,), of the test images without and with the trigger."""
+
+    clean: Tensor
+    triggered: Tensor
+
+
+class Evaluator(Method):
+    """A downstream classifier on frozen features."""
+
+    axis: ClassVar[str] = "evaluator"
+
+    def evaluate(self, probe: Probe) -> Predictions:
+        """Train on ``probe.train``, predict both test sets."""
+        raise NotImplementedError
+
+    def evaluate_together(self, probes: Sequence[Probe]) -> list[Predictions]:
+        """Several probes of one task and feature dimension at once, where that is faster than one by one.
+
+        A prediction must not depend on the company: the harness keys and stores each on its own.
+        """
+        return [self.evaluate(probe) for probe in probes]

@@ -1,0 +1,142 @@
+"""A record: what is known of one cell under one evaluator, complete enough to be read, compared and verified alone."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from benchbd.errors import DataError
+
+SCHEMA = 1
+
+Status = Literal["ok", "attack-failed", "n/a", "failed"]
+
+
+class Counts(BaseModel):
+    """The integers behind the percentages. Names follow the metrics.
+
+    total, correct: test images, and those classified correctly without the trigger.
+    hits: triggered test images classified as the target, all of them counted.
+    nontarget, hits_nontarget: the same without the images whose true class is the target.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    total: int
+    correct: int
+    hits: int
+    nontarget: int
+    hits_nontarget: int
+
+
+class Metrics(BaseModel):
+    """Percentages. asr counts every triggered test image (the papers' definition), asr_nontarget leaves out the
+    images of the target class."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    acc: float
+    asr: float
+    asr_nontarget: float
+
+
+class Baseline(BaseModel):
+    """The clean encoder under the same task, evaluator, trigger and seed, in percent: CA and ASR-B."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    ca: float
+    asr_b: float
+    asr_b_nontarget: float
+
+
+class Cost(BaseModel):
+    """What one stage cost when it was computed.
+
+    image_forwards: a forward of one image is 1, its backward 2 (1 where no weight gets a gradient).
+    seconds, cpu_seconds: wall and process CPU time.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seconds: float
+    cpu_seconds: float
+    image_forwards: int
+
+
+class Record(BaseModel):
+    """One cell: attack x defense x (pretrain, task, target) x seed, under one evaluator."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = Field(SCHEMA, alias="schema")
+    board: str
+    on_board: bool = Field(description="whether protocol, options and data are those of the board")
+    departures: list[str] = Field(default_factory=list, description="in what the run departs from the board")
+    attack: str
+    defense: str
+    pretrain: str
+    task: str
+    target: int
+    target_name: str
+    seed: int
+    evaluator: str
+    status: Status
+    reason: str = ""
+    key: str = Field(description="key of the evaluate stage, or of the last stage that ran")
+    metrics: Metrics | None = None
+    counts: Counts | None = None
+    baseline: Baseline | None = None
+    baseline_counts: Counts | None = None
+    undefended: Metrics | None = Field(None, description="the same cell under defense none")
+    seconds: float | None = Field(None, description="wall seconds of the defense, when it was computed")
+    cost: dict[str, Cost] = Field(default_factory=dict, description="by kind of stage")
+    stages: dict[str, str] = Field(default_factory=dict, description="full key by kind of stage")
+    identity: dict[str, Any] = Field(default_factory=dict, description="methods with every option, data, trigger, seeds")
+    reference: dict[str, Any] = Field(default_factory=dict, description="where the reference inputs come from")
+    clean_images: list[int] = Field(default_factory=list, description="rows of the pool that the defender got")
+    notes: list[str] = Field(default_factory=list)
+    machine: dict[str, Any] = Field(default_factory=dict, description="device, threads and versions")
+
+    @property
+    def name(self) -> str:
+        """A file name that is unique within a board and says what the cell is."""
+        task = f"{self.task}-{self.target}"
+        parts = (self.attack, self.defense, self.pretrain, task, f"s{self.seed}", self.evaluator, self.key[:12])
+        return "_".join(parts) + ".json"
+
+    def to_json(self) -> str:
+        """Indented JSON with sorted keys; lists of numbers stay on one line."""
+        data = self.model_dump(mode="json", by_alias=True)
+        rows = json.dumps(data.pop("clean_images"), separators=(",", ":"))
+        text = json.dumps({**data, "clean_images": "@rows@"}, indent=1, sort_keys=True)
+        return text.replace('"@rows@"', rows) + "\n"
+
+
+def write_records(records: Iterable[Record], folder: Path) -> list[Path]:
+    """One file per record, each replaced atomically."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for record in records:
+        path = folder / record.name
+        part = path.with_suffix(f".{os.getpid()}.part")
+        part.write_text(record.to_json(), encoding="utf-8")
+        part.replace(path)
+        paths.append(path)
+    return paths
+
+
+def read_records(folder: Path) -> list[Record]:
+    """Every record of a folder, by file name. DataError names a file that is not a record."""
+    records = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            records.append(Record.model_validate_json(path.read_bytes()))
+        except (ValidationError, ValueError) as error:
+            raise DataError(f"{path}: not a benchbd record ({str(error).splitlines()[0]})") from error
+    return records

@@ -1,0 +1,222 @@
+"""What several methods share: seeds, the loop over steps, NT-Xent, contrastive training, and attention maps."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, field_validator
+from torch import Tensor, nn
+
+from benchbd.augment import Augment
+from benchbd.encoder import Encoder
+from benchbd.errors import Diverged, NotApplicable, UsageError
+from benchbd.images import ImageSet
+from benchbd.methods import Method
+
+Reporter = Callable[[int, int, float | None], None]
+
+_reporter: ContextVar[Reporter | None] = ContextVar("benchbd_reporter", default=None)
+
+
+def derive_seed(seed: int, *names: str) -> int:
+    """A seed below 2**63 that depends on ``seed`` and every name: sha256, so that no two streams are related."""
+    digest = hashlib.sha256("/".join((str(seed), *names)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def stream(seed: int, name: str, device: torch.device | str = "cpu") -> torch.Generator:
+    """The named random stream of a method: streams of other names do not move it."""
+    return torch.Generator(device=device).manual_seed(derive_seed(seed, name))
+
+
+@contextmanager
+def reporting(reporter: Reporter) -> Iterator[None]:
+    """Send the progress of every ``steps`` loop in the block to ``reporter(step, steps, loss)``."""
+    token = _reporter.set(reporter)
+    try:
+        yield
+    finally:
+        _reporter.reset(token)
+
+
+class Steps:
+    """``for step in (steps := Steps(n)): ...; steps.loss(value)``: counts, reports progress, stops on NaN.
+
+    The loss is read back from the device a few times a second at most, so that a GPU is never waited for.
+    """
+
+    INTERVAL = 0.25  # seconds between two reports
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self._latest: Tensor | None = None
+
+    def loss(self, value: Tensor) -> None:
+        """Hand in this step's loss (0-d)."""
+        self._latest = value.detach()
+
+    def __iter__(self) -> Iterator[int]:
+        due = time.monotonic()
+        for step in range(self.total):
+            yield step
+            if time.monotonic() >= due or step + 1 == self.total:
+                self._report(step + 1)
+                due = time.monotonic() + self.INTERVAL
+
+    def _report(self, step: int) -> None:
+        loss = None if self._latest is None else float(self._latest)
+        if loss is not None and loss != loss:
+            raise Diverged(f"the loss is NaN at step {step} of {self.total}")
+        if (reporter := _reporter.get()) is not None:
+            reporter(step, self.total, loss)
+
+
+def batch_indices(images: int, batch: int, steps: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """``steps`` batches of row numbers, int64 (min(batch, images),), each epoch a fresh permutation, the rest dropped."""
+    if images < 2:
+        raise UsageError(f"contrastive training needs at least 2 images, not {images}")
+    batch = min(batch, images)
+    done = 0
+    while done < steps:
+        order = torch.randperm(images, generator=generator, device=generator.device)
+        for rows in order.split(batch)[: images // batch]:
+            if done == steps:
+                return
+            yield rows
+            done += 1
+
+
+def nt_xent(first: Tensor, second: Tensor, temperature: float = 0.5) -> Tensor:
+    """NT-Xent of two views' projections, (B, d) each, of any length: mean over the 2B anchors.
+
+    The positive is in the denominator, only self-similarity is left out. About log(2B - 1) for unrelated projections.
+    Source: SimCLR (Chen et al., 2020), Eq. 1; BadEncoder and MIMIC use temperature 0.5.
+    """
+    u = F.normalize(torch.cat([first, second]), dim=1)
+    similarity = u @ u.T / temperature
+    similarity.fill_diagonal_(float("-inf"))
+    batch = len(first)
+    positives = torch.arange(2 * batch, device=u.device).roll(batch)
+    return F.cross_entropy(similarity, positives)
+
+
+def project_views(encoder: Encoder, views: tuple[Tensor, Tensor], bn_views: Literal["separate", "joint"]) -> list[Tensor]:
+    """Projections of both views. ``separate`` forwards each by itself (BN statistics per view, as the released code
+    does), ``joint`` in one batch (faster, other BN statistics)."""
+    if bn_views == "separate":
+        return [encoder.project(encoder(view)) for view in views]
+    return list(encoder.project(encoder(torch.cat(views))).chunk(2))
+
+
+class ContrastiveMethod(Method):
+    """The fields, and the one loop, of every method that trains an encoder by SimCLR.
+
+    Pre-training is this loop from random weights on the pool; FT is this loop on the defender's clean images.
+    """
+
+    epochs: int = Field(1000, ge=0, description="passes over the images; the last, smaller batch is dropped")
+    steps: int | None = Field(None, ge=0, description="optimiser steps in all; overrides epochs")
+    batch: int = Field(256, ge=2, description="images per step (each gives two views)")
+    optimizer: Literal["adam", "adamw"] = Field("adam", description="adam decays weights as L2, adamw decoupled")
+    lr: float = Field(1e-3, gt=0, description="learning rate")
+    weight_decay: float = Field(1e-6, ge=0, description="weight decay")
+    schedule: Literal["constant", "cosine"] = Field("constant", description="learning-rate schedule")
+    warmup_steps: int = Field(0, ge=0, description="steps of linear learning-rate warm-up")
+    temperature: float = Field(0.5, gt=0, description="temperature of NT-Xent")
+    crop_scale: tuple[float, float] = Field((0.08, 1.0), description="range of the random crop's share of the area")
+    colour: Literal["exact", "affine"] = Field("exact", description="colour jitter: torchvision's, or one affine map")
+    bn_views: Literal["separate", "joint"] = Field(
+        "separate", description="BN statistics per view, as the released code, or over both views at once (faster)"
+    )
+
+    @field_validator("crop_scale")
+    @classmethod
+    def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < value[0] <= value[1] <= 1:
+            raise ValueError("must be two numbers with 0 < low <= high <= 1")
+        return value
+
+    def total_steps(self, images: int) -> int:
+        """``steps`` if given, else ``epochs`` passes of full batches."""
+        return self.steps if self.steps is not None else self.epochs * (images // min(self.batch, images))
+
+    def forwards(self, images: int) -> int | None:
+        return 6 * min(self.batch, images) * self.total_steps(images)  # two views, each forward 1 and backward 2
+
+    @property
+    def augment(self) -> Augment:
+        return Augment(self.crop_scale, self.colour)
+
+    def optimizer_for(
+        self, parameters: Iterable[nn.Parameter], steps: int
+    ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+        """The optimizer and its schedule over ``steps`` steps."""
+        kind = torch.optim.Adam if self.optimizer == "adam" else torch.optim.AdamW
+        parameters = list(parameters)
+        fused = parameters[0].is_cuda  # on a CPU foreach is as fast
+        optimizer = kind(parameters, self.lr, weight_decay=self.weight_decay, fused=fused or None)
+
+        def factor(step: int) -> float:
+            warm = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+            if self.schedule == "constant":
+                return warm
+            done = max(0, step - self.warmup_steps) / max(1, steps - self.warmup_steps)
+            return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+        return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+    def fit(self, encoder: Encoder, images: ImageSet, seed: int, *, bn: Literal["train", "eval"] = "train") -> Encoder:
+        """SimCLR on ``images``, in place: every parameter of f and g is trained. Returns ``encoder`` in eval mode.
+
+        bn: ``eval`` keeps BatchNorm on its running statistics.
+        NotApplicable where the encoder has no head; Diverged on NaN and on collapsed features.
+        """
+        steps = self.total_steps(len(images))
+        if not steps:
+            return encoder.eval()
+        if encoder.head is None:
+            raise NotApplicable("contrastive training needs a projection head and this encoder has none")
+        optimizer, schedule = self.optimizer_for(encoder.parameters(), steps)
+        order, draws = stream(seed, "order"), stream(seed, "views", images.device)
+        encoder.train(bn == "train")
+        progress = Steps(steps)
+        for _, rows in zip(progress, batch_indices(len(images), self.batch, steps, order), strict=True):
+            views = self.augment.pair(images.pixels[rows.to(images.device)], draws)
+            loss = nt_xent(*project_views(encoder, views, self.bn_views), self.temperature)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            progress.loss(loss)
+        encoder.eval()
+        check_features(encoder, images)
+        return encoder
+
+
+def check_features(encoder: Encoder, images: ImageSet) -> None:
+    """Raise Diverged where the features of some images are not finite or all alike."""
+    features = F.normalize(encoder.extract(images.pixels[:256]), dim=1)
+    if not torch.isfinite(features).all():
+        raise Diverged("the features are not finite")
+    spread = float(features.std(0).norm())
+    if len(images) > 1 and spread < 1e-4:
+        raise Diverged(f"the features collapsed: their standard deviation is {spread:.1e}")
+
+
+def attention_map(feature_map: Tensor) -> Tensor:
+    """Spatial attention of (N, C, H, W): sum over channels of squares, flattened, L2-normalised, (N, H * W).
+
+    Source: NAD (Li et al., 2021), p = 2. ValueError for 1x1 maps, whose attention is the constant 1.
+    """
+    if feature_map.shape[2] * feature_map.shape[3] == 1:
+        raise ValueError("a 1x1 feature map has no spatial attention")
+    energy = feature_map.float().square().sum(1).flatten(1)
+    return energy / (energy.norm(dim=1, keepdim=True) + 1e-6)

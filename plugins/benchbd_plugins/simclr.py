@@ -1,0 +1,33 @@
+"""SimCLR pre-training (Chen et al., ICML 2020), with the settings of the BadEncoder and MIMIC code.
+
+Two views of each of 256 images, NT-Xent at temperature 0.5, Adam 1e-3, weight decay 1e-6, constant learning rate,
+1000 epochs. The released code names the loss temperature ``knn_t``; here the two are separate settings.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from benchbd import ContrastiveMethod, Encoder, ImageSet, Pretraining, hookimpl
+
+
+class SimCLR(ContrastiveMethod, Pretraining):
+    """Contrastive pre-training from random weights on the whole pool."""
+
+    name = "simclr"
+    paper = "Chen et al., A Simple Framework for Contrastive Learning of Visual Representations, ICML 2020"
+    version = "1"
+
+    arch: Literal["resnet18", "w32", "w16"] = Field("resnet18", description="architecture of the encoder")
+
+    def pretrain(self, images: ImageSet, seed: int) -> Encoder:
+        mean, std = images.normalization()
+        encoder = Encoder.seeded(self.arch, mean, std, seed=seed, device=images.device)
+        return self.fit(encoder, images, seed)
+
+
+@hookimpl
+def benchbd_pretrainings() -> list[type[Pretraining]]:
+    return [SimCLR]
