@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from benchbd.hookspecs import hookimpl as hookimpl
     from benchbd.images import ImageSet as ImageSet
     from benchbd.images import Trigger as Trigger
+    from benchbd.layouts import decode_images as decode_images
+    from benchbd.layouts import resize_images as resize_images
     from benchbd.methods import Attack as Attack
     from benchbd.methods import AttackerKnowledge as AttackerKnowledge
     from benchbd.methods import Backdoor as Backdoor
@@ -33,11 +35,14 @@ if TYPE_CHECKING:
     from benchbd.methods import Pretraining as Pretraining
     from benchbd.methods import Probe as Probe
     from benchbd.methods import Target as Target
+    from benchbd.mine import Estimate as Estimate
+    from benchbd.mine import Mine as Mine
     from benchbd.training import ContrastiveMethod as ContrastiveMethod
     from benchbd.training import Steps as Steps
     from benchbd.training import attention_map as attention_map
     from benchbd.training import batch_indices as batch_indices
     from benchbd.training import check_features as check_features
+    from benchbd.training import note as note
     from benchbd.training import nt_xent as nt_xent
     from benchbd.training import project_views as project_views
     from benchbd.training import stream as stream
@@ -55,8 +60,10 @@ _HOME = {
     "DefenderKnowledge": "methods",
     "Diverged": "errors",
     "Encoder": "encoder",
+    "Estimate": "mine",
     "Evaluator": "methods",
     "ImageSet": "images",
+    "Mine": "mine",
     "Mitigation": "methods",
     "NotApplicable": "errors",
     "Predictions": "methods",
@@ -68,11 +75,14 @@ _HOME = {
     "UsageError": "errors",
     "attention_map": "training",
     "batch_indices": "training",
+    "decode_images": "layouts",
     "check_features": "training",
     "hookimpl": "hookspecs",
+    "note": "training",
     "nt_xent": "training",
     "project_views": "training",
     "projection_head": "encoder",
+    "resize_images": "layouts",
     "stream": "training",
 }
 

@@ -26,14 +26,14 @@ class UsageError(BenchbdError):
 
 
 class UnknownNameError(UsageError):
-    """``name`` is not among ``known``; the text offers the nearest one and lists the rest."""
+    """``name`` is not among ``known``; the text offers the nearest one, lists the rest and ends with ``note``."""
 
-    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+    def __init__(self, kind: str, name: str, known: Iterable[str], note: str = "") -> None:
         self.kind, self.name, self.known = kind, name, sorted(known)
         near = get_close_matches(name, self.known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}? " if near else ""
         listed = ", ".join(self.known) or "none"
-        super().__init__(f"unknown {kind} {name!r}: {hint}known: {listed}")
+        super().__init__(f"unknown {kind} {name!r}: {hint}known: {listed}{note and '; '}{note}")
 
 
 class DataError(BenchbdError):

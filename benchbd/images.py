@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
-import zlib
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -39,13 +37,9 @@ class ImageSet:
 
     def __post_init__(self) -> None:
         if self.pixels.dtype != torch.uint8 or self.pixels.ndim != 4 or self.pixels.shape[1] != 3:
-            raise DataError(
-                f"images are uint8 (N, 3, H, W), not {self.pixels.dtype} {tuple(self.pixels.shape)}".replace("torch.", "")
-            )
+            raise DataError(f"images are uint8 (N, 3, H, W), not {_kind(self.pixels)}")
         if self.labels is not None and (self.labels.dtype != torch.int64 or self.labels.shape != (len(self),)):
-            raise DataError(
-                f"labels are int64 ({len(self)},), not {self.labels.dtype} {tuple(self.labels.shape)}".replace("torch.", "")
-            )
+            raise DataError(f"labels are int64 ({len(self)},), not {_kind(self.labels)}")
 
     def __len__(self) -> int:
         return self.pixels.shape[0]
@@ -68,7 +62,7 @@ class ImageSet:
         """Declared (mean, std) per channel, else those of the pixels, in [0, 1] units."""
         if self.mean is not None and self.std is not None:
             return self.mean, self.std
-        counts = torch.stack([torch.bincount(c.flatten().long(), minlength=256) for c in self.pixels.unbind(1)]).double()
+        counts = torch.stack([torch.bincount(c.flatten(), minlength=256) for c in self.pixels.unbind(1)]).double()
         levels = torch.arange(256, dtype=torch.float64, device=self.device) / 255
         mean = counts @ levels / counts.sum(1)
         std = (counts @ levels.square() / counts.sum(1) - mean.square()).clamp_min(1e-8).sqrt()
@@ -101,6 +95,10 @@ class ImageSet:
             yield to_float(self.pixels[start : start + size])
 
 
+def _kind(tensor: Tensor) -> str:
+    return f"{tensor.dtype} {tuple(tensor.shape)}".removeprefix("torch.")
+
+
 def content_digest(pixels: Tensor, labels: Tensor | None, classes: tuple[str, ...]) -> str:
     h = hashlib.sha256()
     h.update(repr((tuple(pixels.shape), classes, RESIZE_RULE, labels is not None)).encode())
@@ -131,7 +129,8 @@ class Trigger:
         """The papers' uniform square with a margin of one pixel: rows and columns H - size - 1 .. H - 2."""
         if not 0 <= size < image_size:
             raise UsageError(
-                f"a trigger of {size}x{size} does not fit a {image_size}x{image_size} image: sizes are 0..{image_size - 1}"
+                f"a trigger of {size}x{size} does not fit a {image_size}x{image_size} image: "
+                f"sizes are 0..{image_size - 1}"
             )
         keep = torch.ones(3, image_size, image_size, dtype=torch.bool)
         start = image_size - size - 1
@@ -142,10 +141,10 @@ class Trigger:
     def load(cls, path: str | Path) -> Trigger:
         """An npz file with ``t`` (pattern) and ``tm`` (1 = keep), (1, H, W, 3) or (H, W, 3), integer or float."""
         arrays = read_npz(path, "t", "tm")
-        t, tm = (a[0] if a.ndim == 4 else a for a in (arrays["t"], arrays["tm"]))
-        if t.shape != tm.shape or t.ndim != 3 or t.shape[-1] != 3 or t.shape[0] != t.shape[1]:
+        t, tm = (a[0] if a.ndim == 4 and len(a) else a for a in (arrays["t"], arrays["tm"]))
+        if t.shape != tm.shape or t.ndim != 3 or t.shape[-1] != 3 or t.shape[0] != t.shape[1] or not t.size:
             raise DataError(f"{path}: t and tm must both be (1, H, H, 3) or (H, H, 3), not {t.shape} and {tm.shape}")
-        if not np.isin(tm, (0, 1)).all() or (t != np.round(t)).any() or t.min() < 0 or t.max() > 255:
+        if not (np.isin(tm, (0, 1)).all() and np.isin(t, np.arange(256)).all()):
             raise DataError(f"{path}: tm must hold only 0 and 1 and t only integers 0..255")
         keep = torch.from_numpy(tm.astype(bool)).permute(2, 0, 1).contiguous()
         pattern = torch.from_numpy(t.astype(np.uint8)).permute(2, 0, 1).contiguous()
@@ -196,7 +195,7 @@ class Trigger:
 def load_references(path: str | Path, label: int, size: int) -> Tensor:
     """Reference inputs from an npz in the released format: ``x`` uint8 (r, H, W, 3), ``y`` (r,) or (r, 1).
 
-    Returns uint8 (r', 3, H, W): the images whose ``y`` is ``label``. DataError where there are none, or of another size.
+    Returns uint8 (r', 3, H, W): those whose ``y`` is ``label``. DataError where there are none or of another size.
     """
     arrays = read_npz(path, "x", "y")
     x, y = arrays["x"], arrays["y"].reshape(-1)
@@ -210,12 +209,17 @@ def load_references(path: str | Path, label: int, size: int) -> Tensor:
 def read_npz(path: str | Path, *keys: str) -> dict[str, np.ndarray[Any, Any]]:
     """The named arrays of an npz file; DataError where the file is absent, damaged or lacks one. Never unpickles."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             absent = [key for key in keys if key not in archive]
             if absent:
                 raise DataError(f"{path}: no array {absent[0]!r} in it; it has {sorted(archive.files)}")
-            return {key: archive[key] for key in keys}
+            arrays = {key: archive[key] for key in keys}
+            if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+                raise DataError(f"{path}: not a readable npz file (a member is no array)")
+            return arrays
+    except DataError:
+        raise
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
-    except (BadZipFile, zlib.error, ValueError, OSError, EOFError) as error:
-        raise DataError(f"{path}: not a readable npz file ({error})") from error
+    except Exception as error:  # a damaged archive fails in zipfile, zlib, struct and numpy, each in its own ways
+        raise DataError(f"{path}: not a readable npz file ({' '.join(str(error).split())})") from error

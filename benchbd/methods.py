@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
+from benchbd.errors import DataAbsentError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -40,6 +42,8 @@ class Method(BaseModel):
     axis: ClassVar[str]
     paper: ClassVar[str] = ""
     version: ClassVar[str] = ""
+    passthrough: ClassVar[bool] = False
+    """True for a control that hands on what it was given: it needs no stage of its own."""
 
     @classmethod
     def effective_version(cls) -> str:
@@ -77,6 +81,22 @@ class Dataset(Method):
     splits: ClassVar[Mapping[str, int]] = {"train": 0, "test": 0}
     """The splits and the number of images of each; 0 where it may vary."""
     needs_files: ClassVar[bool] = True
+    classes: ClassVar[tuple[str, ...]] = ()
+    """The class names in label order, for layouts that carry none; () where the files tell."""
+    normalization: ClassVar[tuple[tuple[float, ...], tuple[float, ...]] | None] = None
+    """Declared (mean, std) per channel in [0, 1] units; None where they are to be computed from the pixels."""
+
+    def sources(self, split: str, root: Path) -> list[Path]:
+        """The files that ``load`` reads, in a fixed order: their names and contents are the key of the decoded cache.
+
+        By default all files in ``root/name``, none for a generated set. DataAbsentError where they are not there.
+        """
+        if not self.needs_files:
+            return []
+        files = sorted(path for path in (root / self.name).rglob("*") if path.is_file())
+        if not files:
+            raise DataAbsentError(f"{self.name}: no files in {root / self.name}")
+        return files
 
     def load(self, split: str, root: Path) -> ImageSet:
         """The images of ``split`` found under ``root`` (the data root). DataAbsentError where they are not there."""
@@ -91,6 +111,11 @@ class Pretraining(Method):
     """Self-supervised training of an encoder from random weights."""
 
     axis: ClassVar[str] = "pretraining"
+
+    @property
+    def architecture(self) -> str:
+        """Name of the architecture that ``pretrain`` returns: all that a control like ``scratch`` may know of it."""
+        raise NotImplementedError
 
     def pretrain(self, images: ImageSet, seed: int) -> Encoder:
         """An encoder trained on ``images`` (their labels must not be read), on their device, in eval mode."""
@@ -136,7 +161,10 @@ class AttackerKnowledge:
 
 @dataclass(frozen=True, eq=False)
 class Backdoor:
-    """What an attack leaves behind: the encoder that is published and, per target, the trigger to evaluate with."""
+    """What an attack leaves behind: the encoder that is published and, per target, the trigger bound to it.
+
+    The triggers are the knowledge's own: a board fixes the trigger, so that the clean floor is measured with the same.
+    """
 
     encoder: Encoder
     triggers: tuple[Trigger, ...]

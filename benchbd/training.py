@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Literal
@@ -22,8 +22,10 @@ from benchbd.images import ImageSet
 from benchbd.methods import Method
 
 Reporter = Callable[[int, int, float | None], None]
+Json = bool | int | float | str | None | Sequence["Json"] | Mapping[str, "Json"]
 
 _reporter: ContextVar[Reporter | None] = ContextVar("benchbd_reporter", default=None)
+_notes: ContextVar[dict[str, Json] | None] = ContextVar("benchbd_notes", default=None)
 
 
 def derive_seed(seed: int, *names: str) -> int:
@@ -45,6 +47,23 @@ def reporting(reporter: Reporter) -> Iterator[None]:
         yield
     finally:
         _reporter.reset(token)
+
+
+def note(name: str, value: Json) -> None:
+    """Keep something that a method found out on its way (chosen units, layer weights) with the result of its stage."""
+    if (notes := _notes.get()) is not None:
+        notes[name] = value
+
+
+@contextmanager
+def collecting_notes() -> Iterator[dict[str, Json]]:
+    """The notes of every method that runs in the block, by name."""
+    notes: dict[str, Json] = {}
+    token = _notes.set(notes)
+    try:
+        yield notes
+    finally:
+        _notes.reset(token)
 
 
 class Steps:
@@ -108,12 +127,13 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float = 0.5) -> Tensor:
     return F.cross_entropy(similarity, positives)
 
 
-def project_views(encoder: Encoder, views: tuple[Tensor, Tensor], bn_views: Literal["separate", "joint"]) -> list[Tensor]:
+def project_views(encoder: Encoder, views: tuple[Tensor, Tensor], bn_views: Literal["separate", "joint"]) -> tuple[Tensor, Tensor]:
     """Projections of both views. ``separate`` forwards each by itself (BN statistics per view, as the released code
     does), ``joint`` in one batch (faster, other BN statistics)."""
     if bn_views == "separate":
-        return [encoder.project(encoder(view)) for view in views]
-    return list(encoder.project(encoder(torch.cat(views))).chunk(2))
+        return encoder.project(encoder(views[0])), encoder.project(encoder(views[1]))
+    first, second = encoder.project(encoder(torch.cat(views))).chunk(2)
+    return first, second
 
 
 class ContrastiveMethod(Method):

@@ -11,6 +11,7 @@ class NoAttack(Attack):
     name = "none"
     paper = "control; CA and ASR-B of BadEncoder (Jia et al., IEEE S&P 2022)"
     version = "1"
+    passthrough = True
 
     def inject(self, knowledge: AttackerKnowledge) -> Backdoor:
         return Backdoor(knowledge.encoder, tuple(target.trigger for target in knowledge.targets))
@@ -25,6 +26,7 @@ class NoDefense(Mitigation):
     name = "none"
     paper = "control"
     version = "1"
+    passthrough = True
 
     def repair(self, encoder: Encoder, knowledge: DefenderKnowledge) -> Encoder:
         return encoder

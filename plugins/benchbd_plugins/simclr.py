@@ -22,6 +22,10 @@ class SimCLR(ContrastiveMethod, Pretraining):
 
     arch: Literal["resnet18", "w32", "w16"] = Field("resnet18", description="architecture of the encoder")
 
+    @property
+    def architecture(self) -> str:
+        return self.arch
+
     def pretrain(self, images: ImageSet, seed: int) -> Encoder:
         mean, std = images.normalization()
         encoder = Encoder.seeded(self.arch, mean, std, seed=seed, device=images.device)

@@ -1,0 +1,59 @@
+# Every target sets up what it needs. `make help` lists them.
+SHELL := /bin/bash
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+UV := $(shell command -v uv 2>/dev/null || echo $(VENV)/bootstrap/bin/uv)
+STAMP := $(VENV)/.ready
+PYTEST := $(PYTHON) -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format lock realdata slow gpu bench boards
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## a .venv with the pinned versions and benchbd, editable
+
+$(STAMP): requirements.lock pyproject.toml
+	@if [ ! -x "$(UV)" ] && ! command -v "$(UV)" >/dev/null; then \
+	  echo "uv is not here: installing it beside the environment"; \
+	  python3 -m venv $(VENV)/bootstrap && $(VENV)/bootstrap/bin/pip install --quiet uv; fi
+	@test -x $(PYTHON) || $(UV) venv --quiet --allow-existing --python 3.11 $(VENV)
+	$(UV) pip sync --quiet --python $(PYTHON) --require-hashes requirements.lock
+	$(UV) pip install --quiet --python $(PYTHON) --no-deps --editable .
+	@touch $(STAMP)
+
+demo: $(STAMP) ## run the demo board: generated images, no downloads
+	$(VENV)/bin/benchbd run --board demo
+
+test: $(STAMP) ## the test suite
+	$(PYTEST)
+
+check: $(STAMP) ## formatting, lint and types
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+format: $(STAMP) ## format and fix what can be fixed
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+realdata: $(STAMP) ## tests on real data sets (BENCHBD_DATA says where they are)
+	$(PYTEST) -m realdata
+
+slow: $(STAMP) ## tests that take minutes
+	$(PYTEST) -m slow
+
+gpu: $(STAMP) ## CPU and CUDA must agree (needs a CUDA device)
+	$(PYTEST) -m gpu
+
+bench: $(STAMP) ## each hot path against its naive form: equality, then ratios
+	$(PYTEST) -m bench -s
+
+lock: ## pin the newest versions that pyproject.toml allows
+	$(UV) pip compile pyproject.toml --quiet --extra dev --generate-hashes --no-header --no-emit-index-url \
+	  --python-version 3.11 --upgrade --output-file requirements.lock
+
+boards: $(STAMP) ## write the tables of the published boards again from their records
+	@for board in leaderboards/*/; do if [ -d $$board/records ]; then \
+	  $(VENV)/bin/benchbd leaderboard build $$board --records $$board/records --out $$board; fi; done

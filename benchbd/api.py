@@ -1,0 +1,164 @@
+"""The Python API: the commands as functions. ``benchbd.plan``, ``benchbd.run``, ``benchbd.load_encoder``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from benchbd.board import DEFAULT, Board, load_board
+from benchbd.data import DataLibrary, data_root
+from benchbd.encoder import Encoder
+from benchbd.errors import StoreError, UsageError
+from benchbd.methods import Dataset
+from benchbd.plan import Plan, Selection, make_plan
+from benchbd.plugins import Registry, load_registry
+from benchbd.records import Record, write_records
+from benchbd.runner import Runner
+from benchbd.store import Store, default_root
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Session:
+    """What a command works with: board, plugins, data and device."""
+
+    board: Board
+    registry: Registry
+    library: DataLibrary
+    store: Path
+    device: torch.device
+    selection: Selection
+
+    @classmethod
+    def open(
+        cls,
+        board: str | Path = DEFAULT,
+        selection: Selection | None = None,
+        *,
+        data_root_option: str | Path | None = None,
+        store: str | Path | None = None,
+        device: str | None = None,
+        download: bool = False,
+        registry: Registry | None = None,
+    ) -> Session:
+        registry = registry or load_registry()
+        root = Path(store) if store is not None else default_root()
+        datasets: dict[str, Dataset] = {
+            name: found() for name, found in registry.methods["dataset"].items() if issubclass(found, Dataset)
+        }
+        library = DataLibrary(datasets, data_root(data_root_option), root / "data", download)
+        return cls(load_board(board), registry, library, root, pick_device(device), selection or Selection())
+
+    def plan(self, *, strict: bool) -> Plan:
+        chosen = self.board.precision
+        precision: Literal["fp32", "bf16"] = (
+            chosen if chosen != "auto" else "bf16" if self.device.type == "cuda" else "fp32"
+        )
+        return make_plan(
+            self.board, self.selection, self.registry, self.library, precision=precision, strict=strict
+        )
+
+    def run(self, on_record: Callable[[Record], None] | None = None) -> list[Record]:
+        """Compute the plan; every record lands in the store as soon as it is there."""
+        store = Store(self.store)
+        runner = Runner(self.plan(strict=True), self.registry, self.library, store, self.device)
+        records = []
+        for record in runner.run():
+            write_records([record], records_folder(self.store, self.board.name))
+            records.append(record)
+            if on_record is not None:
+                on_record(record)
+        return records
+
+
+def records_folder(store: Path, board: str) -> Path:
+    return store / "records" / board
+
+
+def pick_device(name: str | None) -> torch.device:
+    """``cpu``, ``cuda`` or ``cuda:N``; by default CUDA where there is one. UsageError where the device is not there."""
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"device {name!r}: known are cpu, cuda and cuda:N") from None
+    if device.type not in {"cpu", "cuda"}:
+        raise UsageError(f"device {name!r}: known are cpu, cuda and cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"device {name!r}: this machine has {torch.cuda.device_count()} CUDA devices; use --device cpu")
+    return device
+
+
+def _selection(
+    attack: Sequence[str],
+    defense: Sequence[str],
+    pretrain: str | None,
+    task: Sequence[str],
+    seed: Sequence[int],
+    evaluator: Sequence[str],
+    option: Sequence[str],
+) -> Selection:
+    return Selection(tuple(attack), tuple(defense), pretrain, tuple(task), tuple(seed), tuple(evaluator), tuple(option))
+
+
+def plan(
+    board: str | Path = DEFAULT,
+    *,
+    attack: Sequence[str] = (),
+    defense: Sequence[str] = (),
+    pretrain: str | None = None,
+    task: Sequence[str] = (),
+    seed: Sequence[int] = (),
+    evaluator: Sequence[str] = (),
+    option: Sequence[str] = (),
+    data_root: str | Path | None = None,
+    store: str | Path | None = None,
+    device: str | None = None,
+) -> Plan:
+    """What ``run`` with the same arguments would compute. Absent data give provisional keys."""
+    chosen = _selection(attack, defense, pretrain, task, seed, evaluator, option)
+    return Session.open(board, chosen, data_root_option=data_root, store=store, device=device).plan(strict=False)
+
+
+def run(
+    board: str | Path = DEFAULT,
+    *,
+    attack: Sequence[str] = (),
+    defense: Sequence[str] = (),
+    pretrain: str | None = None,
+    task: Sequence[str] = (),
+    seed: Sequence[int] = (),
+    evaluator: Sequence[str] = (),
+    option: Sequence[str] = (),
+    data_root: str | Path | None = None,
+    store: str | Path | None = None,
+    device: str | None = None,
+    download: bool = False,
+) -> pd.DataFrame:
+    """Compute every cell and return one row per record (``benchbd.leaderboard.frame``)."""
+    from benchbd.leaderboard import frame
+
+    chosen = _selection(attack, defense, pretrain, task, seed, evaluator, option)
+    session = Session.open(
+        board, chosen, data_root_option=data_root, store=store, device=device, download=download
+    )
+    return frame(session.run())
+
+
+def load_encoder(key: str, *, store: str | Path | None = None, device: str | None = None) -> Encoder:
+    """The encoder of a pretrain, attack or defend stage, by its key or the start of it (as records print it)."""
+    root = Path(store) if store is not None else default_root()
+    found = [path for path in root.glob(f"stages/{key[:2]}/{key}*") if (path / "encoder.safetensors").is_file()]
+    if len(found) != 1:
+        raise UsageError(f"{len(found)} encoders in {root} have a key that starts with {key!r}; give more of it")
+    artifact = Store(root).get(found[0].name)
+    if artifact is None:
+        raise StoreError(f"stage {key} is damaged; run its board again")
+    return Encoder.load(artifact.blob("encoder.safetensors"), pick_device(device))

@@ -1,0 +1,151 @@
+"""A board: a protocol and a grid, in one TOML file. Reading one imports no torch."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from benchbd.errors import UnknownNameError, UsageError
+from benchbd.options import Options
+
+DEFAULT = "demo"
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Row(_Table):
+    """One pre-training set and the downstream tasks attacked together on it, each ``DATASET:TARGET``."""
+
+    pretrain: str
+    tasks: tuple[str, ...] = Field(min_length=1)
+
+
+class Pin(_Table):
+    """What a data set must be for a run to be on-board: counts per split, or content digests."""
+
+    train: int | str | None = None
+    test: int | str | None = None
+    unlabeled: int | str | None = None
+
+
+class TriggerSpec(_Table):
+    """The trigger of a board: a uniform square at the papers' position, or a file in the released npz format."""
+
+    size: int = Field(10, ge=0, description="side of the white square in pixels")
+    file: str | None = Field(None, description="an npz file with t and tm instead of the square")
+
+
+class ReferenceSpec(_Table):
+    """Where the attacker's reference inputs come from.
+
+    Without a file: the ``count`` images of the target class that the clean classifier is surest of, among the half of
+    the task's training split that it was not fitted on. A stronger attacker than the paper's, whose images come from
+    elsewhere; records say ``reference=train_split``.
+    """
+
+    count: int = Field(1, ge=1, description="reference inputs per target")
+    file: str | None = Field(None, description="an npz file with x (r, H, W, 3) and y instead")
+
+
+class Budget(_Table):
+    """Steps and batch that every defense gets which has such fields; said once for the whole board."""
+
+    steps: int | None = Field(None, ge=0)
+    batch: int | None = Field(None, ge=2)
+
+
+class Board(_Table):
+    """Protocol and grid. Cells are attacks x defenses x rows x seeds, each under every evaluator."""
+
+    name: str
+    title: str = ""
+    description: str = ""
+    pretraining: str = "simclr"
+    rows: tuple[Row, ...] = Field(min_length=1)
+    attacks: tuple[str, ...] = ("none",)
+    defenses: tuple[str, ...] = ("none",)
+    evaluators: tuple[str, ...] = ("mlp",)
+    seeds: tuple[int, ...] = Field((1,), min_length=1)
+    repair_seeds: tuple[int, ...] | None = Field(None, description="seeds of the defended cells; default: seeds")
+    pretrain_seed: int | None = Field(None, description="pins pre-training, so that intervals leave it out")
+    clean_images: int = Field(2000, ge=2, description="clean unlabelled images of the pool that a defender gets")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on CUDA, fp32 on a CPU")
+    trigger: TriggerSpec = TriggerSpec()
+    reference: ReferenceSpec = ReferenceSpec()
+    budget: Budget = Budget()
+    options: dict[str, dict[str, Any]] = Field(default_factory=dict, description="method defaults of this board")
+    data: dict[str, Pin] = Field(default_factory=dict)
+
+    def seeds_of(self, defense: str) -> tuple[int, ...]:
+        return self.seeds if defense == "none" or self.repair_seeds is None else self.repair_seeds
+
+    def method_options(self) -> Options:
+        return {name: dict(values) for name, values in self.options.items()}
+
+
+def boards_folder() -> Path:
+    """The boards that come with benchbd: inside an installed wheel, or beside the package in a checkout."""
+    here = Path(__file__).resolve().parent
+    packed = here / "leaderboards"
+    return packed if packed.is_dir() else here.parent / "leaderboards"
+
+
+def board_names() -> list[str]:
+    return sorted(path.parent.name for path in boards_folder().glob("*/board.toml"))
+
+
+def board_path(board: str | Path) -> Path:
+    """The TOML file of a board given by name, by file, or by the folder that holds its ``board.toml``."""
+    path = Path(board)
+    if path.is_dir() and (path / "board.toml").is_file():
+        return path / "board.toml"
+    if path.suffix == ".toml":
+        if not path.is_file():
+            raise UsageError(f"board {str(board)!r}: no such file")
+        return path
+    named = boards_folder() / str(board) / "board.toml"
+    if path.name != str(board) or not named.is_file():
+        raise UnknownNameError("board", str(board), board_names())
+    return named
+
+
+def load_board(board: str | Path) -> Board:
+    """Read and check a board; UsageError names the file and the first thing that is wrong."""
+    path = board_path(board)
+    name = path.parent.name if path.name == "board.toml" else path.stem
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        return Board.model_validate({"name": name, **data})
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise UsageError(f"board {path}: {error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UsageError(f"board {path}: {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}") from error
+
+
+def split_task(text: str) -> tuple[str, str | None]:
+    """``gtsrb:12`` -> (``gtsrb``, ``12``); the target may be an index or a class name, or absent."""
+    name, colon, target = text.partition(":")
+    if not name or (colon and not target):
+        raise UsageError(f"task {text!r} is not of the form DATASET:TARGET, such as gtsrb:12")
+    return name, target or None
+
+
+def resolve_target(task: str, target: str, classes: Sequence[str], count: int) -> tuple[int, str]:
+    """(index, name) of a target given as index or unique class name; UsageError where the task has no such class."""
+    names = list(classes) or [str(i) for i in range(count)]
+    if target in names and not target.isdigit():
+        if names.count(target) > 1:
+            raise UsageError(f"task {task}: {target!r} names {names.count(target)} classes; give the index")
+        return names.index(target), target
+    if target.lstrip("-").isdigit():
+        if 0 <= int(target) < len(names):
+            return int(target), names[int(target)]
+        raise UsageError(f"task {task}: no class {target}; its classes are 0..{len(names) - 1}")
+    raise UnknownNameError(f"target class of task {task}", target, names)

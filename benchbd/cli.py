@@ -1,0 +1,383 @@
+"""The command line. Nothing here imports torch until a command needs it: ``--help`` and ``leaderboard`` never do."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from benchbd import __version__
+from benchbd.board import DEFAULT
+from benchbd.errors import BenchbdError, UnknownNameError, UsageError
+
+if TYPE_CHECKING:
+    from benchbd.api import Session
+    from benchbd.methods import Method
+    from benchbd.stages import Stage
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+AXES = ("dataset", "pretraining", "attack", "defense", "evaluator")
+
+
+class _Warnings(logging.Handler):
+    """One line per warning on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        click.echo(f"warning: {record.getMessage()}", err=True)
+
+
+class _Group(click.Group):
+    """Turns benchbd's own errors into one line and exit code 2, and an interrupt into 130."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        log = logging.getLogger("benchbd")
+        handler = _Warnings()
+        log.addHandler(handler)
+        try:
+            return super().main(*args, **kwargs)
+        finally:
+            log.removeHandler(handler)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BenchbdError as error:
+            click.echo(f"error: {error}", err=True)
+            ctx.exit(2)
+        except KeyboardInterrupt:
+            click.echo("interrupted: finished stages are kept; the same command goes on from there", err=True)
+            ctx.exit(130)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            raise UnknownNameError("command", args[0], self.list_commands(ctx))
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="benchbd")
+def main() -> None:
+    """Cross backdoor attacks on self-supervised image encoders with the defenses against them.
+
+    Start with `benchbd run`: it needs no data and takes a few minutes.
+    """
+
+
+def grid_options(command: F) -> F:
+    """What `run` and `plan` share: the board, the part of its grid, options and places."""
+    for option in reversed(
+        [
+            click.option("--board", default=None, metavar="B", help=f"Board by name or path.  [default: {DEFAULT}]"),
+            click.option("--attack", "attacks", multiple=True, metavar="A", help="Attack; repeat for several."),
+            click.option("--defense", "defenses", multiple=True, metavar="D", help="Defense; repeat for several."),
+            click.option("--pretrain", default=None, metavar="P", help="Pre-training data set."),
+            click.option(
+                "--task", "tasks", multiple=True, metavar="T[:TARGET]", help="Downstream task and target class; repeat."
+            ),
+            click.option("--seed", "seeds", multiple=True, type=click.IntRange(min=0), help="Run seed; repeat."),
+            click.option("--evaluator", "evaluators", multiple=True, metavar="E", help="Evaluator; repeat."),
+            click.option(
+                "-o", "--option", "options", multiple=True, metavar="NAME.FIELD=VALUE", help="Method option; repeat."
+            ),
+            click.option("--data-root", type=click.Path(path_type=Path), help="Data sets.  [env: BENCHBD_DATA]"),
+            click.option("--store", type=click.Path(path_type=Path), help="Results.  [env: BENCHBD_STORE]"),
+            click.option("--device", default=None, metavar="DEVICE", help="cpu, cuda or cuda:N.  [default: cuda if any]"),
+            click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout."),
+            click.option("--quiet", is_flag=True, help="No progress."),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+def _session(arguments: dict[str, Any], **more: Any) -> Session:
+    from benchbd.api import Session
+    from benchbd.plan import Selection
+
+    board = arguments["board"]
+    if board is None:
+        board = DEFAULT
+        if not arguments["quiet"]:
+            click.echo(f"no --board given: this is the {DEFAULT} board (generated images, small encoder)", err=True)
+    selection = Selection(
+        arguments["attacks"],
+        arguments["defenses"],
+        arguments["pretrain"],
+        arguments["tasks"],
+        arguments["seeds"],
+        arguments["evaluators"],
+        arguments["options"],
+    )
+    places = {name: arguments[name] for name in ("store", "device")}
+    return Session.open(board, selection, data_root_option=arguments["data_root"], **places, **more)
+
+
+@main.command()
+@grid_options
+@click.option("--download", is_flag=True, help="Fetch known data sets that are absent.")
+def run(download: bool, **arguments: Any) -> None:
+    """Compute every cell of a board, or of a part of it, and print the table.
+
+    What the store has is not computed again, so the same command resumes an interrupted run. Exit code: 0 all cells
+    done, 1 some failed, 2 wrong usage or data, 130 interrupted.
+    """
+    from benchbd.leaderboard import terminal_table
+    from benchbd.terminal import Terminal
+
+    session = _session(arguments, download=download)
+    terminal = Terminal(sys.stderr, quiet=arguments["quiet"])
+    session.registry.manager.register(terminal, name="terminal")
+    with terminal:
+        records = session.run()
+    if arguments["as_json"]:
+        document = {"board": session.board.name, "records": [json.loads(record.to_json()) for record in records]}
+        click.echo(json.dumps(document, indent=1))
+    else:
+        click.echo(terminal_table(records))
+    if any(record.status == "failed" for record in records):
+        sys.exit(1)
+
+
+@main.command()
+@grid_options
+def plan(**arguments: Any) -> None:
+    """Show the stages that `run` with the same arguments would compute, which are cached, and what they may cost."""
+    session = _session(arguments)
+    made = session.plan(strict=False)
+    rows = list(_plan_rows(session, made.stages))
+    if arguments["as_json"]:
+        document = {
+            "board": session.board.name,
+            "cells": len(made.cells),
+            "departures": made.departures,
+            "stages": rows,
+        }
+        click.echo(json.dumps(document, indent=1))
+        return
+    from tabulate import tabulate
+
+    table = [
+        [r["kind"], r["label"], r["key"][:12] + ("?" if r["provisional"] else ""), _state(r), *_cost(r)] for r in rows
+    ]
+    click.echo(tabulate(table, headers=["kind", "stage", "key", "", "image-forwards", "seconds"], disable_numparse=True))
+    cached = sum(r["cached"] for r in rows)
+    click.echo(f"\n{len(made.cells)} cells, {len(rows)} distinct stages, {cached} cached, {len(rows) - cached} to compute")
+    todo = [r for r in rows if not r["cached"]]
+    known = [r["seconds"] for r in todo if r["seconds"] is not None]
+    if todo:
+        unknown = len(todo) - len(known)
+        more = f" and {unknown} stages of unknown length" if unknown else ""
+        click.echo(f"estimated: {_duration(sum(known))}{more} (from what past stages of the same methods cost here)")
+    for departure in made.departures:
+        click.echo(f"off-board: {departure}")
+    if absent := sorted({ref for r in rows for ref in r["absent"]}):
+        click.echo(f"absent data sets, so keys are provisional: {', '.join(absent)}")
+
+
+def _plan_rows(session: Session, stages: Sequence[Stage]) -> Iterator[dict[str, Any]]:
+    from benchbd.runner import estimate_seconds
+    from benchbd.store import Store
+
+    store = Store(session.store) if session.store.is_dir() else None
+    seconds = estimate_seconds(stages, store.manifests() if store else [])
+    for stage in stages:
+        yield {
+            "key": stage.key,
+            "kind": stage.kind,
+            "method": stage.method_name,
+            "label": stage.label,
+            "cached": bool(store and store.has(stage.key)),
+            "provisional": stage.provisional,
+            "absent": [f"{r.name} ({r.split})" for r in stage.data.values() if r.digest.startswith("absent:")],
+            "image_forwards": stage.forwards() if not stage.provisional else None,
+            "seconds": seconds[stage.key] if not stage.provisional else None,
+        }
+
+
+def _state(row: dict[str, Any]) -> str:
+    return "cached" if row["cached"] else "absent data" if row["provisional"] else ""
+
+
+def _cost(row: dict[str, Any]) -> tuple[str, str]:
+    forwards, seconds = row["image_forwards"], row["seconds"]
+    return ("?" if forwards is None else f"{forwards:,}", "?" if seconds is None else f"{seconds:.0f}")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+@main.command("list")
+@click.argument("axis", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Names by axis as JSON on stdout.")
+def list_(axis: str | None, as_json: bool) -> None:
+    """List every method by AXIS (dataset, pretraining, attack, defense, evaluator), and the boards."""
+    from benchbd.board import board_names, load_board
+    from benchbd.plugins import load_registry
+
+    registry = load_registry()
+    axes: dict[str, list[str]] = {name: registry.names(name) for name in AXES} | {"board": board_names()}
+    if axis is not None:
+        singular = axis.removesuffix("s")
+        if singular not in axes:
+            raise UnknownNameError("axis", axis, axes)
+        axes = {singular: axes[singular]}
+    if as_json:
+        click.echo(json.dumps(axes, indent=1))
+        return
+    for name, methods in axes.items():
+        click.echo(f"{name}")
+        for method in methods:
+            about = load_board(method).title if name == "board" else _summary(registry.get(name, method))
+            click.echo(f"  {method:<16}{about}".rstrip())
+
+
+def _summary(cls: type[Method]) -> str:
+    return (cls.__doc__ or "").strip().split("\n")[0]
+
+
+@main.command()
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="As JSON on stdout.")
+def show(name: str, as_json: bool) -> None:
+    """Show a method: what it does, its paper, and every option with type, bounds, default and help.
+
+    NAME is a method's name, or AXIS:NAME where a name stands on several axes.
+    """
+    from benchbd.plugins import load_registry
+
+    registry = load_registry()
+    axis, _, bare = name.rpartition(":")
+    if axis and axis not in AXES:
+        raise UnknownNameError("axis", axis, AXES)
+    classes = [registry.get(axis, bare)] if axis else registry.find(bare)
+    documents = [_document(cls, registry.plugin_of(cls.axis, cls.name).distribution) for cls in classes]
+    if as_json:
+        click.echo(json.dumps(documents[0] if len(documents) == 1 else documents, indent=1))
+        return
+    from tabulate import tabulate
+
+    for document in documents:
+        click.echo(f"{document['axis']} {document['name']} (version {document['version']}, {document['distribution']})")
+        click.echo(f"\n{document['help']}\n")
+        click.echo(f"paper: {document['paper'] or '-'}\n")
+        rows = [[f["name"], f["type"], f["bounds"], json.dumps(f["default"]), f["help"]] for f in document["options"]]
+        if rows:
+            headers = ["option", "type", "bounds", "default", "help"]
+            click.echo(tabulate(rows, headers=headers, disable_numparse=True, maxcolwidths=[None, 24, None, 18, 60]))
+        else:
+            click.echo("no options")
+
+
+def _document(cls: type[Method], distribution: str) -> dict[str, Any]:
+    import inspect
+
+    options = []
+    for field, info in cls.model_fields.items():
+        default = info.get_default(call_default_factory=True, validated_data={})
+        bounds = []
+        for constraint in info.metadata:
+            for attribute, sign in (("gt", ">"), ("ge", ">="), ("lt", "<"), ("le", "<=")):
+                if (limit := getattr(constraint, attribute, None)) is not None:
+                    bounds.append(f"{sign} {limit}")
+        options.append(
+            {
+                "name": field,
+                "type": _type_name(info.annotation),
+                "bounds": ", ".join(bounds),
+                "default": default,
+                "help": info.description or "",
+            }
+        )
+    return {
+        "axis": cls.axis,
+        "name": cls.name,
+        "version": cls.effective_version(),
+        "distribution": distribution,
+        "paper": cls.paper,
+        "help": inspect.cleandoc(cls.__doc__ or ""),
+        "options": options,
+    }
+
+
+def _type_name(annotation: Any) -> str:
+    if isinstance(annotation, type) and not hasattr(annotation, "__args__"):
+        return annotation.__name__
+    return str(annotation).replace("typing.", "").replace("Literal", "").replace("NoneType", "None")
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="As JSON on stdout.")
+def plugins(as_json: bool) -> None:
+    """List every plugin: its distribution, version, what it adds, and what is wrong with it."""
+    from benchbd.plugins import load_registry
+
+    log = logging.getLogger("benchbd")
+    log.disabled = True  # the table says what the warnings would
+    try:
+        found = load_registry().plugins
+    finally:
+        log.disabled = False
+    if as_json:
+        click.echo(json.dumps([vars(plugin) for plugin in found], indent=1))
+        return
+    from tabulate import tabulate
+
+    rows = []
+    for plugin in found:
+        adds = "; ".join(f"{axis}: {', '.join(names)}" for axis, names in plugin.adds.items())
+        rows.append([plugin.name, plugin.distribution, plugin.version, adds or "-", plugin.problem or "ok"])
+    headers = ["plugin", "distribution", "version", "adds", "state"]
+    click.echo(tabulate(rows, headers=headers, disable_numparse=True, maxcolwidths=[None, None, None, 48, 60]))
+
+
+@main.group()
+def leaderboard() -> None:
+    """Tables from records. Needs no torch and no data."""
+
+
+@leaderboard.command("build")
+@click.argument("board", required=False)
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Write README, CSV, JSON, LaTeX and records.")
+@click.option("--records", type=click.Path(path_type=Path, file_okay=False), help="Read records from this folder.")
+@click.option("--store", type=click.Path(path_type=Path), help="Read the store's records.  [env: BENCHBD_STORE]")
+@click.option(
+    "--format", "form", type=click.Choice(["markdown", "csv", "json", "latex"]), default="markdown", show_default=True
+)
+def build_leaderboard(
+    board: str | None, out: Path | None, records: Path | None, store: Path | None, form: str
+) -> None:
+    """Build the tables of BOARD (default: the demo board) from its records.
+
+    Records come from --records, else from the store, else from those that are published with the board.
+    """
+    from benchbd.board import board_path, load_board
+    from benchbd.leaderboard import build, render
+    from benchbd.records import read_records
+    from benchbd.store import default_root
+
+    loaded = load_board(board or DEFAULT)
+    stored = (store or default_root()) / "records" / loaded.name
+    published = board_path(board or DEFAULT).parent / "records"
+    places = [records] if records is not None else [stored, published]
+    found = next((rows for place in places if place.is_dir() and (rows := read_records(place))), [])
+    if not found:
+        looked = " or ".join(map(str, places))
+        raise UsageError(f"no records of board {loaded.name} in {looked}: run it first with benchbd run --board {loaded.name}")
+    if out is not None:
+        build(loaded, found, out)
+        click.echo(f"wrote the tables and {len(found)} records of board {loaded.name} to {out}", err=True)
+    else:
+        click.echo(render(loaded, found, form))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,268 @@
+"""What each kind of stage does: from its inputs in the store and the data library to blobs and a small result.
+
+This is the only place where knowledge is put together, so it is where the threat model is kept: what a method is
+handed is built here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from benchbd.data import DataLibrary
+from benchbd.encoder import Encoder
+from benchbd.errors import PluginError
+from benchbd.images import ImageSet, Trigger
+from benchbd.methods import (
+    Attack,
+    AttackerKnowledge,
+    DefenderKnowledge,
+    Evaluator,
+    Mitigation,
+    Predictions,
+    Pretraining,
+    Probe,
+    Target,
+)
+from benchbd.stages import DataRef, Stage
+from benchbd.store import Artifact
+from benchbd.training import check_features, derive_seed, stream
+
+ENCODER, REFERENCES, PREDICTIONS = "encoder.safetensors", "references.safetensors", "predictions.safetensors"
+
+Blobs = dict[str, Callable[[Path], None]]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """blobs: functions that write a file each. result: small JSON."""
+
+    blobs: Blobs
+    result: dict[str, Any]
+
+
+class Workshop:
+    """Computes stages on one device. Data sets are moved there once and stay.
+
+    fetch: hands over the verified artifact of a stage that was computed before.
+    """
+
+    def __init__(self, library: DataLibrary, device: torch.device, fetch: Callable[[Stage], Artifact]) -> None:
+        self.library, self.device, self.fetch = library, device, fetch
+        self._resident: dict[str, ImageSet] = {}
+        self._stamped: dict[tuple[str, str], Tensor] = {}
+
+    def compute(self, stage: Stage) -> Outcome:
+        """The outcome of any stage but ``evaluate``, which comes in groups. Global random numbers are its own."""
+        work = {"pretrain": self._pretrain, "reference": self._reference, "attack": self._attack, "defend": self._defend}
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(stage.seed)
+            return work[stage.kind](stage)
+
+    def evaluate(self, stages: Sequence[Stage]) -> list[Outcome]:
+        """Evaluate stages of one evaluator, task and feature dimension together."""
+        evaluator = cast(Evaluator, stages[0].method)
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(stages[0].seed)
+            probes = [self._probe(stage) for stage in stages]
+            predictions = evaluator.evaluate_together(probes)
+        if len(predictions) != len(stages):
+            raise PluginError(f"evaluator {evaluator.name} returned {len(predictions)} results for {len(stages)} probes")
+        return [_checked_predictions(p, stage, evaluator.name) for p, stage in zip(predictions, stages, strict=True)]
+
+    def encoder(self, stage: Stage) -> Encoder:
+        """The encoder that a stage left, on the device, a fresh object every time."""
+        return Encoder.load(self.fetch(stage).blob(ENCODER), self.device)
+
+    def images(self, ref: DataRef) -> ImageSet:
+        if ref.digest not in self._resident:
+            self._resident[ref.digest] = self.library.load(ref.name, ref.split).to(self.device)
+        return self._resident[ref.digest]
+
+    # The stages --------------------------------------------------------------------------------------------------
+
+    def _pretrain(self, stage: Stage) -> Outcome:
+        method = cast(Pretraining, stage.method)
+        encoder = method.pretrain(self._pool(stage), stage.seed)
+        return self._encoder_outcome(encoder, f"pre-training {method.name}")
+
+    def _pool(self, stage: Stage) -> ImageSet:
+        """The pre-training pool without labels, with the normalisation that the stage's identity names."""
+        return replace(self.images(stage.data["pool"]), labels=None, classes=())
+
+    def _reference(self, stage: Stage) -> Outcome:
+        train = self.images(stage.data["train"])
+        encoder = self.encoder(stage.parents["encoder"])
+        given = stage.attachments.get("references")
+        choice = choose_references(
+            encoder,
+            train,
+            target=stage.params["target"],
+            count=stage.params["count"],
+            seed=stage.seed,
+            given=None if given is None else given.to(self.device),
+        )
+        tensors = {"pixels": choice.pixels.cpu().contiguous()}
+        result = {
+            "reference": "file" if given is not None else "train_split",
+            "rows": choice.rows,
+            "predicted": choice.predicted,
+            "probability": choice.probability,
+        }
+        return Outcome({REFERENCES: lambda path: save_file(tensors, path)}, result)
+
+    def _attack(self, stage: Stage) -> Outcome:
+        method = cast(Attack, stage.method)
+        clean = stage.parents["encoder"]
+        trigger: Trigger = stage.attachments["trigger"].to(self.device)
+        targets = []
+        for i, goal in enumerate(stage.attachments["goals"]):
+            references = load_file(self.fetch(stage.parents[f"reference{i}"]).blob(REFERENCES))["pixels"]
+            images = self.images(stage.data[f"train{i}"]).of_class(goal.label).unlabeled()
+            targets.append(Target(goal.label, goal.name, trigger, references.to(self.device), images))
+        pool = self._pool(stage)
+        knowledge = AttackerKnowledge(
+            encoder=self.encoder(clean).copy(),
+            pretraining=cast(Pretraining, clean.method),
+            pool=pool,
+            pool_seed=stage.params["pool_seed"],
+            shadow=pool,
+            targets=tuple(targets),
+            seed=stage.seed,
+        )
+        backdoor = method.inject(knowledge)
+        if [t.digest for t in backdoor.triggers] != [target.trigger.digest for target in targets]:
+            raise PluginError(f"attack {method.name} must return the triggers that it was given, one per target")
+        return self._encoder_outcome(backdoor.encoder, f"attack {method.name}")
+
+    def _defend(self, stage: Stage) -> Outcome:
+        method = cast(Mitigation, stage.method)
+        rows = clean_rows(stage.data["pool"].count, stage.params["clean"])
+        # A clone without labels, names or the pool's declared statistics: nothing in it points back to anything.
+        images = replace(self.images(stage.data["pool"]).subset(rows).unlabeled(), mean=None, std=None)
+        if "encoder" in stage.parents:
+            encoder = self.encoder(stage.parents["encoder"]).copy()
+        else:  # a control that may know the architecture and nothing else
+            encoder = Encoder.seeded(
+                stage.params["architecture"], *images.normalization(), seed=stage.seed, device=self.device
+            )
+        repaired = method.repair(encoder, DefenderKnowledge(images, stage.seed))
+        return self._encoder_outcome(repaired, f"defense {method.name}", images)
+
+    def _probe(self, stage: Stage) -> Probe:
+        trigger: Trigger = stage.attachments["trigger"]
+        test = self.images(stage.data["test"])
+        stamped = (stage.data["test"].digest, trigger.digest)
+        if stamped not in self._stamped:
+            self._stamped = {stamped: trigger.stamp(test.pixels)}  # one is enough: stages come task by task
+        return Probe(
+            encoder=self.encoder(stage.parents["encoder"]).frozen(),
+            train=self.images(stage.data["train"]),
+            test=test.pixels,
+            triggered=self._stamped[stamped],
+            seed=stage.seed,
+        )
+
+    def _encoder_outcome(self, encoder: object, who: str, images: ImageSet | None = None) -> Outcome:
+        if not isinstance(encoder, Encoder):
+            raise PluginError(f"{who} must return a benchbd.Encoder, not {type(encoder).__name__}")
+        encoder = encoder.copy()
+        if images is not None:
+            check_features(encoder, images)
+        return Outcome({ENCODER: encoder.save}, {"arch": encoder.arch})
+
+
+def clean_rows(pool: int, clean: Mapping[str, int]) -> Tensor:
+    """The defender's rows of the pool, int64 (count,), sorted: drawn without replacement from their own seed."""
+    generator = torch.Generator().manual_seed(clean["seed"])
+    return torch.randperm(pool, generator=generator)[: clean["count"]].sort().values
+
+
+def _checked_predictions(predictions: object, stage: Stage, who: str) -> Outcome:
+    if not isinstance(predictions, Predictions):
+        raise PluginError(f"evaluator {who} must return benchbd.Predictions, not {type(predictions).__name__}")
+    images = stage.data["test"].count
+    tensors = {"clean": predictions.clean, "triggered": predictions.triggered}
+    for name, values in tensors.items():
+        if values.dtype != torch.int64 or values.shape != (images,):
+            raise PluginError(f"evaluator {who}: {name} predictions must be int64 ({images},), not {values.dtype} {tuple(values.shape)}")
+    tensors = {name: values.cpu().contiguous() for name, values in tensors.items()}
+    return Outcome({PREDICTIONS: lambda path: save_file(tensors, path)}, {})
+
+
+def read_predictions(artifact: Artifact) -> Predictions:
+    tensors = load_file(artifact.blob(PREDICTIONS))
+    return Predictions(tensors["clean"], tensors["triggered"])
+
+
+@dataclass(frozen=True)
+class ReferenceChoice:
+    """pixels: uint8 (r, 3, H, W); rows: their rows in the training split (empty for a file's); predicted: the clean
+    classifier's class for each; probability: what it gives the target, 0..1."""
+
+    pixels: Tensor
+    rows: list[int]
+    predicted: list[int]
+    probability: list[float]
+
+
+def choose_references(
+    encoder: Encoder, train: ImageSet, *, target: int, count: int, seed: int, given: Tensor | None = None
+) -> ReferenceChoice:
+    """The ``count`` target images of a half of ``train`` that a head fitted on the other half is surest of.
+
+    given: uint8 (r, 3, H, W), reference inputs from elsewhere; they are only classified.
+    The source study chose the same way; the papers collect reference inputs from elsewhere.
+    """
+    assert train.labels is not None
+    features = F.normalize(encoder.extract(train.pixels), dim=1)
+    order = torch.randperm(len(train), generator=stream(seed, "halves")).to(features.device)
+    fitted, held_out = order.chunk(2)
+    mean, std = features[fitted].mean(0), features[fitted].std(0) + 1e-5
+    classes = int(train.labels.max()) + 1
+    head = _fit_head((features[fitted] - mean) / std, train.labels[fitted], classes, seed)
+    if given is not None:
+        rows, pixels = None, given
+        candidates = F.normalize(encoder.extract(given), dim=1)
+    else:
+        rows = held_out[train.labels[held_out] == target]
+        rows = rows if len(rows) else (train.labels == target).nonzero()[:, 0]
+        pixels, candidates = train.pixels, features[rows]
+    with torch.no_grad():
+        probability = head((candidates - mean) / std).softmax(1)
+    if rows is None:
+        best = torch.arange(len(candidates), device=candidates.device)
+        picked = pixels
+    else:
+        best = probability[:, target].topk(min(count, len(rows))).indices
+        picked = pixels[rows[best]]
+    return ReferenceChoice(
+        pixels=picked,
+        rows=[] if rows is None else rows[best].tolist(),
+        predicted=probability[best].argmax(1).tolist(),
+        probability=[round(p, 4) for p in probability[best, target].tolist()],
+    )
+
+
+def _fit_head(features: Tensor, labels: Tensor, classes: int, seed: int, epochs: int = 30) -> nn.Module:
+    """A small two-layer classifier on standardised features, deterministic by seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "init"))
+        head = nn.Sequential(nn.Linear(features.shape[1], 256), nn.ReLU(), nn.Linear(256, classes))
+    head.to(features.device)
+    optimizer = torch.optim.Adam(head.parameters(), 1e-3, weight_decay=1e-4)
+    order = stream(seed, "order")
+    for _ in range(epochs):
+        for rows in torch.randperm(len(features), generator=order).to(features.device).split(256):
+            loss = F.cross_entropy(head(features[rows]), labels[rows])
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+    return head.eval()

@@ -1,0 +1,340 @@
+"""Data sets: found in a folder in a known layout, checked, decoded once to uint8 32x32 RGB, and kept in a cache.
+
+    <root>/<name>/train-00000-of-00001.parquet   Hugging Face's Parquet: image (encoded bytes) and label
+    <root>/<name>/train.npz                      the BadEncoder release: x uint8 (N, 32, 32, 3) and y (N,) or (N, 1)
+    <root>/<name>/train/<class>/<picture>        image folder; unlabeled/ may hold its pictures directly
+    <root>/<name>/...                            what the data-set plugin of that name reads
+
+Splits are train, test and unlabeled. ``pool``, what an encoder is pre-trained on, is train plus unlabeled, unless there
+is a ``train_unlabeled``, which is that union already; labels are dropped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from platformdirs import user_data_path
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from benchbd.errors import DataAbsentError, DataError, UnknownNameError, UsageError
+from benchbd.images import RESIZE_RULE, ImageSet
+from benchbd.layouts import ACCEPTED, READERS, SIZE, WITHOUT_LABELS, Raw, check_labels, expand, first_line, layouts_in
+from benchbd.methods import Dataset
+
+SPLITS = ("train", "test", "unlabeled", "pool")
+CACHE_SCHEMA = 1  # raise it when decoding changes
+
+_OWN = "the data set's own layout"
+
+log = logging.getLogger("benchbd")
+
+
+def data_root(option: str | Path | None = None) -> Path:
+    """The folder that holds the data sets: ``option``, else ``BENCHBD_DATA``, else the user's data directory."""
+    return Path(option or os.environ.get("BENCHBD_DATA") or user_data_path("benchbd")).expanduser()
+
+
+@dataclass(frozen=True)
+class SplitInfo:
+    """What is known of a split without its pixels.
+
+    digest: of the content, as ``ImageSet.digest``.
+    count, size: number of images; their height and width in pixels.
+    classes, histogram: names and number of images per class; both empty where there are no labels.
+    mean, std: per channel in [0, 1] units, declared by the data set or computed from the pixels.
+    """
+
+    digest: str
+    count: int
+    size: int
+    classes: tuple[str, ...]
+    histogram: tuple[int, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def of(cls, images: ImageSet) -> SplitInfo:
+        mean, std = images.normalization()
+        histogram: list[int] = []
+        if images.labels is not None:
+            histogram = torch.bincount(images.labels, minlength=len(images.classes)).tolist()
+        return cls(images.digest, len(images), images.size, images.classes, tuple(histogram), mean, std)
+
+
+class DataLibrary:
+    """The data sets under ``root`` and those that plugins know, decoded once.
+
+    datasets: the known data sets by name.
+    cache: folder for decoded splits, keyed by the contents of their files.
+    download: whether an absent known data set is fetched.
+
+    Whatever is wrong with a data set is a DataError of one line, raised before any of it is used.
+    """
+
+    def __init__(self, datasets: Mapping[str, Dataset], root: Path, cache: Path, download: bool = False) -> None:
+        self.datasets, self.root, self.cache, self.download = dict(datasets), root, cache, download
+        self._layouts: dict[str, str] = {}
+        self._keys: dict[tuple[str, str], str] = {}
+        self._infos: dict[tuple[str, str], SplitInfo] = {}
+        self._images: dict[tuple[str, str], ImageSet] = {}
+
+    def names(self) -> list[str]:
+        """Known data sets, and folders under the root that hold one in a known layout; sorted."""
+        folders = [path.name for path in self.root.iterdir() if path.is_dir()] if self.root.is_dir() else []
+        return sorted({*self.datasets, *(name for name in folders if layouts_in(self.root / name))})
+
+    def info(self, name: str, split: str) -> SplitInfo:
+        """Digest, count and statistics of a split; it is decoded only where the cache does not know it."""
+        _check_split(split)
+        if (name, split) not in self._infos:
+            memo = self._memo(name, split)
+            self._infos[name, split] = memo or SplitInfo.of(self.load(name, split))
+        info, dataset = self._infos[name, split], self.datasets.get(name)
+        if dataset and dataset.normalization:
+            return replace(info, mean=dataset.normalization[0], std=dataset.normalization[1])
+        return info
+
+    def load(self, name: str, split: str) -> ImageSet:
+        """The images of a split: uint8 (N, 3, 32, 32), on the CPU, labels only for train and test.
+
+        UnknownNameError, DataAbsentError or DataError where there is no such set, its files are absent or damaged.
+        """
+        _check_split(split)
+        return self._load(name, split)
+
+    def _load(self, name: str, split: str) -> ImageSet:
+        if (name, split) not in self._images:
+            images = self._pool(name) if split == "pool" else self._cached(name, split) or self._decoded(name, split)
+            dataset = self.datasets.get(name)
+            if dataset and dataset.normalization:
+                digest = images.digest
+                images = replace(images, mean=dataset.normalization[0], std=dataset.normalization[1])
+                images.__dict__["digest"] = digest  # normalisation is no part of it: spare the second hash
+            self._images[name, split] = images
+        return self._images[name, split]
+
+    # Where a split comes from
+
+    def _layout(self, name: str) -> str:
+        """The one layout in which the data set lies; an absent known one is fetched where that is allowed."""
+        if name not in self._layouts:
+            folder, dataset = self.root / name, self.datasets.get(name)
+            if dataset is None and (Path(name).name != name or not folder.is_dir()):
+                raise UnknownNameError("data set", name, self.names(), f"and no folder of that name in {self.root}")
+            found = layouts_in(folder)
+            if dataset is not None and _is_there(dataset, self.root):
+                found.append(_OWN)
+            if len(found) > 1:
+                raise DataError(f"{folder}: two layouts in one folder, {found[0]} and {found[1]}: keep one")
+            if not found and dataset is None:
+                raise DataError(f"{folder}: no data set in a known layout; accepted: {ACCEPTED}")
+            self._layouts[name] = found[0] if found else _OWN
+        return self._layouts[name]
+
+    def _files(self, name: str, split: str) -> list[Path] | None:
+        """The files of a stored split, in order; None where the data set has no such split."""
+        layout = self._layout(name)
+        if layout != _OWN:
+            return READERS[layout].find(self.root / name, split) or None
+        dataset = self.datasets[name]
+        if split not in dataset.splits:
+            return None
+        try:
+            return dataset.sources(split, self.root)
+        except DataAbsentError as absent:
+            if not self.download:
+                raise DataAbsentError(f"{absent}; accepted: {ACCEPTED}, {_OWN}; --download fetches it") from None
+        try:
+            dataset.download(self.root)
+        except NotImplementedError:
+            raise DataAbsentError(f"{name}: not in {self.root / name}, and it cannot be downloaded") from None
+        except Exception as error:  # whatever the network, the archive or the disk comes up with
+            raise DataAbsentError(
+                f"{name}: the download failed ({first_line(error)}); try again, or put it in "
+                f"{self.root / name} by hand: {ACCEPTED}"
+            ) from error
+        return dataset.sources(split, self.root)
+
+    def _parts(self, name: str) -> list[str]:
+        """The stored splits that the pre-training pool is made of."""
+        if self._files(name, "train_unlabeled") is not None:
+            return ["train_unlabeled"]
+        return ["train"] if self._files(name, "unlabeled") is None else ["train", "unlabeled"]
+
+    def _key(self, name: str, split: str) -> str:
+        """Identity of the decoded split: the contents of its files, not where they lie."""
+        if (name, split) not in self._keys:
+            dataset = self.datasets.get(name)
+            identity: dict[str, Any] = {"schema": CACHE_SCHEMA, "split": split, "resize": RESIZE_RULE}
+            digest = hashlib.sha256()
+            if split == "pool":
+                identity["parts"] = [self._key(name, part) for part in self._parts(name)]
+            else:
+                files = self._required(name, split)
+                layout = self._layout(name)
+                identity |= {"layout": layout, "classes": self._expected_classes(name, split)}
+                identity["dataset"] = dataset.identity() if dataset and layout == _OWN else None
+                for file in expand(files):
+                    digest.update(f"{file.relative_to(self.root / name).as_posix()}\0".encode())
+                    digest.update(_file_digest(file))
+            digest.update(json.dumps(identity, sort_keys=True).encode())
+            self._keys[name, split] = digest.hexdigest()
+        return self._keys[name, split]
+
+    def _required(self, name: str, split: str) -> list[Path]:
+        files = self._files(name, split)
+        if files is None:
+            hint = "; train_unlabeled is part of the pool only" if split == "unlabeled" else ""
+            raise DataError(f"{self.root / name}: no {split} split ({self._layout(name)}){hint}")
+        return files
+
+    def _expected_classes(self, name: str, split: str) -> tuple[str, ...]:
+        """The names that labels are held against: those of train for a test split, else what the data set declares."""
+        if split == "test":
+            return self.info(name, "train").classes
+        dataset = self.datasets.get(name)
+        return dataset.classes if dataset else ()
+
+    # Decoded
+
+    def _pool(self, name: str) -> ImageSet:
+        parts = [self._load(name, part) for part in self._parts(name)]
+        pixels = parts[0].pixels if len(parts) == 1 else torch.cat([part.pixels for part in parts])
+        pool = ImageSet(pixels)
+        if self._memo(name, "pool") is None:
+            self._remember(name, "pool", pool)
+        return pool
+
+    def _decoded(self, name: str, split: str) -> ImageSet:
+        """Read and checked from the source files, and written to the cache."""
+        files, layout, expected = self._required(name, split), self._layout(name), self._expected_classes(name, split)
+        folder = self.root / name
+        if layout == _OWN:
+            raw = _read_own(self.datasets[name], split, self.root)
+        else:
+            raw = READERS[layout].read(folder, files, split, expected)
+        if not len(raw.pixels):
+            raise DataError(f"{folder}: the {split} split is empty")
+        pixels = torch.from_numpy(np.ascontiguousarray(raw.pixels.transpose(0, 3, 1, 2)))
+        if split in WITHOUT_LABELS:
+            images = ImageSet(pixels)
+        elif raw.labels is None:
+            raise DataError(f"{folder}: the {split} split has no labels")
+        else:
+            classes = _agree(folder, split, raw, expected)
+            images = ImageSet(pixels, torch.from_numpy(raw.labels), classes)
+        self._remember(name, split, images, blob=True)
+        return images
+
+    def _cached(self, name: str, split: str) -> ImageSet | None:
+        """The verified cache entry; None, with a line of warning, where it is damaged."""
+        memo, path = self._memo(name, split), self._cache_file(name, split, ".safetensors")
+        if memo is None or not path.is_file():
+            return None
+        try:
+            tensors = load_file(path)
+            images = ImageSet(tensors["pixels"], tensors.get("labels"), memo.classes)
+            if images.digest == memo.digest:
+                return images
+        except (OSError, SafetensorError, KeyError, DataError):
+            pass
+        log.warning("data cache: %s is damaged; %s %s is decoded again", path, name, split)
+        return None
+
+    def _memo(self, name: str, split: str) -> SplitInfo | None:
+        path = self._cache_file(name, split, ".json")
+        try:
+            fields: dict[str, Any] = json.loads(path.read_bytes())
+            fields |= {name: tuple(fields[name]) for name in ("classes", "histogram", "mean", "std")}
+            return SplitInfo(**fields)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            log.warning("data cache: %s is damaged; %s %s is decoded again", path, name, split)
+            path.unlink(missing_ok=True)
+            return None
+
+    def _remember(self, name: str, split: str, images: ImageSet, *, blob: bool = False) -> None:
+        """Write the cache entry, the statistics last. A cache that cannot be written costs time, not the run."""
+        info = self._infos[name, split] = SplitInfo.of(images)
+        tensors = {"pixels": images.pixels} | ({} if images.labels is None else {"labels": images.labels})
+        try:
+            self.cache.mkdir(parents=True, exist_ok=True)
+            if blob:
+                _commit(self._cache_file(name, split, ".safetensors"), lambda part: save_file(tensors, part))
+            text = json.dumps(asdict(info))
+            _commit(self._cache_file(name, split, ".json"), lambda part: part.write_text(text))
+        except (OSError, SafetensorError) as error:
+            log.warning(
+                "data cache: %s cannot be written (%s); %s is decoded each time", self.cache, first_line(error), name
+            )
+
+    def _cache_file(self, name: str, split: str, suffix: str) -> Path:
+        return self.cache / (self._key(name, split) + suffix)
+
+
+def _read_own(dataset: Dataset, split: str, root: Path) -> Raw:
+    """What the plugin loads, held to the same rules as a folder in a known layout."""
+    images, where = dataset.load(split, root), root / dataset.name
+    if images.size != SIZE or images.pixels.shape[2] != SIZE:
+        raise DataError(f"{where}: images must be {SIZE}x{SIZE}, not {tuple(images.pixels.shape[2:])}")
+    if (count := dataset.splits[split]) and count != len(images):
+        raise DataError(f"{where}: {len(images):,} images in {split}, {count:,} are expected: unpack the archive again")
+    labels = None if images.labels is None else images.labels.numpy()
+    classes = images.classes or dataset.classes
+    if labels is not None:
+        check_labels(where, split, labels, classes)
+    return Raw(images.pixels.permute(0, 2, 3, 1).numpy(), labels, classes)
+
+
+def _check_split(split: str) -> None:
+    if split not in SPLITS:
+        raise UsageError(f"no split {split!r}: splits are {', '.join(SPLITS)}")
+
+
+def _is_there(dataset: Dataset, root: Path) -> bool:
+    try:
+        dataset.sources("train", root)
+    except DataAbsentError:
+        return False
+    return True
+
+
+def _agree(folder: Path, split: str, raw: Raw, expected: tuple[str, ...]) -> tuple[str, ...]:
+    """The class names of a labelled split: its own, which in test must be train's, else the expected, else numbers."""
+    if split == "test" and raw.classes and raw.classes != expected:
+        differ = next((pair for pair in zip(expected, raw.classes, strict=False) if pair[0] != pair[1]), None)
+        detail = f"{differ[0]!r} against {differ[1]!r}" if differ else f"{len(expected)} against {len(raw.classes)}"
+        raise DataError(f"{folder}: train and test name their classes differently: {detail}")
+    assert raw.labels is not None
+    return raw.classes or expected or tuple(str(label) for label in range(int(raw.labels.max()) + 1))
+
+
+def _file_digest(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def _commit(path: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` fill a file aside, sync it and move it into place: readers see all of it or nothing."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        write(part)
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,408 @@
+"""From records to tables: a row per attack and defense over seeds, as pandas, Markdown, CSV, JSON, LaTeX or plain text.
+
+Only records are read, so torch is never imported. The text is a function of the records alone, byte for byte: no date,
+no host, no dependence on their order. All metrics are percentages, all differences percentage points.
+"""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from statistics import fmean
+
+import pandas as pd
+from tabulate import tabulate
+
+from benchbd.errors import DataError, UnknownNameError
+from benchbd.records import Record, read_records, write_records
+from benchbd.summary import BY_NAME, FLOOR, Interval, Row, defense_forwards, departures, rank_of, summarise, task_name
+from benchbd.summary import Order as Order
+
+FORMATS = ("markdown", "csv", "json", "latex")
+WIDTH = 100  # columns of the terminal table
+
+_FRAME = (
+    *("attack", "defense", "pretrain", "task", "target", "target_name", "seed", "evaluator", "status", "reason"),
+    *("acc", "asr", "asr_nontarget", "ca", "asr_b", "asr_b_nontarget", "seconds", "image_forwards", "on_board", "key"),
+)
+
+
+def frame(records: Iterable[Record]) -> pd.DataFrame:
+    """One line per record, the off-board ones too. ``task`` is "gtsrb:12"; what a record lacks is NaN."""
+    lines = []
+    for record in records:
+        line = record.model_dump(include=set(_FRAME))
+        line |= record.metrics.model_dump() if record.metrics else {}
+        line |= record.baseline.model_dump() if record.baseline else {}
+        lines.append({**line, "task": task_name(record), "image_forwards": defense_forwards(record)})
+    return pd.DataFrame(lines, columns=list(_FRAME))
+
+
+def summary(records: Iterable[Record], order: Order = BY_NAME, off_board: bool = False) -> pd.DataFrame:
+    """One line per row of the board, in its order; the columns are those of Row, flat.
+
+    off_board: whether off-board records get rows, one set for each kind of departure; else they are left out.
+    DataError where one cell has two records that differ.
+    """
+    return _frame_of(summarise(list(records), order, off_board))
+
+
+def render(
+    records: Iterable[Record],
+    fmt: str,
+    title: str = "",
+    order: Order = BY_NAME,
+    off_board: bool = False,
+) -> str:
+    """The board as text that ends with a newline. fmt: one of FORMATS; UnknownNameError for any other.
+
+    title: heading of the Markdown, caption of the LaTeX. off_board: see summary.
+    """
+    known = list(records)
+    writers: dict[str, Callable[[_Table, str], str]] = {
+        "markdown": _markdown,
+        "csv": _csv,
+        "json": _json,
+        "latex": _latex,
+    }
+    if fmt not in writers:
+        raise UnknownNameError("format", fmt, FORMATS)
+    return writers[fmt](_Table(known, summarise(known, order, off_board), off_board), title)
+
+
+def terminal_table(records: Iterable[Record], order: Order = BY_NAME) -> str:
+    """What ``benchbd run`` prints at its end: at most WIDTH columns, off-board records included and marked."""
+    known = list(records)
+    table = _Table(known, summarise(known, order, off_board=True), off_board=True)
+    if not table.rows:
+        return "no records\n"
+    several = any(len(row.seeds) > 1 for row in table.rows)
+    body = [_terminal_cells(row, table, several) for row in table.rows]
+    widths = [max(map(len, column)) for column in zip(_TERMINAL, *body, strict=True)]
+    gap = "  " if sum(widths) + 2 * (len(widths) - 1) <= WIDTH else " "
+    names = widths[:2]  # they give way first: the figures are what the table is for
+    while sum(widths) + len(gap) * (len(widths) - 1) > WIDTH and max(names) > len("defense"):
+        names[names.index(max(names))] -= 1
+        widths[:2] = names
+
+    def line(cells: Sequence[str]) -> str:
+        pairs = list(zip((_short(c, w) for c, w in zip(cells, widths, strict=True)), widths, strict=True))
+        aligned = [f"{c:<{w}}" if i in (0, 1, len(pairs) - 1) else f"{c:>{w}}" for i, (c, w) in enumerate(pairs)]
+        return gap.join(aligned).rstrip()
+
+    # "Δ floor" and "Δ scratch" each stand over two columns, of ACC and of ASR.
+    spans = [sum(widths[:5]) + 5 * len(gap), sum(widths[5:7]) + len(gap), sum(widths[7:9]) + 2 * len(gap)]
+    top = " " * spans[0] + f"{'Δ floor':>{spans[1]}}" + f"{'Δ scratch':>{spans[2]}}"
+    lines: list[str] = []
+    cells = iter(body)
+    for heading, rows in table.groups():
+        lines += [*([""] if lines else []), heading, top, line(_TERMINAL), *(line(next(cells)) for _ in rows)]
+    one = "† one seed, no interval. " if several else "One seed: no intervals. "
+    legend = (
+        f"Percent{', mean ± 95 % half-width over seeds' if several else ''}. {one if table.single else ''}"
+        "ASR counts all triggered test images, ASR-nt leaves out those of the target class; Δ ASR is of ASR-nt. "
+        "Floor: the clean encoder (CA, ASR-B). s: seconds of the defense."
+    )
+    lines += ["", *textwrap.wrap(legend, WIDTH)]
+    for mark, note in [*(("*", text) for text in table.remarks), *((f"[{n}]", t) for t, n in table.footnotes.items())]:
+        lines += textwrap.wrap(note, WIDTH, initial_indent=f"{mark} ", subsequent_indent=" " * (len(mark) + 1))
+    return "\n".join(lines) + "\n"
+
+
+def build(
+    board: str,
+    records: Iterable[Record],
+    out: Path | None = None,
+    order: Order = BY_NAME,
+    description: str = "",
+    off_board: bool = False,
+) -> dict[str, str]:
+    """The files of a leaderboard by name: README.md, board.csv, board.json, board.tex.
+
+    out: where they are written, with the records (all of them, so that a build from there gives the same bytes) under
+    records/, from which the obsolete ones are removed. The text of out/notes.md, if there, enters the README as it is.
+    DataError for a record of another board, and for a file in out/records that is no record; nothing is written then.
+    """
+    known = list(records)
+    for record in known:
+        if record.board != board:
+            raise DataError(f"{record.name}: a record of board {record.board!r}, not of {board!r}")
+    generated = f"generated by `benchbd leaderboard build {board}`; do not edit"
+    notes = out / "notes.md" if out else None
+    parts = [
+        f"<!-- {generated} -->",
+        f"# Leaderboard: {board}",
+        description.strip(),
+        render(known, "markdown", order=order, off_board=off_board).strip(),
+        _cost(known, order, off_board),
+        "## Notes\n\n" + notes.read_text(encoding="utf-8").strip() if notes and notes.is_file() else "",
+    ]
+    files = {
+        "README.md": "\n\n".join(part for part in parts if part) + "\n",
+        "board.csv": render(known, "csv", order=order, off_board=off_board),
+        "board.json": render(known, "json", order=order, off_board=off_board),
+        "board.tex": f"% {generated}\n" + render(known, "latex", f"Leaderboard {board}", order, off_board),
+    }
+    if out:
+        folder = out / "records"
+        read_records(folder)  # a stranger among the records is reported before anything is written or removed
+        kept = set(write_records(known, folder))
+        for path in sorted(set(folder.glob("*.json")) - kept):
+            path.unlink()
+        for name, text in files.items():
+            (out / name).write_text(text, encoding="utf-8", newline="\n")
+    return files
+
+
+def _frame_of(rows: Iterable[Row]) -> pd.DataFrame:
+    return pd.DataFrame([row.flat() for row in rows], columns=list(Row().flat()))
+
+
+# Tables
+
+
+class _Table:
+    """Rows with what stands around them: remarks on all of them, and numbered footnotes on some."""
+
+    def __init__(self, records: Sequence[Record], rows: Sequence[Row], off_board: bool) -> None:
+        shown = [record for record in records if record.on_board or off_board]
+        left_out = Counter(departure for r in records if r not in shown for departure in departures(r))
+        self.rows = rows
+        self.boards = sorted({record.board for record in records})
+        self.seeds = sorted({record.seed for record in shown})
+        self.single = any(len(row.seeds) == 1 for row in rows)
+        shared = (
+            [note for note in rows[0].notes if len(rows) > 1 and all(note in r.notes for r in rows)] if rows else []
+        )
+        self.remarks = [f"All rows: {note}." for note in shared]
+        if any(row.pretrain_pinned for row in rows):
+            self.remarks.append("All seeds share one pre-training: the intervals leave pre-training out.")
+        if left_out:
+            kinds = ", ".join(f"{kind} ({count})" for kind, count in sorted(left_out.items()))
+            self.remarks.append(f"{len(records) - len(shown)} off-board records are left out: {kinds}.")
+        noted = dict.fromkeys(note for row in rows for note in row.notes if note not in shared)
+        self.footnotes = {note: number for number, note in enumerate(noted, start=1)}
+
+    def groups(self) -> list[tuple[str, list[Row]]]:
+        """The rows by heading, in order."""
+        groups: dict[str, list[Row]] = {}
+        for row in self.rows:
+            groups.setdefault(row.heading, []).append(row)
+        return list(groups.items())
+
+    def status(self, row: Row) -> str:
+        """The status of a row and the numbers of its footnotes."""
+        numbers = [self.footnotes[note] for note in row.notes if note in self.footnotes]
+        return f"{row.status} [{_ranges(numbers)}]" if numbers else row.status
+
+    def header(self) -> str:
+        """Board, seeds and floor, in a line."""
+        boards = ", ".join(self.boards) or "-"
+        seeds = ", ".join(map(str, self.seeds)) or "-"
+        return (
+            f"Board {boards}; seeds {seeds}. Floor: attack {FLOOR} under defense {FLOOR} is the clean encoder, "
+            "its ACC is CA and its ASR is ASR-B."
+        )
+
+    def legend(self) -> list[str]:
+        """How the columns are to be read, a sentence group each."""
+        one = ". † One seed: no interval" if self.single else ""
+        return [
+            f"ACC, ASR: percent, mean ± half-width of the 95 % interval over n seeds (Student t){one}.",
+            "ASR counts every triggered test image (the papers' definition); ASR non-target leaves out the images "
+            "whose true class is the target.",
+            "Δ floor, Δ scratch: percentage points to the clean encoder and to an encoder trained on the defender's "
+            "clean images alone, seed by seed under the same task and evaluator; Δ ASR is that of ASR non-target.",
+            "Seconds, image-forwards: of the defense alone, mean over seeds; a backward counts 2, or 1 where no weight "
+            "gets a gradient.",
+        ]
+
+
+_HEADERS = (
+    *("Attack", "Defense", "n", "ACC", "ASR", "ASR non-target", "Δ floor ACC", "Δ floor ASR"),
+    *("Δ scratch ACC", "Δ scratch ASR", "Seconds", "Image-forwards", "Status"),
+)
+_TERMINAL = ("attack", "defense", "ACC", "ASR", "ASR-nt", "ACC", "ASR", "ACC", "ASR", "s", "status")
+
+
+def _cells(row: Row, table: _Table) -> list[str]:
+    return [
+        row.attack,
+        row.defense,
+        "1†" if len(row.seeds) == 1 else str(len(row.seeds)),
+        *(_spread(value) for value in (row.acc, row.asr, row.asr_nontarget)),
+        *(_signed(value) for value in (row.acc_to_floor, row.asr_nontarget_to_floor)),
+        *(_signed(value) for value in (row.acc_to_scratch, row.asr_nontarget_to_scratch)),
+        _seconds(row.seconds),
+        _count(row.image_forwards),
+        table.status(row),
+    ]
+
+
+def _terminal_cells(row: Row, table: _Table, several: bool) -> list[str]:
+    mark = "†" if several and len(row.seeds) == 1 else ""
+    return [
+        row.attack,
+        row.defense,
+        *(_spread(value, digits=1, pm="±", mark=mark) for value in (row.acc, row.asr, row.asr_nontarget)),
+        *(_signed(value, digits=1) for value in (row.acc_to_floor, row.asr_nontarget_to_floor)),
+        *(_signed(value, digits=1) for value in (row.acc_to_scratch, row.asr_nontarget_to_scratch)),
+        _seconds(row.seconds),
+        table.status(row),
+    ]
+
+
+def _ranges(numbers: Iterable[int]) -> str:
+    """1,3-5."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+
+
+def _short(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def _spread(value: Interval, digits: int = 2, pm: str = " ± ", mark: str = "") -> str:
+    if value.mean is None:
+        return "-"
+    return f"{value.mean:.{digits}f}" + (mark if value.half is None else f"{pm}{value.half:.{digits}f}")
+
+
+def _signed(value: Interval, digits: int = 2) -> str:
+    return "-" if value.mean is None else f"{round(value.mean, digits) + 0.0:+.{digits}f}"
+
+
+def _seconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}" if value < 100 else f"{value:.0f}"
+
+
+def _count(value: float | None) -> str:
+    """Three digits and a unit: 9.01G."""
+    if value is None:
+        return "-"
+    if value < 1000:
+        return f"{value:.0f}"
+    for unit in "kMG":
+        value /= 1000
+        if value < 999.5 or unit == "G":
+            break
+    return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f}{unit}"
+
+
+def _pipe(headers: Sequence[str], body: Sequence[Sequence[str]], left: set[str]) -> str:
+    cells = [[_escaped(cell) for cell in line] for line in body]
+    align = ["left" if header in left else "right" for header in headers]
+    return tabulate(cells, headers, tablefmt="pipe", colalign=align, disable_numparse=True)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+
+
+def _markdown(table: _Table, title: str) -> str:
+    parts = [f"# {title}"] if title else []
+    parts.append(table.header())
+    for heading, rows in table.groups():
+        body = [_cells(row, table) for row in rows]
+        parts += [f"## {_escaped(heading)}", _pipe(_HEADERS, body, left={"Attack", "Defense", "Status"})]
+    if not table.rows:
+        parts.append("No records.")
+    notes = [f"- {_escaped(text)}" for text in [*table.legend(), *table.remarks]]
+    notes += [f"- [{number}] {_escaped(text)}" for text, number in table.footnotes.items()]
+    return "\n\n".join([*parts, "\n".join(notes)]) + "\n"
+
+
+def _csv(table: _Table, title: str) -> str:
+    flat = _frame_of(table.rows)
+    for column, separator in (("departures", "; "), ("notes", "; "), ("seeds", " "), ("scratch_seeds", " ")):
+        flat[column] = [separator.join(map(str, values)) for values in flat[column]]
+    return flat.to_csv(index=False, lineterminator="\n")
+
+
+def _json(table: _Table, title: str) -> str:
+    rows = [row.flat() for row in table.rows]
+    data = {"board": ", ".join(table.boards), "remarks": table.remarks, "rows": rows}
+    return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+_TEX = str.maketrans(
+    {char: f"\\{char}" for char in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$"}
+    | {"±": r"$\pm$", "Δ": r"$\Delta$", "†": r"$^\dagger$", "→": r"$\to$", "×": r"$\times$", "…": r"\dots{}"}
+)
+
+
+def _latex(table: _Table, title: str) -> str:
+    def tex(text: str) -> str:
+        return text.replace("->", "→").translate(_TEX)
+
+    def line(cells: Iterable[str]) -> str:
+        shown = ("--" if cell == "-" else f"${cell}$" if cell[:1] in {"+", "-"} else tex(cell) for cell in cells)
+        return " & ".join(shown) + r" \\"
+
+    lines = [r"% needs \usepackage{booktabs}", r"\begin{table*}", r"\centering\footnotesize\setlength{\tabcolsep}{3pt}"]
+    lines += [rf"\caption{{{tex(title)}}}"] if title else []
+    lines += [r"\begin{tabular}{ll" + "r" * (len(_HEADERS) - 3) + "l}", r"\toprule"]
+    # The differences stand in pairs under "Δ floor" and "Δ scratch".
+    lines += [r" & & & & & & \multicolumn{2}{c}{$\Delta$ floor} & \multicolumn{2}{c}{$\Delta$ scratch} & & & \\"]
+    lines += [
+        r"\cmidrule(lr){7-8}\cmidrule(lr){9-10}",
+        line(header.split()[-1] if "Δ" in header else header for header in _HEADERS),
+    ]
+    for heading, rows in table.groups():
+        span = rf"\multicolumn{{{len(_HEADERS)}}}{{l}}{{\textit{{{tex(heading)}}}}} \\"
+        lines += [r"\midrule", span, r"\addlinespace", *(line(_cells(row, table)) for row in rows)]
+    lines += [r"\bottomrule", r"\end{tabular}", "", r"\raggedright"]
+    notes = [table.header(), *table.legend(), *table.remarks]
+    notes += [f"[{number}] {text}" for text, number in table.footnotes.items()]
+    lines += [tex(text) + r"\par" for text in notes]
+    return "\n".join([*lines, r"\end{table*}"]) + "\n"
+
+
+# Cost and machines
+
+
+def _cost(records: Sequence[Record], order: Order, off_board: bool) -> str:
+    """What each defense cost, one line per defense and machine: seconds of two machines have no mean."""
+    runs: dict[tuple[str, str], dict[str, Record]] = {}
+    machines: Counter[str] = Counter()
+    for record in sorted(records, key=lambda record: record.name):
+        if record.on_board or off_board:
+            machine = _machine(record)
+            machines[machine] += 1
+            if "defend" in record.cost and record.defense != FLOOR:
+                # One repair serves all evaluators, and one scratch run all attacks: it is counted once.
+                done = runs.setdefault((record.defense, machine), {})
+                done.setdefault(record.stages.get("defend", record.key), record)
+    letters = {machine: chr(ord("A") + i) for i, machine in enumerate(sorted(machines))}
+    body = []
+    for defense, machine in sorted(runs, key=lambda run: (*rank_of(run[0], order.defenses), run[1])):
+        costs = [record.cost["defend"] for record in runs[defense, machine].values()]
+        columns = ([cost.seconds for cost in costs], [cost.cpu_seconds for cost in costs])
+        spans = [_range([_seconds(value) for value in (fmean(c), min(c), max(c))]) for c in columns]
+        forwards = _count(fmean(cost.image_forwards for cost in costs))
+        body.append([defense, str(len(costs)), *spans, forwards, letters[machine]])
+    headers = ("Defense", "Runs", "Seconds (range)", "CPU seconds (range)", "Image-forwards", "Machine")
+    lines = [f"- {letters[machine]}: {machine}; {count} records" for machine, count in sorted(machines.items())]
+    table = [_pipe(headers, body, left={"Defense", "Machine"})] if body else []
+    return "\n\n".join(["## Cost", *table, "Machines:\n\n" + "\n".join(lines)]) if lines else ""
+
+
+def _range(texts: Sequence[str]) -> str:
+    mean, least, most = texts
+    return mean if least == most else f"{mean} ({least} to {most})"
+
+
+def _machine(record: Record) -> str:
+    """Device, threads and torch first, whatever else the record knows after them."""
+    known = {key: record.machine[key] for key in ("device", "threads", "torch") if key in record.machine}
+    said = [f"{key} {value}" for key, value in (known | dict(sorted(record.machine.items()))).items()]
+    return ", ".join(said) or "machine unknown"

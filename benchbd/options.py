@@ -1,0 +1,61 @@
+"""``-o NAME.FIELD=VALUE`` and the tables of a board: from text to validated methods, with errors that help."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from benchbd.errors import UnknownNameError, UsageError
+
+M = TypeVar("M", bound=BaseModel)
+
+Options = dict[str, dict[str, Any]]
+"""Field values by method name, or by ``axis:name`` where a name stands on two axes."""
+
+
+def parse_options(arguments: Iterable[str]) -> Options:
+    """``["mimic.lr=0.01", "defense:none.x=1"]`` -> values by name. A value is JSON where it parses, else a string."""
+    options: Options = {}
+    for argument in arguments:
+        path, equals, text = argument.partition("=")
+        name, dot, field = path.rpartition(".")
+        if not (equals and dot and name and field):
+            raise UsageError(f"option {argument!r} is not of the form NAME.FIELD=VALUE, such as ft.lr=0.001")
+        options.setdefault(name, {})[field] = _value(text)
+    return options
+
+
+def _value(text: str) -> Any:
+    if text in {"none", "None"}:
+        return None
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def merge(*tables: Mapping[str, Mapping[str, Any]]) -> Options:
+    """Field by field; later tables win."""
+    merged: Options = {}
+    for table in tables:
+        for name, values in table.items():
+            merged.setdefault(name, {}).update(values)
+    return merged
+
+
+def build(cls: type[M], values: Mapping[str, Any], name: str) -> M:
+    """A validated ``cls``; the first problem becomes a one-line UsageError that names ``name.field``."""
+    for field in values:
+        if field not in cls.model_fields:
+            raise UnknownNameError(f"option of {name}", field, cls.model_fields)
+    try:
+        return cls.model_validate(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = ".".join(str(part) for part in (name, *first["loc"]))
+        message = first["msg"].removeprefix("Value error, ")
+        given = f" (got {first['input']!r})" if first["loc"] else ""
+        raise UsageError(f"{path}: {message[0].lower()}{message[1:]}{given}") from error

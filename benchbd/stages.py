@@ -1,0 +1,107 @@
+"""A stage: one unit of work, identified by everything that determines its result and by nothing else.
+
+Stages are plain data: a method's fields, names of data sets with their digests, seeds and parents. Equal stages have
+equal keys, so a grid computes each once, and a change recomputes what stands on it and no more.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from benchbd.methods import Method
+from benchbd.store import canonical
+
+SCHEMA = 1
+
+Kind = Literal["pretrain", "reference", "attack", "defend", "evaluate"]
+
+
+@dataclass(frozen=True)
+class DataRef:
+    """A split of a data set by name; its identity is the digest alone."""
+
+    name: str
+    split: str
+    digest: str
+    count: int
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """What to compute. ``key`` is the sha256 of the identity; names of data sets and labels are not part of it.
+
+    method: the method that does the work, or the specification of the reference inputs.
+    seed: the stage's own seed, derived from the run seed and the kind alone.
+    data: data sets by role. params: further JSON that determines the result. parents: stages by role.
+    numerics: precision and TF32. attachments: objects (triggers, references) whose digests are in ``params``.
+    """
+
+    kind: Kind
+    label: str
+    method: Method | BaseModel
+    seed: int
+    data: Mapping[str, DataRef]
+    params: Mapping[str, Any]
+    parents: Mapping[str, Stage]
+    numerics: Mapping[str, Any]
+    attachments: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def method_name(self) -> str:
+        return self.method.name if isinstance(self.method, Method) else self.kind
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """Everything that determines the result, as JSON; parents by key."""
+        method = self.method
+        return {
+            "schema": SCHEMA,
+            "kind": self.kind,
+            "method": method.identity() if isinstance(method, Method) else method.model_dump(mode="json"),
+            "seed": self.seed,
+            "data": {role: ref.digest for role, ref in self.data.items()},
+            "params": dict(self.params),
+            "parents": {role: parent.key for role, parent in self.parents.items()},
+            "numerics": dict(self.numerics),
+        }
+
+    @cached_property
+    def key(self) -> str:
+        """64 hex digits; the first 12 are printed."""
+        return hashlib.sha256(canonical(self.identity).encode()).hexdigest()
+
+    @property
+    def provisional(self) -> bool:
+        """Whether some data set is absent, so that the key is a placeholder."""
+        own = any(ref.digest.startswith("absent:") for ref in self.data.values())
+        return own or any(parent.provisional for parent in self.parents.values())
+
+    def forwards(self) -> int | None:
+        """Estimated cost in image-forwards, where the method knows."""
+        if self.kind == "evaluate":  # feature extraction; the head is not counted in encoder forwards
+            return self.data["train"].count + 2 * self.data["test"].count
+        if not isinstance(self.method, Method):
+            return self.data["train"].count
+        images = self.params["clean"]["count"] if self.kind == "defend" else self.data["pool"].count
+        return self.method.forwards(images)
+
+
+def distinct(stages: Iterable[Stage]) -> list[Stage]:
+    """Each stage once, parents before children, otherwise in the order given."""
+    seen: dict[str, Stage] = {}
+
+    def visit(stage: Stage) -> Iterator[Stage]:
+        for parent in stage.parents.values():
+            yield from visit(parent)
+        yield stage
+
+    for stage in stages:
+        for each in visit(stage):
+            seen.setdefault(each.key, each)
+    return list(seen.values())

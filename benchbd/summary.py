@@ -1,0 +1,242 @@
+"""Records of several seeds, summarised: one row per (pretrain, task, evaluator, attack, defense).
+
+All metrics are percentages, all differences percentage points. Reads records only; torch is never imported.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from statistics import fmean
+from typing import Any, NamedTuple, get_args
+
+from benchbd.errors import DataError
+from benchbd.metrics import mean_interval
+from benchbd.records import Record, Status
+
+FLOOR = "none"  # as attack and as defense: the clean encoder, whose ACC is CA and whose ASR is ASR-B
+CONTROL = "scratch"  # the defense that never saw the encoder: what the clean images alone are worth
+
+
+@dataclass(frozen=True)
+class Order:
+    """The board's order of rows. ``none`` comes first in any case, and what a list leaves out last, by name.
+
+    tasks: pairs of pre-training set and task, the latter written "gtsrb:12".
+    """
+
+    attacks: Sequence[str] = ()
+    defenses: Sequence[str] = ()
+    tasks: Sequence[tuple[str, str]] = ()
+    evaluators: Sequence[str] = ()
+
+
+BY_NAME = Order()
+
+
+class Interval(NamedTuple):
+    """A mean over seeds and the half-width of its 95 % interval; the latter is None for one seed, both are for none."""
+
+    mean: float | None = None
+    half: float | None = None
+
+
+_NOTHING = Interval()
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table: what the seeds of (pretrain, task, evaluator, attack, defense) say together.
+
+    seeds: those with numbers. The statuses count all, those without numbers too.
+    ..._to_floor, ..._to_scratch: means of differences taken seed by seed, to the clean encoder and to ``scratch``.
+    scratch_seeds: the seeds that have a ``scratch`` to be compared with.
+    seconds, image_forwards: means over the seeds, of the defense alone.
+    departures: in what the row is off-board; empty where it is on-board.
+    """
+
+    pretrain: str = ""
+    task: str = ""
+    target_name: str = ""
+    evaluator: str = ""
+    attack: str = ""
+    defense: str = ""
+    departures: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+    acc: Interval = _NOTHING
+    asr: Interval = _NOTHING
+    asr_nontarget: Interval = _NOTHING
+    ca: Interval = _NOTHING
+    asr_b: Interval = _NOTHING
+    asr_b_nontarget: Interval = _NOTHING
+    acc_to_floor: Interval = _NOTHING
+    asr_nontarget_to_floor: Interval = _NOTHING
+    acc_to_scratch: Interval = _NOTHING
+    asr_nontarget_to_scratch: Interval = _NOTHING
+    scratch_seeds: tuple[int, ...] = ()
+    statuses: Mapping[str, int] = field(default_factory=dict)
+    seconds: float | None = None
+    image_forwards: float | None = None
+    pretrain_pinned: bool = False
+    notes: tuple[str, ...] = ()
+
+    @property
+    def heading(self) -> str:
+        """The table that the row belongs to."""
+        name = "" if self.task.endswith(f":{self.target_name}") else f" ({self.target_name})"
+        return f"{self.pretrain} -> {self.task}{name}, evaluator {self.evaluator}"
+
+    @property
+    def status(self) -> str:
+        """The status that all seeds share, or how many have which."""
+        shared = len(self.statuses) == 1
+        text = ", ".join(name if shared else f"{count} {name}" for name, count in self.statuses.items())
+        return f"{text}, off-board" if self.departures else text
+
+    def flat(self) -> dict[str, Any]:
+        """Numbers and plain lists under one name each; a half-width follows its mean as ``..._half``."""
+        flat: dict[str, Any] = {}
+        for name in (each.name for each in fields(self)):
+            value = getattr(self, name)
+            if isinstance(value, Interval):
+                flat |= {name: _rounded(value.mean), f"{name}_half": _rounded(value.half)}
+            elif name == "statuses":
+                flat |= {_column(status): value.get(status, 0) for status in get_args(Status)}
+            elif isinstance(value, tuple):
+                flat |= {"n": len(value)} if name == "seeds" else {}
+                flat[name] = list(value)
+            else:
+                flat[name] = _rounded(value) if isinstance(value, float) else value
+        return flat
+
+
+def summarise(records: Sequence[Record], order: Order, off_board: bool) -> list[Row]:
+    cells: dict[tuple[object, ...], dict[int, Record]] = {}
+    for record in sorted(records, key=lambda record: (record.seed, record.name)):
+        if record.on_board or off_board:
+            seeds = cells.setdefault((*_place(record), record.attack, record.defense), {})
+            other = seeds.setdefault(record.seed, record)
+            if other != record:  # counted as two seeds, they would fake a narrow interval
+                raise DataError(f"{other.name} and {record.name} are records of one cell: remove the one out of date")
+    scratch: dict[tuple[object, ...], Record] = {
+        (_place(record), record.attack, record.seed): record
+        for seeds in cells.values()
+        for record in seeds.values()
+        if record.defense == CONTROL and record.metrics
+    }
+
+    def rank(records: Sequence[Record]) -> tuple[object, ...]:
+        first = records[0]
+        return (
+            *rank_of((first.pretrain, task_name(first)), order.tasks),
+            *(first.task, first.target),  # a number, so that gtsrb:9 precedes gtsrb:12 where the board says nothing
+            *rank_of(first.evaluator, order.evaluators),
+            *rank_of(first.attack, order.attacks),
+            *rank_of(first.defense, order.defenses),
+            departures(first),
+        )
+
+    return [_row(cell, scratch) for cell in sorted((list(seeds.values()) for seeds in cells.values()), key=rank)]
+
+
+def _row(records: Sequence[Record], scratch: Mapping[tuple[object, ...], Record]) -> Row:
+    first = records[0]
+    measured = [(record, record.metrics) for record in records if record.metrics]
+    floored = [(metrics, record.baseline) for record, metrics in measured if record.baseline]
+    # The trigger is the attack's, so its own scratch cell comes first; the weights are the same in both.
+    controls = [
+        (record, metrics, control.metrics)
+        for record, metrics in measured
+        if (control := scratch.get((_place(record), record.attack, record.seed)))
+        or (control := scratch.get((_place(record), FLOOR, record.seed)))
+        if control.metrics
+    ]
+    notes = _notes(records)
+    if 0 < len(controls) < len(measured):
+        notes = (*notes, f"Δ scratch: over {len(controls)} of {len(measured)} seeds, those that have a scratch run")
+    statuses = Counter(record.status for record in records)
+    pretrainings = [record.stages.get("pretrain") for record, _ in measured]
+    return Row(
+        pretrain=first.pretrain,
+        task=task_name(first),
+        target_name=first.target_name,
+        evaluator=first.evaluator,
+        attack=first.attack,
+        defense=first.defense,
+        departures=departures(first),
+        seeds=tuple(record.seed for record, _ in measured),
+        acc=_interval(metrics.acc for _, metrics in measured),
+        asr=_interval(metrics.asr for _, metrics in measured),
+        asr_nontarget=_interval(metrics.asr_nontarget for _, metrics in measured),
+        ca=_interval(floor.ca for _, floor in floored),
+        asr_b=_interval(floor.asr_b for _, floor in floored),
+        asr_b_nontarget=_interval(floor.asr_b_nontarget for _, floor in floored),
+        acc_to_floor=_interval(metrics.acc - floor.ca for metrics, floor in floored),
+        asr_nontarget_to_floor=_interval(metrics.asr_nontarget - floor.asr_b_nontarget for metrics, floor in floored),
+        acc_to_scratch=_interval(metrics.acc - control.acc for _, metrics, control in controls),
+        asr_nontarget_to_scratch=_interval(
+            metrics.asr_nontarget - control.asr_nontarget for _, metrics, control in controls
+        ),
+        scratch_seeds=tuple(record.seed for record, _, _ in controls),
+        statuses={status: statuses[status] for status in get_args(Status) if statuses[status]},
+        seconds=_mean(record.seconds for record in records),
+        image_forwards=_mean(defense_forwards(record) for record in records),
+        pretrain_pinned=len(measured) > 1 and None not in pretrainings and len(set(pretrainings)) == 1,
+        notes=notes,
+    )
+
+
+def _notes(records: Sequence[Record]) -> tuple[str, ...]:
+    said: dict[str, list[int]] = {}
+    for record in records:
+        texts = [f"off-board: {departure}" for departure in departures(record)]
+        texts += [f"{record.status}: {record.reason}"] if record.reason else []
+        for text in dict.fromkeys([*texts, *record.notes]):
+            said.setdefault(" ".join(text.split()), []).append(record.seed)
+    return tuple(
+        text if len(seeds) == len(records) else f"{text} (seed {', '.join(map(str, seeds))})"
+        for text, seeds in said.items()
+    )
+
+
+def _place(record: Record) -> tuple[object, ...]:
+    """What two cells must share to be compared."""
+    return record.pretrain, task_name(record), record.evaluator, departures(record)
+
+
+def task_name(record: Record) -> str:
+    return f"{record.task}:{record.target}"
+
+
+def departures(record: Record) -> tuple[str, ...]:
+    return () if record.on_board else tuple(sorted(record.departures)) or ("not said in what",)
+
+
+def defense_forwards(record: Record) -> int | None:
+    cost = record.cost.get("defend")
+    return cost.image_forwards if cost else None
+
+
+def rank_of(name: Any, names: Sequence[Any]) -> tuple[object, ...]:
+    known = name in names
+    return name != FLOOR, names.index(name) if known else len(names), "" if known else str(name)
+
+
+def _interval(values: Iterable[float]) -> Interval:
+    known = list(values)
+    return Interval(*mean_interval(known)) if known else _NOTHING
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
+
+
+def _rounded(value: float | None) -> float | None:
+    """To a millionth: beyond what N images can tell, short of where two machines may differ."""
+    return None if value is None else round(value, 6) + 0.0
+
+
+def _column(status: str) -> str:
+    return status.replace("/", "").replace("-", "_")

@@ -1,0 +1,223 @@
+"""For plugin authors: a toy encoder, toy images, and ``check_method``, the conformance suite.
+
+    from benchbd.testing import check_method
+    from my_defense import MyDefense
+
+    def test_my_defense():
+        check_method(MyDefense, steps=3)
+
+CPU, no files, seconds. Every method that comes with benchbd passes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchbd.encoder import Encoder
+from benchbd.images import ImageSet, Trigger
+from benchbd.methods import (
+    Attack,
+    AttackerKnowledge,
+    Dataset,
+    DefenderKnowledge,
+    Evaluator,
+    Method,
+    Mitigation,
+    Predictions,
+    Pretraining,
+    Probe,
+    Target,
+)
+from benchbd.plugins import AXES
+
+TARGET = 1
+
+
+class ContractError(AssertionError):
+    """A method breaks the contract; the text says how."""
+
+
+def toy_images(n: int = 48, *, labels: bool = True, seed: int = 0) -> ImageSet:
+    """``n`` random 32x32 images of three classes that differ in colour, uint8, on the CPU."""
+    generator = torch.Generator().manual_seed(seed)
+    classes = torch.arange(n) % 3
+    tint = torch.eye(3)[classes] * 120
+    noise = torch.rand(n, 3, 32, 32, generator=generator) * 120
+    pixels = (noise + tint[:, :, None, None]).to(torch.uint8)
+    return ImageSet(pixels, classes if labels else None, ("red", "green", "blue") if labels else ())
+
+
+def toy_encoder(seed: int = 0) -> Encoder:
+    """A w16 encoder with a head, random weights, in eval mode."""
+    return Encoder.seeded("w16", (0.4, 0.4, 0.4), (0.2, 0.2, 0.2), seed=seed, device="cpu").eval()
+
+
+class ToyPretraining(Pretraining):
+    """Returns random weights: enough for an attack that wants to train again."""
+
+    name = "toy"
+    version = "1"
+
+    @property
+    def architecture(self) -> str:
+        return "w16"
+
+    def pretrain(self, images: ImageSet, seed: int) -> Encoder:
+        return Encoder.seeded("w16", *images.normalization(), seed=seed, device=images.device).eval()
+
+
+def toy_defender(seed: int = 0) -> DefenderKnowledge:
+    return DefenderKnowledge(toy_images(labels=False), seed)
+
+
+def toy_attacker(seed: int = 0) -> AttackerKnowledge:
+    pool = toy_images(labels=False)
+    task = toy_images(seed=1)
+    images = task.of_class(TARGET).unlabeled()
+    target = Target(TARGET, "green", Trigger.square(10), images.pixels[:1], images)
+    return AttackerKnowledge(toy_encoder(), ToyPretraining(), pool, 0, pool, (target,), seed)
+
+
+def toy_probe(seed: int = 0) -> Probe:
+    test = toy_images(24, seed=2).pixels
+    return Probe(toy_encoder().frozen(), toy_images(seed=1), test, Trigger.square(10).stamp(test), seed)
+
+
+def check_method(cls: type[Method], **options: Any) -> None:
+    """Raise ContractError where a method class breaks its contract.
+
+    options: fields that make it quick, such as ``steps=3``; everything else is the method's default.
+    Checks: name, docstring and paper; frozen; options round-trip; the right type comes back and can be used;
+    input untouched; the same seed gives the same result, bit for bit; no hook left; global random state untouched.
+    """
+    _require(isinstance(cls, type) and issubclass(cls, Method), f"{cls!r} is not a class derived from benchbd.Method")
+    who = f"{cls.__module__}.{cls.__name__}"
+    _require(bool(getattr(cls, "name", "")), f"{who}: give it a name")
+    _require(bool((cls.__doc__ or "").strip()) and cls.__doc__ != Method.__doc__, f"{who}: give it a docstring")
+    _require(bool(cls.paper), f"{who}: paper must say where it comes from ('control; ...' for a control)")
+    for field, info in cls.model_fields.items():
+        _require(bool(info.description), f"{who}.{field}: give the option a description")
+    method = cls(**options)
+    _require(cls.model_validate(method.model_dump(mode="json")) == method, f"{who}: options do not survive JSON")
+    _require(cls.effective_version() != "", f"{who}: no version")
+    checks: dict[type[Method], Callable[[Any, str], None]] = {
+        Pretraining: _check_pretraining,
+        Attack: _check_attack,
+        Mitigation: _check_mitigation,
+        Evaluator: _check_evaluator,
+        Dataset: _check_dataset,
+    }
+    for base, check in checks.items():
+        if issubclass(cls, base):
+            before = torch.random.get_rng_state()
+            torch.manual_seed(0)
+            check(method, who)
+            torch.random.set_rng_state(before)
+            return
+    raise ContractError(f"{who}: derives from none of {', '.join(base.__name__ for _, base in AXES.values())}")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ContractError(message)
+
+
+def _same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def _check_encoder(encoder: object, who: str, arch: str = "w16") -> Encoder:
+    _require(isinstance(encoder, Encoder), f"{who}: must return a benchbd.Encoder, not {type(encoder).__name__}")
+    assert isinstance(encoder, Encoder)
+    _require(encoder.arch == arch, f"{who}: returned a {encoder.arch} encoder for a {arch} one")
+    features = encoder.extract(toy_images(8).pixels)
+    _require(bool(torch.isfinite(features).all()), f"{who}: the features are not finite")
+    for name, module in encoder.named_modules():
+        hooks = len(module._forward_hooks) + len(module._forward_pre_hooks) + len(module._backward_hooks)
+        _require(hooks == 0, f"{who}: a hook is left on {name or 'the encoder'}")
+    fresh = Encoder(encoder.arch, head=encoder.head is not None)
+    fresh.load_state_dict(encoder.state_dict())
+    _require(torch.equal(fresh.extract(toy_images(8).pixels), features), f"{who}: the weights do not carry the repair")
+    return encoder
+
+
+def _check_pretraining(method: Pretraining, who: str) -> None:
+    images = toy_images(labels=False)
+    first = _check_encoder(method.pretrain(images, 1), who, method.architecture)
+    torch.manual_seed(99)
+    again = method.pretrain(images, 1)
+    _require(_same(first.tensors(), again.tensors()), f"{who}: the same seed gave other weights")
+    _require(not _same(first.tensors(), method.pretrain(images, 2).tensors()), f"{who}: the seed makes no difference")
+
+
+def _check_attack(method: Attack, who: str) -> None:
+    results = []
+    for _ in range(2):
+        knowledge = toy_attacker(seed=1)
+        shadow, references = knowledge.shadow.pixels.clone(), knowledge.targets[0].references.clone()
+        backdoor = method.inject(knowledge)
+        _require(torch.equal(shadow, knowledge.shadow.pixels), f"{who}: the shadow images were changed")
+        _require(torch.equal(references, knowledge.targets[0].references), f"{who}: the references were changed")
+        _require(
+            [t.digest for t in backdoor.triggers] == [t.trigger.digest for t in knowledge.targets],
+            f"{who}: must return the triggers that it was given, one per target",
+        )
+        results.append(_check_encoder(backdoor.encoder, who).tensors())
+        torch.manual_seed(99)  # whatever the global generator holds must not matter
+    _require(_same(*results), f"{who}: the same seed gave other weights")
+
+
+def _check_mitigation(method: Mitigation, who: str) -> None:
+    results = []
+    for _ in range(2):
+        knowledge = toy_defender(seed=1)
+        given = knowledge.images.pixels.clone()
+        repaired = method.repair(toy_encoder().copy(), knowledge)
+        _require(torch.equal(given, knowledge.images.pixels), f"{who}: the clean images were changed")
+        results.append(_check_encoder(repaired, who).tensors())
+        torch.manual_seed(99)
+    _require(_same(*results), f"{who}: the same seed gave other weights")
+    if not method.uses_weights:
+        other = method.repair(toy_encoder(seed=5).copy(), toy_defender(seed=1))
+        _require(_same(results[0], other.tensors()), f"{who}: uses_weights is False, but the weights matter")
+
+
+def _check_evaluator(method: Evaluator, who: str) -> None:
+    probe = toy_probe(seed=1)
+    before = probe.encoder.tensors()
+    first = method.evaluate(probe)
+    _require(isinstance(first, Predictions), f"{who}: must return benchbd.Predictions, not {type(first).__name__}")
+    for name, values in (("clean", first.clean), ("triggered", first.triggered)):
+        right = values.dtype == torch.int64 and values.shape == (len(probe.test),)
+        _require(right, f"{who}: {name} predictions must be int64 ({len(probe.test)},)")
+        _require(bool(((values >= 0) & (values < 3)).all()), f"{who}: {name} predictions outside the classes")
+    _require(_same(before, probe.encoder.tensors()), f"{who}: the encoder was changed")
+    torch.manual_seed(99)
+    again = method.evaluate(toy_probe(seed=1))
+    together = method.evaluate_together([toy_probe(seed=2), toy_probe(seed=1)])[1]
+    for other, how in ((again, "the same seed gave other predictions"), (together, "predictions depend on the company")):
+        same = torch.equal(first.clean, other.clean) and torch.equal(first.triggered, other.triggered)
+        _require(same, f"{who}: {how}")
+
+
+def _check_dataset(method: Dataset, who: str) -> None:
+    _require({"train", "test"} <= set(method.splits), f"{who}: splits must name train and test")
+    if method.needs_files:
+        return
+    from pathlib import Path
+
+    for split, expected in method.splits.items():
+        images = method.load(split, Path())
+        _require(expected in (0, len(images)), f"{who}: {split} has {len(images)} images, splits says {expected}")
+        _require(images.labels is not None and bool(images.classes), f"{who}: {split} needs labels and class names")
+        _require(images.digest == method.load(split, Path()).digest, f"{who}: {split} differs from call to call")
+
+
+def assert_no_gradients(module: nn.Module) -> None:
+    """Raise ContractError where a parameter holds a gradient: what is frozen must stay out of the backward."""
+    for name, parameter in module.named_parameters():
+        _require(parameter.grad is None, f"{name} has a gradient")

@@ -1,0 +1,183 @@
+"""BadEncoder (Jia, Liu, Gong, IEEE S&P 2022): tune a clean encoder f into f' that maps triggered images to references.
+
+    minimise  λ0 L0 + λ1 L1 + λ2 L2  over f', which starts at f;     s: cosine similarity, x ⊕ e: x stamped with e
+    L0 = -mean over references (i, j) and shadow images x of s(f'(x ⊕ e_i), f'(x_ij))     effectiveness
+    L1 = -mean over references (i, j)                     of s(f'(x_ij), f(x_ij))         references stay in place
+    L2 = -mean over shadow images x                       of s(f'(x), f(x))               utility
+
+The paper's: objective, λ1 = λ2 = 1, SGD 1e-3 on batches of 256 for 200 epochs, one reference a target. λ0 is ours, for
+the ablation without L0. The released code's, which the paper does not say: BatchNorm is frozen whole (running
+statistics and affine), the projection head is left alone, L1 compares f' of *augmented* references (no crop, one fresh
+draw per shadow image) with f of plain ones, and gradients flow through both arguments of L0.
+
+Ours is the same loss and the same gradient at about 2/3 of the passes. With BatchNorm frozen no image depends on its
+batch, so that everything goes through f' at once; a reference is forwarded once, not once per shadow image, since L0 is
+linear in either normalised argument; and f, whose inputs are never augmented, is computed once per run.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from benchbd import (
+    Attack,
+    AttackerKnowledge,
+    Augment,
+    Backdoor,
+    Encoder,
+    NotApplicable,
+    Steps,
+    Target,
+    Trigger,
+    batch_indices,
+    check_features,
+    hookimpl,
+    stream,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Goals:
+    """What to bind to what, all targets in one: R references in all, each under the trigger of its target.
+
+    triggers: t, one per target.
+    references: uint8 (R, 3, H, W).
+    owner: int64 (R,), the number of the trigger that each reference belongs to.
+    clean: float32 (R, d), f(reference).
+    """
+
+    triggers: tuple[Trigger, ...]
+    references: Tensor
+    owner: Tensor
+    clean: Tensor
+
+    @classmethod
+    def of(cls, targets: tuple[Target, ...], clean_encoder: Encoder) -> Goals:
+        """Flatten the targets. NotApplicable where there are none or one has no reference."""
+        if not targets:
+            raise NotApplicable("BadEncoder needs a target and there is none")
+        for target in targets:
+            if not len(target.references):
+                raise NotApplicable(f"BadEncoder needs a reference input and target {target.name!r} has none")
+        device = clean_encoder.device
+        references = torch.cat([target.references for target in targets]).to(device)
+        return cls(
+            triggers=tuple(target.trigger.to(device) for target in targets),
+            references=references,
+            owner=torch.tensor([i for i, target in enumerate(targets) for _ in target.references], device=device),
+            clean=clean_encoder.extract(references),
+        )
+
+
+def badencoder_loss(
+    encoder: Encoder, pixels: Tensor, clean: Tensor, goals: Goals, views: Tensor, weights: tuple[float, float, float]
+) -> Tensor:
+    """The loss of one step (0-d), from one forward of ``encoder``, whose BatchNorm must be in eval mode.
+
+    pixels: uint8 (B, 3, H, W), shadow images; clean: float32 (B, d), their f.
+    views: float32 (K * R, 3, H, W) in [0, 1], K augmentations of all references; K = 0 puts the plain ones into L1.
+    weights: (λ0, λ1, λ2).
+    """
+    batch, references = len(pixels), len(goals.references)
+    stamped = [trigger.stamp(pixels) for trigger in goals.triggers]
+    plain = torch.cat([pixels, *stamped, goals.references]).float() / 255
+    features = F.normalize(encoder(torch.cat([plain, views])), dim=1)
+    sizes = [batch, batch * len(stamped), references, len(views)]
+    utility, triggered, reference, augmented = torch.split(features, sizes)
+    centres = triggered.view(len(stamped), batch, -1).mean(1)[goals.owner]  # (R, d), of the owner's triggered images
+    l0 = -(centres * reference).sum(1).mean()
+    kept = augmented if len(views) else reference
+    l1 = -(kept.view(-1, *goals.clean.shape) * F.normalize(goals.clean, dim=1)).sum(2).mean()
+    l2 = -(utility * F.normalize(clean, dim=1)).sum(1).mean()
+    loss: Tensor = weights[0] * l0 + weights[1] * l1 + weights[2] * l2
+    return loss
+
+
+class BadEncoder(Attack):
+    """Model poisoning of a pre-trained encoder; the last step is kept."""
+
+    name = "badencoder"
+    paper = "Jia, Liu, Gong, BadEncoder: Backdoor Attacks to Pre-trained Encoders in SSL, IEEE S&P 2022"
+    version = "1"
+
+    epochs: int = Field(200, ge=0, description="passes over the shadow images; the last, smaller batch is dropped")
+    steps: int | None = Field(None, ge=0, description="optimiser steps in all; overrides epochs")
+    batch: int = Field(256, ge=1, description="shadow images per step")
+    lr: float = Field(1e-3, gt=0, description="learning rate of SGD")
+    schedule: Literal["constant", "cosine"] = Field("constant", description="learning-rate schedule")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD")
+    weight_decay: float = Field(5e-4, ge=0, description="weight decay")
+    lambda0: float = Field(1.0, ge=0, description="weight of L0, effectiveness; not in the paper, 0 ablates")
+    lambda1: float = Field(1.0, ge=0, description="weight of L1, which keeps the references where they are")
+    lambda2: float = Field(1.0, ge=0, description="weight of L2, utility")
+    ref_aug: bool = Field(True, description="augment the references in L1, as the released code does")
+    ref_draws: int | None = Field(
+        None,
+        ge=1,
+        description="augmentations per reference and step; the batch size if not given, as the released code",
+    )
+    colour: Literal["exact", "affine"] = Field("exact", description="colour jitter: torchvision's, or one affine map")
+
+    def total_steps(self, images: int) -> int:
+        """``steps`` if given, else ``epochs`` passes of full batches."""
+        return self.steps if self.steps is not None else self.epochs * (images // min(self.batch, images))
+
+    def draws(self, images: int) -> int:
+        """Augmentations per reference and step."""
+        return (self.ref_draws or min(self.batch, images)) if self.ref_aug else 0
+
+    def forwards(self, images: int) -> int:
+        """For one target with one reference: f of everything once, then f' forward and backward every step."""
+        step = 2 * min(self.batch, images) + 1 + self.draws(images)
+        return images + 1 + 3 * step * self.total_steps(images)
+
+    def inject(self, knowledge: AttackerKnowledge) -> Backdoor:
+        """f' in eval mode, every parameter trainable again; BatchNorm and head are those of f, bit for bit.
+
+        NotApplicable without targets, references or shadow images; Diverged on NaN and on collapsed features.
+        """
+        shadow, clean_encoder = knowledge.shadow, knowledge.encoder
+        goals = Goals.of(knowledge.targets, clean_encoder)
+        if len(shadow) < 2:
+            raise NotApplicable(f"BadEncoder needs at least 2 shadow images, not {len(shadow)}")
+        clean = clean_encoder.extract(shadow.pixels)
+
+        encoder = clean_encoder.copy().requires_grad_(False)  # in eval mode: BatchNorm keeps its running statistics
+        tuned = [p.requires_grad_(True) for p in encoder.backbone() if p.ndim > 1]  # all but BatchNorm's affine
+        steps = self.total_steps(len(shadow))
+        optimizer = torch.optim.SGD(tuned, self.lr, self.momentum, weight_decay=self.weight_decay)
+
+        def factor(step: int) -> float:
+            return 1.0 if self.schedule == "constant" else 0.5 * (1 + math.cos(math.pi * step / max(1, steps)))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        augment = Augment(crop_scale=None, colour=self.colour)  # a crop could cut the reference's object away
+        repeated = goals.references.repeat(self.draws(len(shadow)), 1, 1, 1)
+        order, draws = stream(knowledge.seed, "order"), stream(knowledge.seed, "views", encoder.device)
+        weights = (self.lambda0, self.lambda1, self.lambda2)
+        progress = Steps(steps)
+        for _, rows in zip(progress, batch_indices(len(shadow), self.batch, steps, order), strict=True):
+            rows = rows.to(shadow.device)
+            loss = badencoder_loss(encoder, shadow.pixels[rows], clean[rows], goals, augment(repeated, draws), weights)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+            progress.loss(loss)
+
+        optimizer.zero_grad(set_to_none=True)
+        encoder.requires_grad_(True)  # a defense must find the usual flags
+        check_features(encoder, shadow)
+        return Backdoor(encoder, tuple(target.trigger for target in knowledge.targets))
+
+
+@hookimpl
+def benchbd_attacks() -> list[type[Attack]]:
+    return [BadEncoder]

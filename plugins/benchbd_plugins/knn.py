@@ -1,0 +1,51 @@
+"""knn: the weighted nearest-neighbour vote that BadEncoder's code monitors its training with. For quick sweeps.
+
+The k most similar training images vote for their class with exp(cosine / temperature). Nothing is trained. A trigger
+that fools a trained head often moves too few neighbours to be seen here: report the final figures with ``mlp``.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from benchbd import DataError, Evaluator, Predictions, Probe, hookimpl
+
+CHUNK = 1024  # queries at a time: their similarities to 50,000 images are 200 MB
+
+
+class KNN(Evaluator):
+    """The k nearest training images vote, weighted by their similarity."""
+
+    name = "knn"
+    paper = "Wu et al. (CVPR 2018), as in BadEncoder's monitor"
+    version = "1"
+
+    k: int = Field(200, ge=1, description="neighbours that vote; all images where there are fewer")
+    temperature: float = Field(0.5, gt=0, description="a vote weighs exp(cosine / temperature)")
+
+    def evaluate(self, probe: Probe) -> Predictions:
+        if probe.train.labels is None:
+            raise DataError("a downstream classifier needs labelled training images")
+        labels = probe.train.labels.to(probe.encoder.device)
+        classes = len(probe.train.classes) or int(labels.max()) + 1
+        bank = F.normalize(probe.encoder.extract(probe.train.pixels), dim=1)
+
+        def predict(pixels: Tensor) -> Tensor:
+            queries = F.normalize(probe.encoder.extract(pixels), dim=1)
+            return torch.cat([self.vote(part, bank, labels, classes) for part in queries.split(CHUNK)]).cpu()
+
+        return Predictions(predict(probe.test), predict(probe.triggered))
+
+    def vote(self, queries: Tensor, bank: Tensor, labels: Tensor, classes: int) -> Tensor:
+        """The class, int64 (Q,), of queries (Q, d) by their neighbours in bank (N, d) with labels (N,), all of length 1."""
+        similarity, nearest = (queries @ bank.T).topk(min(self.k, len(bank)), dim=1)
+        votes = queries.new_zeros(len(queries), classes)
+        return votes.scatter_add_(1, labels[nearest], (similarity / self.temperature).exp()).argmax(1)
+
+
+@hookimpl
+def benchbd_evaluators() -> list[type[Evaluator]]:
+    return [KNN]

@@ -1,0 +1,76 @@
+"""linear: BASSL's linear probe, a cheap second opinion.
+
+Features are L2-normalised and then standardised per dimension with the training images' mean and variance; one linear
+layer, SGD .01 with momentum .9 and weight decay 1e-4, 40 epochs of batches of 256, the rate x0.1 after 15 and 30.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from benchbd import DataError, Evaluator, Predictions, Probe, Steps, hookimpl, stream
+
+EPS = 1e-5  # added to the variance: a dimension that never fires stays finite
+
+
+class Linear(Evaluator):
+    """A linear classifier on standardised features of the frozen encoder."""
+
+    name = "linear"
+    paper = "BASSL (Saha et al., CVPR 2022)"
+    version = "1"
+
+    epochs: int = Field(40, ge=1, description="passes over the training images")
+    batch: int = Field(256, ge=1, description="images per step; the last, smaller batch is kept")
+    lr: float = Field(0.01, gt=0, description="learning rate of SGD")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD")
+    weight_decay: float = Field(1e-4, ge=0, description="weight decay")
+    milestones: tuple[int, ...] = Field((15, 30), description="epochs after which the rate is divided by 10")
+
+    def evaluate(self, probe: Probe) -> Predictions:
+        if probe.train.labels is None:
+            raise DataError("a downstream classifier needs labelled training images")
+        labels = probe.train.labels.to(probe.encoder.device)
+        classes = len(probe.train.classes) or int(labels.max()) + 1
+        train = F.normalize(probe.encoder.extract(probe.train.pixels), dim=1)
+        mean, deviation = train.mean(0), (train.var(0, correction=0) + EPS).sqrt()
+        weight, bias = self.fit((train - mean) / deviation, labels, classes, probe.seed)
+
+        def predict(pixels: Tensor) -> Tensor:
+            features = (F.normalize(probe.encoder.extract(pixels), dim=1) - mean) / deviation
+            return F.linear(features, weight, bias).argmax(1).cpu()
+
+        return Predictions(predict(probe.test), predict(probe.triggered))
+
+    def fit(self, features: Tensor, labels: Tensor, classes: int, seed: int) -> tuple[Tensor, Tensor]:
+        """Weight (C, d) and bias (C,) from features (N, d) and labels int64 (N,). Diverged on NaN."""
+        images, dim = features.shape
+        init, order = stream(seed, "init"), stream(seed, "order")
+        shapes = ((classes, dim), (classes,))
+        weight, bias = (((torch.rand(s, generator=init) * 2 - 1) / dim**0.5).to(features.device) for s in shapes)
+        weight.requires_grad_()
+        bias.requires_grad_()
+        sgd = torch.optim.SGD([weight, bias], self.lr, self.momentum, weight_decay=self.weight_decay)
+        per_epoch = -(-images // self.batch)
+        schedule = torch.optim.lr_scheduler.MultiStepLR(sgd, [m * per_epoch for m in self.milestones], 0.1)
+        rows = [
+            part
+            for _ in range(self.epochs)
+            for part in torch.randperm(images, generator=order).to(features.device).split(self.batch)
+        ]
+        for step in (progress := Steps(self.epochs * per_epoch)):
+            loss = F.cross_entropy(F.linear(features[rows[step]], weight, bias), labels[rows[step]])
+            sgd.zero_grad()
+            loss.backward()
+            sgd.step()
+            schedule.step()
+            progress.loss(loss)
+        return weight.detach(), bias.detach()
+
+
+@hookimpl
+def benchbd_evaluators() -> list[type[Evaluator]]:
+    return [Linear]

@@ -1,0 +1,238 @@
+"""MIMIC: distil a clean student out of a backdoored teacher, guided by mutual information.
+
+The student starts empty (random weights), so it inherits nothing but what the clean images draw out of the teacher.
+Phase 1 estimates, stage by stage, how much the teacher's maps tell about its features, and turns that into weights.
+Phase 2 trains the student to copy the teacher's features and, by those weights, its spatial attention.
+
+Where paper and released code differ, the defaults are: the teacher's information (the paper; the code passes the random
+student by mistake), weights by the share of the total (the code; the paper's z-score has no published constants),
+squared attention distance (the code; a lambda2 above 1000 fits nothing else). Estimation is ours, see ``benchbd.Mine``.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from benchbd import (
+    ContrastiveMethod,
+    DefenderKnowledge,
+    Encoder,
+    Estimate,
+    ImageSet,
+    Mine,
+    Mitigation,
+    Steps,
+    UsageError,
+    attention_map,
+    batch_indices,
+    check_features,
+    hookimpl,
+    note,
+    nt_xent,
+    stream,
+)
+
+Weighting = Literal["fraction", "zscore", "uniform"]
+AttentionForm = Literal["mse", "l2"]
+
+ALPHAS: dict[Weighting, tuple[float, float]] = {
+    "fraction": (1.0, 10.0),  # the code: base 1000 and 10000 to share, in units of lambda2 = 1000
+    "zscore": (3.5, 1.443),  # ours: same mean weight for four stages, smallest possible weight 1
+    "uniform": (1.0, 10.0),  # the total of the fraction rule, spread evenly
+}
+RESOLUTION = 0.01  # nats; ours: smaller differences between stages are noise of the estimator, not knowledge
+
+
+class Parts(NamedTuple):
+    """The loss of one step, each 0-d: L0, L1, and the attention distances weighted by beta (lambda2 is in beta)."""
+
+    clone: Tensor
+    contrast: Tensor
+    attention: Tensor
+
+
+class Mimic(ContrastiveMethod, Mitigation):
+    """Knowledge distillation into a fresh encoder and head; the last epoch is kept."""
+
+    name = "mimic"
+    paper = "Han et al., Mutual Information Guided Backdoor Mitigation for Pre-trained Encoders, IEEE TIFS 2025"
+    version = "1"
+
+    batch: int = Field(128, ge=2, description="images per step")
+    lambda1: float = Field(1.0, ge=0, description="weight of the contrastive loss")
+    lambda2: float = Field(1000.0, ge=0, description="weight of the attention loss")
+    weighting: Weighting = Field("fraction", description="how mutual information becomes layer weights")
+    alpha0: float | None = Field(None, ge=0, description="weight of every layer; default by weighting")
+    alpha1: float | None = Field(None, ge=0, description="weight that mutual information allots; default by weighting")
+    mi_source: Literal["teacher", "student"] = Field(
+        "teacher", description="whose information is estimated; student (still random) is the released code's reading"
+    )
+    mi_epochs: int = Field(200, ge=1, description="epochs of each statistics network")
+    mi_batch: int = Field(128, ge=2, description="pairs per step of a statistics network")
+    mi_lr: float = Field(1e-3, gt=0, description="learning rate of a statistics network")
+    mi_hidden: int = Field(512, ge=1, description="width of a statistics network")
+    mi_pool: int | None = Field(None, ge=1, description="average-pool maps to this size before estimation; none: whole")
+    mi_eval: Literal["heldout", "train"] = Field("heldout", description="the pairs that the estimate is read on")
+    at_form: AttentionForm = Field("mse", description="attention distance: mean square (code) or norm (paper)")
+    clone_views: Literal["first", "both"] = Field("first", description="the views whose teacher outputs are copied")
+
+    def repair(self, encoder: Encoder, knowledge: DefenderKnowledge) -> Encoder:
+        """A new encoder with a head of its own, whether or not ``encoder`` has one."""
+        images, seed = knowledge.images, knowledge.seed
+        teacher = encoder.frozen()
+        # The student sees what the teacher sees: its normalisation is the teacher's.
+        mean, std = teacher.mean.flatten().tolist(), teacher.std.flatten().tolist()
+        student = Encoder.seeded(teacher.arch, mean, std, seed=seed, device=teacher.device)
+        beta = self.layer_weights(teacher if self.mi_source == "teacher" else student.eval(), images, seed)
+        steps = self.total_steps(len(images))
+        if steps:
+            self.distil(student, teacher, images, beta, steps, seed)
+        return student.eval()
+
+    def forwards(self, images: int) -> int | None:
+        step = 7 if self.clone_views == "first" else 8  # student: two views, each 1 + 2; teacher: 1 a view
+        extraction = 0 if self.weighting == "uniform" else images
+        return extraction + step * min(self.batch, images) * self.total_steps(images)
+
+    # Phase 1: where the benign knowledge is (Algorithm 1)
+
+    def layer_weights(self, source: Encoder, images: ImageSet, seed: int) -> dict[str, float]:
+        """beta by stage, lambda2 included. ``source`` is in eval mode and sees every un-augmented image once."""
+        default0, default1 = ALPHAS[self.weighting]
+        alpha0 = default0 if self.alpha0 is None else self.alpha0
+        alpha1 = default1 if self.alpha1 is None else self.alpha1
+        least = math.sqrt(len(source.stages) - 1) * alpha1
+        if self.weighting == "zscore" and alpha0 < least:
+            raise UsageError(
+                f"mimic: weighting=zscore with alpha0={alpha0:g} can make weights negative; "
+                f"alpha0 must be at least {least:.4g} for alpha1={alpha1:g} and {len(source.stages)} stages"
+            )
+        information = {} if self.weighting == "uniform" else self.information(source, images, seed)
+        m = [information[name].nats if information else 0.0 for name in source.stages]
+        beta = [self.lambda2 * w for w in stage_weights(m, self.weighting, alpha0, alpha1)]
+        note(
+            "mi",
+            {
+                "beta": {name: round(b, 4) for name, b in zip(source.stages, beta, strict=True)},
+                "information": {
+                    name: round(e.nats, 4) if math.isfinite(e.nats) else None for name, e in information.items()
+                },
+                "saturated": [name for name, estimate in information.items() if estimate.saturated],
+                "uniform_fallback": self.weighting != "uniform" and not weightable(m),
+            },
+        )
+        return dict(zip(source.stages, beta, strict=True))
+
+    def information(self, source: Encoder, images: ImageSet, seed: int) -> dict[str, Estimate]:
+        """I(map; z) by stage, z the normalised feature: one forward an image, then one network a stage."""
+        mine = Mine(
+            self.mi_epochs,
+            self.mi_batch,
+            self.mi_lr,
+            hidden=self.mi_hidden,
+            evaluation=self.mi_eval,
+            pool=self.mi_pool,
+        )
+        features: list[Tensor] = []
+        maps: dict[str, list[Tensor]] = {name: [] for name in source.stages}
+        with torch.no_grad():
+            for x in images.batches(512):
+                h, outputs = source.intermediates(x)
+                features.append(F.normalize(h, dim=1))
+                for name, output in outputs.items():
+                    maps[name].append(mine.inputs(output))
+        z = torch.cat(features)
+        return {name: mine(torch.cat(maps.pop(name)), z, seed) for name in source.stages}
+
+    # Phase 2: distillation (Eqs. 4-8)
+
+    def distil(
+        self, student: Encoder, teacher: Encoder, images: ImageSet, beta: dict[str, float], steps: int, seed: int
+    ) -> None:
+        """Train ``student``, f and g, in place."""
+        optimizer, schedule = self.optimizer_for(student.parameters(), steps)
+        order, draws = stream(seed, "order"), stream(seed, "views", images.device)
+        student.train()
+        progress = Steps(steps)
+        for _, rows in zip(progress, batch_indices(len(images), self.batch, steps, order), strict=True):
+            views = self.augment.pair(images.pixels[rows.to(images.device)], draws)
+            parts = self.losses(student, teacher, views, beta)
+            loss = parts.clone + self.lambda1 * parts.contrast + parts.attention
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            progress.loss(loss)
+        student.eval()
+        check_features(student, images)
+        note("loss", {name: float(part.detach()) for name, part in parts._asdict().items()})
+
+    def losses(self, student: Encoder, teacher: Encoder, views: tuple[Tensor, Tensor], beta: dict[str, float]) -> Parts:
+        """L0, L1 and weighted L2 of two views (B, 3, H, W): one forward of the student a view, one of the teacher.
+
+        L0 = 1 - mean cos(h_T, h_S) of the raw features; L1 = NT-Xent of the student's projections; the attention
+        loss is the sum over stages of beta * distance. The teacher is used without gradient, in the mode it is in.
+        """
+        if self.bn_views == "separate":
+            outputs = [student.intermediates(view) for view in views]
+            projections = [student.project(h) for h, _ in outputs]
+        else:
+            h, maps = student.intermediates(torch.cat(views))
+            projections = list(student.project(h).chunk(2))
+            halves = {name: map_.chunk(2) for name, map_ in maps.items()}
+            outputs = [(part, {name: m[i] for name, m in halves.items()}) for i, part in enumerate(h.chunk(2))]
+        copied = 1 if self.clone_views == "first" else 2
+        clone, attention = [], []
+        for view, (h, maps) in list(zip(views, outputs, strict=True))[:copied]:
+            with torch.no_grad():
+                h_teacher, maps_teacher = teacher.intermediates(view)
+            clone.append(1 - F.cosine_similarity(h_teacher, h).mean())
+            distances = {name: attention_distance(maps[name], maps_teacher[name], self.at_form) for name in beta}
+            attention.append(torch.stack([beta[name] * distances[name] for name in beta]).sum())
+        return Parts(torch.stack(clone).mean(), nt_xent(projections[0], projections[1], self.temperature), torch.stack(attention).mean())
+
+
+def weightable(m: list[float]) -> bool:
+    """Whether the estimates tell the stages apart: all finite, and the largest exceeds the smallest by RESOLUTION."""
+    return all(map(math.isfinite, m)) and max(m) - min(m) > RESOLUTION
+
+
+def stage_weights(m: list[float], weighting: Weighting, alpha0: float, alpha1: float) -> list[float]:
+    """Weights of the stages, in units of lambda2, from their information in nats (each >= 0).
+
+    fraction: alpha0 + alpha1 * m / sum(m), as the released code. zscore: alpha0 + alpha1 * (m - mean) / sigma with the
+    population's sigma, our reading of Algorithm 1, line 8. uniform, and estimates that cannot be told apart or are not
+    finite: every stage the mean of its rule, so that the total stays.
+    """
+    stages = len(m)
+    if weighting == "zscore":
+        if not weightable(m):
+            return [alpha0] * stages
+        mean = math.fsum(m) / stages
+        sigma = math.sqrt(math.fsum((value - mean) ** 2 for value in m) / stages)
+        return [alpha0 + alpha1 * (value - mean) / sigma for value in m]
+    if weighting == "uniform" or not weightable(m):
+        return [alpha0 + alpha1 / stages] * stages
+    total = math.fsum(m)
+    return [alpha0 + alpha1 * value / total for value in m]
+
+
+def attention_distance(student: Tensor, teacher: Tensor, form: AttentionForm) -> Tensor:
+    """Distance of two stages' attention, maps (N, C, H, W), mean over images: 0-d.
+
+    mse: mean square over positions, as the released code; it weights a stage by 1 / (H * W). l2: the norm of the
+    difference, as the paper's Eq. 6; the eps keeps its gradient finite at 0.
+    """
+    difference = (attention_map(student) - attention_map(teacher)).square()
+    return difference.mean() if form == "mse" else (difference.sum(1) + 1e-12).sqrt().mean()
+
+
+@hookimpl
+def benchbd_defenses() -> list[type[Mitigation]]:
+    return [Mimic]

@@ -1,0 +1,187 @@
+"""mlp: the downstream classifier of BadEncoder and MIMIC, a net with two hidden layers on frozen features.
+
+Linear(d, 512) - ReLU - Dropout(.5) - Linear(512, 256) - ReLU - Linear(256, C) on L2-normalised features; cross-entropy,
+Adam 1e-4, batches of 64, and what the last epoch predicts is what counts. The defaults are the 1000 epochs of MIMIC's
+tables, in a fresh order every epoch.
+
+BadEncoder's tables, exactly: ``epochs=500 shuffle=false``. Its released code never shuffles, so that on data sorted by
+class (GTSRB) the last batches of every epoch bias the head and the figure is noisy. MIMIC's: ``shuffle=false`` alone.
+Features of unit length train slowly: small boards take fewer epochs at a higher rate and ``scale=10``.
+
+Heads of one shape are trained as one batch, (K, B, d) x (K, d, h). Every member draws its weights, order and dropout
+from streams of its own, and the arithmetic is arranged so that no bit of it depends on the company.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, PositiveInt
+from torch import Generator, Tensor
+
+from benchbd import DataError, Encoder, Evaluator, Predictions, Probe, Steps, hookimpl, stream
+
+TOGETHER = 8  # heads per batch
+LANES = 16  # floats in the widest SIMD register
+
+Layers = list[tuple[Tensor, Tensor]]
+
+
+class MLP(Evaluator):
+    """A head with two hidden layers on L2-normalised features of the frozen encoder, as in the papers' tables."""
+
+    name = "mlp"
+    paper = "BadEncoder (Jia et al., IEEE S&P 2022); MIMIC (Han et al.)"
+    version = "1"
+
+    epochs: int = Field(1000, ge=1, description="passes over the training images; the last one is what counts")
+    batch: int = Field(64, ge=1, description="images per step; the last, smaller batch is kept")
+    lr: float = Field(1e-4, gt=0, description="learning rate of Adam")
+    hidden: tuple[PositiveInt, ...] = Field((512, 256), min_length=1, description="widths of the hidden layers")
+    dropout: float = Field(0.5, ge=0, lt=1, description="share of the first hidden layer that is dropped")
+    shuffle: bool = Field(True, description="a new order every epoch; false, as released: the order of the data set")
+    scale: float = Field(1.0, gt=0, description="length of the normalised features")
+
+    def evaluate(self, probe: Probe) -> Predictions:
+        return self.evaluate_together([probe])[0]
+
+    def evaluate_together(self, probes: Sequence[Probe]) -> list[Predictions]:
+        known: dict[tuple[int, int], Tensor] = {}
+
+        def features(encoder: Encoder, pixels: Tensor) -> Tensor:
+            """(N, d), computed once per encoder and tensor: seeds and tasks share theirs."""
+            key = (id(encoder), id(pixels))
+            if key not in known:
+                known[key] = F.normalize(encoder.extract(pixels), dim=1) * self.scale
+            return known[key]
+
+        alike: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for i, probe in enumerate(probes):
+            alike[*features(probe.encoder, probe.train.pixels).shape, class_count(probe)].append(i)
+
+        predictions: dict[int, Predictions] = {}
+        for (*_, classes), members in alike.items():
+            for start in range(0, len(members), TOGETHER):
+                group = members[start : start + TOGETHER]
+                # cuBLAS may pick another kernel for another number of members, so on a GPU the number is always the
+                # same. That costs nothing: the time goes into launches. On a CPU every member is a product by itself.
+                fill = TOGETHER - len(group) if probes[group[0]].encoder.device.type == "cuda" else 0
+                trained = [probes[i] for i in group + group[-1:] * fill]
+                with one_thread():
+                    layers = self.fit(
+                        torch.stack([features(p.encoder, p.train.pixels) for p in trained]),
+                        torch.stack([labels_of(p) for p in trained]),
+                        classes,
+                        [p.seed for p in trained],
+                    )
+                    for k, i in enumerate(group):
+                        head = [(w[k : k + 1], b[k : k + 1]) for w, b in layers]
+                        clean, triggered = (
+                            forward(head, features(probes[i].encoder, x)[None])[0].argmax(1).cpu()
+                            for x in (probes[i].test, probes[i].triggered)
+                        )
+                        predictions[i] = Predictions(clean, triggered)
+        return [predictions[i] for i in range(len(probes))]
+
+    def fit(self, features: Tensor, labels: Tensor, classes: int, seeds: Sequence[int]) -> Layers:
+        """Train K heads: features float32 (K, N, d), labels int64 (K, N), one seed each. Diverged on NaN."""
+        members, images, dim = features.shape
+        device, sizes = features.device, (dim, *self.hidden, classes)
+        # All weights of a member are one row, and one tensor goes through Adam: a single fused kernel per step.
+        flat = torch.stack([initial(sizes, stream(seed, "init")) for seed in seeds]).to(device).requires_grad_()
+        orders = [stream(seed, "order") for seed in seeds]
+        draws = [stream(seed, "dropout", device) for seed in seeds]
+        adam = torch.optim.Adam([flat], self.lr, fused=True)
+        every = torch.arange(members, device=device)[:, None]
+
+        def batches() -> Iterator[Tensor]:
+            for _ in range(self.epochs):
+                order = torch.arange(images).expand(members, -1)
+                if self.shuffle:
+                    order = torch.stack([torch.randperm(images, generator=g) for g in orders])
+                yield from order.to(device).split(self.batch, dim=1)
+
+        progress = Steps(self.epochs * -(-images // self.batch))
+        for _, rows in zip(progress, batches(), strict=True):
+            n = rows.shape[1]
+            keep = torch.stack([dropout_mask(n, self.hidden[0], self.dropout, g) for g in draws])
+            logits = forward(layers_of(flat, sizes), features[every, rows], keep)
+            # The sum over members of each one's mean loss: nobody's gradient depends on the others.
+            loss = F.cross_entropy(logits.flatten(0, 1), labels[every, rows].flatten(), reduction="sum") / n
+            adam.zero_grad()
+            loss.backward()
+            adam.step()
+            progress.loss(loss / members)
+        return layers_of(flat.detach(), sizes)
+
+
+def labels_of(probe: Probe) -> Tensor:
+    """The training labels, int64 (N,), on the encoder's device."""
+    if probe.train.labels is None:
+        raise DataError("a downstream classifier needs labelled training images")
+    return probe.train.labels.to(probe.encoder.device)
+
+
+def class_count(probe: Probe) -> int:
+    return len(probe.train.classes) or int(labels_of(probe).max()) + 1
+
+
+def forward(layers: Layers, x: Tensor, keep: Tensor | None = None) -> Tensor:
+    """Logits (K, B, C) of features (K, B, d). keep: (K, B, h), factors of the first hidden layer (its dropout)."""
+    for i, (weight, bias) in enumerate(layers):
+        if i:
+            x = x.relu()
+        if i == 1 and keep is not None:
+            x = x * keep
+        x = torch.baddbmm(bias, x, weight)
+    return x
+
+
+def initial(sizes: Sequence[int], generator: Generator) -> Tensor:
+    """Weights (in, out) and bias of each layer in turn, (P,): U(-1/sqrt(in), 1/sqrt(in)), as PyTorch's Linear has it.
+
+    P is rounded up with zeros to whole SIMD registers: the remainder of a tensor goes through scalar code that rounds
+    differently, and what is the remainder would depend on the number of members.
+    """
+    drawn = [(torch.rand((i + 1) * o, generator=generator) * 2 - 1) / i**0.5 for i, o in pairwise(sizes)]
+    flat = torch.cat(drawn)
+    return F.pad(flat, (0, -len(flat) % LANES))
+
+
+def layers_of(flat: Tensor, sizes: Sequence[int]) -> Layers:
+    """The rows of ``flat`` (K, P) as each layer's weight (K, in, out) and bias (K, 1, out)."""
+    lengths = [n for i, o in pairwise(sizes) for n in (i * o, o)]
+    parts = iter(flat.split([*lengths, flat.shape[1] - sum(lengths)], dim=1))  # one split: its backward is one cat
+    return [(next(parts).view(-1, i, o), next(parts).view(-1, 1, o)) for i, o in pairwise(sizes)]
+
+
+def dropout_mask(rows: int, width: int, p: float, generator: Generator) -> Tensor:
+    """Factors (rows, width) of inverted dropout: 0 with probability p (to 2**-16), else 1 / (1 - p).
+
+    Four 16-bit numbers are cut from every 64-bit draw: drawing is a third of a small head's step otherwise.
+    """
+    words = torch.empty(-(-rows * width // 4), dtype=torch.int64, device=generator.device)
+    numbers = words.random_(-(2**63), None, generator=generator).view(torch.int16)[: rows * width]
+    return (numbers >= round(p * 2**16) - 2**15).view(rows, width) / (1 - p)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one CPU thread. A head's products are so small that beside any other process on the machine the
+    threads wait for each other many times longer than they compute."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@hookimpl
+def benchbd_evaluators() -> list[type[Evaluator]]:
+    return [MLP]

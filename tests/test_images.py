@@ -1,0 +1,291 @@
+"""Image sets, triggers and reference files: the released formats, and refusals in one line."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from benchbd import DataError, ImageSet, Trigger, UsageError
+from benchbd.images import load_references, read_npz, to_float
+
+
+def random_pixels(n: int, size: int = 32, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (n, 3, size, size), generator=generator, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(
+    ("size", "image", "first", "last"), [(10, 32, 21, 30), (5, 32, 26, 30), (3, 32, 28, 30), (50, 224, 173, 222)]
+)
+def test_square_sits_one_pixel_from_the_corner(size: int, image: int, first: int, last: int) -> None:
+    trigger = Trigger.square(size, image)
+    assert trigger.size == image
+    assert trigger.box == (first, first, last, last)
+    expected = torch.zeros(image, image, dtype=torch.bool)
+    expected[first : last + 1, first : last + 1] = True
+    assert torch.equal(~trigger.keep, expected.expand(3, -1, -1))
+    stamped = trigger.stamp(random_pixels(2, image))
+    assert (stamped[:, :, expected] == 255).all()
+    assert int(expected.sum()) == size * size
+
+
+def test_stamp_replaces_masked_pixels_and_nothing_else() -> None:
+    images, trigger = random_pixels(5), Trigger.square(5)
+    before = images.clone()
+    stamped = trigger.stamp(images)
+    assert torch.equal(images, before)
+    assert stamped.dtype == torch.uint8
+    assert torch.equal(stamped[:, trigger.keep], images[:, trigger.keep])
+    assert (stamped != images).any()
+    assert torch.equal(stamped, (images * trigger.keep + trigger.pattern))  # the released x * tm + t
+    assert torch.equal(trigger.stamp(stamped), stamped)
+    assert torch.equal(trigger.stamp(images[0]), stamped[0])  # a single image too
+    white = torch.full_like(images, 255)
+    assert torch.equal(trigger.stamp(white), white)
+
+
+def test_stamped_keeps_labels_and_names() -> None:
+    images = ImageSet(random_pixels(2), torch.tensor([1, 0]), ("a", "b"))
+    stamped = Trigger.square(3).stamped(images)
+    assert torch.equal(stamped.pixels, Trigger.square(3).stamp(images.pixels))
+    assert stamped.labels is not None
+    assert stamped.labels.tolist() == [1, 0]
+    assert stamped.classes == ("a", "b")
+
+
+def test_empty_trigger_changes_nothing() -> None:
+    trigger, images = Trigger.square(0), random_pixels(3)
+    assert trigger.box is None
+    assert torch.equal(trigger.stamp(images), images)
+
+
+def test_trigger_must_fit() -> None:
+    for size in (32, 33, -1):
+        with pytest.raises(UsageError, match=r"sizes are 0\.\.31"):
+            Trigger.square(size)
+    assert Trigger.square(31).box == (0, 0, 30, 30)
+    with pytest.raises(UsageError, match="32x32 images does not fit images of 64x64"):
+        Trigger.square(3).stamp(random_pixels(1, 64))
+
+
+def test_white_after_normalisation() -> None:
+    mean, std = torch.tensor([0.4914, 0.4822, 0.4465]), torch.tensor([0.2023, 0.1994, 0.2010])
+    pixel = to_float(Trigger.square().stamp(random_pixels(1)))[0, :, 25, 25]
+    assert ((pixel - mean) / std).tolist() == pytest.approx([2.514, 2.597, 2.754], abs=1e-3)
+
+
+def patterned() -> Trigger:
+    """A coloured, lopsided trigger: mistakes in axis order show."""
+    keep = torch.ones(3, 32, 32, dtype=torch.bool)
+    keep[:, 2:5, 20:30] = False
+    pattern = torch.zeros(3, 32, 32, dtype=torch.uint8)
+    pattern[:, 2:5, 20:30] = torch.arange(90, dtype=torch.uint8).view(3, 3, 10)
+    return Trigger(pattern, keep)
+
+
+def test_saved_trigger_has_the_released_format(tmp_path: Path) -> None:
+    trigger = patterned()
+    trigger.save(tmp_path / "trigger.npz")
+    with np.load(tmp_path / "trigger.npz") as file:
+        assert (file["t"].shape, file["t"].dtype) == ((1, 32, 32, 3), np.float64)
+        assert (file["tm"].shape, file["tm"].dtype) == ((1, 32, 32, 3), np.int64)
+        assert file["t"][0, 3, 21, 2] == trigger.pattern[2, 3, 21] == 71
+        assert file["tm"][0, 3, 21].tolist() == [0, 0, 0]
+        assert file["tm"][0, 21, 3].tolist() == [1, 1, 1]
+    again = Trigger.load(tmp_path / "trigger.npz")
+    assert torch.equal(again.pattern, trigger.pattern)
+    assert torch.equal(again.keep, trigger.keep)
+    assert again.digest == trigger.digest != Trigger.square().digest
+
+
+@pytest.mark.parametrize("leading_axis", [True, False])
+@pytest.mark.parametrize("dtypes", [(np.float64, np.int64), (np.uint8, np.float32), (np.int32, np.bool_)])
+def test_released_variants_load_alike(tmp_path: Path, leading_axis: bool, dtypes: tuple[type, type]) -> None:
+    t, tm = (a.permute(1, 2, 0).numpy() for a in (patterned().pattern, patterned().keep))
+    if leading_axis:
+        t, tm = t[None], tm[None]
+    np.savez(tmp_path / "t.npz", t=t.astype(dtypes[0]), tm=tm.astype(dtypes[1]), info=np.array(["x"]))
+    loaded = Trigger.load(tmp_path / "t.npz")
+    assert loaded.pattern.dtype == torch.uint8
+    assert loaded.keep.dtype == torch.bool
+    assert loaded.digest == patterned().digest
+
+
+ZEROS, ONES = np.zeros((1, 32, 32, 3)), np.ones((1, 32, 32, 3))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "reason"),
+    [
+        ({"t": ZEROS}, "no array 'tm'"),
+        ({"t": ZEROS, "tm": ONES[:, :16]}, "must both be"),
+        ({"t": ZEROS[0, :, :16], "tm": ONES[0, :, :16]}, "must both be"),
+        ({"t": ZEROS[0, :, :, 0], "tm": ONES[0, :, :, 0]}, "must both be"),
+        ({"t": np.zeros((1, 0, 0, 3)), "tm": np.ones((1, 0, 0, 3))}, "must both be"),
+        ({"t": np.zeros((0, 32, 32, 3)), "tm": np.ones((0, 32, 32, 3))}, "must both be"),
+        ({"t": ZEROS, "tm": ONES / 2}, "only 0 and 1"),
+        ({"t": ZEROS + 0.5, "tm": ONES * 0}, "integers"),
+        ({"t": ZEROS + 256, "tm": ONES * 0}, "integers"),
+        ({"t": ZEROS - 1, "tm": ONES * 0}, "integers"),
+        ({"t": ZEROS + np.nan, "tm": ONES * 0}, "integers"),
+        ({"t": np.full((1, 32, 32, 3), "a"), "tm": ONES * 0}, "integers"),
+        ({"t": ZEROS + 9, "tm": ONES}, "t must be 0 wherever tm is 1"),
+    ],
+)
+def test_bad_triggers_are_refused_in_one_line(tmp_path: Path, arrays: dict[str, np.ndarray], reason: str) -> None:
+    np.savez(tmp_path / "bad.npz", **arrays)
+    with pytest.raises(DataError, match=reason) as caught:
+        Trigger.load(tmp_path / "bad.npz")
+    assert str(caught.value).startswith(str(tmp_path / "bad.npz"))
+    assert "\n" not in str(caught.value)
+
+
+def test_unreadable_files_are_refused_in_one_line(tmp_path: Path) -> None:
+    np.savez(tmp_path / "good.npz", x=np.arange(2000))
+    good = (tmp_path / "good.npz").read_bytes()
+    single = io.BytesIO()
+    np.save(single, np.arange(3))
+    objects = io.BytesIO()
+    np.savez(objects, x=np.array([object()]))
+    other = io.BytesIO()
+    with zipfile.ZipFile(other, "w") as archive:
+        archive.writestr("x.npy", "no header")
+    contents = {
+        "empty": b"",
+        "text": b"hello",
+        "npy": single.getvalue(),
+        "objects": objects.getvalue(),
+        "zip": other.getvalue(),
+        "short": good[: len(good) // 2],
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DataError) as caught:
+            read_npz(tmp_path / name, "x")
+        assert str(caught.value).startswith(f"{tmp_path / name}: "), name
+        assert "\n" not in str(caught.value), name
+    with pytest.raises(DataError, match="no such file"):
+        read_npz(tmp_path / "absent.npz", "x")
+    with pytest.raises(DataError):
+        read_npz(tmp_path, "x")  # a folder
+
+
+def test_a_flipped_byte_is_caught_or_harmless(tmp_path: Path) -> None:
+    """Whatever byte is damaged: the array is intact, or the error is a DataError."""
+    array = np.arange(40)
+    np.savez_compressed(tmp_path / "good.npz", x=array)
+    good = (tmp_path / "good.npz").read_bytes()
+    refused = 0
+    for position in range(len(good)):
+        damaged = bytearray(good)
+        damaged[position] ^= 0xFF
+        (tmp_path / "bad.npz").write_bytes(damaged)
+        try:
+            assert np.array_equal(read_npz(tmp_path / "bad.npz", "x")["x"], array), position
+        except DataError as error:
+            assert "\n" not in str(error)
+            refused += 1
+    assert refused > len(good) / 3
+
+
+def test_references(tmp_path: Path) -> None:
+    x = random_pixels(3).permute(0, 2, 3, 1).numpy()
+    for y in (np.array([1, 0, 1]), np.array([[1], [0], [1]], dtype=np.uint8)):  # DRUPE's are (r, 1)
+        np.savez(tmp_path / "ref.npz", x=x, y=y, info=np.array(["x"]))
+        loaded = load_references(tmp_path / "ref.npz", 1, 32)
+        assert torch.equal(loaded, random_pixels(3)[[0, 2]])
+        assert loaded.is_contiguous()
+    with pytest.raises(DataError, match=r"no reference of class 2; it has \[0, 1\]"):
+        load_references(tmp_path / "ref.npz", 2, 32)
+    with pytest.raises(DataError, match="x must be uint8"):
+        load_references(tmp_path / "ref.npz", 1, 224)
+    for bad in ({"x": x.astype(np.float32), "y": y}, {"x": x, "y": y[:2]}, {"x": x[0], "y": y[:1]}):
+        np.savez(tmp_path / "bad.npz", **bad)
+        with pytest.raises(DataError, match="x must be uint8"):
+            load_references(tmp_path / "bad.npz", 1, 32)
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [torch.zeros(2, 3, 4, 4), torch.zeros(2, 4, 4, 3, dtype=torch.uint8), torch.zeros(3, 4, 4, dtype=torch.uint8)],
+    ids=["float", "channels last", "single image"],
+)
+def test_images_of_another_kind_are_refused(pixels: Tensor) -> None:
+    with pytest.raises(DataError, match=r"images are uint8 \(N, 3, H, W\), not "):
+        ImageSet(pixels)
+
+
+@pytest.mark.parametrize("labels", [torch.zeros(3, dtype=torch.int64), torch.zeros(2), torch.zeros(2, 1).long()])
+def test_labels_of_another_kind_are_refused(labels: Tensor) -> None:
+    with pytest.raises(DataError, match=r"labels are int64 \(2,\), not "):
+        ImageSet(random_pixels(2), labels)
+
+
+def test_digest_is_of_the_content() -> None:
+    def images(**changes: object) -> ImageSet:
+        given = {"pixels": random_pixels(4), "labels": torch.tensor([0, 1, 1, 0]), "classes": ("a", "b")}
+        return ImageSet(**(given | changes))  # type: ignore[arg-type]
+
+    same = images(pixels=random_pixels(4).to(memory_format=torch.channels_last))
+    assert images().digest == same.digest
+    assert images().digest == images(mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2)).digest
+    changed = random_pixels(4)
+    changed[3, 2, 31, 31] ^= 1
+    others = [
+        images(pixels=changed),
+        images(pixels=random_pixels(4).view(4, 3, 16, 64)),
+        images(labels=torch.tensor([0, 1, 1, 1])),
+        images(labels=None),
+        images(classes=("a", "c")),
+    ]
+    assert len({images().digest, *(other.digest for other in others)}) == 6
+
+
+def test_normalization_is_computed_from_the_pixels() -> None:
+    pixels = (random_pixels(20).float() * torch.tensor([1.0, 0.5, 0.1]).view(3, 1, 1)).byte()
+    floats = pixels.double() / 255
+    mean, std = ImageSet(pixels).normalization()
+    assert mean == pytest.approx(floats.mean((0, 2, 3)).tolist(), abs=1e-6)
+    assert std == pytest.approx(floats.std((0, 2, 3), correction=0).tolist(), abs=1e-6)
+    declared = ImageSet(pixels, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+    assert declared.normalization() == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert all(s > 0 for s in ImageSet(torch.zeros_like(pixels)).normalization()[1])
+
+
+def test_unlabeled_owns_its_storage() -> None:
+    images = ImageSet(random_pixels(4), torch.arange(4), ("a", "b", "c", "d"), (0.5,) * 3, (0.2,) * 3)
+    given = ImageSet(images.pixels[:2], images.labels[:2] if images.labels is not None else None, images.classes)
+    clone = given.unlabeled()
+    assert clone.labels is None
+    assert clone.classes == ()
+    assert clone.pixels.untyped_storage().nbytes() == 2 * 3 * 32 * 32  # nothing of the other images hides behind it
+    clone.pixels.zero_()
+    assert torch.equal(images.pixels, random_pixels(4))
+    assert images.unlabeled().normalization() == images.normalization()
+
+
+def test_subsets_are_copies_in_the_given_order() -> None:
+    images = ImageSet(random_pixels(4), torch.tensor([5, 6, 5, 7]))
+    part = images.subset(torch.tensor([3, 0]))
+    assert torch.equal(part.pixels, random_pixels(4)[[3, 0]])
+    assert part.labels is not None
+    assert part.labels.tolist() == [7, 5]
+    part.pixels.zero_()
+    assert torch.equal(images.pixels, random_pixels(4))
+    assert torch.equal(images.of_class(5).pixels, random_pixels(4)[[0, 2]])
+    assert len(images.of_class(9)) == 0
+    with pytest.raises(DataError, match="no labels"):
+        images.unlabeled().of_class(5)
+
+
+def test_batches_are_in_order_and_in_unit_range() -> None:
+    images = ImageSet(random_pixels(5))
+    parts = list(images.batches(2))
+    assert [len(part) for part in parts] == [2, 2, 1]
+    assert torch.equal(torch.cat(parts), random_pixels(5).float() / 255)
