@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from benchbd.methods import Target as Target
     from benchbd.mine import Estimate as Estimate
     from benchbd.mine import Mine as Mine
+    from benchbd.threads import one_thread as one_thread
     from benchbd.training import ContrastiveMethod as ContrastiveMethod
     from benchbd.training import Steps as Steps
     from benchbd.training import attention_map as attention_map
@@ -80,6 +81,7 @@ _HOME = {
     "hookimpl": "hookspecs",
     "note": "training",
     "nt_xent": "training",
+    "one_thread": "threads",
     "project_views": "training",
     "projection_head": "encoder",
     "resize_images": "layouts",

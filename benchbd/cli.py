@@ -127,7 +127,7 @@ def run(download: bool, **arguments: Any) -> None:
     What the store has is not computed again, so the same command resumes an interrupted run. Exit code: 0 all cells
     done, 1 some failed, 2 wrong usage or data, 130 interrupted.
     """
-    from benchbd.leaderboard import terminal_table
+    from benchbd.leaderboard import Order, terminal_table
     from benchbd.terminal import Terminal
 
     session = _session(arguments, download=download)
@@ -139,7 +139,7 @@ def run(download: bool, **arguments: Any) -> None:
         document = {"board": session.board.name, "records": [json.loads(record.to_json()) for record in records]}
         click.echo(json.dumps(document, indent=1))
     else:
-        click.echo(terminal_table(records))
+        click.echo(terminal_table(records, Order.of(session.board)))
     if any(record.status == "failed" for record in records):
         sys.exit(1)
 
@@ -360,7 +360,7 @@ def build_leaderboard(
     Records come from --records, else from the store, else from those that are published with the board.
     """
     from benchbd.board import board_path, load_board
-    from benchbd.leaderboard import build, render
+    from benchbd.leaderboard import Order, build, render
     from benchbd.records import read_records
     from benchbd.store import default_root
 
@@ -373,10 +373,10 @@ def build_leaderboard(
         looked = " or ".join(map(str, places))
         raise UsageError(f"no records of board {loaded.name} in {looked}: run it first with benchbd run --board {loaded.name}")
     if out is not None:
-        build(loaded, found, out)
+        build(loaded.name, found, out, Order.of(loaded), loaded.description)
         click.echo(f"wrote the tables and {len(found)} records of board {loaded.name} to {out}", err=True)
     else:
-        click.echo(render(loaded, found, form))
+        click.echo(render(found, form, loaded.title, Order.of(loaded)), nl=False)
 
 
 if __name__ == "__main__":

@@ -75,9 +75,7 @@ class ImageSet:
     def subset(self, indices: Tensor) -> Self:
         """The rows of ``indices`` (int64), copied: the result owns its storage."""
         indices = indices.to(self.device)
-        return replace(
-            self, pixels=self.pixels[indices], labels=None if self.labels is None else self.labels[indices]
-        )
+        return replace(self, pixels=self.pixels[indices], labels=None if self.labels is None else self.labels[indices])
 
     def of_class(self, label: int) -> Self:
         """The images whose label is ``label``."""

@@ -82,6 +82,7 @@ def terminal_table(records: Iterable[Record], order: Order = BY_NAME) -> str:
     several = any(len(row.seeds) > 1 for row in table.rows)
     body = [_terminal_cells(row, table, several) for row in table.rows]
     widths = [max(map(len, column)) for column in zip(_TERMINAL, *body, strict=True)]
+    widths[5:9] = [max(5, width) for width in widths[5:9]]  # room for the words above the pairs
     gap = "  " if sum(widths) + 2 * (len(widths) - 1) <= WIDTH else " "
     names = widths[:2]  # they give way first: the figures are what the table is for
     while sum(widths) + len(gap) * (len(widths) - 1) > WIDTH and max(names) > len("defense"):

@@ -105,10 +105,10 @@ class Record(BaseModel):
 
     @property
     def name(self) -> str:
-        """A file name that is unique within a board and says what the cell is."""
-        task = f"{self.task}-{self.target}"
-        parts = (self.attack, self.defense, self.pretrain, task, f"s{self.seed}", self.evaluator, self.key[:12])
-        return "_".join(parts) + ".json"
+        """A file name that says what the cell is. On-board a cell has one record, which a later run replaces; off-board
+        the key tells the variants apart."""
+        parts = [self.attack, self.defense, self.pretrain, f"{self.task}-{self.target}", f"s{self.seed}", self.evaluator]
+        return "_".join(parts if self.on_board else [*parts, self.key[:12]]) + ".json"
 
     def to_json(self) -> str:
         """Indented JSON with sorted keys; lists of numbers stay on one line."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 from statistics import fmean
 from typing import Any, NamedTuple, get_args
 
+from benchbd.board import Board
 from benchbd.errors import DataError
 from benchbd.metrics import mean_interval
 from benchbd.records import Record, Status
@@ -30,6 +31,12 @@ class Order:
     defenses: Sequence[str] = ()
     tasks: Sequence[tuple[str, str]] = ()
     evaluators: Sequence[str] = ()
+
+    @classmethod
+    def of(cls, board: Board) -> Order:
+        """The order in which a board names things."""
+        tasks = [(row.pretrain, task) for row in board.rows for task in row.tasks]
+        return cls(board.attacks, board.defenses, tasks, board.evaluators)
 
 
 BY_NAME = Order()
@@ -129,8 +136,12 @@ def summarise(records: Sequence[Record], order: Order, off_board: bool) -> list[
     def rank(records: Sequence[Record]) -> tuple[object, ...]:
         first = records[0]
         return (
-            *rank_of((first.pretrain, task_name(first)), order.tasks),
-            *(first.task, first.target),  # a number, so that gtsrb:9 precedes gtsrb:12 where the board says nothing
+            *rank_of((first.pretrain, task_name(first)), order.tasks)[:2],
+            *(
+                first.pretrain,
+                first.task,
+                first.target,
+            ),  # a number, so that gtsrb:9 precedes gtsrb:12 where the board says nothing
             *rank_of(first.evaluator, order.evaluators),
             *rank_of(first.attack, order.attacks),
             *rank_of(first.defense, order.defenses),

@@ -12,8 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn
-from rich.table import Column
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TaskID
 from rich.text import Text
 
 from benchbd.hookspecs import hookimpl
@@ -53,16 +52,16 @@ class Terminal:
         self._live = self._console.is_interactive if live is None else live  # a dumb terminal cannot redraw
         self._running: dict[str, _Running] = {}
         self._cached = 0
-        # Of stdout nothing is caught: it may be a pipe with JSON in it.
+        bar = [BarColumn(16)] if self._console.width >= 90 else []
         self._progress = Progress(
             SpinnerColumn(),
-            TextColumn("[bold]{task.description}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
-            BarColumn(bar_width=16),
+            _Label(self._console, taken=16 if bar else 0),
+            *bar,
             _Figures(),
             console=self._console,
             transient=True,
-            expand=True,
-            redirect_stdout=False,
+            # What a method prints goes above the view; where stdout is a pipe it is not touched.
+            redirect_stdout=sys.stdout.isatty(),
             refresh_per_second=4,
         )
 
@@ -87,7 +86,7 @@ class Terminal:
         if self.quiet:
             return
         if self._live:
-            running.task = self._progress.add_task(running.name.replace("[", r"\["), total=None, loss=None)
+            running.task = self._progress.add_task(running.name, total=None, loss=None)
             self._progress.start()
         else:
             self._line(f"{running.name} ...")
@@ -150,15 +149,30 @@ class _Running:
         self.task: TaskID | None = None
 
 
-class _Figures(ProgressColumn):
-    """Steps, loss, elapsed time and what is left of it."""
+class _Label(ProgressColumn):
+    """What is under way, shortened so that the figures fit and a few columns stay free: the ``^C`` of an interrupt must
+    not wrap the line, or the line could not be wiped."""
+
+    def __init__(self, console: Console, taken: int) -> None:
+        super().__init__()
+        self._console, self._taken = console, taken
 
     def render(self, task: Task) -> Text:
-        parts = [_steps(int(task.completed), int(task.total), task.fields["loss"])] if task.total else []
-        parts.append(_duration(task.elapsed or 0.0))
-        if task.time_remaining is not None:
-            parts.append(f"{_duration(task.time_remaining)} left")
-        return Text(", ".join(parts), no_wrap=True)
+        label = Text(task.description, style="bold")
+        label.truncate(max(12, self._console.width - self._taken - len(_figures(task)) - 8), overflow="ellipsis")
+        return label
+
+
+class _Figures(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(_figures(task))
+
+
+def _figures(task: Task) -> str:
+    """Steps, loss, elapsed time and what is left of it."""
+    steps = [_steps(int(task.completed), int(task.total), task.fields["loss"])] if task.total else []
+    left = [] if task.time_remaining is None else [f"{_duration(task.time_remaining)} left"]
+    return ", ".join([*steps, _duration(task.elapsed or 0.0), *left])
 
 
 def _steps(step: int, steps: int, loss: float | None) -> str:

@@ -11,10 +11,10 @@ from torch import Tensor
 from benchbd import Mine, UsageError, stream
 from benchbd.mine import BOUND, Statistic, donsker_varadhan, draw_shift, log_mean_exp, moving_average
 
-QUICK = Mine(epochs=40, hidden=64)
+QUICK = Mine(epochs=15, hidden=64)
 
 
-def gaussians(rho: float, n: int = 4000, seed: int = 0) -> tuple[Tensor, Tensor]:
+def gaussians(rho: float, n: int = 16_000, seed: int = 0) -> tuple[Tensor, Tensor]:
     """(n, 1) each, correlation rho; their information is -ln(1 - rho^2) / 2 nats."""
     x, noise = torch.randn(2, n, 1, generator=torch.Generator().manual_seed(seed))
     return x, rho * x + math.sqrt(1 - rho**2) * noise
@@ -40,7 +40,6 @@ def test_heldout_does_not_reward_memorising() -> None:
     assert Mine(epochs=30, hidden=64)(f, z, 0).nats <= 0.03
 
 
-@pytest.mark.slow
 def test_information_of_independent_pairs_adds_up() -> None:
     pairs = [gaussians(0.5, seed=i) for i in range(4)]
     x, y = (torch.cat(side, 1) for side in zip(*pairs, strict=True))
@@ -98,7 +97,7 @@ def test_saturation_is_finite_and_reported() -> None:
 
 
 def test_an_estimate_is_capped_at_ln_n() -> None:
-    z = torch.eye(24).repeat_interleave(1, 0)
+    z = torch.eye(24)
     estimate = Mine(epochs=150, hidden=64, evaluation="train")(z, z, 0)
     assert estimate.cap == pytest.approx(math.log(24))
     assert sum(estimate.readings) / 10 > estimate.cap  # unrelated pairs only, so ln N is no limit of the bound
@@ -114,16 +113,14 @@ def test_numbers_that_are_not_finite_give_nan() -> None:
 
 def test_a_function_of_its_arguments_alone() -> None:
     x, y = gaussians(0.5, n=300)
-    before = torch.get_rng_state()
     mine = Mine(epochs=12, hidden=32)
     first = mine(x, y, 3)
-    torch.manual_seed(99)
-    assert mine(x, y, 3) == first
-    assert mine(x, y, 4) != first
     assert len(first.readings) == 10
-    torch.set_rng_state(before)
-    mine(x, y, 3)
+    torch.manual_seed(99)
+    before = torch.get_rng_state()
+    assert mine(x, y, 3) == first
     assert torch.equal(torch.get_rng_state(), before)
+    assert mine(x, y, 4) != first
 
 
 def test_pooling_and_small_sets() -> None:

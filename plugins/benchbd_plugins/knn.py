@@ -40,7 +40,7 @@ class KNN(Evaluator):
         return Predictions(predict(probe.test), predict(probe.triggered))
 
     def vote(self, queries: Tensor, bank: Tensor, labels: Tensor, classes: int) -> Tensor:
-        """The class, int64 (Q,), of queries (Q, d) by their neighbours in bank (N, d) with labels (N,), all of length 1."""
+        """Classes, int64 (Q,), of queries (Q, d) from a bank (N, d) with labels (N,). All features have length 1."""
         similarity, nearest = (queries @ bank.T).topk(min(self.k, len(bank)), dim=1)
         votes = queries.new_zeros(len(queries), classes)
         return votes.scatter_add_(1, labels[nearest], (similarity / self.temperature).exp()).argmax(1)

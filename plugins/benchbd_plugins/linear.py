@@ -6,12 +6,14 @@ layer, SGD .01 with momentum .9 and weight decay 1e-4, 40 epochs of batches of 2
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from benchbd import DataError, Evaluator, Predictions, Probe, Steps, hookimpl, stream
+from benchbd import DataError, Evaluator, Predictions, Probe, Steps, hookimpl, one_thread, stream
 
 EPS = 1e-5  # added to the variance: a dimension that never fires stays finite
 
@@ -20,7 +22,7 @@ class Linear(Evaluator):
     """A linear classifier on standardised features of the frozen encoder."""
 
     name = "linear"
-    paper = "BASSL (Saha et al., CVPR 2022)"
+    paper = "evaluation of BASSL (Saha et al., CVPR 2022)"
     version = "1"
 
     epochs: int = Field(40, ge=1, description="passes over the training images")
@@ -37,7 +39,8 @@ class Linear(Evaluator):
         classes = len(probe.train.classes) or int(labels.max()) + 1
         train = F.normalize(probe.encoder.extract(probe.train.pixels), dim=1)
         mean, deviation = train.mean(0), (train.var(0, correction=0) + EPS).sqrt()
-        weight, bias = self.fit((train - mean) / deviation, labels, classes, probe.seed)
+        with one_thread():
+            weight, bias = self.fit((train - mean) / deviation, labels, classes, probe.seed)
 
         def predict(pixels: Tensor) -> Tensor:
             features = (F.normalize(probe.encoder.extract(pixels), dim=1) - mean) / deviation
@@ -56,13 +59,14 @@ class Linear(Evaluator):
         sgd = torch.optim.SGD([weight, bias], self.lr, self.momentum, weight_decay=self.weight_decay)
         per_epoch = -(-images // self.batch)
         schedule = torch.optim.lr_scheduler.MultiStepLR(sgd, [m * per_epoch for m in self.milestones], 0.1)
-        rows = [
-            part
-            for _ in range(self.epochs)
-            for part in torch.randperm(images, generator=order).to(features.device).split(self.batch)
-        ]
-        for step in (progress := Steps(self.epochs * per_epoch)):
-            loss = F.cross_entropy(F.linear(features[rows[step]], weight, bias), labels[rows[step]])
+
+        def batches() -> Iterator[Tensor]:
+            for _ in range(self.epochs):
+                yield from torch.randperm(images, generator=order).to(features.device).split(self.batch)
+
+        progress = Steps(self.epochs * per_epoch)
+        for _, rows in zip(progress, batches(), strict=True):
+            loss = F.cross_entropy(F.linear(features[rows], weight, bias), labels[rows])
             sgd.zero_grad()
             loss.backward()
             sgd.step()

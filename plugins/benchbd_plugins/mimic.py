@@ -195,7 +195,11 @@ class Mimic(ContrastiveMethod, Mitigation):
             clone.append(1 - F.cosine_similarity(h_teacher, h).mean())
             distances = {name: attention_distance(maps[name], maps_teacher[name], self.at_form) for name in beta}
             attention.append(torch.stack([beta[name] * distances[name] for name in beta]).sum())
-        return Parts(torch.stack(clone).mean(), nt_xent(projections[0], projections[1], self.temperature), torch.stack(attention).mean())
+        return Parts(
+            torch.stack(clone).mean(),
+            nt_xent(projections[0], projections[1], self.temperature),
+            torch.stack(attention).mean(),
+        )
 
 
 def weightable(m: list[float]) -> bool:

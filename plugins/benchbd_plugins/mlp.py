@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from itertools import pairwise
 
 import torch
@@ -24,7 +23,7 @@ import torch.nn.functional as F
 from pydantic import Field, PositiveInt
 from torch import Generator, Tensor
 
-from benchbd import DataError, Encoder, Evaluator, Predictions, Probe, Steps, hookimpl, stream
+from benchbd import DataError, Encoder, Evaluator, Predictions, Probe, Steps, hookimpl, one_thread, stream
 
 TOGETHER = 8  # heads per batch
 LANES = 16  # floats in the widest SIMD register
@@ -36,7 +35,7 @@ class MLP(Evaluator):
     """A head with two hidden layers on L2-normalised features of the frozen encoder, as in the papers' tables."""
 
     name = "mlp"
-    paper = "BadEncoder (Jia et al., IEEE S&P 2022); MIMIC (Han et al.)"
+    paper = "evaluation of BadEncoder (Jia et al., IEEE S&P 2022) and MIMIC (Han et al., IEEE TIFS 2025)"
     version = "1"
 
     epochs: int = Field(1000, ge=1, description="passes over the training images; the last one is what counts")
@@ -168,18 +167,6 @@ def dropout_mask(rows: int, width: int, p: float, generator: Generator) -> Tenso
     words = torch.empty(-(-rows * width // 4), dtype=torch.int64, device=generator.device)
     numbers = words.random_(-(2**63), None, generator=generator).view(torch.int16)[: rows * width]
     return (numbers >= round(p * 2**16) - 2**15).view(rows, width) / (1 - p)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Compute on one CPU thread. A head's products are so small that beside any other process on the machine the
-    threads wait for each other many times longer than they compute."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 @hookimpl

@@ -1,13 +1,14 @@
 """shapes: ten classes of drawn shapes and textures, generated in a second, so that a first run needs no files.
 
-Position, size, rotation (of shapes), period and phase (of textures), both colours, a brightness ramp and pixel noise are
-random: pixels tell little of the class, and a small convolutional net has something to learn.
+Position, size, rotation (of shapes), period and phase (of textures), both colours, a ramp of brightness and pixel noise
+are random: pixels tell little of the class, and a small convolutional net has something to learn.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from benchbd import Dataset, ImageSet, hookimpl
 
-Array = NDArray[np.float32]
+Array = NDArray[Any]  # float32 (N, 32, 32)
 SIZE = 32
 SEEDS = {"train": 20250, "test": 20251}
 
@@ -49,24 +50,27 @@ def benchbd_datasets() -> list[type[Dataset]]:
 
 
 def _disc(u: Array, v: Array) -> Array:
-    return np.sqrt(u * u + v * v) - 0.9
+    return _radius(u, v) - 0.9
 
 
 def _ring(u: Array, v: Array) -> Array:
-    return abs(np.sqrt(u * u + v * v) - 0.75) - 0.22
+    return abs(_radius(u, v) - 0.75) - 0.22
 
 
 def _square(u: Array, v: Array) -> Array:
-    return np.maximum(abs(u), abs(v)) - 0.8
+    distance: Array = np.maximum(abs(u), abs(v)) - 0.8
+    return distance
 
 
 def _triangle(u: Array, v: Array) -> Array:
-    return np.maximum(abs(u) * np.float32(0.866) + v * np.float32(0.5), -v) - 0.55
+    distance: Array = np.maximum(abs(u) * np.float32(0.866) + v * np.float32(0.5), -v) - 0.55
+    return distance
 
 
 def _cross(u: Array, v: Array) -> Array:
     u, v = abs(u), abs(v)
-    return np.minimum(np.maximum(u - 0.3, v - 1), np.maximum(u - 1, v - 0.3))
+    distance: Array = np.minimum(np.maximum(u - 0.3, v - 1), np.maximum(u - 1, v - 0.3))
+    return distance
 
 
 def _star(u: Array, v: Array) -> Array:
@@ -90,7 +94,12 @@ def _checkerboard(u: Array, v: Array) -> Array:
 
 def _dots(u: Array, v: Array) -> Array:
     u, v = u - np.floor(u) - 0.5, v - np.floor(v) - 0.5
-    return np.sqrt(u * u + v * v) - 0.3
+    return _radius(u, v) - 0.3
+
+
+def _radius(u: Array, v: Array) -> Array:
+    radius: Array = np.sqrt(u * u + v * v)
+    return radius
 
 
 def _wave(v: Array) -> Array:
@@ -122,7 +131,7 @@ def _draw(outline: Outline, count: int, rng: np.random.RandomState) -> NDArray[n
         return rng.uniform(low, high, (count, *(shape or (1,)), 1)).astype(np.float32)
 
     # Where: shapes lie around the middle, at any angle; textures fill the frame and stay near upright.
-    size = draws(7, 13) if texture else draws(7, 13)
+    size = draws(7, 13)
     center_x, center_y = draws(10, 22), draws(10, 22)
     angle = rng.uniform(*((-0.25, 0.25) if texture else (-np.pi, np.pi)), (count, 1, 1)) + quarters * np.pi / 2
     cosine, sine = np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
@@ -140,4 +149,5 @@ def _draw(outline: Outline, count: int, rng: np.random.RandomState) -> NDArray[n
     noise = np.frombuffer(rng.bytes(count * 3 * SIZE * SIZE), np.uint8).reshape(count, 3, SIZE, SIZE)
     picture = ground + shift * cover + ramp[:, None]
     picture += (noise.astype(np.float32) - 127.5) * draws(0.05, 0.25, 1, 1)
-    return np.clip(picture, 0, 255).astype(np.uint8)
+    pixels: NDArray[np.uint8] = np.clip(picture, 0, 255).astype(np.uint8)
+    return pixels

@@ -1,0 +1,80 @@
+"""Boards: found by name or path, checked on reading."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchbd.board import board_names, load_board, resolve_target, split_task
+from benchbd.errors import UnknownNameError, UsageError
+
+
+@pytest.mark.parametrize("name", ["demo", "smoke", "cifar10-small", "table1"])
+def test_the_boards_that_come_with_it(name: str) -> None:
+    board = load_board(name)
+    assert board.name == name
+    assert board.title
+    assert board.description
+    assert name in board_names()
+
+
+def test_by_path(tmp_path: Path) -> None:
+    text = 'rows = [{pretrain = "a", tasks = ["b:1"]}]'
+    (tmp_path / "mine.toml").write_text(text)
+    assert load_board(tmp_path / "mine.toml").name == "mine"
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "board.toml").write_text(text)
+    assert load_board(tmp_path / "folder").name == "folder"
+
+
+def test_unknown_board_offers_the_nearest() -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'demo'"):
+        load_board("dmeo")
+    with pytest.raises(UsageError, match="no such file"):
+        load_board("absent.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("rows = [", "board .*mine.toml: "),
+        ("", "rows: field required"),
+        ('rows = [{pretrain = "a", tasks = []}]', "rows.0.tasks"),
+        ('rows = [{pretrain = "a", tasks = ["b:1"]}]\nsedes = [1]', "sedes: extra inputs"),
+        ('rows = [{pretrain = "a", tasks = ["b:1"]}]\nclean_images = 0', "clean_images: input should be greater"),
+    ],
+)
+def test_a_wrong_board_says_what(tmp_path: Path, text: str, complaint: str) -> None:
+    (tmp_path / "mine.toml").write_text(text)
+    with pytest.raises(UsageError, match=complaint) as caught:
+        load_board(tmp_path / "mine.toml")
+    assert "\n" not in str(caught.value)
+
+
+def test_table1_is_the_papers_grid() -> None:
+    board = load_board("table1")
+    assert [(row.pretrain, row.tasks) for row in board.rows] == [
+        ("cifar10", ("gtsrb:12",)),
+        ("cifar10", ("svhn:1",)),
+        ("cifar10", ("stl10:9",)),
+        ("stl10", ("gtsrb:12",)),
+        ("stl10", ("svhn:1",)),
+        ("stl10", ("cifar10:0",)),
+    ]
+    assert board.options == {}  # every setting is the methods' default
+    assert board.trigger.size == 10
+
+
+def test_tasks_and_targets() -> None:
+    assert split_task("gtsrb:12") == ("gtsrb", "12")
+    assert split_task("gtsrb") == ("gtsrb", None)
+    assert resolve_target("t", "1", ["a", "b"], 2) == (1, "b")
+    assert resolve_target("t", "b", ["a", "b"], 2) == (1, "b")
+    assert resolve_target("t", "1", [], 2) == (1, "1")
+    with pytest.raises(UnknownNameError, match="did you mean 'truck'"):
+        resolve_target("t", "truk", ["car", "truck"], 2)
+    with pytest.raises(UsageError, match="names 2 classes"):
+        resolve_target("t", "a", ["a", "a"], 2)
+    with pytest.raises(UsageError, match="no class -1"):
+        resolve_target("t", "-1", ["a"], 1)

@@ -1,0 +1,193 @@
+"""From a board to cells and stages: sharing, keys, options, departures, and what is wrong said in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchbd.errors import DataAbsentError, DataError, UnknownNameError, UsageError
+from benchbd.images import Trigger
+from benchbd.plugins import Registry
+
+from .boards import TINY, Tiny, keys
+from .conftest import write_npz_set
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, registry: Registry) -> Tiny:
+    return Tiny(tmp_path, registry)
+
+
+def kinds(tiny: Tiny, **selection: Any) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for stage in tiny.plan(**selection).stages:
+        found[stage.kind] = found.get(stage.kind, 0) + 1
+    return found
+
+
+def test_equal_stages_are_one(tiny: Tiny) -> None:
+    # One scratch serves both attacks; none x none is the floor; nothing is stored for the passthrough controls.
+    assert kinds(tiny) == {"pretrain": 1, "reference": 1, "attack": 1, "defend": 3, "evaluate": 5}
+    plan = tiny.plan()
+    assert len(plan.cells) == 6
+    by_name = {(c.attack, c.defense): c for c in plan.cells}
+    assert by_name["none", "none"].evaluate.key == by_name["badencoder", "ft"].floor.key
+    assert by_name["none", "scratch"].evaluate.key == by_name["badencoder", "scratch"].evaluate.key
+    assert by_name["badencoder", "none"].evaluate.key == by_name["badencoder", "ft"].undefended.key
+
+
+def test_floors_are_implied(tiny: Tiny) -> None:
+    assert kinds(tiny, attacks=("badencoder",), defenses=("ft",)) == {
+        "pretrain": 1,
+        "reference": 1,
+        "attack": 1,
+        "defend": 1,
+        "evaluate": 3,
+    }
+
+
+def test_parents_come_first(tiny: Tiny) -> None:
+    seen: set[str] = set()
+    for stage in tiny.plan().stages:
+        assert all(parent.key in seen for parent in stage.parents.values())
+        seen.add(stage.key)
+
+
+def test_keys_do_not_depend_on_where_data_lies(tmp_path: Path, registry: Registry) -> None:
+    first, second = Tiny(tmp_path / "a", registry), Tiny(tmp_path / "b", registry)
+    assert keys(first.plan()) == keys(second.plan())
+
+
+def test_one_option_recomputes_its_stage_and_what_stands_on_it(tiny: Tiny) -> None:
+    before = {stage.key: stage for stage in tiny.plan().stages}
+    after = {stage.key: stage for stage in tiny.plan(options=("ft.lr=0.01",)).stages}
+    fresh = [after[key] for key in after.keys() - before.keys()]
+    assert sorted((s.kind, s.method_name) for s in fresh) == [
+        ("defend", "ft"),
+        ("defend", "ft"),
+        ("evaluate", "mlp"),
+        ("evaluate", "mlp"),
+    ]
+    # Pre-training stands under everything but the control that sees no encoder.
+    kept = keys(tiny.plan()) & keys(tiny.plan(options=("simclr.temperature=0.3",)))
+    assert {(before[key].kind, before[key].method_name) for key in kept} == {("defend", "scratch"), ("evaluate", "mlp")}
+
+
+def test_data_and_trigger_are_identity(tiny: Tiny) -> None:
+    before = keys(tiny.plan())
+    trigger = {s.key for s in tiny.plan(options=("trigger.size=5",)).stages}
+    assert {s.kind for s in tiny.plan().stages if s.key in before & trigger} == {"pretrain", "reference", "defend"}
+    path = tiny.data / "pool" / "train.npz"
+    arrays = dict(np.load(path))
+    arrays["x"][0, 0, 0, 0] ^= 1
+    np.savez(path, **arrays)
+    assert not before & keys(tiny.plan())
+
+
+def test_a_trigger_file_is_its_content(tiny: Tiny, tmp_path: Path) -> None:
+    Trigger.square(10).save(tmp_path / "t.npz")
+    assert keys(tiny.plan()) == keys(tiny.plan(options=(f"trigger.file={tmp_path / 't.npz'}",)))
+
+
+def test_stage_seeds_follow_seed_and_kind_alone(tiny: Tiny) -> None:
+    one = {s.kind: s.seed for s in tiny.plan().stages}
+    other = {s.kind: s.seed for s in tiny.plan(options=("simclr.lr=0.1", "ft.lr=0.1")).stages}
+    assert one == other
+    assert len(set(one.values())) == len(one)
+    assert {s.kind: s.seed for s in tiny.plan(seeds=(2,)).stages}.values().isdisjoint(one.values())
+
+
+def test_every_defense_gets_the_same_images(tiny: Tiny) -> None:
+    clean = {tuple(s.params["clean"].items()) for s in tiny.plan().stages if s.kind == "defend"}
+    assert len(clean) == 1
+
+
+def test_repair_seeds_and_pinned_pretraining(tmp_path: Path, registry: Registry) -> None:
+    board = TINY.replace("seeds = [1]", "seeds = [1, 2, 3]\nrepair_seeds = [1]\npretrain_seed = 7")
+    cells = Tiny(tmp_path, registry, board).plan().cells
+    assert sorted({c.seed for c in cells if c.defense == "none"}) == [1, 2, 3]
+    assert {c.seed for c in cells if c.defense != "none"} == {1}
+    assert len({c.chain[0].key for c in cells}) == 1
+
+
+def test_budget_reaches_every_defense_that_has_the_fields(tiny: Tiny) -> None:
+    for stage in tiny.plan().stages:
+        if stage.kind == "defend":
+            assert stage.method.steps == 2  # type: ignore[union-attr]
+            assert stage.method.batch == 8  # type: ignore[union-attr]
+
+
+def test_departures(tiny: Tiny) -> None:
+    assert tiny.plan().departures == []
+    assert tiny.plan(attacks=("badencoder",), defenses=("mimic",)).departures == []
+    assert tiny.plan(tasks=("task",)).departures == []
+    assert tiny.plan(tasks=("task:1",)).departures == []
+    assert tiny.plan(options=("ft.lr=0.001",)).departures == []  # the default, said aloud
+    assert tiny.plan(options=("ft.lr=0.01",)).departures == ["ft.lr=0.01 (the board's: 0.001)"]
+    assert tiny.plan(options=("trigger.size=5",)).departures == ["trigger.size=5 (the board's: 10)"]
+    assert tiny.plan(tasks=("task:2",)).departures == ["task pool -> task:2"]
+    assert tiny.plan(seeds=(5,)).departures == ["seed 5"]
+    assert tiny.plan(options=("budget.steps=3",)).departures[0] == "budget.steps=3 (the board's: 2)"
+    write_npz_set(tiny.data, "task", train=63, seed=2)
+    assert tiny.plan().departures == ["task train is 63, the board pins 60"]
+
+
+def test_pretrain_selects_or_replaces(tiny: Tiny) -> None:
+    assert tiny.plan(pretrain="pool").departures == []
+    assert tiny.plan(pretrain="task").departures == ["pre-training set task"] or "pre-training set task" in (
+        tiny.plan(pretrain="task").departures
+    )
+
+
+@pytest.mark.parametrize(
+    ("selection", "error", "text"),
+    [
+        ({"attacks": ("badencodr",)}, UnknownNameError, "unknown attack 'badencodr': did you mean 'badencoder'"),
+        ({"defenses": ("mimc",)}, UnknownNameError, "unknown defense 'mimc': did you mean 'mimic'"),
+        ({"evaluators": ("mpl",)}, UnknownNameError, "unknown evaluator 'mpl': did you mean 'mlp'"),
+        ({"options": ("ft.lrr=1",)}, UnknownNameError, "unknown option of ft 'lrr': did you mean 'lr'"),
+        ({"options": ("ft.lr=-1",)}, UsageError, r"ft.lr: input should be greater than 0 \(got -1\)"),
+        ({"options": ("ft.lr=fast",)}, UsageError, "ft.lr: input should be a valid number"),
+        ({"options": ("ftt.lr=1",)}, UnknownNameError, "unknown method 'ftt': did you mean 'ft'"),
+        ({"options": ("ft.schedule=linear",)}, UsageError, "ft.schedule: input should be 'constant' or 'cosine'"),
+        ({"options": ("ft.lr",)}, UsageError, "not of the form NAME.FIELD=VALUE"),
+        ({"options": ("mimic.lr=1",)}, UsageError, "mimic takes no part in this run"),
+        ({"options": ("none.x=1",)}, UsageError, "'none' stands on two axes"),
+        ({"options": ("trigger.size=32",)}, UsageError, "a trigger of 32x32 does not fit a 32x32 image: sizes are 0..31"),
+        ({"tasks": ("nowhere:1",)}, UnknownNameError, "nowhere"),
+        ({"tasks": ("nowhere",)}, UsageError, "give its target, as in nowhere:3"),
+        ({"tasks": ("task:9",)}, UsageError, r"no class 9; its classes are 0\.\.2"),
+        ({"tasks": ("task:",)}, UsageError, "not of the form DATASET:TARGET"),
+        ({"pretrain": "nowhere"}, UnknownNameError, "nowhere"),
+        ({"pretrain": "cifar10"}, DataAbsentError, "cifar10"),
+    ],
+)
+def test_bad_input(tiny: Tiny, selection: dict[str, Any], error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text) as caught:
+        tiny.plan(**selection)
+    assert "\n" not in str(caught.value)
+
+
+def test_too_few_images(tmp_path: Path, registry: Registry) -> None:
+    tiny = Tiny(tmp_path, registry, TINY.replace("clean_images = 16", "clean_images = 61"))
+    with pytest.raises(UsageError, match="61 clean images, but the pool pool has 60"):
+        tiny.plan()
+
+
+def test_labels_out_of_range(tiny: Tiny) -> None:
+    path = tiny.data / "task" / "train.npz"
+    arrays = dict(np.load(path))
+    arrays["y"][4] = -3
+    np.savez(path, **arrays)
+    with pytest.raises(DataError, match="-3"):
+        tiny.plan()
+
+
+def test_absent_data_make_provisional_keys(tiny: Tiny) -> None:
+    plan = tiny.session(tasks=("gtsrb:12",), attacks=("badencoder",)).plan(strict=False)
+    provisional = {stage.kind for stage in plan.stages if stage.provisional}
+    assert provisional == {"reference", "attack", "defend", "evaluate"}
+    assert not next(stage for stage in plan.stages if stage.kind == "pretrain").provisional

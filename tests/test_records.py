@@ -1,0 +1,87 @@
+"""The contract of a record on disk: read back equal, written whole, refused by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchbd.errors import DataError
+from benchbd.records import Counts, Record, read_records, write_records
+
+from .records_factory import make_record, paper_like
+
+
+def full_record() -> Record:
+    return make_record(
+        seconds=12.3,
+        forwards=1000,
+        status="attack-failed",
+        reason='weak: "5.1" against 4.9 – café',
+        notes=["the reference is not classified as the target"],
+        counts=Counts(total=10, correct=8, hits=9, nontarget=9, hits_nontarget=8),
+        clean_images=[5, 3, 2000],
+        stages={"defend": "d" * 64},
+        identity={"attack": {"options": {"lr": 0.001, "nested": [1, None, True]}}},
+        departures=["ft.lr=0.01"],
+        on_board=False,
+    )
+
+
+def test_a_record_comes_back_equal_and_byte_for_byte(tmp_path: Path) -> None:
+    record = full_record()
+    (path,) = write_records([record], tmp_path)
+    (back,) = read_records(tmp_path)
+    assert back == record
+    assert path.read_text(encoding="utf-8") == record.to_json() == back.to_json()
+
+
+def test_json_has_sorted_keys_and_the_image_list_on_one_line() -> None:
+    lines = full_record().to_json().splitlines()
+    assert ' "clean_images": [5,3,2000],' in lines
+    keys = [line.split('"')[1] for line in lines if line.startswith(' "')]
+    assert keys == sorted(keys)
+    assert "schema" in keys
+
+
+def test_records_are_read_by_file_name(tmp_path: Path) -> None:
+    records = paper_like()
+    paths = write_records(records, tmp_path)
+    assert len(set(paths)) == len(records)
+    assert read_records(tmp_path) == [
+        record for _, record in sorted(zip(paths, records, strict=True), key=lambda p: p[0])
+    ]
+
+
+def test_the_name_says_what_the_cell_is() -> None:
+    record = make_record("badencoder", "ft", seed=3, key="0123456789abcdef" * 4)
+    assert record.name == "badencoder_ft_cifar10_gtsrb-12_s3_mlp_0123456789ab.json"
+
+
+def test_writing_again_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
+    record = make_record()
+    (path,) = write_records([record], tmp_path / "new" / "folder")
+    path.write_text("half a rec", encoding="utf-8")
+    write_records([record], path.parent)
+    assert [each.name for each in path.parent.iterdir()] == [record.name]
+    assert read_records(path.parent) == [record]
+
+
+def test_an_unfinished_file_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / f"{make_record().name[:-5]}.4711.part").write_text("half", encoding="utf-8")
+    assert read_records(tmp_path) == []
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"schema": 1}', "\udcff"])
+def test_a_stranger_is_refused_by_name_in_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "bad.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(DataError, match=r"bad\.json: not a benchbd record") as caught:
+        read_records(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_field_is_refused(tmp_path: Path) -> None:
+    text = make_record().to_json().replace('"attack":', '"atack": "x",\n "attack":')
+    (tmp_path / "typo.json").write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match=r"typo\.json"):
+        read_records(tmp_path)
