@@ -1,8 +1,8 @@
 """SimCLR's random views, drawn per sample and computed for the whole batch at once on the images' device.
 
-The transform of BadEncoder, MIMIC and the distillation study: RandomResizedCrop (torchvision's integer boxes, bilinear),
-horizontal flip 0.5, ColorJitter(.4, .4, .4, .1) with probability 0.8 in a random order per image, greyscale 0.2, no blur.
-No PIL, no loader workers, no loop over images.
+The transform of BadEncoder, MIMIC and the distillation study: RandomResizedCrop (torchvision's integer boxes,
+bilinear), horizontal flip 0.5, ColorJitter(.4, .4, .4, .1) with probability 0.8 in a random order per image, greyscale
+0.2, no blur. No PIL, no loader workers, no loop over images.
 """
 
 from __future__ import annotations
@@ -181,7 +181,7 @@ def colour_matrices(means: Tensor, jitter: Jitter) -> tuple[Tensor, Tensor]:
     luma = means.new_tensor(LUMA).expand(n, 3)
     to_grey = luma[:, None, :].expand(n, 3, 3)  # every output channel is the luma
     to_yiq, from_yiq = _yiq(means)
-    angle = 2 * math.pi * jitter.hue
+    angle = -2 * math.pi * jitter.hue  # from red to yellow, as hue grows in HSV, is clockwise in the IQ plane
     cos, sin, zero, one = angle.cos(), angle.sin(), torch.zeros_like(angle), torch.ones_like(angle)
     rotation = torch.stack([one, zero, zero, zero, cos, -sin, zero, sin, cos], 1).view(n, 3, 3)
     factor = jitter.saturation[:, None, None]

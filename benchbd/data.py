@@ -257,11 +257,11 @@ class DataLibrary:
             fields: dict[str, Any] = json.loads(path.read_bytes())
             fields |= {name: tuple(fields[name]) for name in ("classes", "histogram", "mean", "std")}
             return SplitInfo(**fields)
-        except FileNotFoundError:
+        except OSError:  # not there, as far as we can tell
             return None
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError):
             log.warning("data cache: %s is damaged; %s %s is decoded again", path, name, split)
-            path.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)  # one warning is enough
             return None
 
     def _remember(self, name: str, split: str, images: ImageSet, *, blob: bool = False) -> None:

@@ -183,8 +183,9 @@ class Encoder(nn.Module):
             encoder.load_state_dict(load_file(path))
         except FileNotFoundError:
             raise DataError(f"{path}: no such encoder file") from None
-        except (SafetensorError, KeyError, ValueError, RuntimeError, OSError) as error:
-            raise DataError(f"{path}: not an encoder written by benchbd ({str(error).splitlines()[0]})") from error
+        except (SafetensorError, UnknownNameError, KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise DataError(f"{path}: not an encoder written by benchbd ({reason})") from error
         return encoder.to(device).eval()
 
 
@@ -246,5 +247,5 @@ def _hook_once(y: Tensor, charge: Callable[[Tensor], None] | None) -> Callable[[
     """Hang ``charge`` on the first tensor that takes part in a backward: every gradient passes there exactly once."""
     if charge is None or not y.requires_grad:
         return charge
-    y.register_hook(charge)  # type: ignore[no-untyped-call]
+    y.register_hook(charge)
     return None

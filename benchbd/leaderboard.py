@@ -84,10 +84,10 @@ def terminal_table(records: Iterable[Record], order: Order = BY_NAME) -> str:
     widths = [max(map(len, column)) for column in zip(_TERMINAL, *body, strict=True)]
     widths[5:9] = [max(5, width) for width in widths[5:9]]  # room for the words above the pairs
     gap = "  " if sum(widths) + 2 * (len(widths) - 1) <= WIDTH else " "
-    names = widths[:2]  # they give way first: the figures are what the table is for
-    while sum(widths) + len(gap) * (len(widths) - 1) > WIDTH and max(names) > len("defense"):
-        names[names.index(max(names))] -= 1
-        widths[:2] = names
+    over = sum(widths) + len(gap) * (len(widths) - 1) - WIDTH
+    for column, least in ((0, 7), (1, 7), (-1, 13)):  # the figures are what the table is for: words give way
+        cut = max(0, min(over, widths[column] - least))
+        widths[column], over = widths[column] - cut, over - cut
 
     def line(cells: Sequence[str]) -> str:
         pairs = list(zip((_short(c, w) for c, w in zip(cells, widths, strict=True)), widths, strict=True))
@@ -100,7 +100,13 @@ def terminal_table(records: Iterable[Record], order: Order = BY_NAME) -> str:
     lines: list[str] = []
     cells = iter(body)
     for heading, rows in table.groups():
-        lines += [*([""] if lines else []), heading, top, line(_TERMINAL), *(line(next(cells)) for _ in rows)]
+        lines += [
+            *([""] if lines else []),
+            _short(heading, WIDTH),
+            top,
+            line(_TERMINAL),
+            *(line(next(cells)) for _ in rows),
+        ]
     one = "† one seed, no interval. " if several else "One seed: no intervals. "
     legend = (
         f"Percent{', mean ± 95 % half-width over seeds' if several else ''}. {one if table.single else ''}"

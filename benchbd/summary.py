@@ -24,7 +24,7 @@ CONTROL = "scratch"  # the defense that never saw the encoder: what the clean im
 class Order:
     """The board's order of rows. ``none`` comes first in any case, and what a list leaves out last, by name.
 
-    tasks: pairs of pre-training set and task, the latter written "gtsrb:12".
+    tasks: pairs of pre-training set and task, the latter with its target as index or name ("gtsrb:12").
     """
 
     attacks: Sequence[str] = ()
@@ -125,7 +125,8 @@ def summarise(records: Sequence[Record], order: Order, off_board: bool) -> list[
             seeds = cells.setdefault((*_place(record), record.attack, record.defense), {})
             other = seeds.setdefault(record.seed, record)
             if other != record:  # counted as two seeds, they would fake a narrow interval
-                raise DataError(f"{other.name} and {record.name} are records of one cell: remove the one out of date")
+                keys = f"keys {other.key[:12]} and {record.key[:12]}"
+                raise DataError(f"{record.name}: two records of one cell, {keys}; remove the one out of date")
     scratch: dict[tuple[object, ...], Record] = {
         (_place(record), record.attack, record.seed): record
         for seeds in cells.values()
@@ -135,13 +136,11 @@ def summarise(records: Sequence[Record], order: Order, off_board: bool) -> list[
 
     def rank(records: Sequence[Record]) -> tuple[object, ...]:
         first = records[0]
+        names = {(first.pretrain, task) for task in (task_name(first), f"{first.task}:{first.target_name}", first.task)}
+        listed = [place for place, pair in enumerate(order.tasks) if tuple(pair) in names]
         return (
-            *rank_of((first.pretrain, task_name(first)), order.tasks)[:2],
-            *(
-                first.pretrain,
-                first.task,
-                first.target,
-            ),  # a number, so that gtsrb:9 precedes gtsrb:12 where the board says nothing
+            listed[0] if listed else len(order.tasks),
+            (first.pretrain, first.task, first.target),  # the target as a number: gtsrb:9 before gtsrb:12
             *rank_of(first.evaluator, order.evaluators),
             *rank_of(first.attack, order.attacks),
             *rank_of(first.defense, order.defenses),
@@ -217,21 +216,25 @@ def _place(record: Record) -> tuple[object, ...]:
 
 
 def task_name(record: Record) -> str:
+    """Task and target index, as in "gtsrb:12"."""
     return f"{record.task}:{record.target}"
 
 
 def departures(record: Record) -> tuple[str, ...]:
+    """In what a record is off-board, sorted; empty for an on-board one alone."""
     return () if record.on_board else tuple(sorted(record.departures)) or ("not said in what",)
 
 
 def defense_forwards(record: Record) -> int | None:
+    """Image-forwards of the defense; None where none was run."""
     cost = record.cost.get("defend")
     return cost.image_forwards if cost else None
 
 
-def rank_of(name: Any, names: Sequence[Any]) -> tuple[object, ...]:
+def rank_of(name: str, names: Sequence[str]) -> tuple[bool, int, str]:
+    """A sort key: ``none``, then ``names`` in their order, then the others by name."""
     known = name in names
-    return name != FLOOR, names.index(name) if known else len(names), "" if known else str(name)
+    return name != FLOOR, names.index(name) if known else len(names), "" if known else name
 
 
 def _interval(values: Iterable[float]) -> Interval:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -258,6 +260,24 @@ def test_forwards_per_step(options: dict[str, int], references: int, per_step: i
     assert measured[0] == images + references + images  # f once, and the check of the outcome
     if references == 1:
         assert BadEncoder(steps=6, batch=8, **options).forwards(images) == measured[2] - images
+
+
+def test_references_are_augmented_anew_every_step_and_never_cropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Tensor] = []
+
+    def spy(*args: Any) -> Tensor:
+        seen.append(args[4])
+        return badencoder_loss(*args)
+
+    monkeypatch.setattr("benchbd_plugins.badencoder.badencoder_loss", spy)
+    striped = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
+    striped[0, :, 4], striped[1, :, 20] = 200, 200
+    BadEncoder(steps=3, batch=8).inject(knowledge(target(striped)))
+    assert [len(views) for views in seen] == [8 * 2] * 3  # B draws of each reference, as the released code
+    assert not torch.equal(seen[0], seen[1])
+    for views in seen:
+        brightest = views.sum((1, 3)).argmax(1).view(8, 2)
+        assert brightest.tolist() == [[4, 20]] * 8  # the rows are where they were, and pairs keep their order
 
 
 def test_epochs_and_small_shadow_sets() -> None:

@@ -188,8 +188,7 @@ def test_a_flipped_byte_is_caught_or_harmless(tmp_path: Path) -> None:
         (tmp_path / "bad.npz").write_bytes(damaged)
         try:
             assert np.array_equal(read_npz(tmp_path / "bad.npz", "x")["x"], array), position
-        except DataError as error:
-            assert "\n" not in str(error)
+        except DataError:
             refused += 1
     assert refused > len(good) / 3
 

@@ -112,6 +112,8 @@ def test_rows_stand_in_the_order_of_the_board_and_none_first() -> None:
     assert list(named.defense)[:4] == ["none", "mimic", "ft", "scratch"]
     targets = summary([make_record(target=12), make_record(target=9)])
     assert list(targets.task) == ["gtsrb:9", "gtsrb:12"]
+    by_name = Order(tasks=[("cifar10", "svhn:1"), ("cifar10", "gtsrb:priority road")])
+    assert list(dict.fromkeys(summary(records, by_name).task)) == ["svhn:1", "gtsrb:12", "stl10:9"]
 
 
 def test_off_board_records_are_left_out_and_counted() -> None:
@@ -163,7 +165,7 @@ def test_notes_become_footnotes_once_each_and_a_note_of_all_rows_a_remark() -> N
 def test_two_records_of_one_cell_are_refused_but_a_copy_is_not() -> None:
     record = make_record()
     assert only(summary([record, record]), defense="none").n == 1
-    with pytest.raises(DataError, match=f"{record.name}.*one cell"):
+    with pytest.raises(DataError, match=f"{record.name}: two records of one cell, keys {record.key[:12]} and f{{12}}"):
         summary([record, make_record(key="f" * 64)])
 
 
@@ -230,7 +232,15 @@ def test_latex_is_escaped() -> None:
 def test_the_terminal_table_fits_and_is_aligned() -> None:
     wide = [
         make_record(
-            "a_very_long_attack_name", "a_very_long_defense", seed, (100.0, 100.0, 99.0 + seed / 2), seconds=9e5
+            "a_very_long_attack_name",
+            "a_very_long_defense",
+            seed,
+            (100.0, 100.0, 99.0 + seed / 2),
+            seconds=9e5,
+            on_board=False,
+            departures=["x" * 200],
+            task="t" * 200,
+            status=("ok", "attack-failed")[seed],
         )
         for seed in range(2)
     ]
@@ -241,7 +251,7 @@ def test_the_terminal_table_fits_and_is_aligned() -> None:
     lines = terminal_table([make_record(), make_record("none", metrics=(82.0, 5.0, 3.0))]).splitlines()
     assert lines[:5] == [
         "cifar10 -> gtsrb:12 (priority road), evaluator mlp",
-        "                                             Δ floor     Δ scratch",
+        "                                              Δ floor     Δ scratch",
         "attack      defense   ACC   ASR  ASR-nt    ACC    ASR    ACC    ASR  s  status",
         "none        none     82.0   5.0     3.0   +0.0   +0.0      -      -  -  ok",
         "badencoder  none     80.0  99.0    98.0   -2.0  +95.0      -      -  -  ok",

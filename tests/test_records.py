@@ -54,8 +54,10 @@ def test_records_are_read_by_file_name(tmp_path: Path) -> None:
 
 
 def test_the_name_says_what_the_cell_is() -> None:
-    record = make_record("badencoder", "ft", seed=3, key="0123456789abcdef" * 4)
-    assert record.name == "badencoder_ft_cifar10_gtsrb-12_s3_mlp_0123456789ab.json"
+    key = "0123456789abcdef" * 4
+    assert make_record("badencoder", "ft", 3, key=key).name == "badencoder_ft_cifar10_gtsrb-12_s3_mlp.json"
+    variant = make_record("badencoder", "ft", 3, key=key, on_board=False)
+    assert variant.name == "badencoder_ft_cifar10_gtsrb-12_s3_mlp_0123456789ab.json"
 
 
 def test_writing_again_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:

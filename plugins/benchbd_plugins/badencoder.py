@@ -167,7 +167,7 @@ class BadEncoder(Attack):
             rows = rows.to(shadow.device)
             loss = badencoder_loss(encoder, shadow.pixels[rows], clean[rows], goals, augment(repeated, draws), weights)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             schedule.step()
             progress.loss(loss)

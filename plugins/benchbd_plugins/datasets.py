@@ -108,14 +108,11 @@ class Svhn(Dataset):
         return _images(x.transpose(3, 2, 0, 1), np.where(y == 10, 0, y), self.classes, path)
 
     def download(self, root: Path) -> None:
-        from torchvision.datasets.utils import download_url
-
         for split, md5 in (
             ("train", "e26dedcc434d2e4c54c9b2d4a06d8373"),
             ("test", "eb5a983be6a315427106f1b164d9cef3"),
         ):
-            url = f"http://ufldl.stanford.edu/housenumbers/{split}_32x32.mat"
-            download_url(url, str(root / self.name), md5=md5)
+            _fetch(f"http://ufldl.stanford.edu/housenumbers/{split}_32x32.mat", root / self.name, md5)
 
 
 class Gtsrb(Dataset):
@@ -199,10 +196,13 @@ def _images(
 
 
 def _fetch(url: str, folder: Path, md5: str) -> None:
-    """Download an archive, check it, unpack it into ``folder`` and remove it."""
-    from torchvision.datasets.utils import download_and_extract_archive
+    """Download a file into ``folder`` and check it; an archive is unpacked there and removed."""
+    from torchvision.datasets import utils  # here, not above: seconds to import, and few ever download
 
-    download_and_extract_archive(url, str(folder), md5=md5, remove_finished=True)
+    if url.endswith(".mat"):
+        utils.download_url(url, str(folder), md5=md5)
+    else:
+        utils.download_and_extract_archive(url, str(folder), md5=md5, remove_finished=True)
 
 
 class _ArraysOnly(pickle.Unpickler):

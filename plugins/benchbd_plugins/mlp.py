@@ -78,13 +78,13 @@ class MLP(Evaluator):
                         classes,
                         [p.seed for p in trained],
                     )
-                    for k, i in enumerate(group):
-                        head = [(w[k : k + 1], b[k : k + 1]) for w, b in layers]
-                        clean, triggered = (
-                            forward(head, features(probes[i].encoder, x)[None])[0].argmax(1).cpu()
-                            for x in (probes[i].test, probes[i].triggered)
-                        )
-                        predictions[i] = Predictions(clean, triggered)
+                for k, i in enumerate(group):
+                    head = [(w[k : k + 1], b[k : k + 1]) for w, b in layers]
+                    clean, triggered = (
+                        forward(head, features(probes[i].encoder, x)[None])[0].argmax(1).cpu()
+                        for x in (probes[i].test, probes[i].triggered)
+                    )
+                    predictions[i] = Predictions(clean, triggered)
         return [predictions[i] for i in range(len(probes))]
 
     def fit(self, features: Tensor, labels: Tensor, classes: int, seeds: Sequence[int]) -> Layers:

@@ -1,0 +1,432 @@
+"""Layouts, checks, pool and cache of the data library, on data sets of a few pictures."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from benchbd import layouts
+from benchbd.data import DataLibrary, data_root
+from benchbd.errors import DataAbsentError, DataError, UnknownNameError, UsageError
+from benchbd.images import ImageSet
+from benchbd.methods import Dataset
+
+NAMES = ("ant", "bee", "cat")
+REAL = os.environ.get("BENCHBD_DATA")  # read before conftest hides the user's data from the tests
+
+
+def pictures(count: int, seed: int = 0) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(seed).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+
+
+def labels(count: int) -> np.ndarray[Any, Any]:
+    return np.arange(count) % 3
+
+
+def encode(pixels: np.ndarray[Any, Any], kind: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def write_parquet(
+    file: Path, x: list[bytes | None], y: Any, *, names: tuple[str, ...] = NAMES, plain: bool = False
+) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    image = pa.array(x, pa.binary()) if plain else pa.array([{"bytes": b, "path": "p"} for b in x])
+    table = pa.table({"image": image, "label": pa.array(y)} if y is not None else {"image": image})
+    if names:
+        features = {"info": {"features": {"label": {"names": list(names), "_type": "ClassLabel"}}}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps(features)})
+    pq.write_table(table, file)
+
+
+def write_npz(file: Path, x: Any, y: Any) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(file, x=x, y=y)
+
+
+def write_folder(top: Path, x: Any, y: Any) -> None:
+    for name in NAMES:
+        (top / name).mkdir(parents=True, exist_ok=True)
+    for row, (pixels, label) in enumerate(zip(x, y, strict=True)):
+        (top / NAMES[label] / f"{row:04}.png").write_bytes(encode(pixels))
+
+
+def write_set(folder: Path, layout: str) -> None:
+    """Nine train and six test pictures, ordered by class as an image folder is."""
+    for split, count, seed in (("train", 9, 1), ("test", 6, 2)):
+        x, y = pictures(count, seed), np.sort(labels(count))
+        if layout.startswith("parquet"):
+            plain = layout == "parquet-plain"
+            cut = 4
+            write_parquet(folder / f"{split}-00000-of-00002.parquet", list(map(encode, x[:cut])), y[:cut], plain=plain)
+            write_parquet(folder / f"{split}-00001-of-00002.parquet", list(map(encode, x[cut:])), y[cut:], plain=plain)
+        elif layout.startswith("npz"):
+            write_npz(folder / f"{split}.npz", x, y[:, None] if layout == "npz-column" else y)
+        else:
+            write_folder(folder / split, x, y)
+
+
+class Known(Dataset):
+    """Declares names and normalisation; its own layout is one file."""
+
+    name = "known"
+    version = "1"
+    classes = NAMES
+    normalization = ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+
+    def load(self, split: str, root: Path) -> ImageSet:
+        return ImageSet(torch.zeros(3, 3, 32, 32, dtype=torch.uint8), torch.arange(3), self.classes)
+
+    def sources(self, split: str, root: Path) -> list[Path]:
+        path = root / self.name / f"{split}.own"
+        if not path.is_file():
+            raise DataAbsentError(f"known: no {path}")
+        return [path]
+
+    def download(self, root: Path) -> None:
+        (root / self.name).mkdir(parents=True, exist_ok=True)
+        for split in self.splits:
+            (root / self.name / f"{split}.own").write_text(split)
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> DataLibrary:
+    return DataLibrary({"known": Known()}, tmp_path / "root", tmp_path / "cache")
+
+
+def again(library: DataLibrary) -> DataLibrary:
+    """The same library in a fresh process: nothing in memory, the cache on disk."""
+    return DataLibrary(library.datasets, library.root, library.cache, library.download)
+
+
+def message(library: DataLibrary, name: str = "toy", split: str = "train") -> str:
+    with pytest.raises(DataError) as error:
+        library.load(name, split)
+    text = str(error.value)
+    assert "\n" not in text
+    return text
+
+
+LAYOUTS = ["parquet", "parquet-plain", "npz", "npz-column", "folder"]
+
+
+def test_every_layout_gives_the_same_images_and_digest(tmp_path: Path) -> None:
+    digests = set()
+    for layout in LAYOUTS:  # below one name each, since npz takes its class names from the known data set
+        write_set(tmp_path / layout / "known", layout)
+        library = DataLibrary({"known": Known()}, tmp_path / layout, tmp_path / "cache" / layout)
+        train, test = library.load("known", "train"), library.load("known", "test")
+        assert train.pixels.shape == (9, 3, 32, 32)
+        assert torch.equal(train.pixels.permute(0, 2, 3, 1), torch.from_numpy(pictures(9, 1)))
+        assert train.labels is not None
+        assert train.labels.tolist() == sorted(labels(9))
+        assert train.classes == test.classes == NAMES
+        digests.add((train.digest, test.digest, library.load("known", "pool").digest))
+    assert len(digests) == 1
+
+
+def test_statistics_are_those_of_the_images(library: DataLibrary) -> None:
+    write_set(library.root / "toy", "parquet")
+    info, images = library.info("toy", "train"), library.load("toy", "train")
+    assert (info.digest, info.count, info.size) == (images.digest, 9, 32)
+    assert (info.classes, info.histogram) == (NAMES, (3, 3, 3))
+    assert (info.mean, info.std) == images.normalization()
+    assert images.mean is None
+
+
+def test_declared_normalisation_goes_by_name(library: DataLibrary) -> None:
+    write_set(library.root / "known", "npz")
+    write_set(library.root / "toy", "npz")
+    for split in ("train", "pool"):
+        info, images = library.info("known", split), library.load("known", split)
+        assert (info.mean, info.std) == images.normalization() == Known.normalization
+        assert info.digest == images.digest
+    assert library.load("toy", "train").mean is None
+    assert library.load("toy", "train").classes == ("0", "1", "2")
+
+
+def test_pool_is_train_and_unlabeled_without_labels(library: DataLibrary) -> None:
+    folder = library.root / "toy"
+    write_set(folder, "parquet")
+    assert torch.equal(library.load("toy", "pool").pixels, library.load("toy", "train").pixels)
+    write_parquet(folder / "unlabeled-00000-of-00001.parquet", [encode(p) for p in pictures(4)], [-1] * 4)
+    library = again(library)
+    pool = library.load("toy", "pool")
+    assert len(pool) == 13
+    assert (pool.labels, pool.classes) == (None, ())
+    assert torch.equal(pool.pixels[9:], library.load("toy", "unlabeled").pixels)
+    assert library.info("toy", "pool").digest == pool.digest
+    assert library.info("toy", "unlabeled").histogram == ()
+
+
+def test_released_union_is_the_pool_alone(library: DataLibrary) -> None:
+    folder = library.root / "toy"
+    write_set(folder, "npz")
+    write_npz(folder / "train_unlabeled.npz", pictures(12), np.full((12, 1), -1))
+    assert len(library.load("toy", "pool")) == 12
+    assert "part of the pool only" in message(library, split="unlabeled")
+
+
+def test_unlabeled_pictures_may_lie_in_the_folder_itself(library: DataLibrary) -> None:
+    folder = library.root / "toy"
+    write_set(folder, "folder")
+    (folder / "unlabeled").mkdir()
+    (folder / "unlabeled" / "a.png").write_bytes(encode(pictures(1)[0]))
+    (folder / "unlabeled" / ".hidden").write_text("")
+    assert len(library.load("toy", "pool")) == 10
+
+
+def test_pictures_of_other_sizes_and_modes_become_32x32_rgb(library: DataLibrary) -> None:
+    big = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8))
+    buffers = [io.BytesIO() for _ in range(3)]
+    big.save(buffers[0], "PNG")
+    big.convert("L").save(buffers[1], "PNG")
+    big.quantize(8).save(buffers[2], "PNG", transparency=0)
+    write_parquet(library.root / "toy/train-0.parquet", [b.getvalue() for b in buffers], [0, 1, 2])
+    pixels = library.load("toy", "train").pixels
+    expected = np.asarray(big.resize((32, 32), Image.Resampling.BILINEAR))
+    assert np.array_equal(pixels[0].permute(1, 2, 0).numpy(), expected)
+    assert torch.equal(pixels[1, 0], pixels[1, 1])
+
+
+def test_digest_does_not_depend_on_the_path(tmp_path: Path) -> None:
+    infos, keys = [], []
+    for place in ("a", "b/c"):
+        write_set(tmp_path / place / "toy", "parquet")
+        library = DataLibrary({}, tmp_path / place, tmp_path / "cache")
+        infos.append(library.info("toy", "train"))
+        keys.append(sorted(path.name for path in library.cache.iterdir()))
+    assert infos[0] == infos[1]
+    assert keys[0] == keys[1]
+
+
+# What is wrong with a data set is said in one line
+
+
+def test_names_and_absence(library: DataLibrary) -> None:
+    write_set(library.root / "toy", "npz")
+    assert library.names() == ["known", "toy"]
+    with pytest.raises(UnknownNameError, match=r"unknown data set 'tou': did you mean 'toy'\?.*no folder.*root"):
+        library.load("tou", "train")
+    with pytest.raises(UnknownNameError):
+        library.info("../root/toy", "train")
+    with pytest.raises(UsageError, match=r"no split 'val': splits are train, test"):
+        library.load("toy", "val")
+    with pytest.raises(DataAbsentError, match=r"no .*train\.own; accepted: Parquet .*npz .*--download fetches it"):
+        library.load("known", "train")
+    (library.root / "empty").mkdir()
+    assert "empty: no data set in a known layout; accepted: Parquet" in message(library, "empty")
+
+
+def test_download_fetches_a_known_data_set(library: DataLibrary, monkeypatch: pytest.MonkeyPatch) -> None:
+    library.download = True
+    assert len(library.load("known", "test")) == 3
+
+    def offline(self: Known, root: Path) -> None:
+        raise OSError("no route to host\nat all")
+
+    monkeypatch.setattr(Known, "download", offline)
+    library.root = library.root / "elsewhere"
+    assert "the download failed (no route to host); try again" in message(again(library), "known")
+
+
+def test_count_of_the_official_set(library: DataLibrary, monkeypatch: pytest.MonkeyPatch) -> None:
+    Known().download(library.root)
+    monkeypatch.setattr(Known, "splits", {"train": 1000, "test": 0})
+    assert "3 images in train, 1,000 are expected" in message(library, "known")
+
+
+def test_two_layouts_in_one_folder(library: DataLibrary) -> None:
+    write_set(library.root / "toy", "npz")
+    write_set(library.root / "toy", "parquet")
+    assert "two layouts in one folder, Parquet and npz: keep one" in message(library)
+    write_set(library.root / "known", "npz")
+    Known().download(library.root)
+    assert "two layouts in one folder, npz and the data set's own layout" in message(library, "known")
+
+
+def test_missing_and_empty_splits(library: DataLibrary) -> None:
+    folder = library.root / "toy"
+    write_npz(folder / "train.npz", pictures(3), labels(3))
+    assert "no test split (npz)" in message(library, split="test")
+    write_npz(folder / "test.npz", pictures(0), labels(0))
+    assert "the test split is empty" in message(again(library), split="test")
+    (library.root / "bare" / "train" / "ant").mkdir(parents=True)
+    assert "the train split is empty" in message(library, "bare")
+
+
+def test_damaged_files(library: DataLibrary) -> None:
+    folder = library.root / "toy"
+    good = encode(pictures(1)[0], "JPEG")
+    file = folder / "train-00000-of-00001.parquet"
+
+    write_parquet(file, [good, good[:300], good], [0, 1, 2])
+    assert f"{file}: row 1: not a readable picture" in message(library)
+    write_parquet(file, [good, good, b"nonsense"], [0, 1, 2])
+    assert f"{file}: row 2: not a readable picture (not a picture)" in message(again(library))
+    write_parquet(file, [good, None], [0, 1], plain=True)
+    assert f"{file}: row 1: no picture" in message(again(library))
+    file.write_bytes(file.read_bytes()[:-40])
+    assert f"{file}: not a readable Parquet file" in message(again(library))
+    file.unlink()
+
+    write_npz(folder / "train.npz", pictures(3), labels(3))
+    damaged = (folder / "train.npz").read_bytes()
+    (folder / "train.npz").write_bytes(damaged[: len(damaged) // 2])
+    assert "train.npz: not a readable npz file" in message(again(library))
+    (folder / "train.npz").unlink()
+
+    write_set(folder, "folder")
+    (folder / "train" / "bee" / "0003.png").write_bytes(good[:100])
+    assert "bee/0003.png: not a readable picture" in message(again(library))
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "text"),
+    [
+        (np.zeros((3, 3, 32, 32), np.uint8), labels(3), r"must be uint8 (N, 32, 32, 3), not uint8 (3, 3, 32, 32)"),
+        (np.zeros((3, 32, 32, 3), np.float32), labels(3), "not float32"),
+        (pictures(3), labels(2), "y must be integer (3,) or (3, 1), not int64 (2,)"),
+        (pictures(3), np.zeros(3), "not float64 (3,)"),
+        (pictures(3), np.array([0, -1, 1]), "row 1: label -1 is out of range 0..2"),
+        (pictures(3), np.array([0, 1, 10**9]), "row 2: label 1000000000 is out of range 0..2"),
+    ],
+)
+def test_arrays_that_do_not_fit(library: DataLibrary, x: Any, y: Any, text: str) -> None:
+    write_npz(library.root / "toy" / "train.npz", x, y)
+    assert f"{library.root / 'toy' / 'train.npz'}: " in (said := message(library))
+    assert text in said
+
+
+def test_labels_out_of_range(library: DataLibrary) -> None:
+    folder, good = library.root / "toy", encode(pictures(1)[0])
+    write_parquet(folder / "train-00000-of-00002.parquet", [good] * 3, [0, 1, 2])
+    second = folder / "train-00001-of-00002.parquet"
+    write_parquet(second, [good] * 3, [0, 3, 2])
+    assert f"{second}: row 1: label 3 is out of range 0..2 (3 classes are known)" in message(library)
+    write_parquet(second, [good] * 3, [0, None, 2])
+    assert f"{second}: row 1: no label" in message(again(library))
+    write_parquet(second, [good] * 3, ["a", "b", "c"])
+    assert f"{second}: column 'label' must be an integer, not string" in message(again(library))
+    write_parquet(second, [good] * 3, None)
+    assert f"{second}: no column 'label'; it has image" in message(again(library))
+    write_parquet(second, [good] * 3, [0, 1, 2], names=("ant", "bee", "cow"))
+    assert f"{second}: its class names differ" in message(again(library))
+    second.unlink()
+    assert "1 Parquet files of train, but their names promise 2" in message(again(library))
+
+
+def test_unlabeled_allows_minus_one_only(library: DataLibrary) -> None:
+    folder, good = library.root / "toy", encode(pictures(1)[0])
+    write_set(folder, "parquet")
+    file = folder / "unlabeled-00000-of-00001.parquet"
+    write_parquet(file, [good] * 2, [-1, -2])
+    assert f"{file}: row 1: label -2 is out of range" in message(library, split="pool")
+
+
+def test_train_and_test_share_their_classes(library: DataLibrary) -> None:
+    folder, good = library.root / "toy", encode(pictures(1)[0])
+    write_parquet(folder / "train-0.parquet", [good] * 3, [0, 1, 2])
+    write_parquet(folder / "test-0.parquet", [good] * 3, [0, 1, 2], names=("ant", "cow", "cat"))
+    assert "train and test name their classes differently: 'bee' against 'cow'" in message(library, split="test")
+    write_parquet(folder / "test-0.parquet", [good] * 3, [0, 1, 3], names=())
+    assert "test-0.parquet: row 2: label 3 is out of range 0..2" in message(again(library), split="test")
+    write_set(library.root / "dirs", "folder")
+    (library.root / "dirs" / "test" / "zebra").mkdir()
+    assert "test/zebra: train has no class of that name" in message(library, "dirs", "test")
+
+
+def test_numbered_folders_keep_their_order(library: DataLibrary) -> None:
+    for number in range(12):
+        (library.root / "toy" / "train" / str(number)).mkdir(parents=True)
+        (library.root / "toy" / "train" / str(number) / "0.png").write_bytes(encode(pictures(1)[0]))
+    assert library.load("toy", "train").classes == tuple(map(str, range(12)))
+
+
+# Cache
+
+
+def test_cache_hit_does_not_decode(library: DataLibrary, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_set(library.root / "toy", "parquet")
+    first = {split: library.load("toy", split) for split in ("train", "test", "pool")}
+
+    def fail(*_: object) -> None:
+        raise AssertionError("decoded again")
+
+    monkeypatch.setattr(layouts, "_in_threads", fail)
+    fresh = again(library)
+    for split, images in first.items():
+        assert fresh.info("toy", split).digest == images.digest
+    assert not fresh._images  # info needs no pixels
+    for split, images in first.items():
+        assert torch.equal(fresh.load("toy", split).pixels, images.pixels)
+    assert fresh.load("toy", "train") is fresh.load("toy", "train")
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".json"])
+@pytest.mark.parametrize("how", ["flipped", "truncated"])
+def test_damaged_cache_is_decoded_again(
+    library: DataLibrary, caplog: pytest.LogCaptureFixture, suffix: str, how: str
+) -> None:
+    write_set(library.root / "toy", "parquet")
+    expected = library.load("toy", "train")
+    [path] = library.cache.glob(f"*{suffix}")
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content if how == "flipped" and suffix != ".json" else content[:-3])
+    assert torch.equal(again(library).load("toy", "train").pixels, expected.pixels)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "is damaged; toy train is decoded again" in caplog.text
+    caplog.clear()
+    assert again(library).load("toy", "train").digest == expected.digest
+    assert not caplog.records
+    assert not list(library.cache.glob(".*"))
+
+
+def test_unwritable_cache_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_set(tmp_path / "toy", "npz")
+    (tmp_path / "file").write_text("")
+    library = DataLibrary({}, tmp_path, tmp_path / "file" / "cache")
+    assert library.info("toy", "train").count == 9
+    assert "cannot be written" in caplog.text
+
+
+def test_data_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("BENCHBD_DATA", str(tmp_path / "variable"))
+    assert data_root("option") == Path("option")
+    assert data_root(None) == tmp_path / "variable"
+    monkeypatch.delenv("BENCHBD_DATA")
+    assert data_root(None).name == "benchbd"
+
+
+@pytest.mark.realdata
+def test_real_data(tmp_path: Path) -> None:
+    if REAL is None:
+        pytest.skip("BENCHBD_DATA is not set")
+    from benchbd_plugins.datasets import Cifar10, Gtsrb
+
+    library = DataLibrary({"cifar10": Cifar10(), "gtsrb": Gtsrb()}, Path(REAL), tmp_path)
+    cifar = library.load("cifar10", "train")
+    assert (len(cifar), library.info("cifar10", "test").count) == (50_000, 10_000)
+    assert cifar.classes == Cifar10.classes
+    mean = cifar.pixels.double().mean((0, 2, 3)) / 255
+    assert mean.tolist() == pytest.approx(Cifar10.normalization[0], abs=1e-3)
+    assert library.info("cifar10", "train").mean == Cifar10.normalization[0]
+    signs = library.info("gtsrb", "train")
+    assert signs.classes == Gtsrb.classes
+    assert len(signs.histogram) == 43
+    assert (signs.classes[12], signs.classes[14]) == ("priority road", "stop")
+    if "tinyimagenet10" in library.names():
+        assert library.info("tinyimagenet10", "pool").count == 25_000
