@@ -60,9 +60,7 @@ class Session:
         precision: Literal["fp32", "bf16"] = (
             chosen if chosen != "auto" else "bf16" if self.device.type == "cuda" else "fp32"
         )
-        return make_plan(
-            self.board, self.selection, self.registry, self.library, precision=precision, strict=strict
-        )
+        return make_plan(self.board, self.selection, self.registry, self.library, precision=precision, strict=strict)
 
     def run(self, on_record: Callable[[Record], None] | None = None) -> list[Record]:
         """Compute the plan; every record lands in the store as soon as it is there."""
@@ -92,7 +90,9 @@ def pick_device(name: str | None) -> torch.device:
     if device.type not in {"cpu", "cuda"}:
         raise UsageError(f"device {name!r}: known are cpu, cuda and cuda:N")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UsageError(f"device {name!r}: this machine has {torch.cuda.device_count()} CUDA devices; use --device cpu")
+        raise UsageError(
+            f"device {name!r}: this machine has {torch.cuda.device_count()} CUDA devices; use --device cpu"
+        )
     return device
 
 
@@ -146,9 +146,7 @@ def run(
     from benchbd.leaderboard import frame
 
     chosen = _selection(attack, defense, pretrain, task, seed, evaluator, option)
-    session = Session.open(
-        board, chosen, data_root_option=data_root, store=store, device=device, download=download
-    )
+    session = Session.open(board, chosen, data_root_option=data_root, store=store, device=device, download=download)
     return frame(session.run())
 
 

@@ -54,7 +54,9 @@ class _Group(click.Group):
             click.echo("interrupted: finished stages are kept; the same command goes on from there", err=True)
             ctx.exit(130)
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
             raise UnknownNameError("command", args[0], self.list_commands(ctx))
         return super().resolve_command(ctx, args)
@@ -87,7 +89,9 @@ def grid_options(command: F) -> F:
             ),
             click.option("--data-root", type=click.Path(path_type=Path), help="Data sets.  [env: BENCHBD_DATA]"),
             click.option("--store", type=click.Path(path_type=Path), help="Results.  [env: BENCHBD_STORE]"),
-            click.option("--device", default=None, metavar="DEVICE", help="cpu, cuda or cuda:N.  [default: cuda if any]"),
+            click.option(
+                "--device", default=None, metavar="DEVICE", help="cpu, cuda or cuda:N.  [default: cuda if any]"
+            ),
             click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout."),
             click.option("--quiet", is_flag=True, help="No progress."),
         ]
@@ -139,7 +143,7 @@ def run(download: bool, **arguments: Any) -> None:
         document = {"board": session.board.name, "records": [json.loads(record.to_json()) for record in records]}
         click.echo(json.dumps(document, indent=1))
     else:
-        click.echo(terminal_table(records, Order.of(session.board)))
+        click.echo(terminal_table(records, Order.of(session.board)), nl=False)
     if any(record.status == "failed" for record in records):
         sys.exit(1)
 
@@ -165,9 +169,13 @@ def plan(**arguments: Any) -> None:
     table = [
         [r["kind"], r["label"], r["key"][:12] + ("?" if r["provisional"] else ""), _state(r), *_cost(r)] for r in rows
     ]
-    click.echo(tabulate(table, headers=["kind", "stage", "key", "", "image-forwards", "seconds"], disable_numparse=True))
+    click.echo(
+        tabulate(table, headers=["kind", "stage", "key", "", "image-forwards", "seconds"], disable_numparse=True)
+    )
     cached = sum(r["cached"] for r in rows)
-    click.echo(f"\n{len(made.cells)} cells, {len(rows)} distinct stages, {cached} cached, {len(rows) - cached} to compute")
+    click.echo(
+        f"\n{len(made.cells)} cells, {len(rows)} distinct stages, {cached} cached, {len(rows) - cached} to compute"
+    )
     todo = [r for r in rows if not r["cached"]]
     known = [r["seconds"] for r in todo if r["seconds"] is not None]
     if todo:
@@ -346,15 +354,15 @@ def leaderboard() -> None:
 
 @leaderboard.command("build")
 @click.argument("board", required=False)
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Write README, CSV, JSON, LaTeX and records.")
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), help="Write README, CSV, JSON, LaTeX and records."
+)
 @click.option("--records", type=click.Path(path_type=Path, file_okay=False), help="Read records from this folder.")
 @click.option("--store", type=click.Path(path_type=Path), help="Read the store's records.  [env: BENCHBD_STORE]")
 @click.option(
     "--format", "form", type=click.Choice(["markdown", "csv", "json", "latex"]), default="markdown", show_default=True
 )
-def build_leaderboard(
-    board: str | None, out: Path | None, records: Path | None, store: Path | None, form: str
-) -> None:
+def build_leaderboard(board: str | None, out: Path | None, records: Path | None, store: Path | None, form: str) -> None:
     """Build the tables of BOARD (default: the demo board) from its records.
 
     Records come from --records, else from the store, else from those that are published with the board.
@@ -371,7 +379,9 @@ def build_leaderboard(
     found = next((rows for place in places if place.is_dir() and (rows := read_records(place))), [])
     if not found:
         looked = " or ".join(map(str, places))
-        raise UsageError(f"no records of board {loaded.name} in {looked}: run it first with benchbd run --board {loaded.name}")
+        raise UsageError(
+            f"no records of board {loaded.name} in {looked}: run it first with benchbd run --board {loaded.name}"
+        )
     if out is not None:
         build(loaded.name, found, out, Order.of(loaded), loaded.description)
         click.echo(f"wrote the tables and {len(found)} records of board {loaded.name} to {out}", err=True)

@@ -61,7 +61,12 @@ class Workshop:
 
     def compute(self, stage: Stage) -> Outcome:
         """The outcome of any stage but ``evaluate``, which comes in groups. Global random numbers are its own."""
-        work = {"pretrain": self._pretrain, "reference": self._reference, "attack": self._attack, "defend": self._defend}
+        work = {
+            "pretrain": self._pretrain,
+            "reference": self._reference,
+            "attack": self._attack,
+            "defend": self._defend,
+        }
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(stage.seed)
             return work[stage.kind](stage)
@@ -74,7 +79,9 @@ class Workshop:
             probes = [self._probe(stage) for stage in stages]
             predictions = evaluator.evaluate_together(probes)
         if len(predictions) != len(stages):
-            raise PluginError(f"evaluator {evaluator.name} returned {len(predictions)} results for {len(stages)} probes")
+            raise PluginError(
+                f"evaluator {evaluator.name} returned {len(predictions)} results for {len(stages)} probes"
+            )
         return [_checked_predictions(p, stage, evaluator.name) for p, stage in zip(predictions, stages, strict=True)]
 
     def encoder(self, stage: Stage) -> Encoder:
@@ -192,7 +199,9 @@ def _checked_predictions(predictions: object, stage: Stage, who: str) -> Outcome
     tensors = {"clean": predictions.clean, "triggered": predictions.triggered}
     for name, values in tensors.items():
         if values.dtype != torch.int64 or values.shape != (images,):
-            raise PluginError(f"evaluator {who}: {name} predictions must be int64 ({images},), not {values.dtype} {tuple(values.shape)}")
+            raise PluginError(
+                f"evaluator {who}: {name} predictions must be int64 ({images},), not {values.dtype} {tuple(values.shape)}"
+            )
     tensors = {name: values.cpu().contiguous() for name, values in tensors.items()}
     return Outcome({PREDICTIONS: lambda path: save_file(tensors, path)}, {})
 
@@ -254,7 +263,7 @@ def choose_references(
 def _fit_head(features: Tensor, labels: Tensor, classes: int, seed: int, epochs: int = 30) -> nn.Module:
     """A small two-layer classifier on standardised features, deterministic by seed."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(seed, "init"))
+        torch.default_generator.manual_seed(derive_seed(seed, "init"))
         head = nn.Sequential(nn.Linear(features.shape[1], 256), nn.ReLU(), nn.Linear(256, classes))
     head.to(features.device)
     optimizer = torch.optim.Adam(head.parameters(), 1e-3, weight_decay=1e-4)

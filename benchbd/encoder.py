@@ -104,7 +104,7 @@ class Encoder(nn.Module):
     ) -> Self:
         """A randomly initialised encoder: a function of the arguments alone, whatever the global generators hold."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # the CPU's alone: weights are drawn there on every machine
             return cls(arch, mean, std).to(device)
 
     @property

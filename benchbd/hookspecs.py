@@ -23,7 +23,7 @@ hookimpl = pluggy.HookimplMarker("benchbd")
 def benchbd_datasets() -> list[type[Dataset]]:  # type: ignore[empty-body]
     """Return the data-set classes of this plugin. Called once, when the registry is built.
 
-    A folder in a known layout needs no plugin; this hook is for sets that are generated or have an archive of their own.
+    A folder in a known layout needs no plugin: this hook is for sets that are generated or have their own archive.
     """
 
 

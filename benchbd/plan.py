@@ -183,7 +183,10 @@ class _Planner:
             matching = [row for row in rows if any(split_task(task)[0] == name for task in row.tasks)]
             if target is None and not matching:
                 known = ", ".join(dict.fromkeys(task for row in self.board.rows for task in row.tasks))
-                raise UsageError(f"task {name!r} is not of board {self.board.name} (which has {known}): give its target, as in {name}:3")
+                raise UsageError(
+                    f"task {name!r} is not of board {self.board.name} (which has {known}): "
+                    f"give its target, as in {name}:3"
+                )
             if target is None:
                 chosen += [row for row in matching if row not in chosen]
                 continue
@@ -261,7 +264,9 @@ class _Planner:
         goals = [self._goal(task) for task in row.tasks]
         declared = {task for other in self.board.rows if other.pretrain == row.pretrain for task in other.tasks}
         for task, goal in zip(row.tasks, goals, strict=True):
-            if task not in declared and str(goal) not in {str(self._goal(t)) for t in declared if split_task(t)[0] == goal.task}:
+            if task not in declared and str(goal) not in {
+                str(self._goal(t)) for t in declared if split_task(t)[0] == goal.task
+            }:
                 self.departures.append(f"task {row.pretrain} -> {goal}")
         trigger = self._trigger(self._info(row.pretrain, "pool").size)
         cells = []
@@ -296,7 +301,9 @@ class _Planner:
         spec: TriggerSpec = self.trigger_spec
         trigger = Trigger.load(spec.file) if spec.file is not None else Trigger.square(spec.size, image_size)
         if trigger.size != image_size:
-            raise UsageError(f"the trigger is for {trigger.size}x{trigger.size} images, these are {image_size}x{image_size}")
+            raise UsageError(
+                f"the trigger is for {trigger.size}x{trigger.size} images, these are {image_size}x{image_size}"
+            )
         return trigger
 
     def _pretrain(self, name: str, seed: int) -> Stage:
@@ -337,7 +344,9 @@ class _Planner:
     ) -> Stage:
         if attack.passthrough:
             return pretrain
-        targets = [{"data": self._info(g.task, "train").digest, "label": g.label, "trigger": trigger.digest} for g in goals]
+        targets = [
+            {"data": self._info(g.task, "train").digest, "label": g.label, "trigger": trigger.digest} for g in goals
+        ]
         references = {f"reference{i}": self._reference(g, seed, pretrain) for i, g in enumerate(goals)}
         return Stage(
             "attack",
@@ -397,4 +406,3 @@ class _Planner:
 def _named(options: Options, axis: str, name: str) -> list[dict[str, Any]]:
     """The tables that speak of a method: under its bare name, then under ``axis:name``, which wins."""
     return [dict(options.get(name, {})), dict(options.get(f"{axis}:{name}", {}))]
-

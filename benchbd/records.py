@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from benchbd.errors import DataError
 
-SCHEMA = 1
+SCHEMA: Literal[1] = 1
 
 Status = Literal["ok", "attack-failed", "n/a", "failed"]
 
@@ -74,7 +74,7 @@ class Record(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_version: int = Field(SCHEMA, alias="schema")
+    schema_version: Literal[1] = Field(SCHEMA, alias="schema")
     board: str
     on_board: bool = Field(description="whether protocol, options and data are those of the board")
     departures: list[str] = Field(default_factory=list, description="in what the run departs from the board")
@@ -97,7 +97,9 @@ class Record(BaseModel):
     seconds: float | None = Field(None, description="wall seconds of the defense, when it was computed")
     cost: dict[str, Cost] = Field(default_factory=dict, description="by kind of stage")
     stages: dict[str, str] = Field(default_factory=dict, description="full key by kind of stage")
-    identity: dict[str, Any] = Field(default_factory=dict, description="methods with every option, data, trigger, seeds")
+    identity: dict[str, Any] = Field(
+        default_factory=dict, description="methods with every option, data, trigger, seeds"
+    )
     reference: dict[str, Any] = Field(default_factory=dict, description="where the reference inputs come from")
     clean_images: list[int] = Field(default_factory=list, description="rows of the pool that the defender got")
     notes: list[str] = Field(default_factory=list)
@@ -107,15 +109,25 @@ class Record(BaseModel):
     def name(self) -> str:
         """A file name that says what the cell is. On-board a cell has one record, which a later run replaces; off-board
         the key tells the variants apart."""
-        parts = [self.attack, self.defense, self.pretrain, f"{self.task}-{self.target}", f"s{self.seed}", self.evaluator]
+        parts = [
+            self.attack,
+            self.defense,
+            self.pretrain,
+            f"{self.task}-{self.target}",
+            f"s{self.seed}",
+            self.evaluator,
+        ]
         return "_".join(parts if self.on_board else [*parts, self.key[:12]]) + ".json"
 
     def to_json(self) -> str:
         """Indented JSON with sorted keys; lists of numbers stay on one line."""
         data = self.model_dump(mode="json", by_alias=True)
-        rows = json.dumps(data.pop("clean_images"), separators=(",", ":"))
-        text = json.dumps({**data, "clean_images": "@rows@"}, indent=1, sort_keys=True)
-        return text.replace('"@rows@"', rows) + "\n"
+        lines = []
+        for name, value in sorted(data.items()):
+            indent = None if name == "clean_images" else 1
+            text = json.dumps(value, sort_keys=True, indent=indent, separators=(",", ": "))
+            lines.append(f" {json.dumps(name)}: " + text.replace("\n", "\n "))
+        return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def write_records(records: Iterable[Record], folder: Path) -> list[Path]:
@@ -137,6 +149,8 @@ def read_records(folder: Path) -> list[Record]:
     for path in sorted(folder.glob("*.json")):
         try:
             records.append(Record.model_validate_json(path.read_bytes()))
-        except (ValidationError, ValueError) as error:
-            raise DataError(f"{path}: not a benchbd record ({str(error).splitlines()[0]})") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(str(part) for part in first["loc"])
+            raise DataError(f"{path}: not a benchbd record ({field + ': ' if field else ''}{first['msg']})") from error
     return records

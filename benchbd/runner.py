@@ -25,7 +25,7 @@ from benchbd.store import Artifact, Store
 from benchbd.training import collecting_notes, reporting
 
 GATE = 15.0  # points by which an undefended ASR must exceed the clean floor for the attack to count
-GROUP = 9  # heads that are trained together on a GPU; a CPU gains nothing from company
+GROUP = 8  # heads that are trained together on a GPU; a CPU gains nothing from company
 
 log = logging.getLogger("benchbd")
 
@@ -42,7 +42,9 @@ class StageFailed(Exception):  # noqa: N818 - private to the runner
 class Runner:
     """Computes what a plan needs and hands out one record per cell."""
 
-    def __init__(self, plan: Plan, registry: Registry, library: DataLibrary, store: Store, device: torch.device) -> None:
+    def __init__(
+        self, plan: Plan, registry: Registry, library: DataLibrary, store: Store, device: torch.device
+    ) -> None:
         self.plan, self.registry, self.library, self.store, self.device = plan, registry, library, store, device
         self.workshop = Workshop(library, device, self._artifact)
         self._artifacts: dict[str, Artifact] = {}
@@ -95,7 +97,9 @@ class Runner:
                 yield [stage]
                 continue
             arch = self._artifact(stage.parents["encoder"]).result["arch"]
-            ready.setdefault((stage.method, stage.data["train"].digest, stage.data["test"].digest, arch), []).append(stage)
+            ready.setdefault((stage.method, stage.data["train"].digest, stage.data["test"].digest, arch), []).append(
+                stage
+            )
         size = GROUP if self.device.type == "cuda" else 1
         for group in ready.values():
             yield from (group[start : start + size] for start in range(0, len(group), size))
@@ -128,6 +132,10 @@ class Runner:
         except NotApplicable as reason:
             status, message = "n/a", str(reason)
         except Exception as error:
+            if len(todo) > 1:  # one member must not take its company down
+                for stage in todo:
+                    self._attempt([stage])
+                return
             status, message = "failed", self._explain(todo[0], error)
         if status != "computed":
             for stage in todo:
@@ -208,9 +216,11 @@ class Runner:
         """The counts behind the metrics of an evaluate stage, or StageFailed."""
         if stage.key in self._failures:
             raise self._failures[stage.key]
-        labels = self.library.load(stage.data["test"].name, "test").labels
-        assert labels is not None
-        return count(read_predictions(self._artifacts[stage.key]), labels, target)
+        test = self.library.load(stage.data["test"].name, "test")
+        assert test.labels is not None
+        return count(
+            read_predictions(self._artifacts[stage.key]), test.labels, target, classes=len(test.classes) or None
+        )
 
     def _record(self, cell: Cell) -> Record:
         values: dict[str, Any] = {}

@@ -1,11 +1,11 @@
 """The store: what was computed, by the content of what determined it. Present means complete and verified.
 
-    <root>/stages/<ab>/<key>/<blob>          safetensors
-    <root>/stages/<ab>/<key>/manifest.json   identity, digests of the blobs, result, cost, machine
-    <root>/locks/<key>.lock                  held while a stage is computed
-    <root>/damaged/                          what failed verification, set aside
-    <root>/data/                             decoded data sets
-    <root>/logs/                             tracebacks of failed stages
+<root>/stages/<ab>/<key>/<blob>          safetensors
+<root>/stages/<ab>/<key>/manifest.json   identity, digests of the blobs, result, cost, machine
+<root>/locks/<key>.lock                  held while a stage is computed
+<root>/damaged/                          what failed verification, set aside
+<root>/data/                             decoded data sets
+<root>/logs/                             tracebacks of failed stages
 """
 
 from __future__ import annotations

@@ -199,7 +199,10 @@ def _check_evaluator(method: Evaluator, who: str) -> None:
     torch.manual_seed(99)
     again = method.evaluate(toy_probe(seed=1))
     together = method.evaluate_together([toy_probe(seed=2), toy_probe(seed=1)])[1]
-    for other, how in ((again, "the same seed gave other predictions"), (together, "predictions depend on the company")):
+    for other, how in (
+        (again, "the same seed gave other predictions"),
+        (together, "predictions depend on the company"),
+    ):
         same = torch.equal(first.clean, other.clean) and torch.equal(first.triggered, other.triggered)
         _require(same, f"{who}: {how}")
 

@@ -99,9 +99,9 @@ class Steps:
 
 
 def batch_indices(images: int, batch: int, steps: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """``steps`` batches of row numbers, int64 (min(batch, images),), each epoch a fresh permutation, the rest dropped."""
+    """``steps`` batches of rows, int64 (min(batch, images),); every epoch a fresh permutation, its rest dropped."""
     if images < 2:
-        raise UsageError(f"contrastive training needs at least 2 images, not {images}")
+        raise UsageError(f"training needs at least 2 images, not {images}")
     batch = min(batch, images)
     done = 0
     while done < steps:
@@ -127,7 +127,9 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float = 0.5) -> Tensor:
     return F.cross_entropy(similarity, positives)
 
 
-def project_views(encoder: Encoder, views: tuple[Tensor, Tensor], bn_views: Literal["separate", "joint"]) -> tuple[Tensor, Tensor]:
+def project_views(
+    encoder: Encoder, views: tuple[Tensor, Tensor], bn_views: Literal["separate", "joint"]
+) -> tuple[Tensor, Tensor]:
     """Projections of both views. ``separate`` forwards each by itself (BN statistics per view, as the released code
     does), ``joint`` in one batch (faster, other BN statistics)."""
     if bn_views == "separate":
@@ -239,4 +241,5 @@ def attention_map(feature_map: Tensor) -> Tensor:
     if feature_map.shape[2] * feature_map.shape[3] == 1:
         raise ValueError("a 1x1 feature map has no spatial attention")
     energy = feature_map.float().square().sum(1).flatten(1)
-    return energy / (energy.norm(dim=1, keepdim=True) + 1e-6)
+    normalised: Tensor = energy / (energy.norm(dim=1, keepdim=True) + 1e-6)
+    return normalised

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,8 @@ import torch
 
 from benchbd.plugins import Registry, load_registry
 
+torch.set_num_threads(1)  # the nets are tiny, and two threads beside a busy neighbour are many times slower than one
+
 
 @pytest.fixture(scope="session")
 def registry() -> Registry:
@@ -18,23 +19,13 @@ def registry() -> Registry:
 
 
 @pytest.fixture(autouse=True)
-def places(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test reads the user's data or writes to the user's store."""
+def places(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No test reads the user's data (but those marked ``realdata``) or writes to the user's store."""
     monkeypatch.setenv("BENCHBD_STORE", str(tmp_path_factory.mktemp("store")))
-    if not _wants_real_data():
+    if request.node.get_closest_marker("realdata") is None:
         monkeypatch.setenv("BENCHBD_DATA", str(tmp_path_factory.mktemp("data")))
-
-
-_real: list[bool] = []
-
-
-def _wants_real_data() -> bool:
-    return bool(_real)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if items and all(item.get_closest_marker("realdata") for item in items):
-        _real.append(True)
 
 
 def write_npz_set(root: Path, name: str, *, train: int = 60, test: int = 30, classes: int = 3, seed: int = 0) -> Path:
@@ -50,12 +41,3 @@ def write_npz_set(root: Path, name: str, *, train: int = 60, test: int = 30, cla
         x[..., 2] += 80 * (y == 2)[:, None, None]
         np.savez(folder / f"{split}.npz", x=x.astype(np.uint8), y=y[:, None])
     return folder
-
-
-@pytest.fixture
-def threads() -> Iterator[None]:
-    """One thread, put back afterwards."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)

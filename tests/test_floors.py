@@ -14,11 +14,11 @@ PLUGINS = CORE.parent / "plugins" / "benchbd_plugins"
 
 FLOORS = [
     {"errors"},
-    {"images", "options", "records"},
+    {"images", "options", "records", "threads"},
     {"augment", "encoder", "methods", "layouts"},
     {"training", "metrics", "data"},
-    {"mine", "store", "board", "hookspecs", "summary"},
-    {"stages", "plugins"},
+    {"mine", "store", "board", "hookspecs"},
+    {"stages", "plugins", "summary"},
     {"plan", "compute", "leaderboard"},
     {"runner", "terminal"},
     {"api", "testing"},
@@ -41,7 +41,9 @@ def imported(path: Path) -> set[str]:
         if id(node) in typing_only:
             continue
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0].startswith("benchbd"):
-            found |= {f"{node.module}.{alias.name}" for alias in node.names} if node.module == "benchbd" else {node.module}
+            found |= (
+                {f"{node.module}.{alias.name}" for alias in node.names} if node.module == "benchbd" else {node.module}
+            )
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names if alias.name.split(".")[0].startswith("benchbd")}
     return found
@@ -67,7 +69,9 @@ def test_imports_go_down(path: Path) -> None:
 def test_plugins_use_the_front_door(path: Path) -> None:
     for name in imported(path):
         assert name.split(".")[0] == "benchbd", f"{path.stem} imports {name}"
-        assert name.removeprefix("benchbd.") in benchbd.__all__, f"{path.stem} imports {name}: not in benchbd's top level"
+        assert name.removeprefix("benchbd.") in benchbd.__all__, (
+            f"{path.stem} imports {name}: not in benchbd's top level"
+        )
 
 
 def test_top_level_is_what_it_says() -> None:

@@ -94,7 +94,7 @@ def test_manifest_comes_last(store: Store, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_unwritable(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match="cannot be written .* choose another with --store"):
+    with pytest.raises(StoreError, match=r"cannot be written .* choose another with --store"):
         Store(tmp_path / "file" / "store")
 
 

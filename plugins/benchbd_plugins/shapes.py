@@ -130,10 +130,10 @@ def _draw(outline: Outline, count: int, rng: np.random.RandomState) -> NDArray[n
     def draws(low: float, high: float, *shape: int) -> Array:
         return rng.uniform(low, high, (count, *(shape or (1,)), 1)).astype(np.float32)
 
-    # Where: shapes lie around the middle, textures fill the frame; both are turned a little.
+    # Where: shapes lie around the middle, at any angle; textures fill the frame and stay near upright.
     size = draws(8, 13)
-    center_x, center_y = draws(11, 21), draws(11, 21)
-    angle = rng.uniform(*((-0.25, 0.25) if texture else (-0.5, 0.5)), (count, 1, 1)) + quarters * np.pi / 2
+    center_x, center_y = draws(10, 22), draws(10, 22)
+    angle = rng.uniform(*((-0.25, 0.25) if texture else (-np.pi, np.pi)), (count, 1, 1)) + quarters * np.pi / 2
     cosine, sine = np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
     y, x = np.mgrid[:SIZE, :SIZE].astype(np.float32)
     x, y = (x - center_x) / size, (y - center_y) / size
@@ -141,14 +141,14 @@ def _draw(outline: Outline, count: int, rng: np.random.RandomState) -> NDArray[n
     cover = np.clip(0.5 - inside * size, 0, 1)[:, None]
 
     # How: two colours that differ, a ramp of brightness, and noise.
-    ground = draws(60, 190, 3, 1)
+    ground = draws(30, 220, 3, 1)
     # One sign for all channels, so that the shape survives in the grey views of SimCLR.
-    shift = draws(40, 120, 3, 1) * rng.choice(np.array([-1, 1], np.float32), (count, 1, 1, 1))
-    ramp = draws(-30, 30) * (np.arange(SIZE, dtype=np.float32) / SIZE - 0.5) + np.swapaxes(
-        draws(-30, 30) * (np.arange(SIZE, dtype=np.float32) / SIZE - 0.5), 1, 2
+    shift = draws(30, 90, 3, 1) * rng.choice(np.array([-1, 1], np.float32), (count, 1, 1, 1))
+    ramp = draws(-60, 60) * (np.arange(SIZE, dtype=np.float32) / SIZE - 0.5) + np.swapaxes(
+        draws(-60, 60) * (np.arange(SIZE, dtype=np.float32) / SIZE - 0.5), 1, 2
     )
     noise = np.frombuffer(rng.bytes(count * 3 * SIZE * SIZE), np.uint8).reshape(count, 3, SIZE, SIZE)
     picture = ground + shift * cover + ramp[:, None]
-    picture += (noise.astype(np.float32) - 127.5) * draws(0.03, 0.12, 1, 1)
+    picture += (noise.astype(np.float32) - 127.5) * draws(0.03, 0.16, 1, 1)
     pixels: NDArray[np.uint8] = np.clip(picture, 0, 255).astype(np.uint8)
     return pixels
