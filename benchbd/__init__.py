@@ -1,7 +1,8 @@
 """benchbd: the benchmark of backdoor attacks on, and defenses of, self-supervised image encoders.
 
-Everything a plugin needs is imported from here. Names are loaded on first use, so that ``benchbd --help`` and the
-commands that only read records start without torch.
+Everything a plugin needs is imported from here, and so are the commands as functions: ``plan``, ``run`` and
+``load_encoder``. Names are loaded on first use, so that ``benchbd --help`` and the commands that only read records
+start without torch.
 """
 
 from __future__ import annotations
@@ -10,6 +11,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from benchbd.api import load_encoder as load_encoder
+    from benchbd.api import plan as plan
+    from benchbd.api import run as run
     from benchbd.augment import Augment as Augment
     from benchbd.encoder import Encoder as Encoder
     from benchbd.encoder import projection_head as projection_head
@@ -79,12 +83,15 @@ _HOME = {
     "decode_images": "layouts",
     "check_features": "training",
     "hookimpl": "hookspecs",
+    "load_encoder": "api",
     "note": "training",
     "nt_xent": "training",
     "one_thread": "threads",
+    "plan": "api",
     "project_views": "training",
     "projection_head": "encoder",
     "resize_images": "layouts",
+    "run": "api",
     "stream": "training",
 }
 

@@ -14,7 +14,7 @@ from benchbd.data import DataLibrary, data_root
 from benchbd.encoder import Encoder
 from benchbd.errors import StoreError, UsageError
 from benchbd.methods import Dataset
-from benchbd.plan import Plan, Selection, make_plan
+from benchbd.planning import Plan, Selection, make_plan
 from benchbd.plugins import Registry, load_registry
 from benchbd.records import Record, write_records
 from benchbd.runner import Runner

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import torch
@@ -92,8 +93,7 @@ def crop_and_flip(images: Tensor, boxes: Tensor, flips: Tensor) -> Tensor:
     columns = _resampling(boxes[:, 1], boxes[:, 3], width)
     columns = torch.where(flips[:, None, None], columns.flip(1), columns)
     wide = torch.bmm(images.reshape(n, channels * height, width), columns.mT).view(n, channels, height, width)
-    tall = torch.bmm(rows, wide.transpose(1, 2).reshape(n, height, channels * width))
-    return tall.view(n, height, channels, width).transpose(1, 2).contiguous()
+    return rows[:, None] @ wide
 
 
 @dataclass(frozen=True)
@@ -125,50 +125,65 @@ def draw_jitter(n: int, generator: torch.Generator) -> Jitter:
 
 
 def _grey(images: Tensor) -> Tensor:
-    weights = images.new_tensor(LUMA).view(1, 3, 1, 1)
-    return (images * weights).sum(1, keepdim=True)
+    red, green, blue = images.split(1, 1)
+    return (LUMA[0] * red).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
 
 
-def _blend(images: Tensor, other: Tensor, factor: Tensor) -> Tensor:
-    return torch.lerp(other.expand_as(images), images, factor[:, None, None, None]).clamp_(0, 1)
+def _blend_(images: Tensor, number: Tensor, factor: Tensor) -> None:
+    """In place, operation ``number`` of each image: 0 towards black, 1 its mean grey, 2 its greys; -1: nothing."""
+    number, factor = number[:, None, None, None], factor[:, None, None, None]
+    grey = _grey(images)
+    other = torch.where(number == 1, grey.mean((2, 3), keepdim=True), grey * (number == 2))
+    factor = torch.where(number < 0, 1.0, factor)
+    images.mul_(factor).add_(other * (1 - factor)).clamp_(0, 1)
 
 
 def exact_colour(images: Tensor, jitter: Jitter) -> Tensor:
-    """The jitter as torchvision computes it: each operation on its own, in each image's own order, clamped."""
-    operations: tuple[tuple[Callable[[Tensor, Tensor], Tensor], Tensor], ...] = (
-        (lambda x, f: (x * f[:, None, None, None]).clamp_(0, 1), jitter.brightness),
-        (lambda x, f: _blend(x, _grey(x).mean((2, 3), keepdim=True), f), jitter.contrast),
-        (lambda x, f: _blend(x, _grey(x), f), jitter.saturation),
-        (_turn_hue, jitter.hue),
-    )
+    """The jitter as torchvision computes it: each operation on its own, in each image's own order, clamped.
+
+    Hue is the expensive one and comes once an image: what precedes it in the image's order, hue, then the rest. Every
+    step is one of the whole batch, so that a GPU is never asked which images it concerns.
+    """
+    factors = torch.stack([jitter.brightness, jitter.contrast, jitter.saturation, torch.ones_like(jitter.hue)], 1)
+    hue_place = (jitter.order == 3).int().argmax(1)
+
+    def blends_(images: Tensor, places: range, concerned: Callable[[int], Tensor]) -> None:
+        for place in places:
+            number = jitter.order[:, place]
+            factor = factors.gather(1, number[:, None])[:, 0]
+            _blend_(images, torch.where(jitter.applied & concerned(place), number, -1), factor)
+
     images = images.clone()
-    for place in range(4):
-        for number, (operation, factors) in enumerate(operations):
-            rows = (jitter.applied & (jitter.order[:, place] == number)).nonzero()[:, 0]
-            images[rows] = operation(images[rows], factors[rows])
-    return torch.where(jitter.grey[:, None, None, None], _grey(images).expand_as(images), images)
+    blends_(images, range(3), lambda place: place < hue_place)
+    images = torch.where(jitter.applied[:, None, None, None], _turn_hue(images, jitter.hue), images)
+    blends_(images, range(1, 4), lambda place: place > hue_place)
+    return torch.where(jitter.grey[:, None, None, None], _grey(images), images)
 
 
 def _turn_hue(images: Tensor, turn: Tensor) -> Tensor:
     """Rotate hue by ``turn`` revolutions in HSV; value and saturation stay."""
-    value, brightest = images.max(1)
-    chroma = value - images.min(1).values
     red, green, blue = images.unbind(1)
+    value = images.amax(1)
+    chroma = value - images.amin(1)
     safe = torch.where(chroma > 0, chroma, 1.0)
     sector = torch.where(
-        brightest == 0,
+        red == value,
         (green - blue) / safe,
-        torch.where(brightest == 1, (blue - red) / safe + 2, (red - green) / safe + 4),
+        torch.where(green == value, (blue - red) / safe + 2, (red - green) / safe + 4),
     )
-    hue = sector / 6 + turn[:, None, None]
-    # Back to RGB in closed form: channel n is v - c * clamp(min(k, 4 - k), 0, 1) with k = (n + 6 h) mod 6.
-    k = (hue[:, None] * 6 + images.new_tensor([5.0, 3.0, 1.0]).view(1, 3, 1, 1)) % 6
-    return value[:, None] - chroma[:, None] * torch.minimum(k, 4 - k).clamp(0, 1)
+    # Back to RGB in closed form: channel n is v - c * clamp(2 - |k - 2|, 0, 1) with k = (n + 6 h) mod 6. In place: the
+    # pages of large temporaries cost a CPU more than the arithmetic.
+    k = (sector + 6 * turn[:, None, None])[:, None]
+    k = k + torch.arange(5, 0, -2, device=k.device)[:, None, None]
+    k.remainder_(6).sub_(2).abs_().neg_().add_(2).clamp_(0, 1)
+    return k.mul_(-chroma[:, None]).add_(value[:, None])
 
 
-def _yiq(images: Tensor) -> tuple[Tensor, Tensor]:
-    to_yiq = images.new_tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
-    return to_yiq, torch.linalg.inv(to_yiq)
+@cache
+def _constants(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """The luma's weights (3,), RGB to YIQ and back (3, 3). Kept: to send them again would stop a GPU every step."""
+    to_yiq = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+    return torch.tensor(LUMA).to(device), to_yiq.to(device), torch.linalg.inv(to_yiq).to(device)
 
 
 def colour_matrices(means: Tensor, jitter: Jitter) -> tuple[Tensor, Tensor]:
@@ -178,9 +193,9 @@ def colour_matrices(means: Tensor, jitter: Jitter) -> tuple[Tensor, Tensor]:
     """
     n = len(means)
     eye = torch.eye(3, device=means.device).expand(n, 3, 3)
-    luma = means.new_tensor(LUMA).expand(n, 3)
+    luma, to_yiq, from_yiq = _constants(means.device)
+    luma = luma.expand(n, 3)
     to_grey = luma[:, None, :].expand(n, 3, 3)  # every output channel is the luma
-    to_yiq, from_yiq = _yiq(means)
     angle = -2 * math.pi * jitter.hue  # from red to yellow, as hue grows in HSV, is clockwise in the IQ plane
     cos, sin, zero, one = angle.cos(), angle.sin(), torch.zeros_like(angle), torch.ones_like(angle)
     rotation = torch.stack([one, zero, zero, zero, cos, -sin, zero, sin, cos], 1).view(n, 3, 3)

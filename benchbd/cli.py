@@ -25,11 +25,15 @@ F = TypeVar("F", bound=Callable[..., Any])
 AXES = ("dataset", "pretraining", "attack", "defense", "evaluator")
 
 
+def _one_line(message: object) -> str:
+    return " ".join(str(message).split())
+
+
 class _Warnings(logging.Handler):
     """One line per warning on stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        click.echo(f"warning: {record.getMessage()}", err=True)
+        click.echo(f"warning: {_one_line(record.getMessage())}", err=True)
 
 
 class _Group(click.Group):
@@ -48,7 +52,7 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except BenchbdError as error:
-            click.echo(f"error: {error}", err=True)
+            click.echo(f"error: {_one_line(error)}", err=True)
             ctx.exit(2)
         except KeyboardInterrupt:
             click.echo("interrupted: finished stages are kept; the same command goes on from there", err=True)
@@ -102,7 +106,7 @@ def grid_options(command: F) -> F:
 
 def _session(arguments: dict[str, Any], **more: Any) -> Session:
     from benchbd.api import Session
-    from benchbd.plan import Selection
+    from benchbd.planning import Selection
 
     board = arguments["board"]
     if board is None:

@@ -82,7 +82,8 @@ class Workshop:
             raise PluginError(
                 f"evaluator {evaluator.name} returned {len(predictions)} results for {len(stages)} probes"
             )
-        return [_checked_predictions(p, stage, evaluator.name) for p, stage in zip(predictions, stages, strict=True)]
+        classes = len(self.images(stages[0].data["train"]).classes)
+        return [_checked_predictions(p, classes, s, evaluator.name) for p, s in zip(predictions, stages, strict=True)]
 
     def encoder(self, stage: Stage) -> Encoder:
         """The encoder that a stage left, on the device, a fresh object every time."""
@@ -101,8 +102,8 @@ class Workshop:
         return self._encoder_outcome(encoder, f"pre-training {method.name}")
 
     def _pool(self, stage: Stage) -> ImageSet:
-        """The pre-training pool without labels, with the normalisation that the stage's identity names."""
-        return replace(self.images(stage.data["pool"]), labels=None, classes=())
+        """A copy of the pre-training pool without labels: a method that writes to it spoils nobody else's."""
+        return self.images(stage.data["pool"]).unlabeled()
 
     def _reference(self, stage: Stage) -> Outcome:
         train = self.images(stage.data["train"])
@@ -192,7 +193,7 @@ def clean_rows(pool: int, clean: Mapping[str, int]) -> Tensor:
     return torch.randperm(pool, generator=generator)[: clean["count"]].sort().values
 
 
-def _checked_predictions(predictions: object, stage: Stage, who: str) -> Outcome:
+def _checked_predictions(predictions: object, classes: int, stage: Stage, who: str) -> Outcome:
     if not isinstance(predictions, Predictions):
         raise PluginError(f"evaluator {who} must return benchbd.Predictions, not {type(predictions).__name__}")
     images = stage.data["test"].count
@@ -202,6 +203,8 @@ def _checked_predictions(predictions: object, stage: Stage, who: str) -> Outcome
             raise PluginError(
                 f"evaluator {who}: {name} predictions must be int64 ({images},), not {values.dtype} {tuple(values.shape)}"
             )
+        if images and not 0 <= int(values.min()) <= int(values.max()) < classes:
+            raise PluginError(f"evaluator {who}: {name} predictions must be classes from 0 to {classes - 1}")
     tensors = {name: values.cpu().contiguous() for name, values in tensors.items()}
     return Outcome({PREDICTIONS: lambda path: save_file(tensors, path)}, {})
 

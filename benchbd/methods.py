@@ -36,7 +36,7 @@ class Method(BaseModel):
         that an author who edits the code gets a fresh run.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
     name: ClassVar[str]
     axis: ClassVar[str]

@@ -93,8 +93,9 @@ class Mine:
         log_average: Tensor | None = None
         readings: list[Tensor] = []
         near: Tensor | None = None
-        for step, batch in enumerate(batch_indices(len(seen), self.batch, self.epochs * epoch, order), start=1):
-            pairs = seen[batch.to(z.device)]
+        batches = batch_indices(len(seen), self.batch, self.epochs * epoch, order, z.device)
+        for step, batch in enumerate(batches, start=1):
+            pairs = seen[batch]
             joint, marginal = t(f[pairs], z[pairs], (draw_shift(len(pairs), shifts),))
             log_mean = log_mean_exp(marginal)
             log_average = log_mean.detach() if log_average is None else moving_average(log_average, log_mean)

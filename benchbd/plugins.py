@@ -86,7 +86,7 @@ class Registry:
                     continue
                 try:
                     offered = list(impl.function())
-                except Exception as error:
+                except (Exception, SystemExit) as error:
                     plugin.problem = f"{hook}() raised {type(error).__name__}: {error}"
                     continue
                 for cls in offered:
@@ -142,18 +142,24 @@ def _distribution(point: EntryPoint) -> tuple[str, str]:
 def _register(
     manager: pluggy.PluginManager, name: str, distribution: str, version: str, *, load: Callable[[], object]
 ) -> Plugin:
-    """Import and register one plugin; whatever goes wrong becomes its ``problem`` and it is left out."""
-    plugin = Plugin(name, distribution, version)
+    """Import and register one plugin; whatever goes wrong becomes its ``problem`` and it is left out.
+
+    A name that another distribution's entry point took is told apart by the distribution.
+    """
+    plugin = Plugin(f"{distribution}:{name}" if manager.has_plugin(name) else name, distribution, version)
     try:
         module = load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         plugin.problem = f"failed to import: {type(error).__name__}: {error}"
         return plugin
+    if manager.is_registered(module):
+        plugin.problem = f"it is the same as plugin {manager.get_name(module)!r}"
+        return plugin
     try:
-        manager.register(module, name=name)
+        manager.register(module, name=plugin.name)
         manager.check_pending()
-    except (ValueError, pluggy.PluginValidationError) as error:  # a name taken, arguments or hooks that do not exist
-        if manager.get_plugin(name) is module:
+    except (ValueError, pluggy.PluginValidationError) as error:  # arguments or hooks that do not exist
+        if manager.get_plugin(plugin.name) is module:
             manager.unregister(module)
         plugin.problem = _hint(str(error).splitlines()[-1])
     return plugin

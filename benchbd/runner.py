@@ -17,7 +17,7 @@ from benchbd.data import DataLibrary
 from benchbd.encoder import ForwardMeter, precision
 from benchbd.errors import BenchbdError, NotApplicable, StoreError
 from benchbd.metrics import baseline, count, metrics
-from benchbd.plan import Cell, Plan
+from benchbd.planning import Cell, Plan
 from benchbd.plugins import Registry
 from benchbd.records import Cost, Counts, Record, Status
 from benchbd.stages import Stage, distinct
@@ -49,6 +49,7 @@ class Runner:
         self.workshop = Workshop(library, device, self._artifact)
         self._artifacts: dict[str, Artifact] = {}
         self._failures: dict[str, StageFailed] = {}
+        self._complained: set[tuple[str, str]] = set()
         self._position = 0
         self._total = 0
 
@@ -131,7 +132,7 @@ class Runner:
             raise
         except NotApplicable as reason:
             status, message = "n/a", str(reason)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if len(todo) > 1:  # one member must not take its company down
                 for stage in todo:
                     self._attempt([stage])
@@ -193,22 +194,24 @@ class Runner:
 
         return report
 
-    def _explain(self, stage: Stage, error: Exception) -> str:
+    def _explain(self, stage: Stage, error: BaseException) -> str:
         """One line for the table; the traceback goes to a file that the line names, unless the text says it all."""
         line = (str(error).splitlines() or [""])[0]
         if isinstance(error, BenchbdError):
             return line
-        path = self.store.root / "logs" / f"{stage.key[:12]}.log"
-        path.write_text(f"{stage.kind} {stage.label}\n\n{''.join(traceback.format_exception(error))}", encoding="utf-8")
+        told = f"{stage.kind} {stage.label}\n\n{''.join(traceback.format_exception(error))}"
+        path = self.store.log(f"{stage.key[:12]}.log", told)
         return f"{type(error).__name__}: {line} (traceback in {path})"
 
     def _tell(self, hook: str, **facts: Any) -> None:
-        """Call the observers; one that fails is named and does not stop the run."""
+        """Call the observers; one that fails is named, once, and does not stop the run."""
         for impl in getattr(self.registry.manager.hook, hook).get_hookimpls():
             try:
                 impl.function(*(facts[name] for name in impl.argnames))
             except Exception as error:
-                log.warning("observer %s: %s raised %s: %s", impl.plugin_name, hook, type(error).__name__, error)
+                if (impl.plugin_name, hook) not in self._complained:
+                    log.warning("observer %s: %s raised %s: %s", impl.plugin_name, hook, type(error).__name__, error)
+                self._complained.add((impl.plugin_name, hook))
 
     # Records -----------------------------------------------------------------------------------------------------
 
@@ -229,12 +232,12 @@ class Runner:
         try:
             floor = self._counts(cell.floor, cell.goal.label)
             values |= {"baseline": baseline(floor), "baseline_counts": floor}
-            undefended = metrics(self._counts(cell.undefended, cell.goal.label))
-            values["undefended"] = undefended
+            published = self._counts(cell.undefended, cell.goal.label)
+            values["undefended"] = undefended = metrics(published)
             own = self._counts(cell.evaluate, cell.goal.label)
             values |= {"metrics": metrics(own), "counts": own}
-            gain = undefended.asr_nontarget - values["baseline"].asr_b_nontarget
-            if cell.undefended is not cell.floor and cell.undefended.key != cell.floor.key and gain < GATE:
+            gain = 100 * (published.hits_nontarget - floor.hits_nontarget) / floor.nontarget  # exact at the gate
+            if cell.undefended.key != cell.floor.key and gain < GATE:
                 status = "attack-failed"
                 reason = (
                     f"undefended ASR {undefended.asr_nontarget:.1f} is {gain:+.1f} points from the clean encoder's "

@@ -14,8 +14,9 @@ import hashlib
 import json
 import logging
 import os
-import shutil
+import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,10 +103,15 @@ class Store:
         result: Mapping[str, Any],
         meta: Mapping[str, Any],
     ) -> Artifact:
-        """Commit a stage: each blob is written aside by its function, synced and renamed, the manifest last."""
+        """Commit a stage: each blob is written aside by its function, synced and renamed, the manifest last.
+
+        The caller holds the stage's lock.
+        """
         folder = self.folder(key)
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            for left_over in folder.glob(".*.part"):  # of a run that was killed
+                left_over.unlink()
             digests = {}
             for name, write in blobs.items():
                 part = folder / f".{name}.{os.getpid()}.part"
@@ -124,6 +130,15 @@ class Store:
     def lock(self, key: str) -> FileLock:
         """Held by whoever computes ``key``; released by the system when the process dies."""
         return FileLock(self.root / "locks" / f"{key}.lock")
+
+    def log(self, name: str, text: str) -> Path:
+        """Keep ``text`` under logs/ and return where. StoreError where it cannot be written."""
+        path = self.root / "logs" / name
+        try:
+            path.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise StoreError(f"the store {self.root} cannot be written ({error.strerror or error})") from error
+        return path
 
     def manifests(self) -> list[dict[str, Any]]:
         """Every readable manifest: what past runs cost."""
@@ -146,9 +161,9 @@ class Store:
     def _set_aside(self, folder: Path) -> Path:
         damaged = self.root / "damaged"
         damaged.mkdir(exist_ok=True)
-        number = sum(1 for _ in damaged.glob(f"{folder.name}*"))
-        aside = damaged / f"{folder.name}.{number}"
-        shutil.move(folder, aside)
+        aside = damaged / f"{folder.name}.{time.time_ns()}"
+        with suppress(FileNotFoundError):  # another run has found the damage too
+            folder.rename(aside)
         return aside
 
 

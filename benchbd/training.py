@@ -98,14 +98,19 @@ class Steps:
             reporter(step, self.total, loss)
 
 
-def batch_indices(images: int, batch: int, steps: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """``steps`` batches of rows, int64 (min(batch, images),); every epoch a fresh permutation, its rest dropped."""
+def batch_indices(
+    images: int, batch: int, steps: int, generator: torch.Generator, device: torch.device | str | None = None
+) -> Iterator[Tensor]:
+    """``steps`` batches of rows, int64 (min(batch, images),); every epoch a fresh permutation, its rest dropped.
+
+    device: where the rows go, the generator's if None. An epoch goes there at once: every copy waits for the GPU.
+    """
     if images < 2:
         raise UsageError(f"training needs at least 2 images, not {images}")
     batch = min(batch, images)
     done = 0
     while done < steps:
-        order = torch.randperm(images, generator=generator, device=generator.device)
+        order = torch.randperm(images, generator=generator, device=generator.device).to(device or generator.device)
         for rows in order.split(batch)[: images // batch]:
             if done == steps:
                 return
@@ -182,9 +187,7 @@ class ContrastiveMethod(Method):
     ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
         """The optimizer and its schedule over ``steps`` steps."""
         kind = torch.optim.Adam if self.optimizer == "adam" else torch.optim.AdamW
-        parameters = list(parameters)
-        fused = parameters[0].is_cuda  # on a CPU foreach is as fast
-        optimizer = kind(parameters, self.lr, weight_decay=self.weight_decay, fused=fused or None)
+        optimizer = kind(parameters, self.lr, weight_decay=self.weight_decay, fused=True)
 
         def factor(step: int) -> float:
             warm = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
@@ -210,8 +213,9 @@ class ContrastiveMethod(Method):
         order, draws = stream(seed, "order"), stream(seed, "views", images.device)
         encoder.train(bn == "train")
         progress = Steps(steps)
-        for _, rows in zip(progress, batch_indices(len(images), self.batch, steps, order), strict=True):
-            views = self.augment.pair(images.pixels[rows.to(images.device)], draws)
+        batches = batch_indices(len(images), self.batch, steps, order, images.device)
+        for _, rows in zip(progress, batches, strict=True):
+            views = self.augment.pair(images.pixels[rows], draws)
             loss = nt_xent(*project_views(encoder, views, self.bn_views), self.temperature)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()

@@ -19,7 +19,7 @@ FLOORS = [
     {"training", "metrics", "data"},
     {"mine", "store", "board", "hookspecs"},
     {"stages", "plugins", "summary"},
-    {"plan", "compute", "leaderboard"},
+    {"planning", "compute", "leaderboard"},
     {"runner", "terminal"},
     {"api", "testing"},
     {"cli"},

@@ -163,8 +163,8 @@ class BadEncoder(Attack):
         order, draws = stream(knowledge.seed, "order"), stream(knowledge.seed, "views", encoder.device)
         weights = (self.lambda0, self.lambda1, self.lambda2)
         progress = Steps(steps)
-        for _, rows in zip(progress, batch_indices(len(shadow), self.batch, steps, order), strict=True):
-            rows = rows.to(shadow.device)
+        batches = batch_indices(len(shadow), self.batch, steps, order, shadow.device)
+        for _, rows in zip(progress, batches, strict=True):
             loss = badencoder_loss(encoder, shadow.pixels[rows], clean[rows], goals, augment(repeated, draws), weights)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()

@@ -160,8 +160,9 @@ class Mimic(ContrastiveMethod, Mitigation):
         order, draws = stream(seed, "order"), stream(seed, "views", images.device)
         student.train()
         progress = Steps(steps)
-        for _, rows in zip(progress, batch_indices(len(images), self.batch, steps, order), strict=True):
-            views = self.augment.pair(images.pixels[rows.to(images.device)], draws)
+        batches = batch_indices(len(images), self.batch, steps, order, images.device)
+        for _, rows in zip(progress, batches, strict=True):
+            views = self.augment.pair(images.pixels[rows], draws)
             parts = self.losses(student, teacher, views, beta)
             loss = parts.clone + self.lambda1 * parts.contrast + parts.attention
             optimizer.zero_grad(set_to_none=True)

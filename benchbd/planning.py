@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, cast
 
 from benchbd.board import Board, ReferenceSpec, Row, TriggerSpec, resolve_target, split_task
 from benchbd.data import DataLibrary, SplitInfo
-from benchbd.errors import DataAbsentError, DataError, UsageError
+from benchbd.errors import DataAbsentError, DataError, UnknownNameError, UsageError
 from benchbd.images import Trigger, content_digest, load_references
 from benchbd.methods import Attack, Evaluator, Method, Mitigation, Pretraining
 from benchbd.options import Options, build, merge, parse_options
-from benchbd.plugins import Registry
+from benchbd.plugins import AXES, Registry
 from benchbd.stages import DataRef, Stage, distinct
 from benchbd.training import derive_seed
 
@@ -139,6 +139,9 @@ class _Planner:
         self._compare(name, default.model_dump(), value.model_dump())
         return value
 
+    def _methods(self, axis: str, names: Sequence[str]) -> list[Method]:
+        return [self._method(axis, name) for name in dict.fromkeys(names)]
+
     def _method(self, axis: str, name: str) -> Method:
         """A method with the board's options and the user's on top."""
         cls = self.registry.get(axis, name)
@@ -231,6 +234,8 @@ class _Planner:
         label, label_name = resolve_target(name, target, train.classes, len(train.histogram))
         if not train.histogram[label]:
             raise UsageError(f"task {name}: no training image of target class {label} ({label_name})")
+        if test.count and sum(test.histogram) == sum(test.histogram[label : label + 1]):
+            raise UsageError(f"task {name}: every test image is of target class {label} ({label_name})")
         return Goal(name, label, label_name)
 
     # Stages ------------------------------------------------------------------------------------------------------
@@ -238,9 +243,10 @@ class _Planner:
     def plan(self) -> Plan:
         selection, board = self.selection, self.board
         self.pretraining = cast(Pretraining, self._method("pretraining", board.pretraining))
-        attacks = [cast(Attack, self._method("attack", n)) for n in selection.attacks or board.attacks]
-        defenses = [cast(Mitigation, self._method("defense", n)) for n in selection.defenses or board.defenses]
-        evaluators = [cast(Evaluator, self._method("evaluator", n)) for n in selection.evaluators or board.evaluators]
+        attacks = [cast(Attack, m) for m in self._methods("attack", selection.attacks or board.attacks)]
+        defenses = [cast(Mitigation, m) for m in self._methods("defense", selection.defenses or board.defenses)]
+        evaluators = [cast(Evaluator, m) for m in self._methods("evaluator", selection.evaluators or board.evaluators)]
+        self._reject_unknown(board.options)
         self._reject_unused()
         cells: list[Cell] = []
         for row in self._rows():
@@ -249,14 +255,19 @@ class _Planner:
             self.departures.append(f"seed {seed}")
         return Plan(board, cells, self.departures)
 
-    def _reject_unused(self) -> None:
-        for name, values in self.asked.items():
-            if name in self.used:
-                continue
+    def _reject_unknown(self, names: Iterable[str]) -> None:
+        """UnknownNameError where a table of options speaks of a method that nobody registered."""
+        for name in names:
             axis, _, bare = name.rpartition(":")
-            if bare not in SECTIONS:
-                (self.registry.get(axis, bare) if axis else self.registry.find(bare))
-            raise UsageError(f"option {name}.{next(iter(values))}: {bare} takes no part in this run")
+            if axis and axis not in AXES:
+                raise UnknownNameError("axis", axis, AXES)
+            (self.registry.get(axis, bare) if axis else self.registry.find(bare))
+
+    def _reject_unused(self) -> None:
+        unused = [name for name in self.asked if name not in self.used]
+        self._reject_unknown(name for name in unused if name not in SECTIONS)
+        for name in unused:
+            raise UsageError(f"option {name}.{next(iter(self.asked[name]))}: {name} takes no part in this run")
 
     def _row_cells(
         self, row: Row, attacks: Sequence[Attack], defenses: Sequence[Mitigation], evaluators: Sequence[Evaluator]
@@ -270,7 +281,7 @@ class _Planner:
                 self.departures.append(f"task {row.pretrain} -> {goal}")
         trigger = self._trigger(self._info(row.pretrain, "pool").size)
         cells = []
-        wanted = [(d, s) for d in defenses for s in self.selection.seeds or self.board.seeds_of(d.name)]
+        wanted = [(d, s) for d in defenses for s in dict.fromkeys(self.selection.seeds or self.board.seeds_of(d.name))]
         for seed in dict.fromkeys(seed for _, seed in wanted):
             pretrain = self._pretrain(row.pretrain, seed)
             for attack in attacks:

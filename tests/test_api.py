@@ -1,0 +1,91 @@
+"""The Python API does what the commands do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import benchbd
+from benchbd import UsageError
+from benchbd.api import pick_device
+from benchbd.errors import DataAbsentError, StoreError, UnknownNameError
+from benchbd.planning import Plan
+from benchbd.plugins import load_registry
+
+from .boards import Tiny, flip
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tiny]:
+    yield Tiny(tmp_path_factory.mktemp("api"), load_registry())
+
+
+def places(tiny: Tiny) -> dict[str, Any]:
+    return {"data_root": tiny.data, "store": tiny.store, "device": "cpu"}
+
+
+def test_plan_run_and_load(tiny: Tiny) -> None:
+    part = {"attack": ["badencoder"], "defense": ["none", "ft"], **places(tiny)}
+    planned = benchbd.plan(tiny.board, **part)
+    assert isinstance(planned, Plan)
+    assert len(planned.cells) == 2
+    assert not tiny.store.joinpath("records").exists()  # a plan computes nothing
+
+    table = benchbd.run(tiny.board, **part)
+    assert list(zip(table["attack"], table["defense"], strict=True)) == [("badencoder", "none"), ("badencoder", "ft")]
+    assert set(table["key"]) == {cell.evaluate.key for cell in planned.cells}
+    for column in ("acc", "asr", "asr_nontarget", "ca", "asr_b", "asr_b_nontarget"):
+        assert table[column].between(0, 100).all()
+    assert table.equals(benchbd.run(tiny.board, **part))
+
+    (stage,) = [stage for stage in planned.stages if stage.kind == "defend"]
+    encoder = benchbd.load_encoder(stage.key[:12], store=tiny.store, device="cpu")
+    assert encoder.arch == "w16"
+    assert encoder(torch.rand(2, 3, 32, 32)).shape == (2, 64)
+    assert not torch.equal(
+        next(encoder.parameters()), next(benchbd.load_encoder(planned.stages[0].key, store=tiny.store).parameters())
+    )
+    flip(tiny.blob(stage.key, "encoder.safetensors"))
+    with pytest.raises(StoreError, match="is damaged; run its board again"):
+        benchbd.load_encoder(stage.key, store=tiny.store)
+
+
+def test_every_argument_arrives(tiny: Tiny) -> None:
+    planned = benchbd.plan(
+        tiny.board,
+        attack=["none"],
+        defense=["ft"],
+        pretrain="pool",
+        task=["task:2"],
+        seed=[4, 5],
+        evaluator=["knn"],
+        option=["ft.lr=0.01"],
+        **places(tiny),
+    )
+    cells = {(c.attack, c.defense, c.pretrain, str(c.goal), c.seed, c.evaluator) for c in planned.cells}
+    assert cells == {("none", "ft", "pool", "task:2", seed, "knn") for seed in (4, 5)}
+    assert "ft.lr=0.01 (the board's: 0.001)" in planned.departures
+
+
+def test_it_raises_what_the_commands_print(tiny: Tiny, tmp_path: Path) -> None:
+    with pytest.raises(UnknownNameError, match="unknown board 'dmo': did you mean 'demo'"):
+        benchbd.plan("dmo")
+    with pytest.raises(UnknownNameError, match="did you mean 'badencoder'"):
+        benchbd.run(tiny.board, attack=["badencodr"], **places(tiny))
+    with pytest.raises(DataAbsentError, match="gtsrb"):
+        benchbd.run(tiny.board, task=["gtsrb:1"], **places(tiny))
+    assert any(stage.provisional for stage in benchbd.plan(tiny.board, task=["gtsrb:1"], **places(tiny)).stages)
+    with pytest.raises(UsageError, match="0 encoders in .* have a key that starts with 'abc'"):
+        benchbd.load_encoder("abc", store=tmp_path)
+
+
+def test_devices() -> None:
+    assert pick_device("cpu").type == "cpu"
+    assert pick_device(None).type == ("cuda" if torch.cuda.is_available() else "cpu")
+    for name in ("foo", "meta", "cuda:99", ""):
+        with pytest.raises(UsageError, match="device"):
+            pick_device(name)

@@ -1,0 +1,496 @@
+"""The command line: what it prints and where, exit codes, and one clear line for every kind of bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from benchbd import Mitigation, NotApplicable, Trigger
+from benchbd.cli import main
+from benchbd.plugins import load_registry
+from benchbd.records import Record
+
+from .boards import TINY, Tiny, drive, flip, in_flight, offering
+from .conftest import write_npz_set
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """The tiny board, computed once; tests that only read may use it."""
+    tiny = Tiny(tmp_path_factory.mktemp("cli"), load_registry())
+    assert call("run", *tiny.arguments, "--quiet").exit_code == 0
+    return tiny
+
+
+@pytest.fixture
+def tiny(ran: Tiny, tmp_path: Path) -> Tiny:
+    """The tiny board with a copy of the computed store."""
+    copy = Tiny(tmp_path / "tiny", ran.registry)
+    shutil.copytree(ran.store, copy.store)
+    return copy
+
+
+# Help ----------------------------------------------------------------------------------------------------------------
+
+
+def test_help() -> None:
+    whole = call("--help")
+    assert whole.exit_code == 0
+    for command in ("run", "plan", "list", "show", "plugins", "leaderboard"):
+        assert f"\n  {command} " in whole.stdout
+    told = call("run", "-h").stdout
+    options = ["--board", "--attack", "--defense", "--pretrain", "--task", "--seed", "-o, --option", "--evaluator"]
+    for option in [*options, "--data-root", "--store", "--json", "--download", "--device", "--quiet"]:
+        assert option in told
+    assert call("--version").stdout == "benchbd, version 0.1.0\n"
+
+
+def test_what_only_reads_records_imports_no_torch(ran: Tiny, tmp_path: Path) -> None:
+    build = ["leaderboard", "build", ran.board, "--store", ran.store, "--out", tmp_path / "out"]
+    program = "import sys; from benchbd.cli import main; main(sys.argv[1:], standalone_mode=False)"
+    program += "; assert 'torch' not in sys.modules, 'torch'; assert 'benchbd_plugins' not in sys.modules"
+    for arguments in (["--help"], ["run", "--help"], ["leaderboard", "--help"], build):
+        done = subprocess.run([sys.executable, "-c", program, *map(str, arguments)], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+
+# Output --------------------------------------------------------------------------------------------------------------
+
+
+def test_json_is_one_document_of_the_promised_shape(ran: Tiny) -> None:
+    result = call("run", *ran.arguments, "--json")
+    assert result.exit_code == 0
+    document = json.loads(result.stdout)
+    assert list(document) == ["board", "records"]
+    assert document["board"] == "tiny"
+    assert len(document["records"]) == 6
+    for record in document["records"]:
+        assert (record["pretrain"], record["task"], record["target"], record["seed"]) == ("pool", "task", 1, 1)
+        assert record["attack"] in ("none", "badencoder")
+        assert record["defense"] in ("none", "scratch", "ft")
+        assert record["status"] in ("ok", "attack-failed")
+        assert len(bytes.fromhex(record["key"])) == 32
+        assert set(record["metrics"]) == {"acc", "asr", "asr_nontarget"}
+        assert set(record["baseline"]) == {"ca", "asr_b", "asr_b_nontarget"}
+        for value in (*record["metrics"].values(), *record["baseline"].values()):
+            assert 0 <= value <= 100
+        assert isinstance(record["seconds"], float)
+        Record.model_validate(record)
+    lines = result.stderr.splitlines()
+    assert lines[0] == "10 stages from the store"
+    assert len([line for line in lines if line.startswith("  = ")]) == 6
+
+
+def test_table_on_stdout_and_progress_on_stderr(ran: Tiny) -> None:
+    result = call("run", *ran.arguments)
+    rows = [line.split()[:2] for line in result.stdout.splitlines() if line.startswith(("none", "badencoder"))]
+    assert rows == [[a, d] for a in ("none", "badencoder") for d in ("none", "scratch", "ft")]
+    assert "stages from the store" in result.stderr
+    assert "ACC" not in result.stderr.splitlines()[0]
+
+
+def test_quiet_says_nothing_but_the_table(ran: Tiny) -> None:
+    result = call("run", *ran.arguments, "--quiet")
+    assert result.stderr == ""
+    assert result.stdout == call("run", *ran.arguments).stdout
+
+
+def test_plan_in_both_forms(ran: Tiny, tmp_path: Path) -> None:
+    everywhere = call("plan", *ran.arguments, "--json")
+    document = json.loads(everywhere.stdout)
+    assert (document["board"], document["cells"], document["departures"]) == ("tiny", 6, [])
+    assert len(document["stages"]) == 10
+    for stage in document["stages"]:
+        assert {"key", "kind", "method", "cached"} <= set(stage)
+        assert stage["cached"]
+        assert len(stage["key"]) == 64
+    assert "6 cells, 10 distinct stages, 10 cached, 0 to compute" in call("plan", *ran.arguments).stdout
+
+    changed = json.loads(call("plan", *ran.arguments, "-o", "ft.lr=0.01", "--json").stdout)
+    fresh = [(s["kind"], s["method"]) for s in changed["stages"] if not s["cached"]]
+    assert sorted(fresh) == [("defend", "ft")] * 2 + [("evaluate", "mlp")] * 2
+    text = call("plan", *ran.arguments, "-o", "ft.lr=0.01").stdout
+    assert "off-board: ft.lr=0.01 (the board's: 0.001)" in text
+    assert "6 cells, 10 distinct stages, 6 cached, 4 to compute" in text
+
+    empty = [*ran.arguments, "--store", tmp_path / "empty"]
+    assert not any(stage["cached"] for stage in json.loads(call("plan", *empty, "--json").stdout)["stages"])
+    assert not (tmp_path / "empty" / "stages").exists()
+
+
+def test_plan_marks_absent_data(ran: Tiny) -> None:
+    result = call("plan", *ran.arguments, "--task", "gtsrb:12")
+    assert result.exit_code == 0
+    assert "absent data sets, so keys are provisional: gtsrb (test), gtsrb (train)" in result.stdout
+    stages = json.loads(call("plan", *ran.arguments, "--task", "gtsrb:12", "--json").stdout)["stages"]
+    assert {stage["kind"] for stage in stages if stage["provisional"]} == {"reference", "attack", "defend", "evaluate"}
+    assert call("run", *ran.arguments, "--task", "gtsrb:12").exit_code == 2
+
+
+def test_no_board_is_the_demo_and_says_so() -> None:
+    result = call("plan", "--json")
+    assert json.loads(result.stdout)["board"] == "demo"
+    assert result.stderr.splitlines()[0] == (
+        "no --board given: this is the demo board (generated images, small encoder)"
+    )
+    assert call("plan", "--quiet", "--json").stderr == ""
+
+
+def test_list_in_both_forms() -> None:
+    document = json.loads(call("list", "--json").stdout)
+    assert list(document) == ["dataset", "pretraining", "attack", "defense", "evaluator", "board"]
+    assert {"none", "scratch", "ft", "mimic"} <= set(document["defense"])
+    assert {"demo", "smoke", "cifar10-small", "table1"} <= set(document["board"])
+    assert json.loads(call("list", "defenses", "--json").stdout) == {"defense": document["defense"]}
+    text = call("list").stdout
+    for axis, names in document.items():
+        assert f"{axis}\n" in text
+        assert all(f"\n  {name} " in text for name in names)
+
+
+def test_show_in_both_forms() -> None:
+    document = json.loads(call("show", "ft", "--json").stdout)
+    assert {k: document[k] for k in ("axis", "name", "distribution")} == {
+        "axis": "defense",
+        "name": "ft",
+        "distribution": "benchbd",
+    }
+    assert "MIMIC" in document["paper"]
+    options = {option["name"]: option for option in document["options"]}
+    assert set(options["lr"]) == {"name", "type", "bounds", "default", "help"}
+    assert (options["lr"]["type"], options["lr"]["bounds"], options["lr"]["default"]) == ("float", "> 0", 1e-3)
+    assert options["batch"]["bounds"] == ">= 2"
+    assert all(option["help"] for option in options.values())
+    text = call("show", "ft").stdout
+    assert text.startswith("defense ft (version ")
+    assert all(name in text for name in options)
+    both = json.loads(call("show", "none", "--json").stdout)
+    assert sorted(entry["axis"] for entry in both) == ["attack", "defense"]
+    assert json.loads(call("show", "attack:none", "--json").stdout)["axis"] == "attack"
+
+
+def test_plugins_as_json() -> None:
+    found = {plugin["name"]: plugin for plugin in json.loads(call("plugins", "--json").stdout)}
+    assert found["none"]["adds"] == {"attack": ["none"], "defense": ["none"]}
+    assert {plugin["distribution"] for plugin in found.values()} == {"benchbd"}
+
+
+def test_leaderboard_from_the_store(ran: Tiny, tmp_path: Path) -> None:
+    common = ["leaderboard", "build", ran.board, "--store", ran.store]
+    assert "| badencoder" in call(*common).stdout
+    assert len(json.loads(call(*common, "--format", "json").stdout)) > 0
+    out = tmp_path / "out"
+    result = call(*common, "--out", out)
+    assert result.exit_code == 0
+    assert sorted(path.name for path in out.iterdir()) == ["README.md", "board.csv", "board.json", "board.tex", "records"]
+    assert len(list((out / "records").glob("*.json"))) == 6
+    again = call("leaderboard", "build", ran.board, "--records", out / "records")
+    assert again.stdout == call(*common).stdout
+
+
+# The part of the grid ------------------------------------------------------------------------------------------------
+
+
+def test_every_part_can_be_chosen(tiny: Tiny) -> None:
+    chosen = ["--attack", "badencoder", "--defense", "none", "--pretrain", "pool", "--task", "task:2", "--seed", "7"]
+    result = call("run", *tiny.arguments, *chosen, "--evaluator", "knn", "-o", "trigger.size=5", "--json")
+    assert result.exit_code == 0
+    (record,) = json.loads(result.stdout)["records"]
+    assert [record[k] for k in ("attack", "defense", "task", "target", "seed", "evaluator")] == [
+        "badencoder",
+        "none",
+        "task",
+        2,
+        7,
+        "knn",
+    ]
+    assert record["on_board"] is False
+    assert record["departures"] == ["trigger.size=5 (the board's: 10)", "task pool -> task:2", "seed 7"]
+    # In the store the board's own records stay as they were.
+    assert len(list((tiny.store / "records" / "tiny").glob("*.json"))) == 7
+    assert "trigger.size=5" in call("run", *tiny.arguments, *chosen, "-o", "trigger.size=5").stdout
+
+
+# Exit codes ----------------------------------------------------------------------------------------------------------
+
+
+class Fussy(Mitigation):
+    """Raises what the test says."""
+
+    name = "fussy"
+    paper = "test"
+    version = "1"
+    error: Any = None
+
+    def repair(self, encoder: Any, knowledge: Any) -> Any:
+        raise {"n/a": NotApplicable("no head"), "failed": RuntimeError("boom")}[str(self.error)]
+
+
+@pytest.mark.parametrize(("status", "code"), [("failed", 1), ("n/a", 0)])
+def test_a_failed_cell_is_exit_code_1(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, status: str, code: int) -> None:
+    extra = {"fussy": offering(benchbd_defenses=[Fussy])}
+    monkeypatch.setattr("benchbd.api.load_registry", lambda: load_registry(extra=extra))
+    chosen = ["--defense", "fussy", "--defense", "ft", "-o", f"fussy.error={status}"]
+    result = call("run", *tiny.arguments, *chosen, "--json")
+    assert result.exit_code == code
+    statuses = {(r["attack"], r["defense"]): r["status"] for r in json.loads(result.stdout)["records"]}
+    assert {s for (_, defense), s in statuses.items() if defense == "fussy"} == {status}
+    assert {s for (_, defense), s in statuses.items() if defense == "ft"} <= {"ok", "attack-failed"}
+    assert "Traceback" not in result.stderr
+    (line, _) = [line for line in result.stderr.splitlines() if f" {status} after " in line]
+    assert line.startswith("[1/4] defend fussy on ")
+    assert call("run", *tiny.arguments, *chosen).exit_code == code
+    assert f"  {status}" in call("run", *tiny.arguments, *chosen).stdout
+
+
+def test_damage_does_not_change_the_exit_code(tiny: Tiny) -> None:
+    before = call("run", *tiny.arguments).stdout
+    key = json.loads(call("plan", *tiny.arguments, "--json").stdout)["stages"][0]["key"]
+    flip(tiny.blob(key, "encoder.safetensors"))
+    result = call("run", *tiny.arguments)
+    assert result.exit_code == 0
+    warnings = [line for line in result.stderr.splitlines() if line.startswith("warning: ")]
+    assert len(warnings) == 1
+    assert f"encoder.safetensors of stage {key[:12]} is damaged" in warnings[0]
+    assert result.stdout == before
+    assert "warning" not in call("run", *tiny.arguments).stderr
+
+
+def test_an_interrupt_is_130_and_keeps_what_is_done(tmp_path: Path) -> None:
+    tiny, log = Tiny(tmp_path, load_registry()), tmp_path / "log"
+    process = drive(log, "run", *tiny.arguments, hang="defend")
+    in_flight(process, log, "defend")
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert stdout == ""
+    assert "Traceback" not in stderr
+    *_, stage, last = stderr.splitlines()
+    assert "interrupted after" in stage
+    assert last == "interrupted: finished stages are kept; the same command goes on from there"
+    stages = json.loads(call("plan", *tiny.arguments, "--json").stdout)["stages"]
+    finished = {line.split()[1] for line in log.read_text().splitlines()[:-1]}
+    assert {stage["key"] for stage in stages if stage["cached"]} == finished
+    assert finished
+
+
+def test_the_second_run_is_quick(ran: Tiny) -> None:
+    """Interpreter, imports and all: far below 10 s of CPU, and without what only training needs."""
+    program = (
+        "import sys, time; from benchbd.cli import main; main(sys.argv[1:], standalone_mode=False)\n"
+        "assert not {'torch._dynamo', 'torchvision'} & set(sys.modules), 'seconds of imports that nothing needs'\n"
+        "assert time.process_time() < 8, time.process_time()"
+    )
+    began = time.monotonic()
+    command = [sys.executable, "-c", program, "run", *ran.arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - began < 60  # a busy machine; the CPU time is what counts
+    assert "10 stages from the store" in done.stderr
+
+
+# Bad input -----------------------------------------------------------------------------------------------------------
+
+
+def one_line(result: Result, *parts: str) -> None:
+    """Exit 2 and a single line that starts with ``error:`` and holds every part, in order of no importance."""
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: ")
+    for part in parts:
+        assert part in line
+
+
+BAD_ARGUMENTS: list[tuple[list[str], list[str]]] = [
+    (["--board", "dmo"], ["unknown board 'dmo'", "did you mean 'demo'"]),
+    (["--board", "nowhere/board.toml"], ["nowhere/board.toml", "no such file"]),
+    (["--attack", "badencodr"], ["unknown attack 'badencodr'", "did you mean 'badencoder'"]),
+    (["--defense", "mimik"], ["unknown defense 'mimik'", "did you mean 'mimic'"]),
+    (["--evaluator", "mpl"], ["unknown evaluator 'mpl'", "did you mean 'mlp'"]),
+    (["--task", "tsk:1"], ["tsk", "task"]),
+    (["--task", "other"], ["'other' is not of board tiny", "other:3"]),
+    (["--task", "task:9"], ["no class 9", "0..2"]),
+    (["--task", "task:-1"], ["no class -1", "0..2"]),
+    (["--task", "task:red"], ["unknown target class of task task 'red'"]),
+    (["--task", ":1"], ["DATASET:TARGET"]),
+    (["--pretrain", "pol"], ["pol", "pool"]),
+    (["-o", "ft.lrr=1"], ["unknown option of ft 'lrr'", "did you mean 'lr'"]),
+    (["-o", "ftt.lr=1"], ["unknown method 'ftt'", "did you mean 'ft'"]),
+    (["-o", "defence:ft.lr=1"], ["unknown axis 'defence'", "did you mean 'defense'"]),
+    (["-o", "ft.lr=0"], ["ft.lr: input should be greater than 0 (got 0)"]),
+    (["-o", "ft.lr=fast"], ["ft.lr: input should be a valid number"]),
+    (["-o", "ft.lr=Infinity"], ["ft.lr: input should be a finite number"]),
+    (["-o", "ft.schedule=cosin"], ["ft.schedule: input should be 'constant' or 'cosine' (got 'cosin')"]),
+    (["-o", "mimic.lr=1"], ["mimic takes no part in this run"]),
+    (["-o", "ft"], ["NAME.FIELD=VALUE"]),
+    (["-o", "simclr.arch=w3"], ["simclr.arch"]),
+    (["-o", "trigger.size=40"], ["a trigger of 40x40 does not fit a 32x32 image"]),
+    (["-o", "trigger.siz=4"], ["unknown option of trigger 'siz'", "did you mean 'size'"]),
+    (["-o", "trigger.file=/nowhere.npz"], ["/nowhere.npz: no such file"]),
+    (["-o", "reference.file=/nowhere.npz"], ["/nowhere.npz: no such file"]),
+    (["--device", "gpu"], ["device 'gpu'", "cpu"]),
+    (["--device", "cuda:99"], ["CUDA devices"]),
+]
+
+
+@pytest.mark.parametrize(("arguments", "parts"), BAD_ARGUMENTS, ids=[" ".join(a) for a, _ in BAD_ARGUMENTS])
+def test_bad_arguments(ran: Tiny, arguments: list[str], parts: list[str]) -> None:
+    records = sorted((ran.store / "records" / "tiny").iterdir())
+    one_line(call("run", *ran.arguments, *arguments), *parts)
+    assert sorted((ran.store / "records" / "tiny").iterdir()) == records
+    one_line(call("plan", *ran.arguments, *arguments), *parts)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["run", "--seed", "-1"], ["run", "--seed", "x"], ["run", "--sed", "1"], ["run", "extra"], ["leaderboard", "biuld"]],
+)
+def test_usage_errors_of_click(arguments: list[str]) -> None:
+    result = call(*arguments)
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1].startswith("Error: ")
+
+
+def test_unknown_names_elsewhere() -> None:
+    one_line(call("rnu"), "unknown command 'rnu'", "did you mean 'run'")
+    one_line(call("list", "defence"), "unknown axis 'defence'", "did you mean 'defense'")
+    one_line(call("show", "mimik"), "unknown method 'mimik'", "did you mean 'mimic'")
+    one_line(call("show", "attack:ft"), "unknown attack 'ft'")
+    one_line(call("show", "atack:none"), "unknown axis 'atack'")
+    one_line(call("leaderboard", "build", "dmo"), "did you mean 'demo'")
+    one_line(call("leaderboard", "build", "smoke"), "no records of board smoke", "benchbd run --board smoke")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "part"),
+    [
+        ("clean_images = 16", "clean_imges = 16", "clean_imges"),
+        ("clean_images = 16", "clean_images = 61", "61 clean images, but the pool pool has 60"),
+        ("seeds = [1]", "seeds = [", "tiny.toml"),
+        ("[options.simclr]", "[options.smclr]", "unknown method 'smclr': did you mean 'simclr'"),
+        ("[options.mimic]", "[options.mimc]", "unknown method 'mimc': did you mean 'mimic'"),
+        ('tasks = ["task:1"]', 'tasks = ["task"]', "task 'task' has no target class"),
+        ("steps = 2\nbatch = 16", "steps = -2\nbatch = 16", "simclr.steps: input should be greater than or equal to 0"),
+    ],
+)
+def test_bad_boards(tmp_path: Path, old: str, new: str, part: str) -> None:
+    assert old in TINY
+    one_line(call("run", *Tiny(tmp_path, load_registry(), TINY.replace(old, new)).arguments), part)
+
+
+def npz(edit: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        path = folder / "task" / "train.npz"
+        arrays = dict(np.load(path))
+        edit(arrays)
+        np.savez(path, **arrays)
+
+    return change
+
+
+def truncate(path: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / path).write_bytes((folder / path).read_bytes()[:1000]) and None
+
+
+def parquet(folder: Path) -> None:
+    shutil.rmtree(folder / "task")
+    (folder / "task").mkdir()
+    for split in ("train", "test"):
+        (folder / "task" / f"{split}-00000-of-00001.parquet").write_bytes(b"PAR1 but no more")
+
+
+def picture(folder: Path) -> None:
+    shutil.rmtree(folder / "task")
+    for split in ("train", "test"):
+        for label in ("a", "b"):
+            for i in range(2):
+                path = folder / "task" / split / label / f"{i}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(path)
+    (folder / "task" / "train" / "b" / "1.png").write_bytes(b"\x89PNG and no picture")
+
+
+BAD_DATA: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
+    "absent": (lambda folder: shutil.rmtree(folder / "task"), ["unknown data set 'task'", "data"]),
+    "no test split": (lambda folder: (folder / "task" / "test.npz").unlink(), ["no test split"]),
+    "label out of range": (npz(lambda a: a["y"].__setitem__(4, -3)), ["train.npz", "row 4", "-3"]),
+    "another shape": (npz(lambda a: a.update(x=a["x"][:, :, :, :1])), ["train.npz", "(60, 32, 32, 1)"]),
+    "floats": (npz(lambda a: a.update(x=a["x"] / 255)), ["train.npz", "float"]),
+    "too few labels": (npz(lambda a: a.update(y=a["y"][:9])), ["train.npz"]),
+    "an array less": (npz(lambda a: a.pop("y")), ["train.npz", "'y'"]),
+    "target without an image": (npz(lambda a: a.update(y=np.where(a["y"] == 1, 0, a["y"]))), ["target class 1"]),
+    "truncated npz": (truncate("task/train.npz"), ["train.npz"]),
+    "truncated pool": (truncate("pool/train.npz"), ["pool/train.npz"]),
+    "corrupt Parquet": (parquet, ["train-00000-of-00001.parquet"]),
+    "corrupt picture": (picture, ["1.png"]),
+    "two layouts": (lambda f: (f / "task" / "train-0.parquet").write_bytes(b""), ["two layouts"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD_DATA)
+def test_bad_data_is_known_before_anything_is_computed(tmp_path: Path, case: str) -> None:
+    spoil, parts = BAD_DATA[case]
+    tiny = Tiny(tmp_path, load_registry())
+    spoil(tiny.data)
+    one_line(call("run", *tiny.arguments), *parts)
+    assert not list((tiny.store / "stages").iterdir())
+
+
+def test_known_data_that_is_absent_says_where_and_how(ran: Tiny) -> None:
+    one_line(call("run", *ran.arguments, "--task", "gtsrb:1"), "gtsrb", str(ran.data), "--download")
+
+
+def test_a_trigger_for_another_size(ran: Tiny, tmp_path: Path) -> None:
+    Trigger.square(10, 40).save(tmp_path / "t.npz")
+    result = call("run", *ran.arguments, "-o", f"trigger.file={tmp_path / 't.npz'}")
+    one_line(result, "the trigger is for 40x40 images, these are 32x32")
+
+
+def test_a_reference_of_another_class(ran: Tiny, tmp_path: Path) -> None:
+    np.savez(tmp_path / "r.npz", x=np.zeros((1, 32, 32, 3), np.uint8), y=np.array([2]))
+    one_line(call("run", *ran.arguments, "-o", f"reference.file={tmp_path / 'r.npz'}"), "no reference of class 1")
+
+
+def test_a_store_that_cannot_be_written(ran: Tiny, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for store in (tmp_path / "file", tmp_path / "file" / "store", Path("/proc/benchbd")):
+        one_line(call("run", *ran.arguments, "--store", store), str(store), "cannot be written", "--store")
+
+
+def test_a_store_that_fills_up_loses_nothing(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("benchbd.store._commit", full)
+        result = call("run", *tiny.arguments, "-o", "ft.lr=0.02")
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1] == f"error: the store {tiny.store} cannot be written (No space left on device)"
+    assert "Traceback" not in result.output
+    assert call("run", *tiny.arguments, "-o", "ft.lr=0.02").exit_code == 0
+
+
+def test_a_new_data_set_needs_no_code(ran: Tiny, tiny: Tiny) -> None:
+    write_npz_set(tiny.data, "unseen", seed=9)
+    result = call("run", *tiny.arguments, "--task", "unseen:0", "--attack", "none", "--defense", "none", "--json")
+    assert result.exit_code == 0
+    (record,) = json.loads(result.stdout)["records"]
+    assert (record["task"], record["status"]) == ("unseen", "ok")

@@ -1,0 +1,105 @@
+"""From text to validated fields, and what is said where it does not work out."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pytest
+from pydantic import Field, field_validator
+
+from benchbd import UsageError
+from benchbd.errors import UnknownNameError
+from benchbd.methods import Method
+from benchbd.options import build, merge, parse_options
+
+
+class Knob(Method):
+    name = "knob"
+    axis = "defense"
+    version = "1"
+
+    lr: float = Field(0.1, gt=0, description="rate")
+    steps: int | None = Field(None, ge=0, description="steps")
+    mode: Literal["fast", "slow"] = Field("fast", description="mode")
+    flag: bool = Field(True, description="flag")
+    widths: tuple[int, ...] = Field((4, 2), description="widths")
+
+    @field_validator("widths")
+    @classmethod
+    def _falling(cls, widths: tuple[int, ...]) -> tuple[int, ...]:
+        if list(widths) != sorted(widths, reverse=True):
+            raise ValueError("Widths must fall")
+        return widths
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("5", 5),
+        ("1e-3", 1e-3),
+        ("true", True),
+        ("[4, 2]", [4, 2]),
+        ("null", None),
+        ("none", None),
+        ("None", None),
+        ("fast", "fast"),
+        ('"5"', "5"),
+        ("/a/b=c.npz", "/a/b=c.npz"),
+        ("", ""),
+    ],
+)
+def test_a_value_is_json_or_text(text: str, value: Any) -> None:
+    parsed = parse_options([f"knob.x={text}"])["knob"]["x"]
+    assert parsed == value
+    assert type(parsed) is type(value)
+
+
+def test_names_fields_and_axes() -> None:
+    assert parse_options(["a.x=1", "defense:a.x=2", "a.y=3", "a.x=4"]) == {"a": {"x": 4, "y": 3}, "defense:a": {"x": 2}}
+    assert parse_options(["a.b.x=1"]) == {"a.b": {"x": 1}}
+    assert parse_options([]) == {}
+
+
+@pytest.mark.parametrize("text", ["", "a", "a.x", "a=1", ".x=1", "a.=1", "=1", "=a.x"])
+def test_malformed(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_options([text])
+    assert str(caught.value) == f"option {text!r} is not of the form NAME.FIELD=VALUE, such as ft.lr=0.001"
+
+
+def test_later_tables_win_field_by_field() -> None:
+    tables = ({"a": {"x": 1, "y": 1}}, {"b": {"x": 5}}, {"a": {"y": 2}})
+    assert merge(*tables) == {"a": {"x": 1, "y": 2}, "b": {"x": 5}}
+    assert tables[0] == {"a": {"x": 1, "y": 1}}  # untouched
+    assert merge() == {}
+
+
+def test_build() -> None:
+    knob = build(Knob, {"lr": "0.5", "widths": [9, 3]}, "knob")
+    assert (knob.lr, knob.widths, knob.mode, knob.steps) == (0.5, (9, 3), "fast", None)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"lr": 0}, "knob.lr: input should be greater than 0 (got 0)"),
+        ({"lr": "x"}, "knob.lr: input should be a valid number, unable to parse string as a number (got 'x')"),
+        ({"lr": float("inf")}, "knob.lr: input should be a finite number (got inf)"),
+        ({"lr": float("nan")}, "knob.lr: input should be a finite number (got nan)"),
+        ({"steps": 1.5}, "knob.steps: input should be a valid integer, got a number with a fractional part (got 1.5)"),
+        ({"steps": -1}, "knob.steps: input should be greater than or equal to 0 (got -1)"),
+        ({"mode": "fats"}, "knob.mode: input should be 'fast' or 'slow' (got 'fats')"),
+        ({"widths": [2, 4]}, "knob.widths: widths must fall (got [2, 4])"),
+        ({"widths": [2, "x"]}, "knob.widths.1: input should be a valid integer, unable to parse string as an integer"),
+    ],
+)
+def test_what_is_wrong_is_one_line(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        build(Knob, values, "knob")
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_nearest_option_is_offered() -> None:
+    with pytest.raises(UnknownNameError, match="unknown option of knob 'widhts': did you mean 'widths'"):
+        build(Knob, {"widhts": [1]}, "knob")
