@@ -7,7 +7,7 @@ STAMP := $(VENV)/.ready
 PYTEST := $(PYTHON) -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format lock realdata slow gpu bench boards
+.PHONY: help setup demo test check format lock realdata slow gpu bench docs
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -54,6 +54,7 @@ lock: ## pin the newest versions that pyproject.toml allows
 	$(UV) pip compile pyproject.toml --quiet --extra dev --generate-hashes --no-header --no-emit-index-url \
 	  --python-version 3.11 --upgrade --output-file requirements.lock
 
-boards: $(STAMP) ## write the tables of the published boards again from their records
+docs: $(STAMP) ## write the generated texts again: boards from their records, reference, README
 	@for board in leaderboards/*/; do if [ -d $$board/records ]; then \
 	  $(VENV)/bin/benchbd leaderboard build $$board --records $$board/records --out $$board; fi; done
+	$(PYTHON) -m benchbd.docs

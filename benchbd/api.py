@@ -156,7 +156,7 @@ def load_encoder(key: str, *, store: str | Path | None = None, device: str | Non
     found = [path for path in root.glob(f"stages/{key[:2]}/{key}*") if (path / "encoder.safetensors").is_file()]
     if len(found) != 1:
         raise UsageError(f"{len(found)} encoders in {root} have a key that starts with {key!r}; give more of it")
-    artifact = Store(root).get(found[0].name)
+    artifact = Store(root, writable=False).get(found[0].name)
     if artifact is None:
         raise StoreError(f"stage {key} is damaged; run its board again")
     return Encoder.load(artifact.blob("encoder.safetensors"), pick_device(device))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from benchbd.api import Session
     from benchbd.methods import Method
     from benchbd.stages import Stage
+
+# Read when torch is loaded: threads that wait sleep. Spinning, two threads beside a busy process are 30 times slower.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -196,15 +200,15 @@ def _plan_rows(session: Session, stages: Sequence[Stage]) -> Iterator[dict[str, 
     from benchbd.runner import estimate_seconds
     from benchbd.store import Store
 
-    store = Store(session.store) if session.store.is_dir() else None
-    seconds = estimate_seconds(stages, store.manifests() if store else [])
+    store = Store(session.store, writable=False)
+    seconds = estimate_seconds(stages, store.manifests())
     for stage in stages:
         yield {
             "key": stage.key,
             "kind": stage.kind,
             "method": stage.method_name,
             "label": stage.label,
-            "cached": bool(store and store.has(stage.key)),
+            "cached": store.has(stage.key),
             "provisional": stage.provisional,
             "absent": [f"{r.name} ({r.split})" for r in stage.data.values() if r.digest.startswith("absent:")],
             "image_forwards": stage.forwards() if not stage.provisional else None,
@@ -271,17 +275,17 @@ def show(name: str, as_json: bool) -> None:
     if axis and axis not in AXES:
         raise UnknownNameError("axis", axis, AXES)
     classes = [registry.get(axis, bare)] if axis else registry.find(bare)
-    documents = [_document(cls, registry.plugin_of(cls.axis, cls.name).distribution) for cls in classes]
+    documents = [document(cls, registry.plugin_of(cls.axis, cls.name).distribution) for cls in classes]
     if as_json:
         click.echo(json.dumps(documents[0] if len(documents) == 1 else documents, indent=1))
         return
     from tabulate import tabulate
 
-    for document in documents:
-        click.echo(f"{document['axis']} {document['name']} (version {document['version']}, {document['distribution']})")
-        click.echo(f"\n{document['help']}\n")
-        click.echo(f"paper: {document['paper'] or '-'}\n")
-        rows = [[f["name"], f["type"], f["bounds"], json.dumps(f["default"]), f["help"]] for f in document["options"]]
+    for about in documents:
+        click.echo(f"{about['axis']} {about['name']} (version {about['version']}, {about['distribution']})")
+        click.echo(f"\n{about['help']}\n")
+        click.echo(f"paper: {about['paper'] or '-'}\n")
+        rows = [[f["name"], f["type"], f["bounds"], json.dumps(f["default"]), f["help"]] for f in about["options"]]
         if rows:
             headers = ["option", "type", "bounds", "default", "help"]
             click.echo(tabulate(rows, headers=headers, disable_numparse=True, maxcolwidths=[None, 24, None, 18, 60]))
@@ -289,7 +293,8 @@ def show(name: str, as_json: bool) -> None:
             click.echo("no options")
 
 
-def _document(cls: type[Method], distribution: str) -> dict[str, Any]:
+def document(cls: type[Method], distribution: str) -> dict[str, Any]:
+    """A method as plain data: what `show` prints and the reference page is made of."""
     import inspect
 
     options = []

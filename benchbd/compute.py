@@ -201,7 +201,8 @@ def _checked_predictions(predictions: object, classes: int, stage: Stage, who: s
     for name, values in tensors.items():
         if values.dtype != torch.int64 or values.shape != (images,):
             raise PluginError(
-                f"evaluator {who}: {name} predictions must be int64 ({images},), not {values.dtype} {tuple(values.shape)}"
+                f"evaluator {who}: {name} predictions must be int64 ({images},), "
+                f"not {values.dtype} {tuple(values.shape)}"
             )
         if images and not 0 <= int(values.min()) <= int(values.max()) < classes:
             raise PluginError(f"evaluator {who}: {name} predictions must be classes from 0 to {classes - 1}")

@@ -16,7 +16,6 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,10 +58,18 @@ class Artifact:
 
 
 class Store:
-    """A folder of artifacts. Two runs may share one: stages are committed atomically and computed under a lock."""
+    """A folder of artifacts. Two runs may share one: stages are committed atomically and computed under a lock.
 
-    def __init__(self, root: Path) -> None:
+    writable: whether to make the folder and see that it can be written (StoreError); a reader needs neither.
+    """
+
+    def __init__(self, root: Path, *, writable: bool = True) -> None:
         self.root = root
+        if writable:
+            self._prepare()
+
+    def _prepare(self) -> None:
+        root = self.root
         try:
             for name in ("stages", "locks", "data", "logs"):
                 (root / name).mkdir(parents=True, exist_ok=True)
@@ -70,10 +77,13 @@ class Store:
             probe.write_bytes(b"")
             probe.unlink()
         except OSError as error:
-            raise StoreError(
-                f"the store {root} cannot be written ({error.strerror or error}): choose another with --store "
-                "or BENCHBD_STORE"
-            ) from error
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> StoreError:
+        return StoreError(
+            f"the store {self.root} cannot be written ({error.strerror or error}): choose another with --store "
+            "or BENCHBD_STORE"
+        )
 
     def folder(self, key: str) -> Path:
         return self.root / "stages" / key[:2] / key
@@ -124,7 +134,7 @@ class Store:
             part.write_text(f'{{"sha256": "{hashlib.sha256(body.encode()).hexdigest()}", "manifest":\n{body}\n}}\n')
             _commit(part, folder / MANIFEST)
         except OSError as error:
-            raise StoreError(f"the store {self.root} cannot be written ({error.strerror or error})") from error
+            raise self._unwritable(error) from error
         return Artifact(folder, manifest)
 
     def lock(self, key: str) -> FileLock:
@@ -137,7 +147,7 @@ class Store:
         try:
             path.write_text(text, encoding="utf-8")
         except OSError as error:
-            raise StoreError(f"the store {self.root} cannot be written ({error.strerror or error})") from error
+            raise self._unwritable(error) from error
         return path
 
     def manifests(self) -> list[dict[str, Any]]:
@@ -160,10 +170,14 @@ class Store:
 
     def _set_aside(self, folder: Path) -> Path:
         damaged = self.root / "damaged"
-        damaged.mkdir(exist_ok=True)
         aside = damaged / f"{folder.name}.{time.time_ns()}"
-        with suppress(FileNotFoundError):  # another run has found the damage too
+        try:
+            damaged.mkdir(exist_ok=True)
             folder.rename(aside)
+        except FileNotFoundError:  # another run has found the damage too
+            pass
+        except OSError as error:
+            raise self._unwritable(error) from error
         return aside
 
 

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from benchbd import hookimpl
-
 from benchbd.api import Session
 from benchbd.planning import Plan, Selection
 from benchbd.plugins import Registry

@@ -13,6 +13,11 @@ from benchbd.plugins import Registry, load_registry
 torch.set_num_threads(1)  # the nets are tiny, and two threads beside a busy neighbour are many times slower than one
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device, and torch sees none")
+
+
 @pytest.fixture(scope="session")
 def registry() -> Registry:
     return load_registry()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,8 @@ from .boards import Tiny, flip
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tiny]:
-    yield Tiny(tmp_path_factory.mktemp("api"), load_registry())
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    return Tiny(tmp_path_factory.mktemp("api"), load_registry())
 
 
 def places(tiny: Tiny) -> dict[str, Any]:
@@ -79,7 +78,7 @@ def test_it_raises_what_the_commands_print(tiny: Tiny, tmp_path: Path) -> None:
     with pytest.raises(DataAbsentError, match="gtsrb"):
         benchbd.run(tiny.board, task=["gtsrb:1"], **places(tiny))
     assert any(stage.provisional for stage in benchbd.plan(tiny.board, task=["gtsrb:1"], **places(tiny)).stages)
-    with pytest.raises(UsageError, match="0 encoders in .* have a key that starts with 'abc'"):
+    with pytest.raises(UsageError, match=r"0 encoders in .* have a key that starts with 'abc'"):
         benchbd.load_encoder("abc", store=tmp_path)
 
 

@@ -23,6 +23,7 @@ FLOORS = [
     {"runner", "terminal"},
     {"api", "testing"},
     {"cli"},
+    {"docs"},
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 

@@ -51,7 +51,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("benchbd_shrink.py", MODULE)
         archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: benchbd-shrink\nVersion: 1.2\n")
-        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
         archive.writestr(f"{info}/entry_points.txt", "[benchbd]\nshrink = benchbd_shrink\n")
         archive.writestr(f"{info}/RECORD", "")
     with zipfile.ZipFile(wheel) as archive:  # a pure wheel is installed by unpacking it
@@ -83,11 +85,12 @@ def test_it_is_listed_by_its_distribution(site: Path) -> None:
 def test_it_runs_and_lands_in_the_table(site: Path, tmp_path: Path) -> None:
     arguments = ["--board", "smoke", "--attack", "none", "--defense", "none", "--defense", "shrink", "--device", "cpu"]
     table, told = benchbd(site, "run", *arguments, "--store", str(tmp_path), "-o", "shrink.factor=0.5")
-    (row,) = [line.split() for line in table.splitlines() if line.split()[:2] == ["none", "shrink"]]
-    assert "ok" in row
+    assert ["none", "shrink"] in [line.split()[:2] for line in table.splitlines()]
     assert "defend shrink on simclr on shapes seed 1 computed in" in told
     (record,) = (tmp_path / "records" / "smoke").glob("none_shrink_*.json")
-    identity = json.loads(record.read_text())["identity"]["defend"]["method"]
+    found = json.loads(record.read_text())
+    assert (found["status"], found["departures"]) == ("ok", ["shrink.factor=0.5 (the board's: 0.9)"])
+    identity = found["identity"]["defend"]["method"]
     assert identity["options"] == {"factor": 0.5}
     assert identity["version"].startswith("source-")  # it declares none, so an edit of the file is a fresh run
 

@@ -1,0 +1,95 @@
+"""What is generated is current, and what the README shows works."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchbd import hookspecs
+from benchbd.board import boards_folder, load_board
+from benchbd.docs import reference, with_boards
+from benchbd.leaderboard import build
+from benchbd.plugins import AXES, Registry
+from benchbd.records import read_records
+from benchbd.summary import Order
+from benchbd.testing import check_method
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+PUBLISHED = [path.parent for path in sorted(boards_folder().glob("*/records"))]
+
+
+def test_reference_is_current(registry: Registry) -> None:
+    assert (ROOT / "docs" / "reference.md").read_text() == reference(registry), "run make docs"
+
+
+def test_readme_shows_the_published_board() -> None:
+    assert with_boards(README) == README, "run make docs"
+    assert "<!-- board: cifar10-small -->\n<!-- end" not in README
+
+
+@pytest.mark.parametrize("folder", PUBLISHED, ids=lambda folder: folder.name)
+def test_published_tables_follow_from_their_records(folder: Path) -> None:
+    board = load_board(folder)
+    records = read_records(folder / "records")
+    files = build(board.name, records, order=Order.of(board), description=board.description)
+    notes = folder / "notes.md"
+    for name, text in files.items():
+        written = (folder / name).read_text()
+        if name == "README.md" and notes.is_file():
+            assert "## Notes\n\n" + notes.read_text().strip() in written
+            written = written.replace("## Notes\n\n" + notes.read_text().strip(), "").rstrip() + "\n"
+        assert written == text, f"{folder.name}/{name}: run make docs"
+
+
+@pytest.mark.parametrize("folder", PUBLISHED, ids=lambda folder: folder.name)
+def test_published_records_are_on_board_and_whole(folder: Path) -> None:
+    records = read_records(folder / "records")
+    assert records
+    for record in records:
+        assert record.on_board
+        assert record.board == folder.name
+        assert record.name in {path.name for path in (folder / "records").iterdir()}
+        assert record.counts is not None
+        assert record.metrics is not None
+        assert record.metrics.asr_nontarget == pytest.approx(
+            100 * record.counts.hits_nontarget / record.counts.nontarget, abs=1e-3
+        )
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_readmes_plugin_is_a_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = next(block for block in blocks("python") if "@hookimpl" in block)
+    (tmp_path / "benchbd_shrink.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    import importlib
+
+    module: Any = importlib.import_module("benchbd_shrink")
+    check_method(*module.benchbd_defenses())
+    (entry,) = (tomllib.loads(block) for block in blocks("toml"))
+    assert entry["project"]["entry-points"]["benchbd"] == {"shrink": "benchbd_shrink"}
+
+
+def test_every_hook_is_documented_and_used() -> None:
+    hooks = {name: value for name, value in vars(hookspecs).items() if name.startswith("benchbd_")}
+    assert {hook for hook, _ in AXES.values()} < set(hooks)
+    for name, hook in hooks.items():
+        assert hook.__doc__, name
+        assert hook.benchbd_spec["firstresult"] is False, name
+
+
+def test_commands_of_the_readme_exist(registry: Registry) -> None:
+    from benchbd.cli import main
+
+    for name in re.findall(r"^\$ benchbd (\w+)", README, re.MULTILINE):
+        assert name in main.commands
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for name in re.findall(r"make (\w+)", README):
+        assert name in targets or name == "sure"
