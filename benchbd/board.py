@@ -75,6 +75,7 @@ class Board(_Table):
     repair_seeds: tuple[int, ...] | None = Field(None, description="seeds of the defended cells; default: seeds")
     pretrain_seed: int | None = Field(None, description="pins pre-training, so that intervals leave it out")
     clean_images: int = Field(2000, ge=2, description="clean unlabelled images of the pool that a defender gets")
+    shadow_images: int = Field(50_000, ge=2, description="unlabelled images of the pool that an attacker tunes on")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on CUDA, fp32 on a CPU")
     trigger: TriggerSpec = TriggerSpec()
     reference: ReferenceSpec = ReferenceSpec()

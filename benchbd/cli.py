@@ -211,8 +211,8 @@ def _plan_rows(session: Session, stages: Sequence[Stage]) -> Iterator[dict[str, 
             "cached": store.has(stage.key),
             "provisional": stage.provisional,
             "absent": [f"{r.name} ({r.split})" for r in stage.data.values() if r.digest.startswith("absent:")],
-            "image_forwards": stage.forwards() if not stage.provisional else None,
-            "seconds": seconds[stage.key] if not stage.provisional else None,
+            "image_forwards": stage.forwards(),
+            "seconds": seconds[stage.key],
         }
 
 
@@ -326,9 +326,14 @@ def document(cls: type[Method], distribution: str) -> dict[str, Any]:
 
 
 def _type_name(annotation: Any) -> str:
-    if isinstance(annotation, type) and not hasattr(annotation, "__args__"):
+    """``float``, ``int | None``, or the values that a choice allows."""
+    from typing import Literal, get_args, get_origin
+
+    if get_origin(annotation) is Literal:
+        return " | ".join(map(str, get_args(annotation)))
+    if isinstance(annotation, type) and not get_args(annotation):
         return annotation.__name__
-    return str(annotation).replace("typing.", "").replace("Literal", "").replace("NoneType", "None")
+    return str(annotation).replace("NoneType", "None")
 
 
 @main.command()

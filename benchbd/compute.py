@@ -136,12 +136,13 @@ class Workshop:
             images = self.images(stage.data[f"train{i}"]).of_class(goal.label).unlabeled()
             targets.append(Target(goal.label, goal.name, trigger, references.to(self.device), images))
         pool = self._pool(stage)
+        drawn = stage.params.get("shadow")
         knowledge = AttackerKnowledge(
             encoder=self.encoder(clean).copy(),
             pretraining=cast(Pretraining, clean.method),
             pool=pool,
             pool_seed=stage.params["pool_seed"],
-            shadow=pool,
+            shadow=pool if drawn is None else pool.subset(draw_rows(len(pool), drawn)),
             targets=tuple(targets),
             seed=stage.seed,
         )
@@ -152,7 +153,7 @@ class Workshop:
 
     def _defend(self, stage: Stage) -> Outcome:
         method = cast(Mitigation, stage.method)
-        rows = clean_rows(stage.data["pool"].count, stage.params["clean"])
+        rows = draw_rows(stage.data["pool"].count, stage.params["clean"])
         # A clone without labels, names or the pool's declared statistics: nothing in it points back to anything.
         images = replace(self.images(stage.data["pool"]).subset(rows).unlabeled(), mean=None, std=None)
         if "encoder" in stage.parents:
@@ -187,10 +188,10 @@ class Workshop:
         return Outcome({ENCODER: encoder.save}, {"arch": encoder.arch})
 
 
-def clean_rows(pool: int, clean: Mapping[str, int]) -> Tensor:
-    """The defender's rows of the pool, int64 (count,), sorted: drawn without replacement from their own seed."""
-    generator = torch.Generator().manual_seed(clean["seed"])
-    return torch.randperm(pool, generator=generator)[: clean["count"]].sort().values
+def draw_rows(pool: int, drawn: Mapping[str, int]) -> Tensor:
+    """Rows of the pool, int64 (count,), sorted: drawn without replacement from a seed of their own."""
+    generator = torch.Generator().manual_seed(drawn["seed"])
+    return torch.randperm(pool, generator=generator)[: drawn["count"]].sort().values
 
 
 def _checked_predictions(predictions: object, classes: int, stage: Stage, who: str) -> Outcome:

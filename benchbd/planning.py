@@ -207,10 +207,18 @@ class _Planner:
             except DataAbsentError:
                 if self.strict:
                     raise
-                info = SplitInfo(f"absent:{name}:{split}", 0, 32, (), (), (0.5,) * 3, (0.25,) * 3)
+                count = self._official_count(name, split)
+                info = SplitInfo(f"absent:{name}:{split}", count, 32, (), (), (0.5,) * 3, (0.25,) * 3)
             self.infos[name, split] = info
             self._pin(name, split, info)
         return self.infos[name, split]
+
+    def _official_count(self, name: str, split: str) -> int:
+        """How many images an absent split will have, for the estimate of cost; 0 where nobody knows."""
+        dataset = self.library.datasets.get(name)
+        splits = dataset.splits if dataset is not None else {}
+        wanted = ("train", "unlabeled") if split == "pool" else (split,)
+        return sum(splits.get(part, 0) for part in wanted)
 
     def _pin(self, name: str, split: str, info: SplitInfo) -> None:
         pinned = getattr(self.board.data.get(name), split, None)
@@ -358,6 +366,9 @@ class _Planner:
         targets = [
             {"data": self._info(g.task, "train").digest, "label": g.label, "trigger": trigger.digest} for g in goals
         ]
+        count = self.board.shadow_images  # a smaller pool is the shadow set, whole
+        pool = self._ref(row.pretrain, "pool")
+        shadow = {"shadow": {"count": count, "seed": derive_seed(seed, "shadow")}} if pool.count > count else {}
         references = {f"reference{i}": self._reference(g, seed, pretrain) for i, g in enumerate(goals)}
         return Stage(
             "attack",
@@ -365,10 +376,10 @@ class _Planner:
             attack,
             derive_seed(seed, "attack"),
             data={
-                "pool": self._ref(row.pretrain, "pool"),
+                "pool": pool,
                 **{f"train{i}": self._ref(g.task, "train") for i, g in enumerate(goals)},
             },
-            params={"targets": targets, "pool_seed": pretrain.seed},
+            params={"targets": targets, "pool_seed": pretrain.seed, **shadow},
             parents={"encoder": pretrain, **references},
             numerics=self.numerics,
             attachments={"trigger": trigger, "goals": tuple(goals)},

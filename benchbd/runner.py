@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from benchbd import __version__
-from benchbd.compute import Outcome, Workshop, clean_rows, read_predictions
+from benchbd.compute import Outcome, Workshop, draw_rows, read_predictions
 from benchbd.data import DataLibrary
 from benchbd.encoder import ForwardMeter, precision
 from benchbd.errors import BenchbdError, NotApplicable, StoreError
@@ -269,7 +269,7 @@ class Runner:
             stages={stage.kind: stage.key for stage in chain},
             identity={stage.kind: stage.identity for stage in (*cell.chain, cell.evaluate)},
             reference=self._reference(cell),
-            clean_images=clean_rows(defend.data["pool"].count, defend.params["clean"]).tolist() if defend else [],
+            clean_images=draw_rows(defend.data["pool"].count, defend.params["clean"]).tolist() if defend else [],
             notes=self._notes(cell),
             machine=self._artifacts[chain[-1].key].manifest["machine"] if chain else machine(self.device),
             **values,

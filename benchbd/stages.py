@@ -86,10 +86,11 @@ class Stage:
         """Estimated cost in image-forwards, where the method knows."""
         if self.kind == "evaluate":  # feature extraction; the head is not counted in encoder forwards
             return self.data["train"].count + 2 * self.data["test"].count
-        if not isinstance(self.method, Method):
+        if not isinstance(self.method, Method):  # the reference inputs: features of the training split
             return self.data["train"].count
-        images = self.params["clean"]["count"] if self.kind == "defend" else self.data["pool"].count
-        return self.method.forwards(images)
+        drawn = self.params.get("clean") or self.params.get("shadow") or {}
+        images = drawn.get("count", self.data["pool"].count)
+        return self.method.forwards(images) if images else None
 
 
 def distinct(stages: Iterable[Stage]) -> list[Stage]:

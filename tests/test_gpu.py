@@ -31,11 +31,11 @@ from benchbd import (
     Trigger,
     batch_indices,
     nt_xent,
-    run,
     stream,
 )
-from benchbd.augment import crop_and_flip, crop_boxes, draw_jitter
+from benchbd.api import Session
 from benchbd.augment import affine_colour as affine
+from benchbd.augment import crop_and_flip, crop_boxes, draw_jitter
 from benchbd.augment import exact_colour as exact
 from benchbd.encoder import ForwardMeter, precision
 from benchbd.mine import Mine
@@ -46,6 +46,7 @@ pytestmark = pytest.mark.gpu
 
 DEVICE = "cuda"
 ARCHITECTURES = pytest.mark.parametrize("arch", ["w16", "w32", "resnet18"])
+KINK = 1e-3  # of gradients: 2e-6 as a rule, but 2e-4 (fp32 against fp64) where rounding switches one ReLU
 BETA = {"layer1": 1500.0, "layer2": 3000.0, "layer3": 8500.0}
 
 
@@ -177,13 +178,12 @@ def test_badencoder_loss() -> None:
         victim = warm(seed=1).copy().to(device)
         loss = badencoder_loss(victim, pixels.to(device), f.extract(pixels), goals, views.to(device), (1, 0.3, 0.5))
         results.append((loss, gradient(victim, loss)))
-    for cpu, gpu in zip(*results, strict=True):
-        agree(gpu, cpu)
+    for cpu, gpu, tolerance in zip(*results, (1e-4, KINK), strict=True):
+        agree(gpu, cpu, tolerance)
 
 
 @pytest.mark.parametrize("bn_views", ["separate", "joint"])
 def test_mimic_losses(bn_views: Any) -> None:
-    """The student in double precision: BatchNorm of few images magnifies rounding in its gradient."""
     teacher = warm()
     views = Augment().pair(smooth_pixels(16, 1), stream(0, "views"))
     results = []
@@ -192,9 +192,8 @@ def test_mimic_losses(bn_views: Any) -> None:
         on_device = (views[0].to(device), views[1].to(device))
         parts = Mimic(bn_views=bn_views).losses(student, teacher.frozen().to(device), on_device, BETA)
         results.append((*parts, gradient(student, torch.stack(parts).sum())))
-    for cpu, gpu in zip(*(r[:3] for r in results), strict=True):
-        agree(gpu, cpu)
-    agree(results[1][3], results[0][3], 1e-3)
+    for cpu, gpu, tolerance in zip(*results, (1e-4, 1e-4, 1e-4, KINK), strict=True):
+        agree(gpu, cpu, tolerance)
 
 
 def test_mine() -> None:
@@ -256,7 +255,7 @@ def test_heads_do_not_depend_on_the_company() -> None:
 
 def test_the_smoke_board(tmp_path: Path) -> None:
     """The same command, no option: CUDA is found, precision is bf16, and the records say where they come from."""
-    records = run("smoke", store=tmp_path)
+    records = Session.open("smoke", store=tmp_path).run()
     assert {record.status for record in records} <= {"ok", "attack-failed"}
     assert {record.machine["device"] for record in records} == {torch.cuda.get_device_name()}
     assert all(stage["numerics"]["precision"] == "bf16" for r in records for stage in r.identity.values())

@@ -98,6 +98,37 @@ def test_unwritable(tmp_path: Path) -> None:
         Store(tmp_path / "file" / "store")
 
 
+def test_a_reader_creates_nothing(tmp_path: Path, store: Store) -> None:
+    assert not Store(tmp_path / "none", writable=False).has(KEY)
+    assert Store(tmp_path / "none", writable=False).manifests() == []
+    assert not (tmp_path / "none").exists()
+    put(store)
+    assert Store(store.root, writable=False).has(KEY)
+
+
+def test_what_a_killed_run_left_is_cleared(store: Store) -> None:
+    store.folder(KEY).mkdir(parents=True)
+    (store.folder(KEY) / ".a.99999.part").write_bytes(b"half")
+    put(store, a=b"whole")
+    assert sorted(os.listdir(store.folder(KEY))) == ["a", MANIFEST]
+
+
+def test_two_runs_that_find_the_same_damage(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(store)
+    (store.folder(KEY) / "a").write_bytes(b"2")
+    problem = store._problem(store.folder(KEY))
+    assert store.get(KEY) is None  # the other run was first
+    monkeypatch.setattr(Store, "_problem", lambda *_: problem)
+    (store.folder(KEY)).mkdir()
+    (store.folder(KEY) / MANIFEST).write_text("")
+
+    def gone(*_: Any) -> None:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(Path, "rename", gone)
+    assert store.get(KEY) is None
+
+
 def test_lock_is_exclusive(store: Store) -> None:
     from filelock import Timeout
 
