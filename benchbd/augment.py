@@ -126,7 +126,8 @@ def draw_jitter(n: int, generator: torch.Generator) -> Jitter:
 
 def _grey(images: Tensor) -> Tensor:
     red, green, blue = images.split(1, 1)
-    return (LUMA[0] * red).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
+    grey: Tensor = LUMA[0] * red
+    return grey.add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
 
 
 def _blend_(images: Tensor, number: Tensor, factor: Tensor) -> None:

@@ -102,7 +102,8 @@ class Record(BaseModel):
     )
     reference: dict[str, Any] = Field(default_factory=dict, description="where the reference inputs come from")
     clean_images: list[int] = Field(default_factory=list, description="rows of the pool that the defender got")
-    notes: list[str] = Field(default_factory=list)
+    notes: list[str] = Field(default_factory=list, description="what a reader of the table must know, one line each")
+    findings: dict[str, Any] = Field(default_factory=dict, description="what methods noted on their way, by kind")
     machine: dict[str, Any] = Field(default_factory=dict, description="device, threads and versions")
 
     @property

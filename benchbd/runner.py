@@ -271,6 +271,7 @@ class Runner:
             reference=self._reference(cell),
             clean_images=draw_rows(defend.data["pool"].count, defend.params["clean"]).tolist() if defend else [],
             notes=self._notes(cell),
+            findings={s.kind: noted for s in chain if (noted := self._artifacts[s.key].manifest["notes"])},
             machine=self._artifacts[chain[-1].key].manifest["machine"] if chain else machine(self.device),
             **values,
         )
@@ -291,6 +292,9 @@ class Runner:
                 f"{missed} of {len(reference['predicted'])} reference inputs are not classified as the target "
                 f"{cell.goal.label} by the clean classifier; expect a low ASR"
             )
+        for stage in (*cell.chain, cell.evaluate):
+            if stage.key in self._artifacts:
+                notes += self._artifacts[stage.key].manifest["notes"].get("remarks", [])
         return notes
 
 

@@ -50,7 +50,10 @@ def reporting(reporter: Reporter) -> Iterator[None]:
 
 
 def note(name: str, value: Json) -> None:
-    """Keep something that a method found out on its way (chosen units, layer weights) with the result of its stage."""
+    """Keep something that a method found out on its way (chosen units, layer weights) with the result of its stage.
+
+    The note named ``remarks``, a list of lines, is what a reader of the table must know: each becomes a footnote.
+    """
     if (notes := _notes.get()) is not None:
         notes[name] = value
 

@@ -36,6 +36,7 @@ from benchbd import (
     Trigger,
     UsageError,
     hookimpl,
+    note,
 )
 from benchbd.api import Session
 from benchbd.plugins import Registry, load_registry
@@ -375,6 +376,20 @@ def test_a_failure_stays_in_its_cells(
     assert len(watch.of(status)) == 2
     assert {kind for kind, *_ in watch.of("started")} == {"defend"}  # its evaluations were not even begun
     assert len(list((tiny.store / "logs").iterdir())) == 2 * traceback
+
+
+def test_what_a_method_notes_lands_in_the_record(again: Callable[..., tuple[Tiny, Watch]]) -> None:
+    def act(encoder: Encoder, _: DefenderKnowledge) -> Encoder:
+        note("kept", {"units": 3})
+        note("remarks", ["odd: the budget ended it"])
+        return encoder
+
+    tiny, _ = again(odd=ODD)
+    Odd.act = act  # type: ignore[misc]
+    for _ in range(2):  # computed, then from the store
+        record = cell(tiny.run(defenses=("odd",)), "none", "odd")
+        assert record.findings["defend"] == {"kept": {"units": 3}, "remarks": ["odd: the budget ended it"]}
+        assert record.notes == ["odd: the budget ended it"]
 
 
 def test_failures_are_not_cached(again: Callable[..., tuple[Tiny, Watch]]) -> None:

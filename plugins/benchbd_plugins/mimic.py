@@ -116,6 +116,11 @@ class Mimic(ContrastiveMethod, Mitigation):
         information = {} if self.weighting == "uniform" else self.information(source, images, seed)
         m = [information[name].nats if information else 0.0 for name in source.stages]
         beta = [self.lambda2 * w for w in stage_weights(m, self.weighting, alpha0, alpha1)]
+        saturated = [name for name, estimate in information.items() if estimate.saturated]
+        fallback = self.weighting != "uniform" and not weightable(m)
+        remarks = [f"mimic: the MI estimate is saturated at {', '.join(saturated)}"] if saturated else []
+        remarks += ["mimic: the MI estimates do not tell the stages apart, so weights are uniform"] if fallback else []
+        note("remarks", [*remarks])
         note(
             "mi",
             {
@@ -123,8 +128,8 @@ class Mimic(ContrastiveMethod, Mitigation):
                 "information": {
                     name: round(e.nats, 4) if math.isfinite(e.nats) else None for name, e in information.items()
                 },
-                "saturated": [name for name, estimate in information.items() if estimate.saturated],
-                "uniform_fallback": self.weighting != "uniform" and not weightable(m),
+                "saturated": [*saturated],
+                "uniform_fallback": fallback,
             },
         )
         return dict(zip(source.stages, beta, strict=True))
