@@ -18,7 +18,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@if [ ! -x "$(UV)" ] && ! command -v "$(UV)" >/dev/null; then \
 	  echo "uv is not here: installing it beside the environment"; \
 	  python3 -m venv $(VENV)/bootstrap && $(VENV)/bootstrap/bin/pip install --quiet uv; fi
-	@test -x $(PYTHON) || $(UV) venv --quiet --allow-existing --python 3.11 $(VENV)
+	@test -x $(PYTHON) || $(UV) venv --quiet --allow-existing --python ">=3.11" $(VENV)
 	$(UV) pip sync --quiet --python $(PYTHON) --require-hashes requirements.lock
 	$(UV) pip install --quiet --python $(PYTHON) --no-deps --editable .
 	@touch $(STAMP)
@@ -52,7 +52,7 @@ bench: $(STAMP) ## each hot path against its naive form: equality, then ratios
 
 lock: ## pin the newest versions that pyproject.toml allows
 	$(UV) pip compile pyproject.toml --quiet --extra dev --generate-hashes --no-header --no-emit-index-url \
-	  --python-version 3.11 --upgrade --output-file requirements.lock
+	  --python-version 3.11 --universal --upgrade --output-file requirements.lock
 
 docs: $(STAMP) ## write the generated texts again: boards from their records, reference, README
 	@for board in leaderboards/*/; do if [ -d $$board/records ]; then \

@@ -1,0 +1,67 @@
+"""The boards that come with benchbd, whole: the demo's promise, and the identity of what is published."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchbd.api import Session
+from benchbd.board import boards_folder
+from benchbd.planning import Selection
+from benchbd.plugins import Registry
+from benchbd.records import read_records
+
+
+@pytest.mark.slow
+def test_the_demo_shows_the_phenomenon(tmp_path: Path, registry: Registry) -> None:
+    """The attack takes at little cost in accuracy, both repairs reduce it, and MIMIC does so at equal steps."""
+    session = Session.open("demo", store=tmp_path, device="cpu", registry=registry)
+    found = {(record.attack, record.defense): record for record in session.run()}
+    assert set(found) == {(a, d) for a in ("none", "badencoder") for d in ("none", "scratch", "ft", "mimic")}
+    assert {record.status for record in found.values()} == {"ok"}
+    attacked = found["badencoder", "none"]
+    assert attacked.metrics is not None
+    assert attacked.baseline is not None
+    assert attacked.metrics.asr_nontarget >= 85
+    assert attacked.metrics.acc >= attacked.baseline.ca - 8
+    assert attacked.baseline.asr_b_nontarget < 30
+    ft, mimic = found["badencoder", "ft"], found["badencoder", "mimic"]
+    assert ft.metrics is not None
+    assert mimic.metrics is not None
+    assert ft.metrics.asr_nontarget < attacked.metrics.asr_nontarget
+    assert mimic.metrics.asr_nontarget <= 35
+    options = [record.identity["defend"]["method"]["options"] for record in (ft, mimic)]
+    assert options[0]["steps"] == options[1]["steps"]
+    assert options[0]["batch"] == options[1]["batch"]
+
+
+@pytest.mark.realdata
+def test_the_published_records_are_those_of_this_code_and_these_data(registry: Registry, tmp_path: Path) -> None:
+    """Every key of a published record is one that this checkout would compute from the real data sets."""
+    session = Session.open("cifar10-small", Selection(), store=tmp_path, device="cpu", registry=registry)
+    plan = session.plan(strict=True)
+    assert plan.departures == []
+    planned = {
+        (cell.attack, cell.defense, cell.goal.task, cell.seed): {stage.key for stage in (*cell.chain, cell.evaluate)}
+        for cell in plan.cells
+    }
+    records = read_records(boards_folder() / "cifar10-small" / "records")
+    assert {(r.attack, r.defense, r.task, r.seed) for r in records} == set(planned)
+    for record in records:
+        assert set(record.stages.values()) <= planned[record.attack, record.defense, record.task, record.seed]
+
+
+def test_the_published_board_meets_its_floor() -> None:
+    """What the board claims of its attack: over the seeds of each real task, undefended ASR and accuracy."""
+    records = [r for r in read_records(boards_folder() / "cifar10-small" / "records") if r.attack == "badencoder"]
+    undefended = [r for r in records if r.defense == "none"]
+    assert {r.task for r in undefended} == {"gtsrb", "tinyimagenet10", "mnistm"}
+    for task in {r.task for r in undefended}:
+        of_task = [r for r in undefended if r.task == task]
+        assert len({r.seed for r in of_task}) >= 3
+        values = [r.metrics.asr_nontarget for r in of_task if r.metrics]
+        assert sum(values) / len(values) >= 85
+        assert min(values) >= 75
+        assert all(r.metrics.acc >= r.baseline.ca - 8 for r in of_task if r.metrics and r.baseline)
+        assert {r.defense for r in records if r.task == task} >= {"scratch", "ft", "mimic"}
