@@ -14,10 +14,11 @@ help: ## list the targets
 
 setup: $(STAMP) ## a .venv with the pinned versions and benchbd, editable
 
-$(STAMP): requirements.lock pyproject.toml
-	@if [ ! -x "$(UV)" ] && ! command -v "$(UV)" >/dev/null; then \
-	  echo "uv is not here: installing it beside the environment"; \
-	  python3 -m venv $(VENV)/bootstrap && $(VENV)/bootstrap/bin/pip install --quiet uv; fi
+$(VENV)/bootstrap/bin/uv:
+	@echo "uv is not here: installing it beside the environment"
+	@python3 -m venv $(VENV)/bootstrap && $(VENV)/bootstrap/bin/pip install --quiet uv
+
+$(STAMP): requirements.lock pyproject.toml | $(UV)
 	@test -x $(PYTHON) || $(UV) venv --quiet --allow-existing --python ">=3.11" $(VENV)
 	$(UV) pip sync --quiet --python $(PYTHON) --require-hashes requirements.lock
 	$(UV) pip install --quiet --python $(PYTHON) --no-deps --editable .
@@ -50,7 +51,7 @@ gpu: $(STAMP) ## CPU and CUDA must agree (needs a CUDA device)
 bench: $(STAMP) ## each hot path against its naive form: equality, then ratios
 	$(PYTEST) -m bench -s
 
-lock: ## pin the newest versions that pyproject.toml allows
+lock: | $(UV) ## pin the newest versions that pyproject.toml allows
 	$(UV) pip compile pyproject.toml --quiet --extra dev --generate-hashes --no-header --no-emit-index-url \
 	  --python-version 3.11 --universal --upgrade --output-file requirements.lock
 

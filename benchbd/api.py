@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import torch
 
@@ -22,6 +22,10 @@ from benchbd.store import Store, default_root
 
 if TYPE_CHECKING:
     import pandas as pd
+
+T = TypeVar("T", str, int)
+Names = str | Sequence[str]
+Seeds = int | Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -97,27 +101,27 @@ def pick_device(name: str | None) -> torch.device:
 
 
 def _selection(
-    attack: Sequence[str],
-    defense: Sequence[str],
-    pretrain: str | None,
-    task: Sequence[str],
-    seed: Sequence[int],
-    evaluator: Sequence[str],
-    option: Sequence[str],
+    attack: Names, defense: Names, pretrain: str | None, task: Names, seed: Seeds, evaluator: Names, option: Names
 ) -> Selection:
-    return Selection(tuple(attack), tuple(defense), pretrain, tuple(task), tuple(seed), tuple(evaluator), tuple(option))
+    attacks, defenses, tasks, evaluators, options = map(_several, (attack, defense, task, evaluator, option))
+    return Selection(attacks, defenses, pretrain, tasks, _several(seed), evaluators, options)
+
+
+def _several(value: T | Sequence[T]) -> tuple[T, ...]:
+    """One value stands for a list of it alone: "ft" is no list of letters."""
+    return (value,) if isinstance(value, str | int) else tuple(value)
 
 
 def plan(
     board: str | Path = DEFAULT,
     *,
-    attack: Sequence[str] = (),
-    defense: Sequence[str] = (),
+    attack: Names = (),
+    defense: Names = (),
     pretrain: str | None = None,
-    task: Sequence[str] = (),
-    seed: Sequence[int] = (),
-    evaluator: Sequence[str] = (),
-    option: Sequence[str] = (),
+    task: Names = (),
+    seed: Seeds = (),
+    evaluator: Names = (),
+    option: Names = (),
     data_root: str | Path | None = None,
     store: str | Path | None = None,
     device: str | None = None,
@@ -130,13 +134,13 @@ def plan(
 def run(
     board: str | Path = DEFAULT,
     *,
-    attack: Sequence[str] = (),
-    defense: Sequence[str] = (),
+    attack: Names = (),
+    defense: Names = (),
     pretrain: str | None = None,
-    task: Sequence[str] = (),
-    seed: Sequence[int] = (),
-    evaluator: Sequence[str] = (),
-    option: Sequence[str] = (),
+    task: Names = (),
+    seed: Seeds = (),
+    evaluator: Names = (),
+    option: Names = (),
     data_root: str | Path | None = None,
     store: str | Path | None = None,
     device: str | None = None,
@@ -153,8 +157,10 @@ def run(
 def load_encoder(key: str, *, store: str | Path | None = None, device: str | None = None) -> Encoder:
     """The encoder of a pretrain, attack or defend stage, by its key or the start of it (as records print it)."""
     root = Path(store) if store is not None else default_root()
-    found = [path for path in root.glob(f"stages/{key[:2]}/{key}*") if (path / "encoder.safetensors").is_file()]
-    if len(found) != 1:
+    found = [path for path in root.glob(f"stages/*/{key}*") if (path / "encoder.safetensors").is_file()]
+    if not found:
+        raise UsageError(f"no encoder with key {key!r} in {root}; records print the keys of their stages")
+    if len(found) > 1:
         raise UsageError(f"{len(found)} encoders in {root} have a key that starts with {key!r}; give more of it")
     artifact = Store(root, writable=False).get(found[0].name)
     if artifact is None:

@@ -19,11 +19,22 @@ class _Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class TriggerSpec(_Table):
+    """The trigger of a board: a uniform square at the papers' position, or a file in the released npz format."""
+
+    size: int = Field(10, ge=0, description="side of the white square in pixels")
+    file: str | None = Field(None, description="an npz file with t and tm instead of the square")
+
+
 class Row(_Table):
-    """One pre-training set and the downstream tasks attacked together on it, each ``DATASET:TARGET``."""
+    """One pre-training set and the downstream tasks attacked together on it, each ``DATASET:TARGET``.
+
+    triggers: one per task where several are attacked at once; without them the board's trigger serves all.
+    """
 
     pretrain: str
     tasks: tuple[str, ...] = Field(min_length=1)
+    triggers: tuple[TriggerSpec, ...] | None = None
 
 
 class Pin(_Table):
@@ -32,13 +43,6 @@ class Pin(_Table):
     train: int | str | None = None
     test: int | str | None = None
     unlabeled: int | str | None = None
-
-
-class TriggerSpec(_Table):
-    """The trigger of a board: a uniform square at the papers' position, or a file in the released npz format."""
-
-    size: int = Field(10, ge=0, description="side of the white square in pixels")
-    file: str | None = Field(None, description="an npz file with t and tm instead of the square")
 
 
 class ReferenceSpec(_Table):
@@ -63,14 +67,14 @@ class Budget(_Table):
 class Board(_Table):
     """Protocol and grid. Cells are attacks x defenses x rows x seeds, each under every evaluator."""
 
-    name: str
+    name: str = Field(pattern=r"^\w[\w.-]*$")
     title: str = ""
     description: str = ""
     pretraining: str = "simclr"
     rows: tuple[Row, ...] = Field(min_length=1)
-    attacks: tuple[str, ...] = ("none",)
-    defenses: tuple[str, ...] = ("none",)
-    evaluators: tuple[str, ...] = ("mlp",)
+    attacks: tuple[str, ...] = Field(("none",), min_length=1)
+    defenses: tuple[str, ...] = Field(("none",), min_length=1)
+    evaluators: tuple[str, ...] = Field(("mlp",), min_length=1)
     seeds: tuple[int, ...] = Field((1,), min_length=1)
     repair_seeds: tuple[int, ...] | None = Field(None, description="seeds of the defended cells; default: seeds")
     pretrain_seed: int | None = Field(None, description="pins pre-training, so that intervals leave it out")
@@ -117,17 +121,40 @@ def board_path(board: str | Path) -> Path:
 
 
 def load_board(board: str | Path) -> Board:
-    """Read and check a board; UsageError names the file and the first thing that is wrong."""
+    """Read and check a board; UsageError names the file and the first thing that is wrong.
+
+    A board from elsewhere may not take the name of one that comes with benchbd: their records would mix.
+    """
     path = board_path(board)
-    name = path.parent.name if path.name == "board.toml" else path.stem
+    name = path.parent.resolve().name if path.name == "board.toml" else path.stem
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
-        return Board.model_validate({"name": name, **data})
+        loaded = _with_files_beside(Board.model_validate({"name": name, **data}), path.parent)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise UsageError(f"board {path}: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
         raise UsageError(f"board {path}: {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}") from error
+    if loaded.name in board_names() and path.resolve() != (boards_folder() / loaded.name / "board.toml").resolve():
+        raise UsageError(
+            f"board {path}: the name {loaded.name!r} is that of a board of benchbd; give it a name of its own"
+        )
+    return loaded
+
+
+def _with_files_beside(board: Board, folder: Path) -> Board:
+    """Files that a board names lie beside it."""
+
+    def placed(spec: Any) -> Any:
+        return spec if spec.file is None else spec.model_copy(update={"file": str(folder / spec.file)})
+
+    rows = [
+        row.model_copy(update={"triggers": tuple(map(placed, row.triggers))}) if row.triggers else row
+        for row in board.rows
+    ]
+    return board.model_copy(
+        update={"trigger": placed(board.trigger), "reference": placed(board.reference), "rows": tuple(rows)}
+    )
 
 
 def split_task(text: str) -> tuple[str, str | None]:
@@ -141,12 +168,17 @@ def split_task(text: str) -> tuple[str, str | None]:
 def resolve_target(task: str, target: str, classes: Sequence[str], count: int) -> tuple[int, str]:
     """(index, name) of a target given as index or unique class name; UsageError where the task has no such class."""
     names = list(classes) or [str(i) for i in range(count)]
-    if target in names and not target.isdigit():
+    index = int(target) if target.lstrip("-").isdigit() else None
+    if target in names:
         if names.count(target) > 1:
             raise UsageError(f"task {task}: {target!r} names {names.count(target)} classes; give the index")
+        if index is not None and 0 <= index < len(names) and names[index] != target:
+            raise UsageError(
+                f"task {task}: {target} is the name of class {names.index(target)} and the index of another"
+            )
         return names.index(target), target
-    if target.lstrip("-").isdigit():
-        if 0 <= int(target) < len(names):
-            return int(target), names[int(target)]
+    if index is not None:
+        if 0 <= index < len(names):
+            return index, names[index]
         raise UsageError(f"task {task}: no class {target}; its classes are 0..{len(names) - 1}")
     raise UnknownNameError(f"target class of task {task}", target, names)

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,19 +15,19 @@ import click
 
 from benchbd import __version__
 from benchbd.board import DEFAULT
-from benchbd.errors import BenchbdError, UnknownNameError, UsageError
+from benchbd.errors import BenchbdError, DataAbsentError, UnknownNameError, UsageError
 
 if TYPE_CHECKING:
     from benchbd.api import Session
+    from benchbd.board import Board
     from benchbd.methods import Method
     from benchbd.stages import Stage
 
-# Read when torch is loaded: threads that wait sleep. Spinning, two threads beside a busy process are 30 times slower.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Read when torch is loaded: how long its threads spin before they sleep. At the default of 300,000 rounds two threads
+# beside a busy process are an order of magnitude slower; a few thousand cost nothing on a quiet machine.
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-AXES = ("dataset", "pretraining", "attack", "defense", "evaluator")
 
 
 def _one_line(message: object) -> str:
@@ -40,8 +41,33 @@ class _Warnings(logging.Handler):
         click.echo(f"warning: {_one_line(record.getMessage())}", err=True)
 
 
+class _Error(click.ClickException):
+    """One line and exit code 2."""
+
+    exit_code = 2
+
+    def show(self, file: object = None) -> None:
+        click.echo(f"error: {_one_line(self.message)}", err=True)
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """Our own errors and click's become an _Error."""
+    try:
+        yield
+    except click.exceptions.NoArgsIsHelpError:
+        raise
+    except click.UsageError as error:
+        hint = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
+        raise _Error(error.format_message() + hint) from error
+    except BenchbdError as error:
+        raise _Error(str(error)) from error
+
+
 class _Group(click.Group):
-    """Turns benchbd's own errors into one line and exit code 2, and an interrupt into 130."""
+    """Every mistake is one line and exit code 2, an interrupt is 130."""
+
+    group_class = type  # subgroups are of this class too
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         log = logging.getLogger("benchbd")
@@ -52,12 +78,14 @@ class _Group(click.Group):
         finally:
             log.removeHandler(handler)
 
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        with _one_line_errors():
+            return super().make_context(*args, **kwargs)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
-        except BenchbdError as error:
-            click.echo(f"error: {_one_line(error)}", err=True)
-            ctx.exit(2)
+            with _one_line_errors():
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             click.echo("interrupted: finished stages are kept; the same command goes on from there", err=True)
             ctx.exit(130)
@@ -158,7 +186,8 @@ def run(download: bool, **arguments: Any) -> None:
 
 @main.command()
 @grid_options
-def plan(**arguments: Any) -> None:
+@click.option("--download", is_flag=True, help="No effect: plan takes the arguments of run, and fetches nothing.")
+def plan(download: bool, **arguments: Any) -> None:
     """Show the stages that `run` with the same arguments would compute, which are cached, and what they may cost."""
     session = _session(arguments)
     made = session.plan(strict=False)
@@ -194,6 +223,8 @@ def plan(**arguments: Any) -> None:
         click.echo(f"off-board: {departure}")
     if absent := sorted({ref for r in rows for ref in r["absent"]}):
         click.echo(f"absent data sets, so keys are provisional: {', '.join(absent)}")
+        for advice in _how_to_get(session, made.stages).values():
+            click.echo(_one_line(advice))
 
 
 def _plan_rows(session: Session, stages: Sequence[Stage]) -> Iterator[dict[str, Any]]:
@@ -201,7 +232,7 @@ def _plan_rows(session: Session, stages: Sequence[Stage]) -> Iterator[dict[str, 
     from benchbd.store import Store
 
     store = Store(session.store, writable=False)
-    seconds = estimate_seconds(stages, store.manifests())
+    seconds = estimate_seconds(stages, store.manifests(), session.device)
     for stage in stages:
         yield {
             "key": stage.key,
@@ -214,6 +245,18 @@ def _plan_rows(session: Session, stages: Sequence[Stage]) -> Iterator[dict[str, 
             "image_forwards": stage.forwards(),
             "seconds": seconds[stage.key],
         }
+
+
+def _how_to_get(session: Session, stages: Sequence[Stage]) -> dict[str, str]:
+    """What the library says of each absent data set, by name."""
+    advice: dict[str, str] = {}
+    for ref in [r for stage in stages for r in stage.data.values() if r.digest.startswith("absent:")]:
+        if ref.name not in advice:
+            try:
+                session.library.info(ref.name, ref.split)
+            except DataAbsentError as absent:
+                advice[ref.name] = str(absent)
+    return advice
 
 
 def _state(row: dict[str, Any]) -> str:
@@ -233,14 +276,21 @@ def _duration(seconds: float) -> str:
 
 @main.command("list")
 @click.argument("axis", required=False)
+@click.option("--data-root", type=click.Path(path_type=Path), help="Data sets.  [env: BENCHBD_DATA]")
 @click.option("--json", "as_json", is_flag=True, help="Names by axis as JSON on stdout.")
-def list_(axis: str | None, as_json: bool) -> None:
-    """List every method by AXIS (dataset, pretraining, attack, defense, evaluator), and the boards."""
-    from benchbd.board import board_names, load_board
-    from benchbd.plugins import load_registry
+def list_(axis: str | None, data_root: Path | None, as_json: bool) -> None:
+    """List every method by AXIS (dataset, pretraining, attack, defense, evaluator), and the boards.
 
-    registry = load_registry()
+    Data sets are those that plugins know and those that lie in the data root.
+    """
+    from benchbd.board import board_names, load_board
+    from benchbd.data import DataLibrary
+    from benchbd.data import data_root as find_root
+    from benchbd.plugins import AXES, load_registry
+
+    registry, root = load_registry(), find_root(data_root)
     axes: dict[str, list[str]] = {name: registry.names(name) for name in AXES} | {"board": board_names()}
+    axes["dataset"] = sorted({*axes["dataset"], *DataLibrary({}, root, root).names()})
     if axis is not None:
         singular = axis.removesuffix("s")
         if singular not in axes:
@@ -252,7 +302,12 @@ def list_(axis: str | None, as_json: bool) -> None:
     for name, methods in axes.items():
         click.echo(f"{name}")
         for method in methods:
-            about = load_board(method).title if name == "board" else _summary(registry.get(name, method))
+            if name == "board":
+                about = load_board(method).title
+            elif method in registry.methods[name]:
+                about = _summary(registry.get(name, method))
+            else:
+                about = f"In {root / method}."
             click.echo(f"  {method:<16}{about}".rstrip())
 
 
@@ -264,16 +319,23 @@ def _summary(cls: type[Method]) -> str:
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="As JSON on stdout.")
 def show(name: str, as_json: bool) -> None:
-    """Show a method: what it does, its paper, and every option with type, bounds, default and help.
+    """Show a method: what it does, its paper, and every option with type, bounds, default and help. Or a board's grid.
 
-    NAME is a method's name, or AXIS:NAME where a name stands on several axes.
+    NAME is the name of a method or board, or AXIS:NAME where a name stands on several axes.
     """
-    from benchbd.plugins import load_registry
+    from benchbd.board import board_names, load_board
+    from benchbd.plugins import AXES, load_registry
 
     registry = load_registry()
     axis, _, bare = name.rpartition(":")
-    if axis and axis not in AXES:
-        raise UnknownNameError("axis", axis, AXES)
+    if axis not in ("", "board", *AXES):
+        raise UnknownNameError("axis", axis, [*AXES, "board"])
+    methods = {known for axis in AXES for known in registry.names(axis)}
+    if axis == "board" or (not axis and bare in board_names() and bare not in methods):
+        _show_board(load_board(bare), as_json)
+        return
+    if not axis and bare not in methods:
+        raise UnknownNameError("method", bare, methods | {*board_names()})
     classes = [registry.get(axis, bare)] if axis else registry.find(bare)
     documents = [document(cls, registry.plugin_of(cls.axis, cls.name).distribution) for cls in classes]
     if as_json:
@@ -291,6 +353,31 @@ def show(name: str, as_json: bool) -> None:
             click.echo(tabulate(rows, headers=headers, disable_numparse=True, maxcolwidths=[None, 24, None, 18, 60]))
         else:
             click.echo("no options")
+
+
+def _show_board(board: Board, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(board.model_dump(mode="json"), indent=1))
+        return
+    from tabulate import tabulate
+
+    click.echo(f"board {board.name}: {board.title}")
+    if about := board.description.strip():
+        click.echo(f"\n{about}")
+    budget = board.budget.model_dump(exclude_none=True)
+    grid = [
+        *(("row", f"{row.pretrain} -> {', '.join(row.tasks)}") for row in board.rows),
+        ("pretraining", board.pretraining),
+        ("attacks", ", ".join(board.attacks)),
+        ("defenses", ", ".join(board.defenses)),
+        ("evaluators", ", ".join(board.evaluators)),
+        ("seeds", ", ".join(map(str, board.seeds))),
+        ("seeds of repairs", ", ".join(map(str, board.repair_seeds or board.seeds))),
+        ("budget of defenses", ", ".join(f"{name} {value}" for name, value in budget.items()) or "their defaults"),
+        ("clean images", str(board.clean_images)),
+        *((f"{name}.{field}", json.dumps(v)) for name, table in board.options.items() for field, v in table.items()),
+    ]
+    click.echo(f"\n{tabulate(grid, tablefmt='plain', disable_numparse=True)}")
 
 
 def document(cls: type[Method], distribution: str) -> dict[str, Any]:
@@ -376,7 +463,10 @@ def leaderboard() -> None:
 @click.option(
     "--format", "form", type=click.Choice(["markdown", "csv", "json", "latex"]), default="markdown", show_default=True
 )
-def build_leaderboard(board: str | None, out: Path | None, records: Path | None, store: Path | None, form: str) -> None:
+@click.option("--off-board", is_flag=True, help="Rows for off-board records too, by kind of departure.")
+def build_leaderboard(
+    board: str | None, out: Path | None, records: Path | None, store: Path | None, form: str, off_board: bool
+) -> None:
     """Build the tables of BOARD (default: the demo board) from its records.
 
     Records come from --records, else from the store, else from those that are published with the board.
@@ -397,10 +487,10 @@ def build_leaderboard(board: str | None, out: Path | None, records: Path | None,
             f"no records of board {loaded.name} in {looked}: run it first with benchbd run --board {loaded.name}"
         )
     if out is not None:
-        build(loaded.name, found, out, Order.of(loaded), loaded.description)
+        build(loaded.name, found, out, Order.of(loaded), loaded.description, off_board)
         click.echo(f"wrote the tables and {len(found)} records of board {loaded.name} to {out}", err=True)
     else:
-        click.echo(render(found, form, loaded.title, Order.of(loaded)), nl=False)
+        click.echo(render(found, form, loaded.title, Order.of(loaded), off_board), nl=False)
 
 
 if __name__ == "__main__":

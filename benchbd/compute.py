@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from benchbd.data import DataLibrary
 from benchbd.encoder import Encoder
 from benchbd.errors import PluginError
-from benchbd.images import ImageSet, Trigger
+from benchbd.images import ImageSet
 from benchbd.methods import (
     Attack,
     AttackerKnowledge,
@@ -57,7 +57,6 @@ class Workshop:
     def __init__(self, library: DataLibrary, device: torch.device, fetch: Callable[[Stage], Artifact]) -> None:
         self.library, self.device, self.fetch = library, device, fetch
         self._resident: dict[str, ImageSet] = {}
-        self._stamped: dict[tuple[str, str], Tensor] = {}
 
     def compute(self, stage: Stage) -> Outcome:
         """The outcome of any stage but ``evaluate``, which comes in groups. Global random numbers are its own."""
@@ -76,7 +75,7 @@ class Workshop:
         evaluator = cast(Evaluator, stages[0].method)
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(stages[0].seed)
-            probes = [self._probe(stage) for stage in stages]
+            probes = self._probes(stages)
             predictions = evaluator.evaluate_together(probes)
         if len(predictions) != len(stages):
             raise PluginError(
@@ -98,8 +97,9 @@ class Workshop:
 
     def _pretrain(self, stage: Stage) -> Outcome:
         method = cast(Pretraining, stage.method)
-        encoder = method.pretrain(self._pool(stage), stage.seed)
-        return self._encoder_outcome(encoder, f"pre-training {method.name}")
+        pool = self._pool(stage)
+        encoder = method.pretrain(pool, stage.seed)
+        return self._encoder_outcome(encoder, f"pre-training {method.name}", pool, method.architecture)
 
     def _pool(self, stage: Stage) -> ImageSet:
         """A copy of the pre-training pool without labels: a method that writes to it spoils nobody else's."""
@@ -129,12 +129,11 @@ class Workshop:
     def _attack(self, stage: Stage) -> Outcome:
         method = cast(Attack, stage.method)
         clean = stage.parents["encoder"]
-        trigger: Trigger = stage.attachments["trigger"].to(self.device)
         targets = []
-        for i, goal in enumerate(stage.attachments["goals"]):
+        for i, (goal, trigger) in enumerate(stage.attachments["goals"]):
             references = load_file(self.fetch(stage.parents[f"reference{i}"]).blob(REFERENCES))["pixels"]
             images = self.images(stage.data[f"train{i}"]).of_class(goal.label).unlabeled()
-            targets.append(Target(goal.label, goal.name, trigger, references.to(self.device), images))
+            targets.append(Target(goal.label, goal.name, trigger.to(self.device), references.to(self.device), images))
         pool = self._pool(stage)
         drawn = stage.params.get("shadow")
         knowledge = AttackerKnowledge(
@@ -149,7 +148,7 @@ class Workshop:
         backdoor = method.inject(knowledge)
         if [t.digest for t in backdoor.triggers] != [target.trigger.digest for target in targets]:
             raise PluginError(f"attack {method.name} must return the triggers that it was given, one per target")
-        return self._encoder_outcome(backdoor.encoder, f"attack {method.name}")
+        return self._encoder_outcome(backdoor.encoder, f"attack {method.name}", pool, knowledge.encoder.arch)
 
     def _defend(self, stage: Stage) -> Outcome:
         method = cast(Mitigation, stage.method)
@@ -162,30 +161,37 @@ class Workshop:
             encoder = Encoder.seeded(
                 stage.params["architecture"], *images.normalization(), seed=stage.seed, device=self.device
             )
+        arch = encoder.arch
         repaired = method.repair(encoder, DefenderKnowledge(images, stage.seed))
-        return self._encoder_outcome(repaired, f"defense {method.name}", images)
+        return self._encoder_outcome(repaired, f"defense {method.name}", images, arch)
 
-    def _probe(self, stage: Stage) -> Probe:
-        trigger: Trigger = stage.attachments["trigger"]
-        test = self.images(stage.data["test"])
-        stamped = (stage.data["test"].digest, trigger.digest)
-        if stamped not in self._stamped:
-            self._stamped = {stamped: trigger.stamp(test.pixels)}  # one is enough: stages come task by task
-        return Probe(
-            encoder=self.encoder(stage.parents["encoder"]).frozen(),
-            train=self.images(stage.data["train"]),
-            test=test.pixels,
-            triggered=self._stamped[stamped],
-            seed=stage.seed,
-        )
+    def _probes(self, stages: Sequence[Stage]) -> list[Probe]:
+        """One probe a stage. They share copies of the images: an evaluator that writes to them spoils only its own."""
+        train = self.images(stages[0].data["train"])
+        train = train.subset(torch.arange(len(train)))
+        test = self.images(stages[0].data["test"]).pixels.clone()
+        triggers = {stage.params["trigger"]: stage.attachments["trigger"] for stage in stages}
+        triggered = {digest: trigger.stamp(test) for digest, trigger in triggers.items()}
+        return [
+            Probe(
+                encoder=self.encoder(stage.parents["encoder"]).frozen(),
+                train=train,
+                test=test,
+                triggered=triggered[stage.params["trigger"]],
+                seed=stage.seed,
+            )
+            for stage in stages
+        ]
 
-    def _encoder_outcome(self, encoder: object, who: str, images: ImageSet | None = None) -> Outcome:
+    def _encoder_outcome(self, encoder: object, who: str, images: ImageSet, arch: str) -> Outcome:
+        """What a method made of an encoder, checked: its type, its architecture, and that its features live."""
         if not isinstance(encoder, Encoder):
             raise PluginError(f"{who} must return a benchbd.Encoder, not {type(encoder).__name__}")
+        if encoder.arch != arch:
+            raise PluginError(f"{who} must return a {arch} encoder, not {encoder.arch}")
         encoder = encoder.copy()
-        if images is not None:
-            check_features(encoder, images)
-        return Outcome({ENCODER: encoder.save}, {"arch": encoder.arch})
+        check_features(encoder, images)
+        return Outcome({ENCODER: encoder.save}, {"arch": arch})
 
 
 def draw_rows(pool: int, drawn: Mapping[str, int]) -> Tensor:
@@ -207,7 +213,7 @@ def _checked_predictions(predictions: object, classes: int, stage: Stage, who: s
             )
         if images and not 0 <= int(values.min()) <= int(values.max()) < classes:
             raise PluginError(f"evaluator {who}: {name} predictions must be classes from 0 to {classes - 1}")
-    tensors = {name: values.cpu().contiguous() for name, values in tensors.items()}
+    tensors = {name: values.cpu().clone() for name, values in tensors.items()}  # a file takes no shared storage
     return Outcome({PREDICTIONS: lambda path: save_file(tensors, path)}, {})
 
 

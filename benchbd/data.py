@@ -15,7 +15,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,8 @@ from platformdirs import user_data_path
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from benchbd.errors import DataAbsentError, DataError, UnknownNameError, UsageError
+from benchbd.errors import DataAbsentError, DataError, UnknownDataError, UnknownNameError, UsageError
+from benchbd.files import commit, file_digest
 from benchbd.images import RESIZE_RULE, ImageSet
 from benchbd.layouts import ACCEPTED, READERS, SIZE, WITHOUT_LABELS, Raw, check_labels, expand, first_line, layouts_in
 from benchbd.methods import Dataset
@@ -107,7 +108,7 @@ class DataLibrary:
     def load(self, name: str, split: str) -> ImageSet:
         """The images of a split: uint8 (N, 3, 32, 32), on the CPU, labels only for train and test.
 
-        UnknownNameError, DataAbsentError or DataError where there is no such set, its files are absent or damaged.
+        DataAbsentError or DataError where it is not there or damaged.
         """
         _check_split(split)
         return self._load(name, split)
@@ -129,8 +130,10 @@ class DataLibrary:
         """The one layout in which the data set lies; an absent known one is fetched where that is allowed."""
         if name not in self._layouts:
             folder, dataset = self.root / name, self.datasets.get(name)
-            if dataset is None and (Path(name).name != name or not folder.is_dir()):
-                raise UnknownNameError("data set", name, self.names(), f"and no folder of that name in {self.root}")
+            if dataset is None and Path(name).name != name:
+                raise UnknownNameError("data set", name, self.names())
+            if dataset is None and not folder.is_dir():
+                raise UnknownDataError(name, self.names(), folder, ACCEPTED)
             found = layouts_in(folder)
             if dataset is not None and _is_there(dataset, self.root):
                 found.append(_OWN)
@@ -186,7 +189,7 @@ class DataLibrary:
                 identity["dataset"] = dataset.identity() if dataset and layout == _OWN else None
                 for file in expand(files):
                     digest.update(f"{file.relative_to(self.root / name).as_posix()}\0".encode())
-                    digest.update(_file_digest(file))
+                    digest.update(_digest(file))
             digest.update(json.dumps(identity, sort_keys=True).encode())
             self._keys[name, split] = digest.hexdigest()
         return self._keys[name, split]
@@ -271,9 +274,9 @@ class DataLibrary:
         try:
             self.cache.mkdir(parents=True, exist_ok=True)
             if blob:
-                _commit(self._cache_file(name, split, ".safetensors"), lambda part: save_file(tensors, part))
+                commit(self._cache_file(name, split, ".safetensors"), lambda part: save_file(tensors, part))
             text = json.dumps(asdict(info))
-            _commit(self._cache_file(name, split, ".json"), lambda part: part.write_text(text))
+            commit(self._cache_file(name, split, ".json"), lambda part: part.write_text(text))
         except (OSError, SafetensorError) as error:
             log.warning(
                 "data cache: %s cannot be written (%s); %s is decoded each time", self.cache, first_line(error), name
@@ -320,21 +323,8 @@ def _agree(folder: Path, split: str, raw: Raw, expected: tuple[str, ...]) -> tup
     return raw.classes or expected or tuple(str(label) for label in range(int(raw.labels.max()) + 1))
 
 
-def _file_digest(path: Path) -> bytes:
+def _digest(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").digest()
+        return bytes.fromhex(file_digest(path))
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
-
-
-def _commit(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a file aside, sync it and move it into place: readers see all of it or nothing."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        write(part)
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

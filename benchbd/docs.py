@@ -44,15 +44,14 @@ def reference(registry: Registry) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _help(command: click.Command, path: str) -> Iterator[tuple[str, str]]:
-    """(path, help text) of a command and everything below it."""
-    context = click.Context(command, info_name=path, terminal_width=WIDTH, max_content_width=WIDTH)
-    yield path, command.get_help(context).rstrip()
+def _help(command: click.Command, name: str, above: click.Context | None = None) -> Iterator[tuple[str, str]]:
+    """(path, help text) of a command and everything below it, as a user would see them."""
+    width = {"terminal_width": WIDTH, "max_content_width": WIDTH}
+    context = click.Context(command, parent=above, info_name=name, **{**command.context_settings, **width})
+    yield context.command_path, command.get_help(context).rstrip()
     if isinstance(command, click.Group):
-        for name in command.list_commands(context):
-            child = command.get_command(context, name)
-            assert child is not None
-            yield from _help(child, f"{path} {name}")
+        for child in command.list_commands(context):
+            yield from _help(command.commands[child], child, context)
 
 
 def _method(registry: Registry, axis: str, name: str) -> str:

@@ -5,7 +5,8 @@ BenchbdError
 │   └── UnknownNameError    a name nobody registered; offers the nearest one
 ├── DataError               a data set that is damaged or does not fit (exit code 2)
 │   └── DataAbsentError     a data set that is not there (exit code 2)
-├── StoreError              a store that cannot be read or written (exit code 2)
+│       └── UnknownDataError    one that nobody registered either: a new set, or a typo (an UnknownNameError too)
+├── StoreError              a store, or another folder for results, that cannot be read or written (exit code 2)
 ├── PluginError             a plugin that breaks the contract
 ├── NotApplicable           a method that makes no sense for this pair: the cell shows ``n/a`` and the reason
 └── Diverged                a loss that left the numbers, or features that collapsed: the stage fails
@@ -13,7 +14,7 @@ BenchbdError
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -30,10 +31,15 @@ class UnknownNameError(UsageError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str], note: str = "") -> None:
         self.kind, self.name, self.known = kind, name, sorted(known)
-        near = get_close_matches(name, self.known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}? " if near else ""
+        hint = f"{near} " if (near := did_you_mean(name, self.known)) else ""
         listed = ", ".join(self.known) or "none"
         super().__init__(f"unknown {kind} {name!r}: {hint}known: {listed}{note and '; '}{note}")
+
+
+def did_you_mean(name: str, known: Sequence[str]) -> str:
+    """A question that offers the nearest of ``known``; empty where none is near."""
+    near = get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else ""
 
 
 class DataError(BenchbdError):
@@ -44,8 +50,19 @@ class DataAbsentError(DataError):
     """A data set that is not there: the text says where it was looked for and how to get it."""
 
 
+class UnknownDataError(DataAbsentError, UnknownNameError):
+    """No plugin knows ``name`` and no folder has it: the text says what to put where, and offers the nearest name."""
+
+    def __init__(self, name: str, known: Iterable[str], folder: object, accepted: str) -> None:
+        self.kind, self.name, self.known = "data set", name, sorted(known)
+        near = did_you_mean(name, self.known)
+        BenchbdError.__init__(
+            self, f"data set {name!r}: not in {folder}; put it there as {accepted}{near and '; '}{near}"
+        )
+
+
 class StoreError(BenchbdError):
-    """The store cannot be read or written."""
+    """The store, or another folder for results, cannot be read or written."""
 
 
 class PluginError(BenchbdError):

@@ -139,6 +139,8 @@ class Trigger:
     def load(cls, path: str | Path) -> Trigger:
         """An npz file with ``t`` (pattern) and ``tm`` (1 = keep), (1, H, W, 3) or (H, W, 3), integer or float."""
         arrays = read_npz(path, "t", "tm")
+        if arrays["t"].ndim == 4 and len(arrays["t"]) > 1:
+            raise DataError(f"{path}: {len(arrays['t'])} triggers in one file; give each task a file of its own")
         t, tm = (a[0] if a.ndim == 4 and len(a) else a for a in (arrays["t"], arrays["tm"]))
         if t.shape != tm.shape or t.ndim != 3 or t.shape[-1] != 3 or t.shape[0] != t.shape[1] or not t.size:
             raise DataError(f"{path}: t and tm must both be (1, H, H, 3) or (H, H, 3), not {t.shape} and {tm.shape}")

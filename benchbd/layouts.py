@@ -121,21 +121,25 @@ def _read_parquet(folder: Path, files: list[Path], split: str, expected: tuple[s
 
 
 def _read_shard(file: Path, split: str) -> tuple[list[bytes], Labels, tuple[str, ...]]:
-    """The encoded pictures, labels (-1 where an unlabeled split has none) and class names of a Parquet file."""
+    """The encoded pictures, labels (-1 where an unlabeled split has none) and class names of a Parquet file.
+
+    Pictures are in the column ``image``, or ``img`` as in the hub's CIFAR-10.
+    """
     try:
         with pq.ParquetFile(file) as parquet:
             schema = parquet.schema_arrow
-            needed = ["image"] if split in WITHOUT_LABELS else ["image", "label"]
-            if absent := [column for column in needed if column not in schema.names]:
+            column = "img" if "img" in schema.names and "image" not in schema.names else "image"
+            needed = [column] if split in WITHOUT_LABELS else [column, "label"]
+            if absent := [name for name in needed if name not in schema.names]:
                 raise DataError(f"{file}: no column {absent[0]!r}; it has {', '.join(schema.names)}")
-            table = parquet.read([column for column in ("image", "label") if column in schema.names])
+            table = parquet.read([name for name in (column, "label") if name in schema.names])
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{file}: not a readable Parquet file ({first_line(error)})") from error
-    image = table["image"].combine_chunks()
+    image = table[column].combine_chunks()
     if pa.types.is_struct(image.type) and image.type.get_field_index("bytes") >= 0:
         image = image.field("bytes")
     if not (pa.types.is_binary(image.type) or pa.types.is_large_binary(image.type)):
-        raise DataError(f"{file}: column 'image' must be struct{{bytes, path}} or binary, not {image.type}")
+        raise DataError(f"{file}: column {column!r} must be struct{{bytes, path}} or binary, not {image.type}")
     pictures = image.to_pylist()
     if None in pictures:
         raise DataError(f"{file}: row {pictures.index(None)}: no picture")

@@ -16,7 +16,7 @@ from statistics import fmean
 import pandas as pd
 from tabulate import tabulate
 
-from benchbd.errors import DataError, UnknownNameError
+from benchbd.errors import DataError, StoreError, UnknownNameError
 from benchbd.records import Record, read_records, write_records
 from benchbd.summary import BY_NAME, FLOOR, Interval, Row, defense_forwards, departures, rank_of, summarise, task_name
 from benchbd.summary import Order as Order
@@ -132,6 +132,7 @@ def build(
     out: where they are written, with the records (all of them, so that a build from there gives the same bytes) under
     records/, from which the obsolete ones are removed. The text of out/notes.md, if there, enters the README as it is.
     DataError for a record of another board, and for a file in out/records that is no record; nothing is written then.
+    StoreError where ``out`` cannot be written.
     """
     known = list(records)
     for record in known:
@@ -157,10 +158,13 @@ def build(
         folder = out / "records"
         read_records(folder)  # a stranger among the records is reported before anything is written or removed
         kept = set(write_records(known, folder))
-        for path in sorted(set(folder.glob("*.json")) - kept):
-            path.unlink()
-        for name, text in files.items():
-            (out / name).write_text(text, encoding="utf-8", newline="\n")
+        try:
+            for path in sorted(set(folder.glob("*.json")) - kept):
+                path.unlink()
+            for name, text in files.items():
+                (out / name).write_text(text, encoding="utf-8", newline="\n")
+        except OSError as error:
+            raise StoreError(f"{out}: cannot be written ({error.strerror or error})") from error
     return files
 
 

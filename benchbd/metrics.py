@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
-from benchbd.errors import DataError, PluginError
+from benchbd.errors import DataError
 from benchbd.records import Baseline, Counts, Metrics
 
 if TYPE_CHECKING:
@@ -20,40 +20,25 @@ T_975 = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622
 Z_975 = 1.959964
 
 
-def count(predictions: Predictions, labels: Tensor, target: int, *, classes: int | None = None) -> Counts:
+def count(predictions: Predictions, labels: Tensor, target: int) -> Counts:
     """The integers behind every metric.
 
+    predictions: as an evaluator promises them; the store takes no others.
     labels: int64 (N,), the true classes of the test images. target: the class that the trigger stands for.
-    classes: how many the task has; where given, predictions beyond it are refused.
-    PluginError where a prediction is not int64 (N,) within the classes; DataError where every image is of the target.
+    DataError where every image is of the target class.
     """
-    clean = _checked("clean", predictions.clean, len(labels), classes)
-    hit = _checked("triggered", predictions.triggered, len(labels), classes) == target
     labels = labels.cpu()
+    hit = predictions.triggered.cpu() == target
     other = labels != target
     if not other.any():
         raise DataError(f"no test image is of another class than the target {target}: its ASR would mean nothing")
     return Counts(
         total=len(labels),
-        correct=int((clean == labels).sum()),
+        correct=int((predictions.clean.cpu() == labels).sum()),
         hits=int(hit.sum()),
         nontarget=int(other.sum()),
         hits_nontarget=int((hit & other).sum()),
     )
-
-
-def _checked(which: str, predicted: Tensor, n: int, classes: int | None) -> Tensor:
-    """``predicted`` on the CPU, once it is known to be what an evaluator promises."""
-    what = f"the {which} predictions of an evaluator are"
-    kind = str(predicted.dtype).removeprefix("torch.")
-    if kind != "int64" or predicted.shape != (n,):
-        raise PluginError(f"{what} int64 ({n},), not {kind} {tuple(predicted.shape)}")
-    low, high = (int(predicted.min()), int(predicted.max())) if n else (0, 0)
-    if low < 0:
-        raise PluginError(f"{what} classes from 0, not {low}")
-    if classes is not None and high >= classes:
-        raise PluginError(f"{what} classes from 0 to {classes - 1}, not {high}")
-    return predicted.cpu()
 
 
 def metrics(counts: Counts) -> Metrics:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 from benchbd.board import Board, ReferenceSpec, Row, TriggerSpec, resolve_target, split_task
 from benchbd.data import DataLibrary, SplitInfo
 from benchbd.errors import DataAbsentError, DataError, UnknownNameError, UsageError
 from benchbd.images import Trigger, content_digest, load_references
-from benchbd.methods import Attack, Evaluator, Method, Mitigation, Pretraining
-from benchbd.options import Options, build, merge, parse_options
-from benchbd.plugins import AXES, Registry
+from benchbd.methods import Attack, Evaluator, Mitigation, Pretraining
+from benchbd.plugins import Registry
+from benchbd.settings import Settings
 from benchbd.stages import DataRef, Stage, distinct
 from benchbd.training import derive_seed
-
-SECTIONS = ("trigger", "reference", "budget")  # parts of the protocol that -o reaches like methods
 
 
 @dataclass(frozen=True)
@@ -113,90 +111,53 @@ class _Planner:
         precision: Literal["fp32", "bf16"],
         strict: bool,
     ) -> None:
-        self.board, self.selection, self.registry, self.library, self.strict = (
-            board,
-            selection,
-            registry,
-            library,
-            strict,
-        )
+        self.board, self.selection, self.library, self.strict = board, selection, library, strict
         self.numerics = {"precision": precision, "tf32": precision == "bf16"}
-        self.departures: list[str] = []
         self.infos: dict[tuple[str, str], SplitInfo] = {}
-        self.asked = parse_options(selection.options)
-        self.used: set[str] = set()
-        self.trigger_spec = self._section("trigger", board.trigger)
-        self.reference_spec = self._section("reference", board.reference)
-        self.budget = self._section("budget", board.budget)
+        self.settings = Settings(board, registry, selection.options)
+        self.departures = self.settings.departures
 
     # What was asked for ------------------------------------------------------------------------------------------
 
-    def _section(self, name: str, default: Any) -> Any:
-        """A part of the protocol with the user's changes."""
-        changes = self.asked.get(name, {})
-        self.used.update({name} if changes else ())
-        value = build(type(default), {**default.model_dump(), **changes}, name)
-        self._compare(name, default.model_dump(), value.model_dump())
-        return value
-
-    def _methods(self, axis: str, names: Sequence[str]) -> list[Method]:
-        return [self._method(axis, name) for name in dict.fromkeys(names)]
-
-    def _method(self, axis: str, name: str) -> Method:
-        """A method with the board's options and the user's on top."""
-        cls = self.registry.get(axis, name)
-        budget = {} if axis != "defense" else self._budgeted(cls, self.board.budget.model_dump())
-        own = [budget, *_named(self.board.method_options(), axis, name)]
-        asked = _named(self.asked, axis, name)
-        if asked[0] and len(self.registry.find(name)) > 1:
-            raise UsageError(f"option {name}.{next(iter(asked[0]))}: {name!r} stands on two axes; write {axis}:{name}.")
-        self.used.update(key for key in (name, f"{axis}:{name}") if key in self.asked)
-        ours = build(cls, merge(*({name: t} for t in own)).get(name, {}), name)
-        if axis == "defense":
-            asked = [self._budgeted(cls, self.budget.model_dump()) if "budget" in self.asked else {}, *asked]
-        theirs = build(cls, merge(*({name: t} for t in (*own, *asked))).get(name, {}), name)
-        self._compare(name, ours.model_dump(), theirs.model_dump())
-        return theirs
-
-    @staticmethod
-    def _budgeted(cls: type[Method], budget: Mapping[str, Any]) -> dict[str, Any]:
-        return {k: v for k, v in budget.items() if v is not None and k in cls.model_fields}
-
-    def _compare(self, name: str, board: Mapping[str, Any], run: Mapping[str, Any]) -> None:
-        for option, value in run.items():
-            if value != board[option]:
-                text = f"{name}.{option}={value} (the board's: {board[option]})"
-                if text not in self.departures:
-                    self.departures.append(text)
-
-    def _rows(self) -> list[Row]:
-        """The board's rows, narrowed or changed by --pretrain and --task."""
+    def _rows(self) -> list[tuple[Row, list[str]]]:
+        """The board's rows, narrowed or changed by --pretrain and --task, and the tasks of each to evaluate."""
         rows, pretrain = list(self.board.rows), self.selection.pretrain
         if pretrain is not None and any(row.pretrain == pretrain for row in rows):
             rows = [row for row in rows if row.pretrain == pretrain]
         elif pretrain is not None:
             self.departures.append(f"pre-training set {pretrain}")
-            tasks = dict.fromkeys(row.tasks for row in rows)
-            rows = [Row(pretrain=pretrain, tasks=t) for t in tasks]
+            rows = [row.model_copy(update={"pretrain": pretrain}) for row in {row.tasks: row for row in rows}.values()]
         if not self.selection.tasks:
-            return rows
-        chosen: list[Row] = []
+            return [(row, list(row.tasks)) for row in rows]
+        chosen: dict[Row, list[str]] = {}
         for wanted in self.selection.tasks:
-            name, target = split_task(wanted)
-            matching = [row for row in rows if any(split_task(task)[0] == name for task in row.tasks)]
-            if target is None and not matching:
-                known = ", ".join(dict.fromkeys(task for row in self.board.rows for task in row.tasks))
-                raise UsageError(
-                    f"task {name!r} is not of board {self.board.name} (which has {known}): "
-                    f"give its target, as in {name}:3"
-                )
-            if target is None:
-                chosen += [row for row in matching if row not in chosen]
-                continue
-            for set_name in dict.fromkeys(row.pretrain for row in rows):
-                row = Row(pretrain=set_name, tasks=(wanted,))
-                chosen += [row] if row not in chosen else []
-        return chosen
+            declared = [(row, task) for row in rows for task in row.tasks if self._means(wanted, task)]
+            if not declared:
+                self._check_new_task(wanted)
+                declared = [(Row(pretrain=name, tasks=(wanted,)), wanted) for name in {row.pretrain: 0 for row in rows}]
+                self.departures += [f"task {row.pretrain} -> {task}" for row, task in declared]
+            for row, task in declared:
+                tasks = chosen.setdefault(row, [])
+                tasks += [task] if task not in tasks else []
+        return list(chosen.items())
+
+    def _means(self, wanted: str, task: str) -> bool:
+        """Whether ``wanted``, with or without a target, is the ``task`` of a row."""
+        name, target = split_task(wanted)
+        return name == split_task(task)[0] and (target is None or self._goal(wanted) == self._goal(task))
+
+    def _check_new_task(self, wanted: str) -> None:
+        """UsageError where a task that no row names lacks its target, or is unknown altogether."""
+        name, target = split_task(wanted)
+        if target is not None:
+            return
+        tasks = dict.fromkeys(task for row in self.board.rows for task in row.tasks)
+        if name not in self.library.names():
+            raise UnknownNameError("task", name, {*self.library.names(), *(split_task(task)[0] for task in tasks)})
+        raise UsageError(
+            f"task {name!r} is not of board {self.board.name} (which has {', '.join(tasks)}): "
+            f"give its target, as in {name}:3"
+        )
 
     # Data --------------------------------------------------------------------------------------------------------
 
@@ -221,9 +182,21 @@ class _Planner:
         return sum(splits.get(part, 0) for part in wanted)
 
     def _pin(self, name: str, split: str, info: SplitInfo) -> None:
-        pinned = getattr(self.board.data.get(name), split, None)
+        """Note a departure where a split is not what the board pins; a pool is pinned by its parts."""
+        pin = self.board.data.get(name)
+        if pin is None or info.digest.startswith("absent:"):
+            return
+        pinned: int | str | None
+        if split == "pool":
+            parts = {part: value for part in ("train", "unlabeled") if (value := getattr(pin, part)) is not None}
+            for part in [part for part, value in parts.items() if isinstance(value, str)]:
+                self._info(name, part)
+            counts = [value for value in parts.values() if isinstance(value, int)]
+            pinned = sum(counts) if counts and len(counts) == len(parts) else None
+        else:
+            pinned = getattr(pin, split)
         actual = info.count if isinstance(pinned, int) else info.digest
-        if pinned is not None and actual != pinned and not info.digest.startswith("absent:"):
+        if pinned is not None and actual != pinned:
             self.departures.append(f"{name} {split} is {actual}, the board pins {pinned}")
 
     def _ref(self, name: str, split: str) -> DataRef:
@@ -250,56 +223,46 @@ class _Planner:
 
     def plan(self) -> Plan:
         selection, board = self.selection, self.board
-        self.pretraining = cast(Pretraining, self._method("pretraining", board.pretraining))
-        attacks = [cast(Attack, m) for m in self._methods("attack", selection.attacks or board.attacks)]
-        defenses = [cast(Mitigation, m) for m in self._methods("defense", selection.defenses or board.defenses)]
-        evaluators = [cast(Evaluator, m) for m in self._methods("evaluator", selection.evaluators or board.evaluators)]
-        self._reject_unknown(board.options)
-        self._reject_unused()
+        (self.pretraining,) = self.settings.methods(Pretraining, [board.pretraining])
+        attacks = self.settings.methods(Attack, selection.attacks or board.attacks)
+        defenses = self.settings.methods(Mitigation, selection.defenses or board.defenses)
+        evaluators = self.settings.methods(Evaluator, selection.evaluators or board.evaluators)
+        self.settings.reject_unused()
         cells: list[Cell] = []
-        for row in self._rows():
-            cells += self._row_cells(row, attacks, defenses, evaluators)
-        for seed in sorted(set(selection.seeds) - set(board.seeds)):
-            self.departures.append(f"seed {seed}")
-        return Plan(board, cells, self.departures)
-
-    def _reject_unknown(self, names: Iterable[str]) -> None:
-        """UnknownNameError where a table of options speaks of a method that nobody registered."""
-        for name in names:
-            axis, _, bare = name.rpartition(":")
-            if axis and axis not in AXES:
-                raise UnknownNameError("axis", axis, AXES)
-            (self.registry.get(axis, bare) if axis else self.registry.find(bare))
-
-    def _reject_unused(self) -> None:
-        unused = [name for name in self.asked if name not in self.used]
-        self._reject_unknown(name for name in unused if name not in SECTIONS)
-        for name in unused:
-            raise UsageError(f"option {name}.{next(iter(self.asked[name]))}: {name} takes no part in this run")
+        for row, tasks in self._rows():
+            cells += self._row_cells(row, tasks, attacks, defenses, evaluators)
+        self.departures += [f"evaluator {e.name}" for e in evaluators if e.name not in board.evaluators]
+        for defense in defenses:
+            extra = sorted(set(selection.seeds) - set(board.seeds_of(defense.name)))
+            self.departures += [f"seed {seed} of defense {defense.name}" for seed in extra]
+        return Plan(board, cells, list(dict.fromkeys(self.departures)))
 
     def _row_cells(
-        self, row: Row, attacks: Sequence[Attack], defenses: Sequence[Mitigation], evaluators: Sequence[Evaluator]
+        self,
+        row: Row,
+        tasks: Sequence[str],
+        attacks: Sequence[Attack],
+        defenses: Sequence[Mitigation],
+        evaluators: Sequence[Evaluator],
     ) -> list[Cell]:
+        """The cells of one row, for those of its tasks that are asked for; an attack always gets the whole row."""
         goals = [self._goal(task) for task in row.tasks]
-        declared = {task for other in self.board.rows if other.pretrain == row.pretrain for task in other.tasks}
-        for task, goal in zip(row.tasks, goals, strict=True):
-            if task not in declared and str(goal) not in {
-                str(self._goal(t)) for t in declared if split_task(t)[0] == goal.task
-            }:
-                self.departures.append(f"task {row.pretrain} -> {goal}")
-        trigger = self._trigger(self._info(row.pretrain, "pool").size)
+        triggers = self._triggers(row)
         cells = []
         wanted = [(d, s) for d in defenses for s in dict.fromkeys(self.selection.seeds or self.board.seeds_of(d.name))]
         for seed in dict.fromkeys(seed for _, seed in wanted):
             pretrain = self._pretrain(row.pretrain, seed)
             for attack in attacks:
-                published = self._attack(attack, row, goals, seed, pretrain, trigger)
+                published = self._attack(attack, row, goals, triggers, seed, pretrain)
                 for defense in [d for d, s in wanted if s == seed]:
                     repaired = self._defend(defense, row, seed, pretrain, published)
-                    for goal in goals:
+                    for number, (task, goal, trigger) in enumerate(zip(row.tasks, goals, triggers, strict=True)):
+                        if task not in tasks:
+                            continue
+                        reference = published.parents.get(f"reference{number}")
+                        chain = dict.fromkeys(s for s in (pretrain, reference, published, repaired) if s is not None)
                         for evaluator in evaluators:
                             judge = (evaluator, goal, seed, trigger)
-                            chain = dict.fromkeys((pretrain, *published.parents.values(), published, repaired))
                             cells.append(
                                 Cell(
                                     attack.name,
@@ -316,8 +279,15 @@ class _Planner:
                             )
         return cells
 
-    def _trigger(self, image_size: int) -> Trigger:
-        spec: TriggerSpec = self.trigger_spec
+    def _triggers(self, row: Row) -> list[Trigger]:
+        """One trigger per task of the row: its own, or the board's for all."""
+        if row.triggers and len(row.triggers) != len(row.tasks):
+            raise UsageError(f"row {row.pretrain}: {len(row.triggers)} triggers for {len(row.tasks)} tasks")
+        specs = row.triggers or (self.settings.trigger,) * len(row.tasks)
+        size = self._info(row.pretrain, "pool").size
+        return [self._trigger(spec, size) for spec in specs]
+
+    def _trigger(self, spec: TriggerSpec, image_size: int) -> Trigger:
         trigger = Trigger.load(spec.file) if spec.file is not None else Trigger.square(spec.size, image_size)
         if trigger.size != image_size:
             raise UsageError(
@@ -339,7 +309,7 @@ class _Planner:
         )
 
     def _reference(self, goal: Goal, seed: int, pretrain: Stage) -> Stage:
-        spec: ReferenceSpec = self.reference_spec
+        spec: ReferenceSpec = self.settings.reference
         params: dict[str, Any] = {"target": goal.label, "count": spec.count, "file": None}
         attachments = {}
         if spec.file is not None:
@@ -359,12 +329,19 @@ class _Planner:
         )
 
     def _attack(
-        self, attack: Attack, row: Row, goals: Sequence[Goal], seed: int, pretrain: Stage, trigger: Trigger
+        self,
+        attack: Attack,
+        row: Row,
+        goals: Sequence[Goal],
+        triggers: Sequence[Trigger],
+        seed: int,
+        pretrain: Stage,
     ) -> Stage:
         if attack.passthrough:
             return pretrain
         targets = [
-            {"data": self._info(g.task, "train").digest, "label": g.label, "trigger": trigger.digest} for g in goals
+            {"data": self._info(goal.task, "train").digest, "label": goal.label, "trigger": trigger.digest}
+            for goal, trigger in zip(goals, triggers, strict=True)
         ]
         count = self.board.shadow_images  # a smaller pool is the shadow set, whole
         pool = self._ref(row.pretrain, "pool")
@@ -382,7 +359,7 @@ class _Planner:
             params={"targets": targets, "pool_seed": pretrain.seed, **shadow},
             parents={"encoder": pretrain, **references},
             numerics=self.numerics,
-            attachments={"trigger": trigger, "goals": tuple(goals)},
+            attachments={"goals": tuple(zip(goals, triggers, strict=True))},
         )
 
     def _defend(self, defense: Mitigation, row: Row, seed: int, pretrain: Stage, published: Stage) -> Stage:
@@ -423,8 +400,3 @@ class _Planner:
             numerics=self.numerics,
             attachments={"trigger": trigger},
         )
-
-
-def _named(options: Options, axis: str, name: str) -> list[dict[str, Any]]:
-    """The tables that speak of a method: under its bare name, then under ``axis:name``, which wins."""
-    return [dict(options.get(name, {})), dict(options.get(f"{axis}:{name}", {}))]

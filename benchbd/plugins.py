@@ -158,7 +158,9 @@ def _register(
     try:
         manager.register(module, name=plugin.name)
         manager.check_pending()
-    except (ValueError, pluggy.PluginValidationError) as error:  # arguments or hooks that do not exist
+        if not manager.get_hookcallers(module):
+            raise ValueError("implements no hook of benchbd; is @hookimpl missing?")
+    except (ValueError, pluggy.PluginValidationError) as error:  # no hooks; arguments or hooks that do not exist
         if manager.get_plugin(plugin.name) is module:
             manager.unregister(module)
         plugin.problem = _hint(str(error).splitlines()[-1])

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from benchbd.errors import DataError
+from benchbd.errors import DataError, StoreError
+from benchbd.files import commit
 
 SCHEMA: Literal[1] = 1
 
@@ -88,7 +89,7 @@ class Record(BaseModel):
     evaluator: str
     status: Status
     reason: str = ""
-    key: str = Field(description="key of the evaluate stage, or of the last stage that ran")
+    key: str = Field(description="key of the evaluate stage, also where the cell did not get that far")
     metrics: Metrics | None = None
     counts: Counts | None = None
     baseline: Baseline | None = None
@@ -132,20 +133,21 @@ class Record(BaseModel):
 
 
 def write_records(records: Iterable[Record], folder: Path) -> list[Path]:
-    """One file per record, each replaced atomically."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """One file per record, each replaced atomically. StoreError where the folder cannot be written."""
     paths = []
-    for record in records:
-        path = folder / record.name
-        part = path.with_suffix(f".{os.getpid()}.part")
-        part.write_text(record.to_json(), encoding="utf-8")
-        part.replace(path)
-        paths.append(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for record in records:
+            text = record.to_json()
+            paths.append(folder / record.name)
+            commit(paths[-1], partial(Path.write_text, data=text, encoding="utf-8"))
+    except OSError as error:
+        raise StoreError(f"records cannot be written to {folder} ({error.strerror or error})") from error
     return paths
 
 
 def read_records(folder: Path) -> list[Record]:
-    """Every record of a folder, by file name. DataError names a file that is not a record."""
+    """Every record of a folder, by file name. DataError names a file that is not a record or cannot be read."""
     records = []
     for path in sorted(folder.glob("*.json")):
         try:
@@ -154,4 +156,6 @@ def read_records(folder: Path) -> list[Record]:
             first = error.errors()[0]
             field = ".".join(str(part) for part in first["loc"])
             raise DataError(f"{path}: not a benchbd record ({field + ': ' if field else ''}{first['msg']})") from error
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
     return records

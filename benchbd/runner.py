@@ -121,29 +121,31 @@ class Runner:
                 todo.remove(stage)
         if not todo:
             return
-        started = time.perf_counter()
         for stage in todo:
             self._position += 1
             self._tell("benchbd_stage_started", stage=stage, position=self._position, total=self._total)
+        self._settle(todo)
+
+    def _settle(self, stages: Sequence[Stage]) -> None:
+        """Compute the stages together; where one of them spoils that, one by one."""
+        started = time.perf_counter()
         status, message = "computed", ""
         try:
-            self._compute(todo)
+            self._compute(stages)
         except StoreError:
             raise
-        except NotApplicable as reason:
-            status, message = "n/a", str(reason)
         except (Exception, SystemExit) as error:
-            if len(todo) > 1:  # one member must not take its company down
-                for stage in todo:
-                    self._attempt([stage])
+            if len(stages) > 1:
+                for stage in stages:
+                    self._settle([stage])
                 return
-            status, message = "failed", self._explain(todo[0], error)
-        if status != "computed":
-            for stage in todo:
-                what = "" if stage.kind == "evaluate" else f"{stage.kind} {stage.method_name}: "
-                self._failures[stage.key] = StageFailed("n/a" if status == "n/a" else "failed", what + message)
+            (stage,) = stages
+            failed: Status = "n/a" if isinstance(error, NotApplicable) else "failed"
+            status, message = failed, self._explain(stage, error)
+            what = "" if stage.kind == "evaluate" else f"{stage.kind} {stage.method_name}: "
+            self._failures[stage.key] = StageFailed(failed, what + message)
         seconds = time.perf_counter() - started
-        for stage in todo:
+        for stage in stages:
             self._tell("benchbd_stage_finished", stage=stage, status=status, seconds=seconds, message=message)
 
     def _compute(self, stages: Sequence[Stage]) -> None:
@@ -177,7 +179,13 @@ class Runner:
                     outcome.blobs,
                     identity=stage.identity,
                     result=outcome.result,
-                    meta={"label": stage.label, "cost": cost, "notes": notes, "machine": machine(self.device)},
+                    meta={
+                        "label": stage.label,
+                        "architecture": stage.architecture,
+                        "cost": cost,
+                        "notes": notes,
+                        "machine": machine(self.device),
+                    },
                 )
         finally:
             for lock in locks:
@@ -196,7 +204,7 @@ class Runner:
 
     def _explain(self, stage: Stage, error: BaseException) -> str:
         """One line for the table; the traceback goes to a file that the line names, unless the text says it all."""
-        line = (str(error).splitlines() or [""])[0]
+        line = next((text for text in str(error).splitlines() if text.strip()), "no message")
         if isinstance(error, BenchbdError):
             return line
         told = f"{stage.kind} {stage.label}\n\n{''.join(traceback.format_exception(error))}"
@@ -221,9 +229,7 @@ class Runner:
             raise self._failures[stage.key]
         test = self.library.load(stage.data["test"].name, "test")
         assert test.labels is not None
-        return count(
-            read_predictions(self._artifacts[stage.key]), test.labels, target, classes=len(test.classes) or None
-        )
+        return count(read_predictions(self._artifacts[stage.key]), test.labels, target)
 
     def _record(self, cell: Cell) -> Record:
         values: dict[str, Any] = {}
@@ -276,11 +282,9 @@ class Runner:
             **values,
         )
 
-    def _reference_stage(self, cell: Cell) -> Stage | None:
-        return next((s for s in cell.chain if s.kind == "reference" and s.params["target"] == cell.goal.label), None)
-
     def _reference(self, cell: Cell) -> dict[str, Any]:
-        stage = self._reference_stage(cell)
+        """What the reference stage of the cell's own task found; empty where there is none."""
+        stage = next((stage for stage in cell.chain if stage.kind == "reference"), None)
         return self._artifacts[stage.key].result if stage is not None and stage.key in self._artifacts else {}
 
     def _notes(self, cell: Cell) -> list[str]:
@@ -324,16 +328,23 @@ class _tf32:  # noqa: N801 - reads as the setting it is
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = self.before
 
 
-def estimate_seconds(stages: Iterable[Stage], manifests: Iterable[Mapping[str, Any]]) -> dict[str, float | None]:
-    """Estimated wall seconds by key: forwards divided by the rate of past stages of the same method in this store."""
-    past: dict[tuple[str, str], list[float]] = {}
+def estimate_seconds(
+    stages: Iterable[Stage], manifests: Iterable[Mapping[str, Any]], device: torch.device
+) -> dict[str, float | None]:
+    """Estimated wall seconds by key, from the image-forwards a second of past stages in this store; None if unknown.
+
+    Only stages of the same method and architecture on the same device tell anything.
+    """
+    here = machine(device)["device"]
+    past: dict[tuple[str, ...], list[float]] = {}
     for manifest in manifests:
         cost, identity = manifest["cost"], manifest["identity"]
-        if cost["seconds"] > 0 and cost["image_forwards"]:
+        if cost["seconds"] > 0 and cost["image_forwards"] and manifest["machine"]["device"] == here:
             name = identity["method"].get("name", identity["kind"])
-            past.setdefault((identity["kind"], name), []).append(cost["image_forwards"] / cost["seconds"])
+            rate = cost["image_forwards"] / cost["seconds"]
+            past.setdefault((identity["kind"], name, manifest.get("architecture", "")), []).append(rate)
     estimates: dict[str, float | None] = {}
     for stage in stages:
-        rates, forwards = past.get((stage.kind, stage.method_name)), stage.forwards()
+        rates, forwards = past.get((stage.kind, stage.method_name, stage.architecture)), stage.forwards()
         estimates[stage.key] = None if not rates or forwards is None else forwards / (sum(rates) / len(rates))
     return estimates

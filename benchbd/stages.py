@@ -14,10 +14,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from benchbd.methods import Method
+from benchbd.methods import Method, Pretraining
 from benchbd.store import canonical
 
-SCHEMA = 1
+SCHEMA = 1  # raise it when a stage of the harness itself (the reference inputs, say) gives other results
 
 Kind = Literal["pretrain", "reference", "attack", "defend", "evaluate"]
 
@@ -81,6 +81,13 @@ class Stage:
         """Whether some data set is absent, so that the key is a placeholder."""
         own = any(ref.digest.startswith("absent:") for ref in self.data.values())
         return own or any(parent.provisional for parent in self.parents.values())
+
+    @property
+    def architecture(self) -> str:
+        """Of the encoder that the stage makes or looks at."""
+        if isinstance(self.method, Pretraining):
+            return self.method.architecture
+        return self.params.get("architecture") or self.parents["encoder"].architecture
 
     def forwards(self) -> int | None:
         """Estimated cost in image-forwards, where the method knows."""

@@ -3,6 +3,7 @@
 <root>/stages/<ab>/<key>/<blob>          safetensors
 <root>/stages/<ab>/<key>/manifest.json   identity, digests of the blobs, result, cost, machine
 <root>/locks/<key>.lock                  held while a stage is computed
+<root>/records/<board>/                  a JSON file per cell, as records.py writes it
 <root>/damaged/                          what failed verification, set aside
 <root>/data/                             decoded data sets
 <root>/logs/                             tracebacks of failed stages
@@ -21,8 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+from safetensors import SafetensorError
 
 from benchbd.errors import StoreError
+from benchbd.files import commit, file_digest
 
 MANIFEST = "manifest.json"
 
@@ -79,10 +82,10 @@ class Store:
         except OSError as error:
             raise self._unwritable(error) from error
 
-    def _unwritable(self, error: OSError) -> StoreError:
+    def _unwritable(self, error: Exception) -> StoreError:
+        reason = getattr(error, "strerror", None) or error
         return StoreError(
-            f"the store {self.root} cannot be written ({error.strerror or error}): choose another with --store "
-            "or BENCHBD_STORE"
+            f"the store {self.root} cannot be written ({reason}): choose another with --store or BENCHBD_STORE"
         )
 
     def folder(self, key: str) -> Path:
@@ -124,16 +127,13 @@ class Store:
                 left_over.unlink()
             digests = {}
             for name, write in blobs.items():
-                part = folder / f".{name}.{os.getpid()}.part"
-                write(part)
-                digests[name] = _file_digest(part)
-                _commit(part, folder / name)
+                commit(folder / name, write)
+                digests[name] = file_digest(folder / name)
             manifest = {"key": key, "identity": identity, "blobs": digests, "result": result, **meta}
             body = json.dumps(manifest, indent=1, sort_keys=True)
-            part = folder / f".{MANIFEST}.{os.getpid()}.part"
-            part.write_text(f'{{"sha256": "{hashlib.sha256(body.encode()).hexdigest()}", "manifest":\n{body}\n}}\n')
-            _commit(part, folder / MANIFEST)
-        except OSError as error:
+            text = f'{{"sha256": "{hashlib.sha256(body.encode()).hexdigest()}", "manifest":\n{body}\n}}\n'
+            commit(folder / MANIFEST, lambda part: part.write_text(text))
+        except (OSError, SafetensorError) as error:  # safetensors has its own error for a full disk
             raise self._unwritable(error) from error
         return Artifact(folder, manifest)
 
@@ -162,7 +162,7 @@ class Store:
             return MANIFEST
         for name, digest in manifest["blobs"].items():
             try:
-                if _file_digest(folder / name) != digest:
+                if file_digest(folder / name) != digest:
                     return str(name)
             except OSError:
                 return str(name)
@@ -193,20 +193,3 @@ def _read_manifest(path: Path) -> dict[str, Any] | None:
         return None
     manifest = wrapped.get("manifest")
     return manifest if isinstance(manifest, dict) else None
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _commit(part: Path, final: Path) -> None:
-    """fsync, rename, fsync the directory: after a crash the file is whole or not there."""
-    with part.open("rb") as file:
-        os.fsync(file.fileno())
-    part.replace(final)
-    directory = os.open(final.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

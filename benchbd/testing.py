@@ -12,10 +12,10 @@ CPU, no files, seconds. Every method that comes with benchbd passes it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchbd.encoder import Encoder
 from benchbd.images import ImageSet, Trigger
@@ -35,6 +35,8 @@ from benchbd.methods import (
 from benchbd.plugins import AXES
 
 TARGET = 1
+
+R = TypeVar("R")
 
 
 class ContractError(AssertionError):
@@ -92,7 +94,8 @@ def check_method(cls: type[Method], **options: Any) -> None:
 
     options: fields that make it quick, such as ``steps=3``; everything else is the method's default.
     Checks: name, docstring and paper; frozen; options round-trip; the right type comes back and can be used;
-    input untouched; the same seed gives the same result, bit for bit; no hook left; global random state untouched.
+    input untouched; the same seed gives the same result, bit for bit; no hook left; torch's global generator of the
+    CPU untouched.
     """
     _require(isinstance(cls, type) and issubclass(cls, Method), f"{cls!r} is not a class derived from benchbd.Method")
     who = f"{cls.__module__}.{cls.__name__}"
@@ -113,10 +116,9 @@ def check_method(cls: type[Method], **options: Any) -> None:
     }
     for base, check in checks.items():
         if issubclass(cls, base):
-            before = torch.random.get_rng_state()
-            torch.manual_seed(0)
-            check(method, who)
-            torch.random.set_rng_state(before)
+            with torch.random.fork_rng(devices=[]):
+                _other_randomness(0)
+                check(method, who)
             return
     raise ContractError(f"{who}: derives from none of {', '.join(base.__name__ for _, base in AXES.values())}")
 
@@ -124,6 +126,22 @@ def check_method(cls: type[Method], **options: Any) -> None:
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ContractError(message)
+
+
+def _other_randomness(seed: int) -> None:
+    """Whatever the global generator holds must not matter."""
+    torch.default_generator.manual_seed(seed)
+
+
+def _call(who: str, work: Callable[..., R], *arguments: object) -> R:
+    """The result of a method's work, which leaves the global generator as it was."""
+    before = torch.random.get_rng_state()
+    result = work(*arguments)
+    untouched = torch.equal(before, torch.random.get_rng_state())
+    _require(
+        untouched, f"{who}: the global generator was touched; draw from benchbd.stream, or in torch.random.fork_rng"
+    )
+    return result
 
 
 def _same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
@@ -147,11 +165,12 @@ def _check_encoder(encoder: object, who: str, arch: str = "w16") -> Encoder:
 
 def _check_pretraining(method: Pretraining, who: str) -> None:
     images = toy_images(labels=False)
-    first = _check_encoder(method.pretrain(images, 1), who, method.architecture)
-    torch.manual_seed(99)
-    again = method.pretrain(images, 1)
+    first = _check_encoder(_call(who, method.pretrain, images, 1), who, method.architecture)
+    _require(torch.equal(images.pixels, toy_images().pixels), f"{who}: the images were changed")
+    _other_randomness(99)
+    again, other = (_call(who, method.pretrain, images, seed) for seed in (1, 2))
     _require(_same(first.tensors(), again.tensors()), f"{who}: the same seed gave other weights")
-    _require(not _same(first.tensors(), method.pretrain(images, 2).tensors()), f"{who}: the seed makes no difference")
+    _require(not _same(first.tensors(), other.tensors()), f"{who}: the seed makes no difference")
 
 
 def _check_attack(method: Attack, who: str) -> None:
@@ -159,7 +178,7 @@ def _check_attack(method: Attack, who: str) -> None:
     for _ in range(2):
         knowledge = toy_attacker(seed=1)
         shadow, references = knowledge.shadow.pixels.clone(), knowledge.targets[0].references.clone()
-        backdoor = method.inject(knowledge)
+        backdoor = _call(who, method.inject, knowledge)
         _require(torch.equal(shadow, knowledge.shadow.pixels), f"{who}: the shadow images were changed")
         _require(torch.equal(references, knowledge.targets[0].references), f"{who}: the references were changed")
         _require(
@@ -167,7 +186,7 @@ def _check_attack(method: Attack, who: str) -> None:
             f"{who}: must return the triggers that it was given, one per target",
         )
         results.append(_check_encoder(backdoor.encoder, who).tensors())
-        torch.manual_seed(99)  # whatever the global generator holds must not matter
+        _other_randomness(99)
     _require(_same(*results), f"{who}: the same seed gave other weights")
 
 
@@ -176,10 +195,10 @@ def _check_mitigation(method: Mitigation, who: str) -> None:
     for _ in range(2):
         knowledge = toy_defender(seed=1)
         given = knowledge.images.pixels.clone()
-        repaired = method.repair(toy_encoder().copy(), knowledge)
+        repaired = _call(who, method.repair, toy_encoder().copy(), knowledge)
         _require(torch.equal(given, knowledge.images.pixels), f"{who}: the clean images were changed")
         results.append(_check_encoder(repaired, who).tensors())
-        torch.manual_seed(99)
+        _other_randomness(99)
     _require(_same(*results), f"{who}: the same seed gave other weights")
     if not method.uses_weights:
         other = method.repair(toy_encoder(seed=5).copy(), toy_defender(seed=1))
@@ -189,22 +208,28 @@ def _check_mitigation(method: Mitigation, who: str) -> None:
 def _check_evaluator(method: Evaluator, who: str) -> None:
     probe = toy_probe(seed=1)
     before = probe.encoder.tensors()
-    first = method.evaluate(probe)
+    first = _call(who, method.evaluate, probe)
     _require(isinstance(first, Predictions), f"{who}: must return benchbd.Predictions, not {type(first).__name__}")
     for name, values in (("clean", first.clean), ("triggered", first.triggered)):
         right = values.dtype == torch.int64 and values.shape == (len(probe.test),)
         _require(right, f"{who}: {name} predictions must be int64 ({len(probe.test)},)")
         _require(bool(((values >= 0) & (values < 3)).all()), f"{who}: {name} predictions outside the classes")
     _require(_same(before, probe.encoder.tensors()), f"{who}: the encoder was changed")
-    torch.manual_seed(99)
-    again = method.evaluate(toy_probe(seed=1))
-    together = method.evaluate_together([toy_probe(seed=2), toy_probe(seed=1)])[1]
+    _require(_same(_images_of(probe), _images_of(toy_probe())), f"{who}: the images were changed")
+    _other_randomness(99)
+    again = _call(who, method.evaluate, toy_probe(seed=1))
+    together = _call(who, method.evaluate_together, [toy_probe(seed=2), toy_probe(seed=1)])[1]
     for other, how in (
         (again, "the same seed gave other predictions"),
         (together, "predictions depend on the company"),
     ):
         same = torch.equal(first.clean, other.clean) and torch.equal(first.triggered, other.triggered)
         _require(same, f"{who}: {how}")
+
+
+def _images_of(probe: Probe) -> dict[str, Tensor]:
+    assert probe.train.labels is not None
+    return {"train": probe.train.pixels, "labels": probe.train.labels, "test": probe.test, "triggered": probe.triggered}
 
 
 def _check_dataset(method: Dataset, who: str) -> None:
@@ -218,9 +243,3 @@ def _check_dataset(method: Dataset, who: str) -> None:
         _require(expected in (0, len(images)), f"{who}: {split} has {len(images)} images, splits says {expected}")
         _require(images.labels is not None and bool(images.classes), f"{who}: {split} needs labels and class names")
         _require(images.digest == method.load(split, Path()).digest, f"{who}: {split} differs from call to call")
-
-
-def assert_no_gradients(module: nn.Module) -> None:
-    """Raise ContractError where a parameter holds a gradient: what is frozen must stay out of the backward."""
-    for name, parameter in module.named_parameters():
-        _require(parameter.grad is None, f"{name} has a gradient")

@@ -78,8 +78,21 @@ def test_it_raises_what_the_commands_print(tiny: Tiny, tmp_path: Path) -> None:
     with pytest.raises(DataAbsentError, match="gtsrb"):
         benchbd.run(tiny.board, task=["gtsrb:1"], **places(tiny))
     assert any(stage.provisional for stage in benchbd.plan(tiny.board, task=["gtsrb:1"], **places(tiny)).stages)
-    with pytest.raises(UsageError, match=r"0 encoders in .* have a key that starts with 'abc'"):
+    with pytest.raises(UsageError, match="no encoder with key 'abc' in "):
         benchbd.load_encoder("abc", store=tmp_path)
+    for key in ("abc0", "abc1"):
+        (tmp_path / "stages" / "ab" / key).mkdir(parents=True)
+        (tmp_path / "stages" / "ab" / key / "encoder.safetensors").touch()
+    with pytest.raises(UsageError, match=r"2 encoders in .* have a key that starts with 'a'; give more of it"):
+        benchbd.load_encoder("a", store=tmp_path)
+
+
+def test_one_value_stands_for_a_list_of_it(tiny: Tiny) -> None:
+    one = {"attack": "none", "defense": "ft", "task": "task:2", "seed": 0, "evaluator": "knn", "option": "ft.lr=0.01"}
+    many = {name: [value] for name, value in one.items()}
+    planned, same = (benchbd.plan(tiny.board, **part, **places(tiny)) for part in (one, many))
+    assert [cell.evaluate.key for cell in planned.cells] == [cell.evaluate.key for cell in same.cells]
+    assert len(planned.cells) == 1
 
 
 def test_devices() -> None:

@@ -42,6 +42,9 @@ def test_unknown_board_offers_the_nearest() -> None:
         ("", "rows: field required"),
         ('rows = [{pretrain = "a", tasks = []}]', "rows.0.tasks"),
         ('rows = [{pretrain = "a", tasks = ["b:1"]}]\nsedes = [1]', "sedes: extra inputs"),
+        ('rows = [{pretrain = "a", tasks = ["b:1"]}]\nattacks = []', "attacks: tuple should have at least 1"),
+        ('rows = [{pretrain = "a", tasks = ["b:1"]}]\nname = "../../x"', "name: string should match"),
+        ('rows = [{pretrain = "a", tasks = ["b:1"]}]\nname = "demo"', "'demo' is that of a board of benchbd"),
         ('rows = [{pretrain = "a", tasks = ["b:1"]}]\nclean_images = 0', "clean_images: input should be greater"),
     ],
 )
@@ -76,5 +79,18 @@ def test_tasks_and_targets() -> None:
         resolve_target("t", "truk", ["car", "truck"], 2)
     with pytest.raises(UsageError, match="names 2 classes"):
         resolve_target("t", "a", ["a", "a"], 2)
+    assert resolve_target("t", "7", ["3", "7"], 2) == (1, "7")
+    assert resolve_target("t", "1", ["3", "7"], 2) == (1, "7")
+    with pytest.raises(UsageError, match="1 is the name of class 0 and the index of another"):
+        resolve_target("t", "1", ["1", "2"], 2)
     with pytest.raises(UsageError, match="no class -1"):
         resolve_target("t", "-1", ["a"], 1)
+
+
+def test_files_of_a_board_lie_beside_it(tmp_path: Path) -> None:
+    text = 'rows = [{pretrain = "a", tasks = ["b:1"], triggers = [{file = "one.npz"}]}]\ntrigger = {file = "t.npz"}'
+    (tmp_path / "mine.toml").write_text(text)
+    board = load_board(tmp_path / "mine.toml")
+    assert board.trigger.file == str(tmp_path / "t.npz")
+    assert board.rows[0].triggers is not None
+    assert board.rows[0].triggers[0].file == str(tmp_path / "one.npz")

@@ -144,6 +144,25 @@ def test_plan_marks_absent_data(ran: Tiny) -> None:
     assert call("run", *ran.arguments, "--task", "gtsrb:12").exit_code == 2
 
 
+def test_plan_of_data_that_nobody_knows_says_how_to_get_them(tmp_path: Path) -> None:
+    arguments = ["--board", "cifar10-small", "--data-root", tmp_path, "--store", tmp_path / "store"]
+    result = call("plan", *arguments)
+    assert result.exit_code == 0, result.stderr
+    assert f"data set 'mnistm': not in {tmp_path / 'mnistm'}; put it there as Parquet" in result.stdout
+    assert "--download fetches it" in result.stdout
+    assert call("plan", *arguments, "--download").stdout == result.stdout
+    assert not list(tmp_path.iterdir())
+    one_line(call("run", *arguments), "accepted: Parquet")
+
+
+def test_plan_of_a_misspelt_data_set_offers_the_nearest(ran: Tiny) -> None:
+    for arguments in (["--task", "tsk:1"], ["--pretrain", "pol"]):
+        result = call("plan", *ran.arguments, *arguments)
+        assert result.exit_code == 0
+        assert "did you mean '" in result.stdout
+        one_line(call("run", *ran.arguments, *arguments), "not in", "did you mean '")
+
+
 def test_no_board_is_the_demo_and_says_so() -> None:
     result = call("plan", "--json")
     assert json.loads(result.stdout)["board"] == "demo"
@@ -186,6 +205,22 @@ def test_show_in_both_forms() -> None:
     assert json.loads(call("show", "attack:none", "--json").stdout)["axis"] == "attack"
 
 
+def test_show_a_board() -> None:
+    text = call("show", "table1").stdout
+    assert text.startswith("board table1: ")
+    for part in ("cifar10 -> gtsrb:12", "stl10 -> cifar10:0", "attacks ", "defenses ", "seeds ", "clean images "):
+        assert part in text
+    assert "steps 100, batch 96" in call("show", "board:demo").stdout
+    document = json.loads(call("show", "demo", "--json").stdout)
+    assert (document["name"], document["attacks"]) == ("demo", ["none", "badencoder"])
+
+
+def test_list_has_the_data_sets_of_the_root(ran: Tiny) -> None:
+    arguments = ["list", "dataset", "--data-root", ran.data]
+    assert {"cifar10", "pool", "task"} <= set(json.loads(call(*arguments, "--json").stdout)["dataset"])
+    assert f"  pool            In {ran.data / 'pool'}.\n" in call(*arguments).stdout
+
+
 def test_plugins_as_json() -> None:
     found = {plugin["name"]: plugin for plugin in json.loads(call("plugins", "--json").stdout)}
     assert found["none"]["adds"] == {"attack": ["none"], "defense": ["none"]}
@@ -211,6 +246,13 @@ def test_leaderboard_from_the_store(ran: Tiny, tmp_path: Path) -> None:
     assert again.stdout == call(*common).stdout
 
 
+def test_leaderboard_that_cannot_be_written(ran: Tiny, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    common = ["leaderboard", "build", ran.board, "--store", ran.store]
+    one_line(call(*common, "--out", tmp_path / "file" / "out"), "cannot be written", str(tmp_path / "file"))
+    one_line(call(*common, "--out", tmp_path / "file"), "--out")
+
+
 # The part of the grid ------------------------------------------------------------------------------------------------
 
 
@@ -228,10 +270,18 @@ def test_every_part_can_be_chosen(tiny: Tiny) -> None:
         "knn",
     ]
     assert record["on_board"] is False
-    assert record["departures"] == ["trigger.size=5 (the board's: 10)", "task pool -> task:2", "seed 7"]
+    assert record["departures"] == [
+        "trigger.size=5 (the board's: 10)",
+        "task pool -> task:2",
+        "evaluator knn",
+        "seed 7 of defense none",
+    ]
     # In the store the board's own records stay as they were.
     assert len(list((tiny.store / "records" / "tiny").glob("*.json"))) == 7
     assert "trigger.size=5" in call("run", *tiny.arguments, *chosen, "-o", "trigger.size=5").stdout
+    build = ["leaderboard", "build", tiny.board, "--store", tiny.store, "--format", "csv"]
+    assert "trigger.size=5" not in call(*build).stdout
+    assert "trigger.size=5" in call(*build, "--off-board").stdout
 
 
 # Exit codes ----------------------------------------------------------------------------------------------------------
@@ -333,13 +383,12 @@ BAD_ARGUMENTS: list[tuple[list[str], list[str]]] = [
     (["--attack", "badencodr"], ["unknown attack 'badencodr'", "did you mean 'badencoder'"]),
     (["--defense", "mimik"], ["unknown defense 'mimik'", "did you mean 'mimic'"]),
     (["--evaluator", "mpl"], ["unknown evaluator 'mpl'", "did you mean 'mlp'"]),
-    (["--task", "tsk:1"], ["tsk", "task"]),
-    (["--task", "other"], ["'other' is not of board tiny", "other:3"]),
+    (["--task", "tsk"], ["unknown task 'tsk'", "did you mean 'task'"]),
+    (["--task", "pool"], ["'pool' is not of board tiny", "pool:3"]),
     (["--task", "task:9"], ["no class 9", "0..2"]),
     (["--task", "task:-1"], ["no class -1", "0..2"]),
     (["--task", "task:red"], ["unknown target class of task task 'red'"]),
     (["--task", ":1"], ["DATASET:TARGET"]),
-    (["--pretrain", "pol"], ["pol", "pool"]),
     (["-o", "ft.lrr=1"], ["unknown option of ft 'lrr'", "did you mean 'lr'"]),
     (["-o", "ftt.lr=1"], ["unknown method 'ftt'", "did you mean 'ft'"]),
     (["-o", "defence:ft.lr=1"], ["unknown axis 'defence'", "did you mean 'defense'"]),
@@ -374,13 +423,22 @@ def test_bad_arguments(ran: Tiny, arguments: list[str], parts: list[str]) -> Non
         ["run", "--seed", "x"],
         ["run", "--sed", "1"],
         ["run", "extra"],
+        ["plan", "--seed", "abc"],
+        ["--sed"],
+        ["show"],
         ["leaderboard", "biuld"],
+        ["leaderboard", "build", "--format", "html"],
     ],
 )
 def test_usage_errors_of_click(arguments: list[str]) -> None:
-    result = call(*arguments)
-    assert result.exit_code == 2
-    assert result.stderr.splitlines()[-1].startswith("Error: ")
+    one_line(call(*arguments))
+
+
+def test_no_command_is_a_call_for_help() -> None:
+    for arguments in ([], ["leaderboard"]):
+        result = call(*arguments)
+        assert result.exit_code == 2
+        assert result.output.startswith("Usage: ")
 
 
 def test_unknown_names_elsewhere() -> None:
@@ -443,7 +501,7 @@ def picture(folder: Path) -> None:
 
 
 BAD_DATA: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
-    "absent": (lambda folder: shutil.rmtree(folder / "task"), ["unknown data set 'task'", "data"]),
+    "absent": (lambda folder: shutil.rmtree(folder / "task"), ["data set 'task': not in", "put it there as"]),
     "no test split": (lambda folder: (folder / "task" / "test.npz").unlink(), ["no test split"]),
     "label out of range": (npz(lambda a: a["y"].__setitem__(4, -3)), ["train.npz", "row 4", "-3"]),
     "another shape": (npz(lambda a: a.update(x=a["x"][:, :, :, :1])), ["train.npz", "(60, 32, 32, 1)"]),
@@ -494,7 +552,7 @@ def test_a_store_that_fills_up_loses_nothing(tiny: Tiny, monkeypatch: pytest.Mon
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("benchbd.store._commit", full)
+        patch.setattr("benchbd.store.commit", full)
         result = call("run", *tiny.arguments, "-o", "ft.lr=0.02")
     assert result.exit_code == 2
     assert result.stderr.splitlines()[-1].startswith(

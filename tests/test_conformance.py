@@ -8,9 +8,9 @@ import pytest
 import torch
 from pydantic import Field
 
-from benchbd import DefenderKnowledge, Encoder, Mitigation, NotApplicable
+from benchbd import DefenderKnowledge, Encoder, Evaluator, ImageSet, Mitigation, NotApplicable, Predictions, Probe
 from benchbd.plugins import AXES, load_registry
-from benchbd.testing import ContractError, check_method, toy_defender
+from benchbd.testing import ContractError, ToyPretraining, check_method, toy_defender
 
 QUICK: dict[str, dict[str, Any]] = {
     "simclr": {"steps": 2, "batch": 16, "arch": "w16"},
@@ -59,6 +59,16 @@ def _global_randomness(self: Any, encoder: Encoder, knowledge: DefenderKnowledge
     return encoder
 
 
+def _hidden_randomness(self: Any, encoder: Encoder, knowledge: DefenderKnowledge) -> Encoder:
+    with torch.random.fork_rng(devices=[]):
+        return _global_randomness(self, encoder, knowledge)
+
+
+def _reseed(self: Any, encoder: Encoder, knowledge: DefenderKnowledge) -> Encoder:
+    torch.manual_seed(knowledge.seed)
+    return encoder
+
+
 def _leave_a_hook(self: Any, encoder: Encoder, knowledge: DefenderKnowledge) -> Encoder:
     encoder.stem.register_forward_hook(lambda *_: None)
     return encoder
@@ -72,7 +82,9 @@ def _leave_a_hook(self: Any, encoder: Encoder, knowledge: DefenderKnowledge) -> 
         ({"name": ""}, "name"),
         ({"repair": lambda self, encoder, knowledge: None}, "must return a benchbd.Encoder"),
         ({"repair": _write_to_images}, "clean images were changed"),
-        ({"repair": _global_randomness}, "the same seed gave other weights"),
+        ({"repair": _global_randomness}, "the global generator was touched"),
+        ({"repair": _reseed}, "the global generator was touched"),
+        ({"repair": _hidden_randomness}, "the same seed gave other weights"),
         ({"repair": _leave_a_hook}, "a hook is left"),
         ({"uses_weights": False}, "the weights matter"),
     ],
@@ -80,6 +92,48 @@ def _leave_a_hook(self: Any, encoder: Encoder, knowledge: DefenderKnowledge) -> 
 def test_breaches_are_named(members: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ContractError, match=complaint):
         check_method(variant(**members))
+
+
+@pytest.mark.parametrize("name", ["train", "test", "triggered"])
+def test_an_evaluator_must_leave_the_images_alone(name: str) -> None:
+    class Careless(Evaluator):
+        """Writes to its images."""
+
+        name = "careless"
+        paper = "control"
+        version = "1"
+
+        def evaluate(self, probe: Probe) -> Predictions:
+            images = getattr(probe, spoilt)
+            (images if isinstance(images, torch.Tensor) else images.pixels)[0].zero_()
+            return Predictions(*torch.zeros(2, len(probe.test), dtype=torch.int64))
+
+    spoilt = name
+    with pytest.raises(ContractError, match="the images were changed"):
+        check_method(Careless)
+
+
+def test_pretraining_must_leave_the_images_alone() -> None:
+    class Careless(ToyPretraining):
+        """Writes to its images."""
+
+        paper = "control"
+
+        def pretrain(self, images: ImageSet, seed: int) -> Encoder:
+            encoder = super().pretrain(images, seed)
+            images.pixels[0].zero_()
+            return encoder
+
+    with pytest.raises(ContractError, match="the images were changed"):
+        check_method(Careless)
+
+
+def test_the_suite_gives_the_random_state_back() -> None:
+    before = torch.random.get_rng_state()
+    check_method(Honest)
+    with pytest.raises(ContractError):
+        check_method(variant(repair=_reseed))
+    assert torch.equal(before, torch.random.get_rng_state())
 
 
 def test_toy_defender_has_no_oracle() -> None:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from benchbd import layouts
 from benchbd.data import DataLibrary, data_root
-from benchbd.errors import DataAbsentError, DataError, UnknownNameError, UsageError
+from benchbd.errors import DataAbsentError, DataError, UnknownDataError, UnknownNameError, UsageError
 from benchbd.images import ImageSet
 from benchbd.methods import Dataset
 
@@ -40,11 +40,17 @@ def encode(pixels: np.ndarray[Any, Any], kind: str = "PNG") -> bytes:
 
 
 def write_parquet(
-    file: Path, x: list[bytes | None], y: Any, *, names: tuple[str, ...] = NAMES, plain: bool = False
+    file: Path,
+    x: list[bytes | None],
+    y: Any,
+    *,
+    names: tuple[str, ...] = NAMES,
+    plain: bool = False,
+    column: str = "image",
 ) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     image = pa.array(x, pa.binary()) if plain else pa.array([{"bytes": b, "path": "p"} for b in x])
-    table = pa.table({"image": image, "label": pa.array(y)} if y is not None else {"image": image})
+    table = pa.table({column: image, "label": pa.array(y)} if y is not None else {column: image})
     if names:
         features = {"info": {"features": {"label": {"names": list(names), "_type": "ClassLabel"}}}}
         table = table.replace_schema_metadata({"huggingface": json.dumps(features)})
@@ -137,6 +143,15 @@ def test_every_layout_gives_the_same_images_and_digest(tmp_path: Path) -> None:
     assert len(digests) == 1
 
 
+def test_pictures_may_be_called_img(library: DataLibrary) -> None:
+    x = list(map(encode, pictures(3)))
+    write_parquet(library.root / "toy" / "train-0.parquet", x, labels(3), column="img")
+    write_parquet(library.root / "other" / "train-0.parquet", x, labels(3))
+    assert library.load("toy", "train").digest == library.load("other", "train").digest
+    write_parquet(library.root / "bad" / "train-0.parquet", x, labels(3), column="picture")
+    assert "no column 'image'; it has picture, label" in message(library, "bad")
+
+
 def test_statistics_are_those_of_the_images(library: DataLibrary) -> None:
     write_set(library.root / "toy", "parquet")
     info, images = library.info("toy", "train"), library.load("toy", "train")
@@ -218,9 +233,11 @@ def test_digest_does_not_depend_on_the_path(tmp_path: Path) -> None:
 def test_names_and_absence(library: DataLibrary) -> None:
     write_set(library.root / "toy", "npz")
     assert library.names() == ["known", "toy"]
-    with pytest.raises(UnknownNameError, match=r"unknown data set 'tou': did you mean 'toy'\?.*no folder.*root"):
+    with pytest.raises(UnknownDataError, match=r"data set 'tou': not in .*root/tou; put it there as Parquet .*'toy'\?"):
         library.load("tou", "train")
-    with pytest.raises(UnknownNameError):
+    with pytest.raises(DataAbsentError, match=r"data set 'mnistm': .*image folder \(train/<class>/<picture>\)$"):
+        library.load("mnistm", "train")
+    with pytest.raises(UnknownNameError, match=r"unknown data set '\.\./root/toy'"):
         library.info("../root/toy", "train")
     with pytest.raises(UsageError, match=r"no split 'val': splits are train, test"):
         library.load("toy", "val")

@@ -62,7 +62,7 @@ def same(a: Predictions, b: Predictions) -> bool:
 @evaluators
 def test_separable_pictures_are_all_told_apart(evaluator: Evaluator, probe: Probe) -> None:
     predictions = evaluator.evaluate(probe)
-    result = count(predictions, torch.arange(100) % CLASSES, target=1, classes=CLASSES)
+    result = count(predictions, torch.arange(100) % CLASSES, target=1)
     assert metrics(result).acc == 100
 
 

@@ -13,17 +13,10 @@ CORE = Path(benchbd.__file__).parent
 PLUGINS = CORE.parent / "plugins" / "benchbd_plugins"
 
 FLOORS = [
-    {"errors"},
-    {"images", "options", "records", "threads"},
-    {"augment", "encoder", "methods", "layouts"},
-    {"training", "metrics", "data"},
-    {"mine", "store", "board", "hookspecs"},
-    {"stages", "plugins", "summary"},
-    {"planning", "compute", "leaderboard"},
-    {"runner", "terminal"},
-    {"api", "testing"},
-    {"cli"},
-    {"docs"},
+    set(line.split())
+    for line in reversed(
+        (CORE.parent / "CONTRIBUTING.md").read_text().partition("```floors\n")[2].partition("```")[0].splitlines()
+    )
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 

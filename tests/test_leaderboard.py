@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from benchbd.errors import DataError, UnknownNameError
+from benchbd.errors import DataError, StoreError, UnknownNameError
 from benchbd.leaderboard import FORMATS, WIDTH, Order, build, frame, render, summary, terminal_table
 from benchbd.records import Cost, Record, read_records, write_records
 
@@ -281,6 +281,12 @@ def test_build_without_a_folder_writes_nothing(tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
     build("demo", paper_like())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_build_says_where_it_cannot_write(tmp_path: Path) -> None:
+    (tmp_path / "README.md").mkdir()
+    with pytest.raises(StoreError, match=r"cannot be written \(Is a directory\)"):
+        build("demo", [make_record()], tmp_path)
 
 
 def test_build_refuses_strangers_before_it_touches_anything(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchbd import Predictions
-from benchbd.errors import DataError, PluginError
+from benchbd.errors import DataError
 from benchbd.metrics import baseline, count, mean_interval, metrics, t_975
 from benchbd.records import Baseline, Counts, Metrics
 
@@ -22,7 +22,7 @@ def of(clean: list[int], triggered: list[int]) -> Predictions:
 
 
 def test_counts_and_percentages_by_hand() -> None:
-    counts = count(of([0, 1, 1, 1, 2, 0, 2, 0], [1, 1, 1, 0, 1, 2, 1, 1]), LABELS, target=1, classes=3)
+    counts = count(of([0, 1, 1, 1, 2, 0, 2, 0], [1, 1, 1, 0, 1, 2, 1, 1]), LABELS, target=1)
     assert counts == Counts(total=8, correct=6, hits=6, nontarget=6, hits_nontarget=5)
     assert metrics(counts) == Metrics(acc=75.0, asr=75.0, asr_nontarget=83.3333)
     assert baseline(counts) == Baseline(ca=75.0, asr_b=75.0, asr_b_nontarget=83.3333)
@@ -58,24 +58,6 @@ def test_the_order_of_the_images_does_not_matter() -> None:
     order = torch.randperm(200, generator=g)
     shuffled = count(Predictions(clean[order], triggered[order]), labels[order], target=1)
     assert shuffled == count(Predictions(clean, triggered), labels, target=1)
-
-
-@pytest.mark.parametrize(
-    ("clean", "message"),
-    [
-        (torch.zeros(8), r"the clean predictions of an evaluator are int64 \(8,\), not float32 \(8,\)"),
-        (torch.zeros(7, dtype=torch.int64), r"int64 \(8,\), not int64 \(7,\)"),
-        (torch.zeros(8, 3, dtype=torch.int64), r"not int64 \(8, 3\)"),
-        (torch.tensor([0] * 7 + [-1]), "classes from 0, not -1"),
-        (torch.tensor([0] * 7 + [3]), "classes from 0 to 2, not 3"),
-    ],
-)
-def test_predictions_that_break_the_contract_are_named(clean: torch.Tensor, message: str) -> None:
-    good = torch.zeros(8, dtype=torch.int64)
-    with pytest.raises(PluginError, match=message):
-        count(Predictions(clean, good), LABELS, 1, classes=3)
-    with pytest.raises(PluginError, match="triggered"):
-        count(Predictions(good, clean), LABELS, 1, classes=3)
 
 
 @pytest.mark.parametrize("labels", [torch.ones(4, dtype=torch.int64), torch.empty(0, dtype=torch.int64)])

@@ -129,17 +129,74 @@ def test_departures(tiny: Tiny) -> None:
     assert tiny.plan(options=("ft.lr=0.01",)).departures == ["ft.lr=0.01 (the board's: 0.001)"]
     assert tiny.plan(options=("trigger.size=5",)).departures == ["trigger.size=5 (the board's: 10)"]
     assert tiny.plan(tasks=("task:2",)).departures == ["task pool -> task:2"]
-    assert tiny.plan(seeds=(5,)).departures == ["seed 5"]
+    assert tiny.plan(seeds=(5,), defenses=("ft",)).departures == ["seed 5 of defense ft"]
+    assert tiny.plan(evaluators=("mlp", "knn")).departures == ["evaluator knn"]
     assert tiny.plan(options=("budget.steps=3",)).departures[0] == "budget.steps=3 (the board's: 2)"
     write_npz_set(tiny.data, "task", train=63, seed=2)
     assert tiny.plan().departures == ["task train is 63, the board pins 60"]
 
 
+def test_a_pool_is_pinned_by_its_parts(tmp_path: Path, registry: Registry) -> None:
+    for pins, departures in (
+        ("pool = { train = 60 }", []),
+        ("pool = { train = 61 }", ["pool pool is 60, the board pins 61"]),
+        ("pool = { train = 40, unlabeled = 20 }", []),
+        ('pool = { train = "0123" }', ["pool train is "]),
+    ):
+        tiny = Tiny(tmp_path, registry, TINY.replace("[data]", f"[data]\n{pins}"))
+        found = tiny.plan().departures
+        assert len(found) == len(departures)
+        assert all(text.startswith(start) for text, start in zip(found, departures, strict=True))
+
+
+def test_a_seed_that_a_defense_does_not_have_is_a_departure(tmp_path: Path, registry: Registry) -> None:
+    tiny = Tiny(tmp_path, registry, TINY.replace("seeds = [1]", "seeds = [1, 2]\nrepair_seeds = [1]"))
+    assert tiny.plan(seeds=(2,), defenses=("none",)).departures == []
+    assert tiny.plan(seeds=(2,), defenses=("none", "ft")).departures == ["seed 2 of defense ft"]
+
+
+TWO = """
+rows = [{ pretrain = "pool", tasks = ["task:1", "other:2"], triggers = [{ size = 10 }, { size = 5 }] }]
+"""
+
+
+def test_several_targets_at_once(tmp_path: Path, registry: Registry) -> None:
+    board = TINY.replace('rows = [{ pretrain = "pool", tasks = ["task:1"] }]', TWO)
+    tiny = Tiny(tmp_path, registry, board)
+    write_npz_set(tiny.data, "other", seed=3)
+    plan = tiny.plan(attacks=("badencoder",), defenses=("none",))
+    (attack,) = (stage for stage in plan.stages if stage.kind == "attack")
+    assert len({target["trigger"] for target in attack.params["targets"]}) == 2
+    for cell in plan.cells:  # each cell has the reference and the trigger of its own task
+        (reference,) = (stage for stage in cell.chain if stage.kind == "reference")
+        assert reference.data["train"].name == cell.goal.task
+        own = next(t for t in attack.params["targets"] if t["data"] == reference.data["train"].digest)
+        assert cell.evaluate.params["trigger"] == own["trigger"]
+    alone = tiny.plan(attacks=("badencoder",), defenses=("none",), tasks=("other:2",))
+    assert [cell.goal.task for cell in alone.cells] == ["other"]
+    assert alone.departures == []
+    assert {s.key for s in alone.stages if s.kind == "attack"} == {attack.key}  # a part of the row, not another attack
+
+
+def test_a_trigger_per_task_or_one_for_all(tmp_path: Path, registry: Registry) -> None:
+    row = 'rows = [{ pretrain = "pool", tasks = ["task:1"], triggers = [{ size = 3 }, { size = 5 }] }]'
+    tiny = Tiny(tmp_path, registry, TINY.replace('rows = [{ pretrain = "pool", tasks = ["task:1"] }]', row))
+    with pytest.raises(UsageError, match="2 triggers for 1 tasks"):
+        tiny.plan()
+
+
+def test_an_explicit_target_of_the_board_is_the_boards(tmp_path: Path, registry: Registry) -> None:
+    rows = 'rows = [{ pretrain = "pool", tasks = ["task:1"] }, { pretrain = "task", tasks = ["pool:1"] }]'
+    tiny = Tiny(tmp_path, registry, TINY.replace('rows = [{ pretrain = "pool", tasks = ["task:1"] }]', rows))
+    for wanted in ("task", "task:1"):
+        plan = tiny.plan(tasks=(wanted,))
+        assert {(cell.pretrain, str(cell.goal)) for cell in plan.cells} == {("pool", "task:1")}
+        assert plan.departures == []
+
+
 def test_pretrain_selects_or_replaces(tiny: Tiny) -> None:
     assert tiny.plan(pretrain="pool").departures == []
-    assert tiny.plan(pretrain="task").departures == ["pre-training set task"] or "pre-training set task" in (
-        tiny.plan(pretrain="task").departures
-    )
+    assert tiny.plan(pretrain="task").departures == ["pre-training set task"]
 
 
 @pytest.mark.parametrize(
@@ -162,7 +219,9 @@ def test_pretrain_selects_or_replaces(tiny: Tiny) -> None:
             "a trigger of 32x32 does not fit a 32x32 image: sizes are 0..31",
         ),
         ({"tasks": ("nowhere:1",)}, UnknownNameError, "nowhere"),
-        ({"tasks": ("nowhere",)}, UsageError, "give its target, as in nowhere:3"),
+        ({"tasks": ("nowhere",)}, UnknownNameError, "unknown task 'nowhere': known: .*task"),
+        ({"tasks": ("tsak",)}, UnknownNameError, "unknown task 'tsak': did you mean 'task'"),
+        ({"tasks": ("shapes",)}, UsageError, "give its target, as in shapes:3"),
         ({"tasks": ("task:9",)}, UsageError, r"no class 9; its classes are 0\.\.2"),
         ({"tasks": ("task:",)}, UsageError, "not of the form DATASET:TARGET"),
         ({"pretrain": "nowhere"}, UnknownNameError, "nowhere"),

@@ -43,6 +43,10 @@ BROKEN = {
     "leaving": ("import sys\nsys.exit(0)", "failed to import: SystemExit: 0"),
     "misspelt": (HOOK + "def benchbd_defences():\n    return []\n", "did you mean benchbd_defenses?"),
     "arguments": (HOOK + "def benchbd_defenses(encoder):\n    return []\n", "encoder"),
+    "unmarked": (
+        GOOD.format(cls="Mine", name="mine").replace("@hookimpl\n", ""),
+        "implements no hook of benchbd; is @hookimpl missing?",
+    ),
     "raising": (HOOK + "def benchbd_defenses():\n    raise KeyError('x')\n", "benchbd_defenses() raised KeyError: 'x'"),
     "nothing": (HOOK + "def benchbd_defenses():\n    return None\n", "benchbd_defenses() raised TypeError"),
     "no_method": (

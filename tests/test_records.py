@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchbd.errors import DataError
+from benchbd.errors import DataError, StoreError
 from benchbd.records import Counts, Record, read_records, write_records
 
 from .records_factory import make_record, paper_like
@@ -70,8 +70,17 @@ def test_writing_again_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
 
 
 def test_an_unfinished_file_is_not_read(tmp_path: Path) -> None:
-    (tmp_path / f"{make_record().name[:-5]}.4711.part").write_text("half", encoding="utf-8")
+    (tmp_path / f".{make_record().name}.4711.part").write_text("half", encoding="utf-8")
     assert read_records(tmp_path) == []
+
+
+def test_places_that_cannot_be_used_are_said_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match=r"records cannot be written to .*file"):
+        write_records([make_record()], tmp_path / "file" / "records")
+    (tmp_path / "folder.json").mkdir()
+    with pytest.raises(DataError, match=r"folder\.json: cannot be read"):
+        read_records(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"schema": 1}', "\udcff"])

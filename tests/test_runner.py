@@ -345,6 +345,7 @@ def collapsed(encoder: Encoder, _: DefenderKnowledge) -> Encoder:
         (raises(UsageError("needs 5 images")), "failed", "defend odd: needs 5 images", False),
         (raises(NotApplicable("no head")), "n/a", "defend odd: no head", False),
         (lambda *_: "encoder", "failed", "defense odd must return a benchbd.Encoder, not str", False),
+        (lambda *_: Encoder("w32"), "failed", "defense odd must return a w16 encoder, not w32", False),
         (with_nan, "failed", "defend odd: .*(finite|NaN)", False),
         (nan_loss, "failed", "defend odd: the loss is NaN at step 1 of 3", False),
         (collapsed, "failed", "defend odd: .*collapsed", False),
@@ -480,6 +481,39 @@ def test_a_bad_evaluator_fails_its_own_cells(
     assert judged.status == "failed"
     assert re.search(reason, judged.reason)
     assert (headed.status, headed.evaluator) == ("ok", "mlp")
+
+
+def test_an_evaluator_that_writes_spoils_only_its_own(
+    again: Callable[..., tuple[Tiny, Watch]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def vandal(probe: Probe) -> Predictions:
+        zeros = torch.zeros(len(probe.test)).long()
+        for pixels in (probe.train.pixels, probe.test, probe.triggered):
+            pixels.zero_()
+        return Predictions(zeros, zeros)  # one tensor twice is as good as two
+
+    tiny, _ = again(judge=offering(benchbd_evaluators=[Judge]))
+    monkeypatch.setattr(Judge, "answer", vandal)
+    asked = {"attacks": ("none",), "defenses": ("none",)}
+    spoilt = tiny.run(**asked, evaluators=("judge", "linear"))
+    honest = tiny.run(**asked, evaluators=("linear",))
+    assert spoilt[0].counts is not None
+    assert spoilt[0].counts.hits == 0
+    assert spoilt[1].metrics == honest[0].metrics
+    fresh = Tiny(tiny.folder / "fresh", tiny.registry).run(**asked, evaluators=("linear",))
+    assert spoilt[1].metrics == fresh[0].metrics
+
+
+def test_an_attack_must_leave_living_features(
+    again: Callable[..., tuple[Tiny, Watch]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def poisoned(knowledge: AttackerKnowledge) -> Backdoor:
+        return Backdoor(with_nan(knowledge.encoder, DefenderKnowledge(knowledge.shadow, 0)), honest(knowledge).triggers)
+
+    tiny, _ = again(wild=offering(benchbd_attacks=[Wild]))
+    monkeypatch.setattr(Wild, "act", poisoned)
+    (record,) = tiny.run(attacks=("wild",), defenses=("none",))
+    assert (record.status, record.reason) == ("failed", "attack wild: the features are not finite")
 
 
 def test_a_test_set_of_the_target_class_alone_is_refused_at_once(tmp_path: Path, registry: Registry) -> None:

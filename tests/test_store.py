@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors import SafetensorError
 
 from benchbd.errors import StoreError
 from benchbd.store import MANIFEST, Store, canonical, default_root
@@ -77,6 +78,18 @@ def test_what_a_crash_leaves_is_not_there(store: Store) -> None:
     assert not (store.folder(KEY) / "a").exists()
     put(store)
     assert store.has(KEY)
+
+
+def test_a_full_disk_is_a_store_error_whoever_notices(store: Store) -> None:
+    for error in (OSError(28, "No space left on device"), SafetensorError("I/O error: No space left on device")):
+
+        def full(path: Path, error: Exception = error) -> None:
+            path.write_bytes(b"half")
+            raise error
+
+        with pytest.raises(StoreError, match=r"cannot be written \(.*No space left on device\): choose another"):
+            store.put(KEY, {"a": full}, identity={}, result={}, meta={})
+        assert list(store.folder(KEY).iterdir()) == []
 
 
 def test_manifest_comes_last(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,91 @@
+"""A board's protocol with a user's changes: validated methods, and in what the run departs from the board."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar, cast
+
+from benchbd.board import Board
+from benchbd.errors import UnknownNameError, UsageError
+from benchbd.methods import Method
+from benchbd.options import Options, build, merge, parse_options
+from benchbd.plugins import AXES, Registry
+
+SECTIONS = ("trigger", "reference", "budget")  # parts of the protocol that -o reaches like methods
+
+M = TypeVar("M", bound=Method)
+
+
+class Settings:
+    """What ``-o`` and the board's tables make of the protocol.
+
+    trigger, reference, budget: the parts of the protocol, changed or not.
+    departures: grows with every value that is not the board's; empty for an on-board run.
+    """
+
+    def __init__(self, board: Board, registry: Registry, options: Sequence[str]) -> None:
+        self.board, self.registry = board, registry
+        self.departures: list[str] = []
+        self._asked = parse_options(options)
+        self._used: set[str] = set()
+        self.trigger = self._section("trigger", board.trigger)
+        self.reference = self._section("reference", board.reference)
+        self.budget = self._section("budget", board.budget)
+        _reject_unknown(registry, board.options)
+
+    def _section(self, name: str, default: Any) -> Any:
+        """A part of the protocol with the user's changes."""
+        changes = self._asked.get(name, {})
+        self._used.update({name} if changes else ())
+        value = build(type(default), {**default.model_dump(), **changes}, name)
+        self._compare(name, default.model_dump(), value.model_dump())
+        return value
+
+    def methods(self, base: type[M], names: Sequence[str]) -> list[M]:
+        """The methods of ``base``'s axis by name, each once, with the board's options and the user's on top."""
+        return [cast(M, self._method(base.axis, name)) for name in dict.fromkeys(names)]
+
+    def _method(self, axis: str, name: str) -> Method:
+        cls = self.registry.get(axis, name)
+        own = [self._budgeted(cls, self.board.budget), *_named(self.board.method_options(), axis, name)]
+        asked = _named(self._asked, axis, name)
+        if asked[0] and len(self.registry.find(name)) > 1:
+            raise UsageError(f"option {name}.{next(iter(asked[0]))}: {name!r} stands on two axes; write {axis}:{name}.")
+        self._used.update(key for key in (name, f"{axis}:{name}") if key in self._asked)
+        budget = self._budgeted(cls, self.budget) if "budget" in self._asked else {}
+        ours = build(cls, merge(*({name: table} for table in own)).get(name, {}), name)
+        theirs = build(cls, merge(*({name: table} for table in (*own, budget, *asked))).get(name, {}), name)
+        self._compare(name, ours.model_dump(), theirs.model_dump())
+        return theirs
+
+    @staticmethod
+    def _budgeted(cls: type[Method], budget: Any) -> dict[str, Any]:
+        """The part of the budget that a defense has fields for; nothing for other axes."""
+        values = budget.model_dump() if cls.axis == "defense" else {}
+        return {field: value for field, value in values.items() if value is not None and field in cls.model_fields}
+
+    def _compare(self, name: str, board: Mapping[str, Any], run: Mapping[str, Any]) -> None:
+        for option, value in run.items():
+            if value != board[option]:
+                self.departures.append(f"{name}.{option}={value} (the board's: {board[option]})")
+
+    def reject_unused(self) -> None:
+        """UsageError where ``-o`` speaks of something that takes no part in the run."""
+        unused = [name for name in self._asked if name not in self._used]
+        _reject_unknown(self.registry, (name for name in unused if name not in SECTIONS))
+        for name in unused:
+            raise UsageError(f"option {name}.{next(iter(self._asked[name]))}: {name} takes no part in this run")
+
+
+def _reject_unknown(registry: Registry, names: Iterable[str]) -> None:
+    """UnknownNameError where a table of options speaks of a method that nobody registered."""
+    for name in names:
+        axis, _, bare = name.rpartition(":")
+        if axis and axis not in AXES:
+            raise UnknownNameError("axis", axis, AXES)
+        (registry.get(axis, bare) if axis else registry.find(bare))
+
+
+def _named(options: Options, axis: str, name: str) -> list[dict[str, Any]]:
+    """The tables that speak of a method: under its bare name, then under ``axis:name``, which wins."""
+    return [dict(options.get(name, {})), dict(options.get(f"{axis}:{name}", {}))]
