@@ -87,7 +87,7 @@ def with_boards(readme: str) -> str:
     def fill(match: re.Match[str]) -> str:
         board = load_board(match["board"])
         records = read_records(boards_folder() / board.name / "records")
-        table = render(records, "markdown", order=Order.of(board)).strip()
+        table = render(records, "markdown", order=Order.of(board)).strip().replace("\n## ", "\n### ")
         return f"{match[1]}{table}\n{match[3]}"
 
     return BLOCK.sub(fill, readme)
