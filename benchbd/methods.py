@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from benchbd.errors import DataAbsentError
+from benchbd.errors import DataAbsentError, DataError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -219,6 +219,18 @@ class Probe:
     test: Tensor
     triggered: Tensor
     seed: int
+
+    @property
+    def labels(self) -> Tensor:
+        """The training labels, int64 (N,), on the encoder's device. DataError where there are none."""
+        if self.train.labels is None:
+            raise DataError("a downstream classifier needs labelled training images")
+        return self.train.labels.to(self.encoder.device)
+
+    @property
+    def classes(self) -> int:
+        """How many classes the task has."""
+        return len(self.train.classes) or int(self.labels.max()) + 1
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from benchbd import DataError, Evaluator, Predictions, Probe, hookimpl
+from benchbd import Evaluator, Predictions, Probe, hookimpl
 
 CHUNK = 1024  # queries at a time: their similarities to 50,000 images are 200 MB
 
@@ -27,10 +27,7 @@ class KNN(Evaluator):
     temperature: float = Field(0.5, gt=0, description="a vote weighs exp(cosine / temperature)")
 
     def evaluate(self, probe: Probe) -> Predictions:
-        if probe.train.labels is None:
-            raise DataError("a downstream classifier needs labelled training images")
-        labels = probe.train.labels.to(probe.encoder.device)
-        classes = len(probe.train.classes) or int(labels.max()) + 1
+        labels, classes = probe.labels, probe.classes
         bank = F.normalize(probe.encoder.extract(probe.train.pixels), dim=1)
 
         def predict(pixels: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from benchbd import DataError, Evaluator, Predictions, Probe, Steps, hookimpl, one_thread, stream
+from benchbd import Evaluator, Predictions, Probe, Steps, hookimpl, one_thread, stream
 
 EPS = 1e-5  # added to the variance: a dimension that never fires stays finite
 
@@ -33,10 +33,7 @@ class Linear(Evaluator):
     milestones: tuple[int, ...] = Field((15, 30), description="epochs after which the rate is divided by 10")
 
     def evaluate(self, probe: Probe) -> Predictions:
-        if probe.train.labels is None:
-            raise DataError("a downstream classifier needs labelled training images")
-        labels = probe.train.labels.to(probe.encoder.device)
-        classes = len(probe.train.classes) or int(labels.max()) + 1
+        labels, classes = probe.labels, probe.classes
         train = F.normalize(probe.encoder.extract(probe.train.pixels), dim=1)
         mean, deviation = train.mean(0), (train.var(0, correction=0) + EPS).sqrt()
         with one_thread():

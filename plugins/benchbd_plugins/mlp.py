@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from pydantic import Field, PositiveInt
 from torch import Generator, Tensor
 
-from benchbd import DataError, Encoder, Evaluator, Predictions, Probe, Steps, hookimpl, one_thread, stream
+from benchbd import Encoder, Evaluator, Predictions, Probe, Steps, hookimpl, one_thread, stream
 
 TOGETHER = 8  # heads per batch
 LANES = 16  # floats in the widest SIMD register
@@ -61,7 +61,7 @@ class MLP(Evaluator):
 
         alike: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for i, probe in enumerate(probes):
-            alike[*features(probe.encoder, probe.train.pixels).shape, class_count(probe)].append(i)
+            alike[*features(probe.encoder, probe.train.pixels).shape, probe.classes].append(i)
 
         predictions: dict[int, Predictions] = {}
         for (*_, classes), members in alike.items():
@@ -74,7 +74,7 @@ class MLP(Evaluator):
                 with one_thread():
                     layers = self.fit(
                         torch.stack([features(p.encoder, p.train.pixels) for p in trained]),
-                        torch.stack([labels_of(p) for p in trained]),
+                        torch.stack([p.labels for p in trained]),
                         classes,
                         [p.seed for p in trained],
                     )
@@ -117,17 +117,6 @@ class MLP(Evaluator):
             adam.step()
             progress.loss(loss / members)
         return layers_of(flat.detach(), sizes)
-
-
-def labels_of(probe: Probe) -> Tensor:
-    """The training labels, int64 (N,), on the encoder's device."""
-    if probe.train.labels is None:
-        raise DataError("a downstream classifier needs labelled training images")
-    return probe.train.labels.to(probe.encoder.device)
-
-
-def class_count(probe: Probe) -> int:
-    return len(probe.train.classes) or int(labels_of(probe).max()) + 1
 
 
 def forward(layers: Layers, x: Tensor, keep: Tensor | None = None) -> Tensor:
