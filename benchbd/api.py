@@ -1,11 +1,12 @@
-"""The Python API: the commands as functions. ``benchbd.plan``, ``benchbd.run``, ``benchbd.load_encoder``."""
+"""The Python API: the commands as functions. ``benchbd.plan``, ``run``, ``detect``, ``load_encoder``."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypedDict, TypeVar, Unpack
 
 import torch
 
@@ -16,7 +17,7 @@ from benchbd.errors import StoreError, UsageError
 from benchbd.methods import Dataset
 from benchbd.planning import Plan, Selection, make_plan
 from benchbd.plugins import Registry, load_registry
-from benchbd.records import Record, write_records
+from benchbd.records import DETECTIONS, DetectionRecord, Record, write_records
 from benchbd.runner import Runner
 from benchbd.store import Store, default_root
 
@@ -66,16 +67,27 @@ class Session:
         )
         return make_plan(self.board, self.selection, self.registry, self.library, precision=precision, strict=strict)
 
+    @cached_property
+    def _runner(self) -> Runner:
+        store = Store(self.store)  # first: a store that cannot be written is said before data are decoded
+        return Runner(self.plan(strict=True), self.registry, self.library, store, self.device)
+
     def run(self, on_record: Callable[[Record], None] | None = None) -> list[Record]:
-        """Compute the plan; every record lands in the store as soon as it is there."""
-        store = Store(self.store)
-        runner = Runner(self.plan(strict=True), self.registry, self.library, store, self.device)
+        """Compute the cells of the plan; every record lands in the store as soon as it is there."""
         records = []
-        for record in runner.run():
+        for record in self._runner.run():
             write_records([record], records_folder(self.store, self.board.name))
             records.append(record)
             if on_record is not None:
                 on_record(record)
+        return records
+
+    def inspect(self) -> list[DetectionRecord]:
+        """Put every encoder of the plan before the board's detectors; their records land in the store too."""
+        records = []
+        for record in self._runner.inspect():
+            write_records([record], records_folder(self.store, self.board.name) / DETECTIONS)
+            records.append(record)
         return records
 
 
@@ -100,42 +112,32 @@ def pick_device(name: str | None) -> torch.device:
     return device
 
 
-def _selection(
-    attack: Names, defense: Names, pretrain: str | None, task: Names, seed: Seeds, evaluator: Names, option: Names
-) -> Selection:
-    attacks, defenses, tasks, evaluators, options = map(_several, (attack, defense, task, evaluator, option))
-    return Selection(attacks, defenses, pretrain, tasks, _several(seed), evaluators, options)
+class Request(TypedDict, total=False):
+    """What ``plan``, ``run`` and ``detect`` take besides the board: the options of the command line by their names.
+
+    Where several are possible, one value stands for a list of it alone; what is left out is the board's.
+    """
+
+    attack: Names
+    defense: Names
+    detection: Names
+    pretrain: str | None
+    task: Names
+    seed: Seeds
+    evaluator: Names
+    option: Names
+    data_root: str | Path | None
+    store: str | Path | None
+    device: str | None
+    download: bool
 
 
-def _several(value: T | Sequence[T]) -> tuple[T, ...]:
-    """One value stands for a list of it alone: "ft" is no list of letters."""
-    return (value,) if isinstance(value, str | int) else tuple(value)
-
-
-def plan(
-    board: str | Path = DEFAULT,
+def _open(
+    board: str | Path,
     *,
     attack: Names = (),
     defense: Names = (),
-    pretrain: str | None = None,
-    task: Names = (),
-    seed: Seeds = (),
-    evaluator: Names = (),
-    option: Names = (),
-    data_root: str | Path | None = None,
-    store: str | Path | None = None,
-    device: str | None = None,
-) -> Plan:
-    """What ``run`` with the same arguments would compute. Absent data give provisional keys."""
-    chosen = _selection(attack, defense, pretrain, task, seed, evaluator, option)
-    return Session.open(board, chosen, data_root_option=data_root, store=store, device=device).plan(strict=False)
-
-
-def run(
-    board: str | Path = DEFAULT,
-    *,
-    attack: Names = (),
-    defense: Names = (),
+    detection: Names = (),
     pretrain: str | None = None,
     task: Names = (),
     seed: Seeds = (),
@@ -145,13 +147,35 @@ def run(
     store: str | Path | None = None,
     device: str | None = None,
     download: bool = False,
-) -> pd.DataFrame:
+) -> Session:
+    names = map(_several, (attack, defense, task, evaluator, option, detection))
+    attacks, defenses, tasks, evaluators, options, detections = names
+    chosen = Selection(attacks, defenses, pretrain, tasks, _several(seed), evaluators, options, detections)
+    return Session.open(board, chosen, data_root_option=data_root, store=store, device=device, download=download)
+
+
+def _several(value: T | Sequence[T]) -> tuple[T, ...]:
+    """One value stands for a list of it alone: "ft" is no list of letters."""
+    return (value,) if isinstance(value, str | int) else tuple(value)
+
+
+def plan(board: str | Path = DEFAULT, **request: Unpack[Request]) -> Plan:
+    """What ``run`` with the same arguments would compute. Absent data give provisional keys."""
+    return _open(board, **request).plan(strict=False)
+
+
+def run(board: str | Path = DEFAULT, **request: Unpack[Request]) -> pd.DataFrame:
     """Compute every cell and return one row per record (``benchbd.leaderboard.frame``)."""
     from benchbd.leaderboard import frame
 
-    chosen = _selection(attack, defense, pretrain, task, seed, evaluator, option)
-    session = Session.open(board, chosen, data_root_option=data_root, store=store, device=device, download=download)
-    return frame(session.run())
+    return frame(_open(board, **request).run())
+
+
+def detect(board: str | Path = DEFAULT, **request: Unpack[Request]) -> pd.DataFrame:
+    """Put every encoder before the detectors and return one row per verdict (``benchbd.detections.frame``)."""
+    from benchbd.detections import frame
+
+    return frame(_open(board, **request).inspect())
 
 
 def load_encoder(key: str, *, store: str | Path | None = None, device: str | None = None) -> Encoder:

@@ -57,6 +57,23 @@ class Augment:
         return first, second
 
 
+def flip_and_shift(pixels: Tensor, generator: torch.Generator, shift: int = 4) -> Tensor:
+    """Each of (B, 3, H, W), of any type, mirrored with probability 1/2 and moved by up to ``shift`` pixels.
+
+    The edge is repeated into what a move uncovers. The mild augmentation of supervised training, for methods that
+    compare an image with itself under another net.
+    """
+    count, _, height, width = pixels.shape
+    device = pixels.device
+    mirrored = torch.rand(count, generator=generator, device=device) < 0.5
+    moves = torch.randint(-shift, shift + 1, (2, count, 1), generator=generator, device=device)
+    y = (torch.arange(height, device=device) + moves[0]).clamp(0, height - 1)
+    x = (torch.arange(width, device=device) + moves[1]).clamp(0, width - 1)
+    x = torch.where(mirrored[:, None], x.flip(1), x)
+    moved = pixels.gather(2, y[:, None, :, None].expand(pixels.shape))
+    return moved.gather(3, x[:, None, None, :].expand(pixels.shape))
+
+
 def _uniform(n: int, generator: torch.Generator, low: float = 0.0, high: float = 1.0) -> Tensor:
     return torch.rand(n, generator=generator, device=generator.device) * (high - low) + low
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from benchbd.errors import UnknownNameError, UsageError
 from benchbd.options import Options
@@ -20,10 +20,27 @@ class _Table(BaseModel):
 
 
 class TriggerSpec(_Table):
-    """The trigger of a board: a uniform square at the papers' position, or a file in the released npz format."""
+    """The trigger of a board: a uniform square, or a file in the released npz format.
+
+    fixed: the papers' corner, or where the file has the patch. center: the square in the middle. random: every image
+    gets the patch at a place of its own, as in the official BASSL; an attack that poisons images may keep it nearer to
+    their middle.
+    """
 
     size: int = Field(10, ge=0, description="side of the white square in pixels")
     file: str | None = Field(None, description="an npz file with t and tm instead of the square")
+    position: Literal["fixed", "center", "random"] = Field("fixed", description="where the patch goes in each image")
+
+    @model_validator(mode="after")
+    def _movable(self) -> Self:
+        if self.file is not None and self.position == "center":
+            raise ValueError("position center is for the square: a file says itself where its patch is")
+        return self
+
+    @property
+    def wander(self) -> tuple[float, float] | None:
+        """The part of the sides of a test image that the patch stays within; None where its position is fixed."""
+        return (0.10, 0.90) if self.position == "random" else None
 
 
 class Row(_Table):
@@ -74,6 +91,7 @@ class Board(_Table):
     rows: tuple[Row, ...] = Field(min_length=1)
     attacks: tuple[str, ...] = Field(("none",), min_length=1)
     defenses: tuple[str, ...] = Field(("none",), min_length=1)
+    detections: tuple[str, ...] = Field((), description="detectors that every encoder, clean or attacked, goes before")
     evaluators: tuple[str, ...] = Field(("mlp",), min_length=1)
     seeds: tuple[int, ...] = Field((1,), min_length=1)
     repair_seeds: tuple[int, ...] | None = Field(None, description="seeds of the defended cells; default: seeds")

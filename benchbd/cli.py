@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from benchbd.api import Session
     from benchbd.board import Board
     from benchbd.methods import Method
+    from benchbd.records import Record
     from benchbd.stages import Stage
 
 # Read when torch is loaded: how long its threads spin before they sleep. At the default of 300,000 rounds two threads
@@ -120,6 +121,7 @@ def grid_options(command: F) -> F:
             ),
             click.option("--seed", "seeds", multiple=True, type=click.IntRange(min=0), help="Run seed; repeat."),
             click.option("--evaluator", "evaluators", multiple=True, metavar="E", help="Evaluator; repeat."),
+            click.option("--detection", "detections", multiple=True, metavar="D", help="Detector; repeat."),
             click.option(
                 "-o", "--option", "options", multiple=True, metavar="NAME.FIELD=VALUE", help="Method option; repeat."
             ),
@@ -153,6 +155,7 @@ def _session(arguments: dict[str, Any], **more: Any) -> Session:
         arguments["seeds"],
         arguments["evaluators"],
         arguments["options"],
+        arguments["detections"],
     )
     places = {name: arguments[name] for name in ("store", "device")}
     return Session.open(board, selection, data_root_option=arguments["data_root"], **places, **more)
@@ -167,6 +170,7 @@ def run(download: bool, **arguments: Any) -> None:
     What the store has is not computed again, so the same command resumes an interrupted run. Exit code: 0 all cells
     done, 1 some failed, 2 wrong usage or data, 130 interrupted.
     """
+    from benchbd import detections
     from benchbd.leaderboard import Order, terminal_table
     from benchbd.terminal import Terminal
 
@@ -175,12 +179,20 @@ def run(download: bool, **arguments: Any) -> None:
     session.registry.manager.register(terminal, name="terminal")
     with terminal:
         records = session.run()
+        inspected = session.inspect()
     if arguments["as_json"]:
-        document = {"board": session.board.name, "records": [json.loads(record.to_json()) for record in records]}
+        document = {
+            "board": session.board.name,
+            "records": [json.loads(record.to_json()) for record in records],
+            "detections": [json.loads(record.to_json()) for record in inspected],
+        }
         click.echo(json.dumps(document, indent=1))
     else:
-        click.echo(terminal_table(records, Order.of(session.board)), nl=False)
-    if any(record.status == "failed" for record in records):
+        order = Order.of(session.board)
+        click.echo(terminal_table(records, order), nl=False)
+        if text := detections.render(inspected, order=order, off_board=True):
+            click.echo(f"\n{text}", nl=False)
+    if any(record.status == "failed" for record in (*records, *inspected)):
         sys.exit(1)
 
 
@@ -196,6 +208,7 @@ def plan(download: bool, **arguments: Any) -> None:
         document = {
             "board": session.board.name,
             "cells": len(made.cells),
+            "inspections": len(made.inspections),
             "departures": made.departures,
             "stages": rows,
         }
@@ -210,8 +223,10 @@ def plan(download: bool, **arguments: Any) -> None:
         tabulate(table, headers=["kind", "stage", "key", "", "image-forwards", "seconds"], disable_numparse=True)
     )
     cached = sum(r["cached"] for r in rows)
+    inspections = f", {len(made.inspections)} inspections" if made.inspections else ""
     click.echo(
-        f"\n{len(made.cells)} cells, {len(rows)} distinct stages, {cached} cached, {len(rows) - cached} to compute"
+        f"\n{len(made.cells)} cells{inspections}, {len(rows)} distinct stages, {cached} cached, "
+        f"{len(rows) - cached} to compute"
     )
     todo = [r for r in rows if not r["cached"]]
     known = [r["seconds"] for r in todo if r["seconds"] is not None]
@@ -279,7 +294,7 @@ def _duration(seconds: float) -> str:
 @click.option("--data-root", type=click.Path(path_type=Path), help="Data sets.  [env: BENCHBD_DATA]")
 @click.option("--json", "as_json", is_flag=True, help="Names by axis as JSON on stdout.")
 def list_(axis: str | None, data_root: Path | None, as_json: bool) -> None:
-    """List every method by AXIS (dataset, pretraining, attack, defense, evaluator), and the boards.
+    """List every method by AXIS (dataset, pretraining, attack, defense, detection, evaluator), and the boards.
 
     Data sets are those that plugins know and those that lie in the data root.
     """
@@ -370,6 +385,7 @@ def _show_board(board: Board, as_json: bool) -> None:
         ("pretraining", board.pretraining),
         ("attacks", ", ".join(board.attacks)),
         ("defenses", ", ".join(board.defenses)),
+        *((("detections", ", ".join(board.detections)),) if board.detections else ()),
         ("evaluators", ", ".join(board.evaluators)),
         ("seeds", ", ".join(map(str, board.seeds))),
         ("seeds of repairs", ", ".join(map(str, board.repair_seeds or board.seeds))),
@@ -448,6 +464,101 @@ def plugins(as_json: bool) -> None:
     click.echo(tabulate(rows, headers=headers, disable_numparse=True, maxcolwidths=[None, None, None, 48, 60]))
 
 
+def _records_of(board: Board, named: str, records: Path | None, store: Path | None) -> tuple[Path, list[Record]]:
+    """The records of a board and their folder: --records, else the store's, else those published with the board."""
+    from benchbd.board import board_path
+    from benchbd.records import read_records
+    from benchbd.store import default_root
+
+    stored = (store or default_root()) / "records" / board.name
+    places = [records] if records is not None else [stored, board_path(named).parent / "records"]
+    for place in places:
+        if place.is_dir() and (found := read_records(place)):
+            return place, found
+    looked = " or ".join(map(str, places))
+    raise UsageError(
+        f"no records of board {board.name} in {looked}: run it first with benchbd run --board {board.name}"
+    )
+
+
+def record_options(command: F) -> F:
+    """Where a command that reads records finds them."""
+    for option in (
+        click.option(
+            "--store", type=click.Path(path_type=Path), help="Read the store's records.  [env: BENCHBD_STORE]"
+        ),
+        click.option(
+            "--records", type=click.Path(path_type=Path, file_okay=False), help="Read records from this folder."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@main.command()
+@click.argument("board", required=False)
+@click.option("--paper", is_flag=True, help="With the figures that the papers publish.")
+@record_options
+@click.option("--format", "form", type=click.Choice(["text", "markdown", "json"]), default="text", show_default=True)
+def compare(board: str | None, paper: bool, records: Path | None, store: Path | None, form: str) -> None:
+    """Lay the records of BOARD (default: the demo board) beside published figures.
+
+    Where the board follows the paper's protocol, with differences; on other data, encoders or triggers the orderings of
+    the defenses alone. Records come from --records, else from the store, else from those published with the board.
+    """
+    from benchbd.board import load_board
+    from benchbd.compare_text import render
+
+    if not paper:
+        raise UsageError("say what to compare with: --paper")
+    loaded = load_board(board or DEFAULT)
+    _, found = _records_of(loaded, board or DEFAULT, records, store)
+    click.echo(render(loaded, found, form), nl=False)
+
+
+@main.command()
+@click.argument("record", type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("figures"),
+    show_default=True,
+    help="Folder.",
+)
+@click.option("--board", metavar="B", help="The record's board where it is not one of benchbd's: it has the trigger.")
+@click.option("--store", type=click.Path(path_type=Path), help="Where it was computed.  [env: BENCHBD_STORE]")
+@click.option("--data-root", type=click.Path(path_type=Path), help="Data sets.  [env: BENCHBD_DATA]")
+@click.option("--device", default=None, metavar="DEVICE", help="cpu, cuda or cuda:N.  [default: cuda if any]")
+def figures(
+    record: Path, out: Path, board: str | None, store: Path | None, data_root: Path | None, device: str | None
+) -> None:
+    """Draw the pictures of RECORD, the JSON file of a cell, as PNG and SVG.
+
+    The trigger on test images, inverted triggers, attention before and after the repair, mutual information by layer,
+    and the features in two dimensions; each where it applies.
+    """
+    from benchbd.api import Session
+    from benchbd.board import board_names
+    from benchbd.figures import draw
+    from benchbd.records import read_record
+
+    cell = read_record(record)
+    named = board or (cell.board if cell.board in board_names() else None)
+    session = Session.open(named or DEFAULT, store=store, data_root_option=data_root, device=device)
+    drawn = draw(
+        cell,
+        out,
+        store=session.store,
+        library=session.library,
+        device=session.device,
+        board=session.board if named else None,
+    )
+    for path in drawn.paths:
+        click.echo(path)
+    for line in drawn.left_out:
+        click.echo(f"left out: {line}", err=True)
+
+
 @main.group()
 def leaderboard() -> None:
     """Tables from records. Needs no torch and no data."""
@@ -458,8 +569,7 @@ def leaderboard() -> None:
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="Write README, CSV, JSON, LaTeX and records."
 )
-@click.option("--records", type=click.Path(path_type=Path, file_okay=False), help="Read records from this folder.")
-@click.option("--store", type=click.Path(path_type=Path), help="Read the store's records.  [env: BENCHBD_STORE]")
+@record_options
 @click.option(
     "--format", "form", type=click.Choice(["markdown", "csv", "json", "latex"]), default="markdown", show_default=True
 )
@@ -471,26 +581,21 @@ def build_leaderboard(
 
     Records come from --records, else from the store, else from those that are published with the board.
     """
-    from benchbd.board import board_path, load_board
+    from benchbd import detections
+    from benchbd.board import load_board
     from benchbd.leaderboard import Order, build, render
-    from benchbd.records import read_records
-    from benchbd.store import default_root
+    from benchbd.records import read_detections
 
     loaded = load_board(board or DEFAULT)
-    stored = (store or default_root()) / "records" / loaded.name
-    published = board_path(board or DEFAULT).parent / "records"
-    places = [records] if records is not None else [stored, published]
-    found = next((rows for place in places if place.is_dir() and (rows := read_records(place))), [])
-    if not found:
-        looked = " or ".join(map(str, places))
-        raise UsageError(
-            f"no records of board {loaded.name} in {looked}: run it first with benchbd run --board {loaded.name}"
-        )
+    place, found = _records_of(loaded, board or DEFAULT, records, store)
+    detected = read_detections(place)
     if out is not None:
-        build(loaded.name, found, out, Order.of(loaded), loaded.description, off_board)
+        build(loaded.name, found, out, Order.of(loaded), loaded.description, off_board, detected)
         click.echo(f"wrote the tables and {len(found)} records of board {loaded.name} to {out}", err=True)
-    else:
-        click.echo(render(found, form, loaded.title, Order.of(loaded), off_board), nl=False)
+        return
+    click.echo(render(found, form, loaded.title, Order.of(loaded), off_board), nl=False)
+    if form == "markdown" and (table := detections.render(detected, form, Order.of(loaded), off_board)):
+        click.echo(f"\n## Detection\n\n{table}", nl=False)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ handed is built here and nowhere else.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,18 +25,21 @@ from benchbd.methods import (
     Attack,
     AttackerKnowledge,
     DefenderKnowledge,
+    Detection,
     Evaluator,
     Mitigation,
     Predictions,
     Pretraining,
     Probe,
     Target,
+    Verdict,
 )
 from benchbd.stages import DataRef, Stage
 from benchbd.store import Artifact
-from benchbd.training import check_features, derive_seed, stream
+from benchbd.training import Findings, check_features, derive_seed, stream
 
 ENCODER, REFERENCES, PREDICTIONS = "encoder.safetensors", "references.safetensors", "predictions.safetensors"
+KEPT = "kept.safetensors"
 
 Blobs = dict[str, Callable[[Path], None]]
 
@@ -65,6 +69,7 @@ class Workshop:
             "reference": self._reference,
             "attack": self._attack,
             "defend": self._defend,
+            "detect": self._detect,
         }
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(stage.seed)
@@ -150,11 +155,16 @@ class Workshop:
             raise PluginError(f"attack {method.name} must return the triggers that it was given, one per target")
         return self._encoder_outcome(backdoor.encoder, f"attack {method.name}", pool, knowledge.encoder.arch)
 
+    def _defender(self, stage: Stage) -> DefenderKnowledge:
+        """A clone without labels, names or the pool's declared statistics: nothing in it points back to anything."""
+        rows = draw_rows(stage.data["pool"].count, stage.params["clean"])
+        images = replace(self.images(stage.data["pool"]).subset(rows).unlabeled(), mean=None, std=None)
+        return DefenderKnowledge(images, stage.seed)
+
     def _defend(self, stage: Stage) -> Outcome:
         method = cast(Mitigation, stage.method)
-        rows = draw_rows(stage.data["pool"].count, stage.params["clean"])
-        # A clone without labels, names or the pool's declared statistics: nothing in it points back to anything.
-        images = replace(self.images(stage.data["pool"]).subset(rows).unlabeled(), mean=None, std=None)
+        knowledge = self._defender(stage)
+        images = knowledge.images
         if "encoder" in stage.parents:
             encoder = self.encoder(stage.parents["encoder"]).copy()
         else:  # a control that may know the architecture and nothing else
@@ -162,22 +172,36 @@ class Workshop:
                 stage.params["architecture"], *images.normalization(), seed=stage.seed, device=self.device
             )
         arch = encoder.arch
-        repaired = method.repair(encoder, DefenderKnowledge(images, stage.seed))
+        repaired = method.repair(encoder, knowledge)
         return self._encoder_outcome(repaired, f"defense {method.name}", images, arch)
+
+    def _detect(self, stage: Stage) -> Outcome:
+        method = cast(Detection, stage.method)
+        verdict = method.inspect(self.encoder(stage.parents["encoder"]).copy(), self._defender(stage))
+        if not isinstance(verdict, Verdict):
+            raise PluginError(f"detector {method.name} must return a benchbd.Verdict, not {type(verdict).__name__}")
+        score = float(verdict.score)
+        if not math.isfinite(score):
+            raise PluginError(f"detector {method.name} must give a finite score, not {score}")
+        return Outcome({}, {"score": score, "flagged": bool(verdict.flagged)})
 
     def _probes(self, stages: Sequence[Stage]) -> list[Probe]:
         """One probe a stage. They share copies of the images: an evaluator that writes to them spoils only its own."""
         train = self.images(stages[0].data["train"])
         train = train.subset(torch.arange(len(train)))
         test = self.images(stages[0].data["test"]).pixels.clone()
-        triggers = {stage.params["trigger"]: stage.attachments["trigger"] for stage in stages}
-        triggered = {digest: trigger.stamp(test) for digest, trigger in triggers.items()}
+        triggered: dict[tuple[str, int], Tensor] = {}
+        for stage in stages:
+            # Only a trigger that wanders draws; from the stage's own seed, whatever the company.
+            if (place := (stage.params["trigger"], stage.seed)) not in triggered:
+                positions = stream(stage.seed, "positions", self.device)
+                triggered[place] = stage.attachments["trigger"].stamp(test, positions)
         return [
             Probe(
                 encoder=self.encoder(stage.parents["encoder"]).frozen(),
                 train=train,
                 test=test,
-                triggered=triggered[stage.params["trigger"]],
+                triggered=triggered[stage.params["trigger"], stage.seed],
                 seed=stage.seed,
             )
             for stage in stages
@@ -215,6 +239,12 @@ def _checked_predictions(predictions: object, classes: int, stage: Stage, who: s
             raise PluginError(f"evaluator {who}: {name} predictions must be classes from 0 to {classes - 1}")
     tensors = {name: values.cpu().clone() for name, values in tensors.items()}  # a file takes no shared storage
     return Outcome({PREDICTIONS: lambda path: save_file(tensors, path)}, {})
+
+
+def kept_blobs(findings: Findings) -> Blobs:
+    """What a method kept for pictures, as one more file; none where it kept nothing."""
+    tensors = findings.tensors
+    return {KEPT: lambda path: save_file(tensors, path)} if tensors else {}
 
 
 def read_predictions(artifact: Artifact) -> Predictions:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from benchbd.errors import DataError, UnknownNameError
 
 Precision = Literal["fp32", "bf16"]
+Take = Callable[[str, Tensor], Tensor]
 
 _precision: ContextVar[Precision] = ContextVar("benchbd_precision", default="fp32")
 _meters: ContextVar[tuple[ForwardMeter, ...]] = ContextVar("benchbd_meters", default=())
@@ -57,6 +58,7 @@ class Encoder(nn.Module):
     ``encoder.project(h)``: features -> projections (N, 128); only where ``encoder.head`` is not None.
     ``encoder.intermediates(x)``: features and the output of every stage by name, in one forward.
     ``encoder.stages``: the names of the stages in order. How many there are depends on the architecture.
+    ``encoder.mask``: 1 or 0 per channel of the last stage; what is 0 is pruned. It is part of the saved state.
 
     Mixed precision, channels_last and counting of forwards happen inside, so that methods need not mention them;
     what comes out is always float32.
@@ -64,6 +66,7 @@ class Encoder(nn.Module):
 
     mean: Tensor
     std: Tensor
+    mask: Tensor
 
     def __init__(
         self,
@@ -91,6 +94,7 @@ class Encoder(nn.Module):
         for i, (width, blocks) in enumerate(zip(spec.widths, spec.blocks, strict=True)):
             self.body[f"layer{i + 1}"] = _stage(inputs, width, blocks, stride=1 if i == 0 else 2)
             inputs = width
+        self.register_buffer("mask", torch.ones(self.feature_dim))
         self.head: nn.Sequential | None = projection_head(self.feature_dim) if head else None
         for module in self.modules():
             if isinstance(module, nn.Conv2d):  # torchvision's initialisation
@@ -117,17 +121,36 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.intermediates(x)[0]
 
-    def intermediates(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """(features (N, d), {stage name: map (N, C, H', W')}), all float32, from one forward."""
+    def intermediates(self, x: Tensor, *, every: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
+        """(features (N, d), {stage name: map (N, C, H', W')}), all float32, from one forward.
+
+        every: also what lies between, in order: the output of every convolution but the shortcuts' ("stem.conv",
+            "layer1.0.conv1"), of the ReLU inside each block ("layer1.0.relu"), of the stem and of every block. The
+            last block of a stage goes by the stage's name. No map is changed after it was taken, and the features
+            have a gradient with respect to each, in any precision.
+        """
         charge = _count(self, len(x))
+        maps: dict[str, Tensor] = {}
+
+        def take(place: str, y: Tensor) -> Tensor:
+            maps[place] = y.float()
+            return maps[place].to(y.dtype) if every else y  # under autocast the copy must lie on the way
+
         with torch.autocast(x.device.type, torch.bfloat16, enabled=_precision.get() == "bf16"):
-            y = self.stem(((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last))
-            maps: dict[str, Tensor] = {}
+            y = ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+            y = self._stem_outputs(y, take) if every else self.stem(y)
             for name, stage in self.body.items():
                 charge = _hook_once(y, charge)
-                y = maps[name] = stage(y)
+                y = _stage_outputs(name, stage, y, take) if every else stage(y)
+                if name == self.stages[-1]:
+                    y = y * self.mask.view(1, -1, 1, 1).to(y.dtype)
+                y = take(name, y)
             _hook_once(y, charge)
-        return y.float().mean((2, 3)), {name: map_.float() for name, map_ in maps.items()}
+        return y.float().mean((2, 3)), maps
+
+    def _stem_outputs(self, x: Tensor, take: Take) -> Tensor:
+        convolution, norm, relu = self.stem
+        return take("stem", relu(norm(take("stem.conv", convolution(x)))))
 
     def project(self, features: Tensor) -> Tensor:
         """Raw projections (N, 128) of raw features; the losses normalise them."""
@@ -179,13 +202,31 @@ class Encoder(nn.Module):
             with safe_open(path, "pt") as file:
                 description = json.loads((file.metadata() or {})["benchbd"])
             encoder = cls(description["arch"], head=description["head"])
-            encoder.load_state_dict(load_file(path))
+            encoder.load_state_dict({"mask": encoder.mask, **load_file(path)})  # a file without one prunes nothing
         except FileNotFoundError:
             raise DataError(f"{path}: no such encoder file") from None
         except (SafetensorError, UnknownNameError, KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
             reason = " ".join(str(error).split())[:200]
             raise DataError(f"{path}: not an encoder written by benchbd ({reason})") from error
         return encoder.to(device).eval()
+
+
+def _as_is(place: str, y: Tensor) -> Tensor:
+    return y
+
+
+def _stage_outputs(name: str, stage: nn.Module, y: Tensor, take: Take) -> Tensor:
+    """Run a stage block by block; what lies between is taken, the last block's output is not."""
+    blocks = list(stage.children())
+    for number, block in enumerate(blocks):
+
+        def take_inside(part: str, y: Tensor, place: str = f"{name}.{number}") -> Tensor:
+            return take(f"{place}.{part}", y)
+
+        y = block(y, take_inside)
+        if block is not blocks[-1]:
+            y = take(f"{name}.{number}", y)
+    return y
 
 
 def _stage(inputs: int, width: int, blocks: int, stride: int) -> nn.Sequential:
@@ -208,11 +249,14 @@ class BasicBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(width)
         self.downsample = downsample
 
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+    def forward(self, x: Tensor, take: Take = _as_is) -> Tensor:
+        """take: of what its parts give, by name; the block goes on from what it returns."""
+        y: Tensor = take("conv1", self.conv1(x))
+        y = take("relu", self.relu(self.bn1(y)))
+        y = self.bn2(take("conv2", self.conv2(y)))
         y += x if self.downsample is None else self.downsample(x)
-        out: Tensor = self.relu(y)
-        return out
+        y = self.relu(y)
+        return y
 
 
 def projection_head(dim: int, out: int = 128) -> nn.Sequential:
@@ -243,6 +287,16 @@ class ForwardMeter:
 
     def __exit__(self, *exc: object) -> None:
         _meters.reset(self._token)
+
+
+@contextmanager
+def unmetered() -> Iterator[None]:
+    """Charge nobody for the forwards in the block: those of the harness itself."""
+    token = _meters.set(())
+    try:
+        yield
+    finally:
+        _meters.reset(token)
 
 
 def _count(encoder: Encoder, images: int) -> Callable[[Tensor], None] | None:

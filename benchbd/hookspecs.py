@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
-    from benchbd.methods import Attack, Dataset, Evaluator, Mitigation, Pretraining
+    from benchbd.methods import Attack, Dataset, Detection, Evaluator, Mitigation, Pretraining
     from benchbd.records import Record
     from benchbd.stages import Stage
 
@@ -40,6 +40,11 @@ def benchbd_attacks() -> list[type[Attack]]:  # type: ignore[empty-body]
 @hookspec
 def benchbd_defenses() -> list[type[Mitigation]]:  # type: ignore[empty-body]
     """Return the defense classes of this plugin. Called once, when the registry is built."""
+
+
+@hookspec
+def benchbd_detections() -> list[type[Detection]]:  # type: ignore[empty-body]
+    """Return the detector classes of this plugin. Called once, when the registry is built."""
 
 
 @hookspec

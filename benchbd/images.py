@@ -117,21 +117,34 @@ class Trigger:
 
     pattern: uint8 (3, H, W), 0 wherever the image is kept.
     keep: bool (3, H, W), True where the image stays.
+    wander: None for a patch that stays where ``pattern`` has it. With (a, b), 0 <= a <= b <= 1, every image gets the
+        patch at a place of its own: the top row of its box is uniform over int(a * H) .. int(b * H - height), both
+        included, the left column likewise. Where that range is empty it is its lower end, and never so far down or
+        right that a part of the patch were lost.
     """
 
     pattern: Tensor
     keep: Tensor
+    wander: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.wander is not None and not 0 <= self.wander[0] <= self.wander[1] <= 1:
+            low, high = self.wander
+            raise UsageError(f"a trigger wanders within 0 <= low <= high <= 1 of the image, not ({low:g}, {high:g})")
 
     @classmethod
-    def square(cls, size: int = 10, image_size: int = 32, value: int = 255) -> Trigger:
-        """The papers' uniform square with a margin of one pixel: rows and columns H - size - 1 .. H - 2."""
+    def square(cls, size: int = 10, image_size: int = 32, value: int = 255, *, center: bool = False) -> Trigger:
+        """The papers' uniform square with a margin of one pixel: rows and columns H - size - 1 .. H - 2.
+
+        center: in the middle of the image instead.
+        """
         if not 0 <= size < image_size:
             raise UsageError(
                 f"a trigger of {size}x{size} does not fit a {image_size}x{image_size} image: "
                 f"sizes are 0..{image_size - 1}"
             )
         keep = torch.ones(3, image_size, image_size, dtype=torch.bool)
-        start = image_size - size - 1
+        start = (image_size - size) // 2 if center else image_size - size - 1
         keep[:, start : start + size, start : start + size] = False
         return cls(pattern=torch.where(keep, 0, value).to(torch.uint8), keep=keep)
 
@@ -153,7 +166,10 @@ class Trigger:
         return cls(pattern=pattern, keep=keep)
 
     def save(self, path: str | Path) -> None:
-        """Write the released format: ``t`` float64 and ``tm`` int64, both (1, H, W, 3)."""
+        """Write the released format: ``t`` float64 and ``tm`` int64, both (1, H, W, 3).
+
+        It has no place for ``wander``: a file is a patch, and whether it wanders is said where it is used.
+        """
         t, tm = (a.permute(1, 2, 0)[None].cpu().numpy() for a in (self.pattern, self.keep))
         np.savez(path, t=t.astype(np.float64), tm=tm.astype(np.int64), info=np.array(["trigger", "replace"]))
 
@@ -162,9 +178,12 @@ class Trigger:
         """Height (and width) of the images it fits."""
         return self.pattern.shape[-1]
 
-    @property
+    @cached_property
     def box(self) -> tuple[int, int, int, int] | None:
-        """(top, left, bottom, right), inclusive, of the replaced pixels; None for an empty trigger."""
+        """(top, left, bottom, right), inclusive, of the pixels that ``pattern`` replaces; None for an empty trigger.
+
+        Of one that wanders, only height and width of this box hold on an image.
+        """
         rows, columns = (~self.keep).any(0).nonzero(as_tuple=True)
         if not len(rows):
             return None
@@ -172,24 +191,55 @@ class Trigger:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 over pattern and mask as arrays: two files of one trigger have one digest."""
-        return content_digest(torch.stack([self.pattern, self.keep.to(torch.uint8)]), None, ("trigger",))
+        """sha256 over pattern and mask as arrays, and ``wander`` if any: two files of one trigger have one digest."""
+        place = () if self.wander is None else (f"wander {float(self.wander[0])!r} {float(self.wander[1])!r}",)
+        return content_digest(torch.stack([self.pattern, self.keep.to(torch.uint8)]), None, ("trigger", *place))
 
     def to(self, device: torch.device | str) -> Trigger:
-        return Trigger(self.pattern.to(device), self.keep.to(device))
+        return replace(self, pattern=self.pattern.to(device), keep=self.keep.to(device))
 
-    def stamp(self, pixels: Tensor) -> Tensor:
-        """A stamped copy of uint8 (..., 3, H, W) images."""
+    def within(self, low: float, high: float) -> Trigger:
+        """The same patch, wandering within ``low`` .. ``high`` of the image's sides."""
+        return replace(self, wander=(low, high))
+
+    def stamp(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """A stamped copy of uint8 (..., 3, H, W) images.
+
+        generator: where a trigger that wanders draws its places from, two numbers an image; any other leaves it alone.
+        UsageError where the images have another size, or a trigger wanders without a generator.
+        """
         if pixels.shape[-2:] != self.pattern.shape[-2:]:
             raise UsageError(
                 f"a trigger for {self.size}x{self.size} images does not fit images of "
                 f"{pixels.shape[-2]}x{pixels.shape[-1]}"
             )
-        return torch.where(self.keep.to(pixels.device), pixels, self.pattern.to(pixels.device))
+        if self.wander is None:
+            return torch.where(self.keep.to(pixels.device), pixels, self.pattern.to(pixels.device))
+        if generator is None:
+            raise UsageError("a trigger at random places needs a generator to draw them from")
+        stamped = pixels.reshape(-1, *self.pattern.shape).clone()
+        if self.box is not None and len(stamped):
+            top, left, bottom, right = self.box
+            part = (..., slice(top, bottom + 1), slice(left, right + 1))
+            pattern, keep = (a[part].permute(1, 2, 0).to(pixels.device) for a in (self.pattern, self.keep))
+            rows, columns = (self._places(len(stamped), side, generator).to(pixels.device) for side in keep.shape[:2])
+            image = torch.arange(len(stamped), device=pixels.device)[:, None, None]
+            box = (image, slice(None), rows[:, :, None], columns[:, None, :])  # indexes as (N, height, width, 3)
+            stamped[box] = torch.where(keep, stamped[box], pattern)
+        return stamped.view(pixels.shape)
 
-    def stamped(self, images: ImageSet) -> ImageSet:
-        """``images`` with every picture stamped; labels stay."""
-        return replace(images, pixels=self.stamp(images.pixels))
+    def _places(self, count: int, side: int, generator: torch.Generator) -> Tensor:
+        """Rows, or columns, of a patch that is ``side`` long, one draw an image: int64 (count, side)."""
+        assert self.wander is not None
+        # Rounded first, since 0.29 * 100 is 28.999999999999996.
+        low, high = (int(round(v, 9)) for v in (self.wander[0] * self.size, self.wander[1] * self.size - side))
+        low = min(low, self.size - side)
+        start = torch.randint(low, max(low, high) + 1, (count, 1), generator=generator, device=generator.device)
+        return start + torch.arange(side, device=generator.device)
+
+    def stamped(self, images: ImageSet, generator: torch.Generator | None = None) -> ImageSet:
+        """``images`` with every picture stamped, as ``stamp`` does; labels stay."""
+        return replace(images, pixels=self.stamp(images.pixels, generator))
 
 
 def load_references(path: str | Path, label: int, size: int) -> Tensor:

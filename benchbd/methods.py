@@ -171,9 +171,16 @@ class Backdoor:
 
 
 class Attack(Method):
-    """Turns a clean encoder into a backdoored one."""
+    """Turns a clean encoder into a backdoored one.
+
+    retrains: True where ``inject`` runs the knowledge's pre-training again, and so costs what that did.
+    control_of: the name of the attack whose control this is. A control is never gated, and a board plans it without
+        defenses: its own undefended row is what it is for.
+    """
 
     axis: ClassVar[str] = "attack"
+    retrains: ClassVar[bool] = False
+    control_of: ClassVar[str] = ""
 
     def inject(self, knowledge: AttackerKnowledge) -> Backdoor:
         """The backdoored encoder. NotApplicable where the attack makes no sense for ``knowledge``."""
@@ -200,6 +207,28 @@ class Mitigation(Method):
 
     def repair(self, encoder: Encoder, knowledge: DefenderKnowledge) -> Encoder:
         """A repaired encoder of the same architecture. ``encoder`` is a copy that may be changed or returned."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a detector thinks of one encoder.
+
+    score: higher is more suspicious, finite; populations of encoders are compared by it alone.
+    flagged: the detector's own decision.
+    """
+
+    score: float
+    flagged: bool
+
+
+class Detection(Method):
+    """Tells backdoored encoders from clean ones. Judged on populations: many encoders of either kind."""
+
+    axis: ClassVar[str] = "detection"
+
+    def inspect(self, encoder: Encoder, knowledge: DefenderKnowledge) -> Verdict:
+        """The verdict on one encoder. ``encoder`` is a copy that may be changed."""
         raise NotImplementedError
 
 

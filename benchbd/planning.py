@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 from benchbd.board import Board, ReferenceSpec, Row, TriggerSpec, resolve_target, split_task
 from benchbd.data import DataLibrary, SplitInfo
 from benchbd.errors import DataAbsentError, DataError, UnknownNameError, UsageError
 from benchbd.images import Trigger, content_digest, load_references
-from benchbd.methods import Attack, Evaluator, Mitigation, Pretraining
+from benchbd.methods import Attack, Detection, Evaluator, Mitigation, Pretraining
 from benchbd.plugins import Registry
 from benchbd.settings import Settings
 from benchbd.stages import DataRef, Stage, distinct
@@ -28,6 +28,7 @@ class Selection:
     seeds: Sequence[int] = ()
     evaluators: Sequence[str] = ()
     options: Sequence[str] = ()
+    detections: Sequence[str] = ()
 
 
 class Goal(NamedTuple):
@@ -47,6 +48,7 @@ class Cell:
 
     chain: the stages that lead to its encoder, in order. evaluate: its own evaluation; undefended and floor: those of
     the attacked encoder as published and of the clean encoder, under the same task, evaluator and seed.
+    control: whether its attack is the control of another.
     """
 
     attack: str
@@ -59,23 +61,62 @@ class Cell:
     evaluate: Stage
     undefended: Stage
     floor: Stage
+    control: bool = False
 
     @property
     def stages(self) -> tuple[Stage, ...]:
         return (*self.chain, self.evaluate, self.undefended, self.floor)
 
+    @property
+    def gated(self) -> bool:
+        """Whether the cell counts only where its attack took: neither the floor nor a control is an attack."""
+        return self.undefended.key != self.floor.key and not self.control
+
+
+@dataclass(frozen=True, eq=False)
+class Inspection:
+    """One encoder before a detector.
+
+    goals: the tasks of its row. chain: the stages that lead to it, in order. detect: the verdict.
+    undefended, floors: evaluations of it and of the clean encoder, one per goal; they tell whether the attack took.
+    """
+
+    detection: str
+    attack: str
+    pretrain: str
+    goals: tuple[Goal, ...]
+    seed: int
+    chain: tuple[Stage, ...]
+    detect: Stage
+    undefended: tuple[Stage, ...]
+    floors: tuple[Stage, ...]
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        return (*self.chain, self.detect, *self.undefended, *self.floors)
+
+    @property
+    def gated(self) -> bool:
+        """Whether the encoder counts as backdoored only where its attack took."""
+        return [stage.key for stage in self.undefended] != [stage.key for stage in self.floors]
+
 
 @dataclass
 class Plan:
-    """Cells in the order of the board; departures: in what the run differs from the board (empty: on-board)."""
+    """Cells and inspections in the order of the board.
+
+    departures: in what the run differs from the board (empty: on-board).
+    """
 
     board: Board
     cells: list[Cell]
     departures: list[str] = field(default_factory=list)
+    inspections: list[Inspection] = field(default_factory=list)
 
     @property
     def stages(self) -> list[Stage]:
-        return distinct(stage for cell in self.cells for stage in cell.stages)
+        needed = [each.stages for each in self.cells] + [each.stages for each in self.inspections]
+        return distinct(stage for stages in needed for stage in stages)
 
     def blocks(self) -> list[list[Cell]]:
         """Cells that share a pre-training set, tasks and seed: what is computed together before the next ones."""
@@ -227,15 +268,20 @@ class _Planner:
         attacks = self.settings.methods(Attack, selection.attacks or board.attacks)
         defenses = self.settings.methods(Mitigation, selection.defenses or board.defenses)
         evaluators = self.settings.methods(Evaluator, selection.evaluators or board.evaluators)
+        detections = self.settings.methods(Detection, selection.detections or board.detections)
         self.settings.reject_unused()
         cells: list[Cell] = []
+        inspections: dict[tuple[str, str], Inspection] = {}
         for row, tasks in self._rows():
             cells += self._row_cells(row, tasks, attacks, defenses, evaluators)
+            for inspection in self._row_inspections(row, attacks, detections, evaluators[0]):
+                # An encoder goes before a detector once: clean ones are shared by rows, or by seeds where pinned.
+                inspections.setdefault((inspection.detection, inspection.chain[-1].key), inspection)
         self.departures += [f"evaluator {e.name}" for e in evaluators if e.name not in board.evaluators]
         for defense in defenses:
             extra = sorted(set(selection.seeds) - set(board.seeds_of(defense.name)))
             self.departures += [f"seed {seed} of defense {defense.name}" for seed in extra]
-        return Plan(board, cells, list(dict.fromkeys(self.departures)))
+        return Plan(board, cells, list(dict.fromkeys(self.departures)), list(inspections.values()))
 
     def _row_cells(
         self,
@@ -254,7 +300,7 @@ class _Planner:
             pretrain = self._pretrain(row.pretrain, seed)
             for attack in attacks:
                 published = self._attack(attack, row, goals, triggers, seed, pretrain)
-                for defense in [d for d, s in wanted if s == seed]:
+                for defense in [d for d, s in wanted if s == seed and self._crosses(attack, d)]:
                     repaired = self._defend(defense, row, seed, pretrain, published)
                     for number, (task, goal, trigger) in enumerate(zip(row.tasks, goals, triggers, strict=True)):
                         if task not in tasks:
@@ -275,9 +321,38 @@ class _Planner:
                                     evaluate=self._evaluate(repaired, *judge),
                                     undefended=self._evaluate(published, *judge),
                                     floor=self._evaluate(pretrain, *judge),
+                                    control=bool(attack.control_of),
                                 )
                             )
         return cells
+
+    def _crosses(self, attack: Attack, defense: Mitigation) -> bool:
+        """Whether a board means this pair: the control of an attack is not defended, unless somebody asks for it."""
+        return not attack.control_of or defense.passthrough or bool(self.selection.defenses)
+
+    def _row_inspections(
+        self, row: Row, attacks: Sequence[Attack], detections: Sequence[Detection], evaluator: Evaluator
+    ) -> Iterator[Inspection]:
+        """Every encoder of the row, clean and attacked, before every detector."""
+        goals = tuple(self._goal(task) for task in row.tasks)
+        triggers = self._triggers(row)
+        for seed in dict.fromkeys(self.selection.seeds or self.board.seeds) if detections else ():
+            pretrain = self._pretrain(row.pretrain, seed)
+            for attack in (attack for attack in attacks if not attack.control_of):
+                published = self._attack(attack, row, goals, triggers, seed, pretrain)
+                judges = [(evaluator, goal, seed, trigger) for goal, trigger in zip(goals, triggers, strict=True)]
+                for detection in detections:
+                    yield Inspection(
+                        detection.name,
+                        attack.name,
+                        row.pretrain,
+                        goals,
+                        seed,
+                        chain=tuple(distinct([published])),
+                        detect=self._detect(detection, row, seed, published),
+                        undefended=tuple(self._evaluate(published, *judge) for judge in judges),
+                        floors=tuple(self._evaluate(pretrain, *judge) for judge in judges),
+                    )
 
     def _triggers(self, row: Row) -> list[Trigger]:
         """One trigger per task of the row: its own, or the board's for all."""
@@ -288,7 +363,9 @@ class _Planner:
         return [self._trigger(spec, size) for spec in specs]
 
     def _trigger(self, spec: TriggerSpec, image_size: int) -> Trigger:
-        trigger = Trigger.load(spec.file) if spec.file is not None else Trigger.square(spec.size, image_size)
+        square = Trigger.square(spec.size, image_size, center=spec.position == "center")
+        trigger = Trigger.load(spec.file) if spec.file is not None else square
+        trigger = replace(trigger, wander=spec.wander)
         if trigger.size != image_size:
             raise UsageError(
                 f"the trigger is for {trigger.size}x{trigger.size} images, these are {image_size}x{image_size}"
@@ -362,16 +439,20 @@ class _Planner:
             attachments={"goals": tuple(zip(goals, triggers, strict=True))},
         )
 
-    def _defend(self, defense: Mitigation, row: Row, seed: int, pretrain: Stage, published: Stage) -> Stage:
-        if defense.passthrough:
-            return published
+    def _clean(self, row: Row, seed: int) -> dict[str, int]:
+        """How many clean images a defender gets, and the seed that they are drawn with."""
         clean = {"count": self.board.clean_images, "seed": derive_seed(seed, "clean")}
         pool = self._ref(row.pretrain, "pool")
         if pool.count and clean["count"] > pool.count:
             raise UsageError(
                 f"the board gives defenders {clean['count']} clean images, but the pool {row.pretrain} has {pool.count}"
             )
-        params: dict[str, Any] = {"clean": clean}
+        return clean
+
+    def _defend(self, defense: Mitigation, row: Row, seed: int, pretrain: Stage, published: Stage) -> Stage:
+        if defense.passthrough:
+            return published
+        params: dict[str, Any] = {"clean": self._clean(row, seed)}
         parents = {"encoder": published}
         if not defense.uses_weights:
             params["architecture"] = self.pretraining.architecture
@@ -382,9 +463,21 @@ class _Planner:
             f"{defense.name} on {origin if defense.uses_weights else 'clean images of ' + origin}",
             defense,
             derive_seed(seed, "defend"),
-            data={"pool": pool},
+            data={"pool": self._ref(row.pretrain, "pool")},
             params=params,
             parents=parents,
+            numerics=self.numerics,
+        )
+
+    def _detect(self, detection: Detection, row: Row, seed: int, published: Stage) -> Stage:
+        return Stage(
+            "detect",
+            f"{detection.name} on {published.label}",
+            detection,
+            derive_seed(seed, "detect"),
+            data={"pool": self._ref(row.pretrain, "pool")},
+            params={"clean": self._clean(row, seed)},
+            parents={"encoder": published},
             numerics=self.numerics,
         )
 

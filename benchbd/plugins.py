@@ -14,7 +14,7 @@ import pluggy
 
 from benchbd import hookspecs
 from benchbd.errors import UnknownNameError
-from benchbd.methods import Attack, Dataset, Evaluator, Method, Mitigation, Pretraining
+from benchbd.methods import Attack, Dataset, Detection, Evaluator, Method, Mitigation, Pretraining
 
 GROUP = "benchbd"
 FIRST_PARTY = "benchbd"
@@ -24,6 +24,7 @@ AXES: dict[str, tuple[str, type[Method]]] = {
     "pretraining": ("benchbd_pretrainings", Pretraining),
     "attack": ("benchbd_attacks", Attack),
     "defense": ("benchbd_defenses", Mitigation),
+    "detection": ("benchbd_detections", Detection),
     "evaluator": ("benchbd_evaluators", Evaluator),
 }
 """Per axis: the hook that collects its methods, and the class they derive from."""

@@ -1,4 +1,4 @@
-"""A record: what is known of one cell under one evaluator, complete enough to be read, compared and verified alone."""
+"""Records: what is known of one cell or one inspection, complete enough to be read, compared and verified alone."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -14,6 +14,8 @@ from benchbd.errors import DataError, StoreError
 from benchbd.files import commit
 
 SCHEMA: Literal[1] = 1
+
+DETECTIONS = "detections"  # the folder, among a board's records, of those of detectors
 
 Status = Literal["ok", "attack-failed", "n/a", "failed"]
 
@@ -70,8 +72,8 @@ class Cost(BaseModel):
     image_forwards: int
 
 
-class Record(BaseModel):
-    """One cell: attack x defense x (pretrain, task, target) x seed, under one evaluator."""
+class Entry(BaseModel):
+    """What every record holds, of a cell or of an inspection."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -80,28 +82,17 @@ class Record(BaseModel):
     on_board: bool = Field(description="whether protocol, options and data are those of the board")
     departures: list[str] = Field(default_factory=list, description="in what the run departs from the board")
     attack: str
-    defense: str
     pretrain: str
-    task: str
-    target: int
-    target_name: str
     seed: int
-    evaluator: str
     status: Status
     reason: str = ""
-    key: str = Field(description="key of the evaluate stage, also where the cell did not get that far")
-    metrics: Metrics | None = None
-    counts: Counts | None = None
-    baseline: Baseline | None = None
-    baseline_counts: Counts | None = None
-    undefended: Metrics | None = Field(None, description="the same cell under defense none")
-    seconds: float | None = Field(None, description="wall seconds of the defense, when it was computed")
+    key: str = Field(description="key of the last stage, also where it did not get that far")
+    seconds: float | None = Field(None, description="wall seconds of the defense or detector, when it was computed")
     cost: dict[str, Cost] = Field(default_factory=dict, description="by kind of stage")
     stages: dict[str, str] = Field(default_factory=dict, description="full key by kind of stage")
     identity: dict[str, Any] = Field(
         default_factory=dict, description="methods with every option, data, trigger, seeds"
     )
-    reference: dict[str, Any] = Field(default_factory=dict, description="where the reference inputs come from")
     clean_images: list[int] = Field(default_factory=list, description="rows of the pool that the defender got")
     notes: list[str] = Field(default_factory=list, description="what a reader of the table must know, one line each")
     findings: dict[str, Any] = Field(default_factory=dict, description="what methods noted on their way, by kind")
@@ -109,17 +100,13 @@ class Record(BaseModel):
 
     @property
     def name(self) -> str:
-        """A file name that says what the cell is. On-board a cell has one record, which a later run replaces; off-board
-        the key tells the variants apart."""
-        parts = [
-            self.attack,
-            self.defense,
-            self.pretrain,
-            f"{self.task}-{self.target}",
-            f"s{self.seed}",
-            self.evaluator,
-        ]
+        """A file name that says what this is. On-board a cell has one record, which a later run replaces; off-board the
+        key tells the variants apart."""
+        parts = self._parts()
         return "_".join(parts if self.on_board else [*parts, self.key[:12]]) + ".json"
+
+    def _parts(self) -> list[str]:
+        raise NotImplementedError
 
     def to_json(self) -> str:
         """Indented JSON with sorted keys; lists of numbers stay on one line."""
@@ -132,7 +119,56 @@ class Record(BaseModel):
         return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
-def write_records(records: Iterable[Record], folder: Path) -> list[Path]:
+class Record(Entry):
+    """One cell: attack x defense x (pretrain, task, target) x seed, under one evaluator."""
+
+    defense: str
+    task: str
+    target: int
+    target_name: str
+    evaluator: str
+    metrics: Metrics | None = None
+    counts: Counts | None = None
+    baseline: Baseline | None = None
+    baseline_counts: Counts | None = None
+    undefended: Metrics | None = Field(None, description="the same cell under defense none")
+    reference: dict[str, Any] = Field(default_factory=dict, description="where the reference inputs come from")
+
+    def _parts(self) -> list[str]:
+        task = f"{self.task}-{self.target}"
+        return [self.attack, self.defense, self.pretrain, task, f"s{self.seed}", self.evaluator]
+
+
+class Gain(BaseModel):
+    """How much an attack gained on one task, in percent without the images of the target class.
+
+    asr_nontarget: of the inspected encoder, undefended. asr_b_nontarget: of the clean encoder.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    asr_nontarget: float
+    asr_b_nontarget: float
+
+
+class DetectionRecord(Entry):
+    """One inspection: a detector's verdict on one encoder, clean (attack ``none``) or attacked."""
+
+    detection: str
+    tasks: list[str] = Field(description="of the encoder's row, each DATASET:TARGET")
+    score: float | None = Field(None, description="higher is more suspicious")
+    flagged: bool | None = Field(None, description="the detector's own decision")
+    gains: dict[str, Gain] = Field(default_factory=dict, description="whether the attack took, by task")
+
+    def _parts(self) -> list[str]:
+        tasks = "+".join(task.replace(":", "-") for task in self.tasks)
+        return [self.attack, self.detection, self.pretrain, tasks, f"s{self.seed}"]
+
+
+E = TypeVar("E", bound=Entry)
+
+
+def write_records(records: Iterable[Entry], folder: Path) -> list[Path]:
     """One file per record, each replaced atomically. StoreError where the folder cannot be written."""
     paths = []
     try:
@@ -148,14 +184,29 @@ def write_records(records: Iterable[Record], folder: Path) -> list[Path]:
 
 def read_records(folder: Path) -> list[Record]:
     """Every record of a folder, by file name. DataError names a file that is not a record or cannot be read."""
-    records = []
-    for path in sorted(folder.glob("*.json")):
-        try:
-            records.append(Record.model_validate_json(path.read_bytes()))
-        except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(str(part) for part in first["loc"])
-            raise DataError(f"{path}: not a benchbd record ({field + ': ' if field else ''}{first['msg']})") from error
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
-    return records
+    return _read(folder, Record)
+
+
+def read_detections(folder: Path) -> list[DetectionRecord]:
+    """Every detection record under ``folder``, the folder of a board's records; they lie apart from those of cells."""
+    return _read(folder / DETECTIONS, DetectionRecord)
+
+
+def read_record(path: Path) -> Record:
+    """One record. DataError where the file is not one or cannot be read."""
+    return _read_one(path, Record)
+
+
+def _read(folder: Path, kind: type[E]) -> list[E]:
+    return [_read_one(path, kind) for path in sorted(folder.glob("*.json"))]
+
+
+def _read_one(path: Path, kind: type[E]) -> E:
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise DataError(f"{path}: not a benchbd record ({field + ': ' if field else ''}{first['msg']})") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error

@@ -12,17 +12,17 @@ from typing import Any
 import torch
 
 from benchbd import __version__
-from benchbd.compute import Outcome, Workshop, draw_rows, read_predictions
+from benchbd.compute import Outcome, Workshop, draw_rows, kept_blobs, read_predictions
 from benchbd.data import DataLibrary
 from benchbd.encoder import ForwardMeter, precision
 from benchbd.errors import BenchbdError, NotApplicable, StoreError
 from benchbd.metrics import baseline, count, metrics
-from benchbd.planning import Cell, Plan
+from benchbd.planning import Cell, Inspection, Plan
 from benchbd.plugins import Registry
-from benchbd.records import Cost, Counts, Record, Status
+from benchbd.records import Cost, Counts, DetectionRecord, Gain, Record, Status
 from benchbd.stages import Stage, distinct
 from benchbd.store import Artifact, Store
-from benchbd.training import collecting_notes, reporting
+from benchbd.training import collecting, reporting
 
 GATE = 15.0  # points by which an undefended ASR must exceed the clean floor for the attack to count
 GROUP = 8  # heads that are trained together on a GPU; a CPU gains nothing from company
@@ -40,7 +40,7 @@ class StageFailed(Exception):  # noqa: N818 - private to the runner
 
 
 class Runner:
-    """Computes what a plan needs and hands out one record per cell."""
+    """Computes what a plan needs and hands out one record per cell and per inspection."""
 
     def __init__(
         self, plan: Plan, registry: Registry, library: DataLibrary, store: Store, device: torch.device
@@ -50,33 +50,48 @@ class Runner:
         self._artifacts: dict[str, Artifact] = {}
         self._failures: dict[str, StageFailed] = {}
         self._complained: set[tuple[str, str]] = set()
+        self._opened = False
         self._position = 0
         self._total = 0
 
     def run(self) -> Iterator[Record]:
-        """Compute, and yield the record of each cell as soon as its block is done, in the order of the plan.
-
-        Cached stages are verified first, so that a damaged one is known and computed again.
-        """
-        stages = self.plan.stages
-        for stage in stages:
-            self._load(stage)
-        missing = [stage for stage in stages if stage.key not in self._artifacts]
-        self._total = len(missing)
-        for stage in stages:
-            if stage.key in self._artifacts:
-                self._tell("benchbd_stage_finished", stage=stage, status="cached", seconds=0.0, message="")
+        """Compute, and yield the record of each cell as soon as its block is done, in the order of the plan."""
+        self._open()
         for block in self.plan.blocks():
-            wanted = distinct(stage for cell in block for stage in cell.stages)
-            for stage in wanted:
-                if stage.kind != "evaluate":
-                    self._attempt([stage])
-            for group in self._groups([stage for stage in wanted if stage.kind == "evaluate"]):
-                self._attempt(group)
+            self._attempt_all(cell.stages for cell in block)
             for cell in block:
                 record = self._record(cell)
                 self._tell("benchbd_cell_finished", record=record)
                 yield record
+
+    def inspect(self) -> Iterator[DetectionRecord]:
+        """Compute, and yield the record of each inspection, in the order of the plan."""
+        self._open()
+        for inspection in self.plan.inspections:
+            self._attempt_all([inspection.stages])
+            yield self._detection_record(inspection)
+
+    def _open(self) -> None:
+        """Load what the store has, verified, so that a damaged stage is known before anything is computed."""
+        if self._opened:
+            return
+        self._opened = True
+        stages = self.plan.stages
+        for stage in stages:
+            self._load(stage)
+        self._total = len([stage for stage in stages if stage.key not in self._artifacts])
+        for stage in stages:
+            if stage.key in self._artifacts:
+                self._tell("benchbd_stage_finished", stage=stage, status="cached", seconds=0.0, message="")
+
+    def _attempt_all(self, needed: Iterable[Sequence[Stage]]) -> None:
+        """Every stage that some cells or inspections need; evaluations last, in groups."""
+        wanted = distinct(stage for stages in needed for stage in stages)
+        for stage in wanted:
+            if stage.kind != "evaluate":
+                self._attempt([stage])
+        for group in self._groups([stage for stage in wanted if stage.kind == "evaluate"]):
+            self._attempt(group)
 
     # Stages ------------------------------------------------------------------------------------------------------
 
@@ -162,7 +177,7 @@ class Runner:
             with (
                 ForwardMeter() as meter,
                 reporting(report),
-                collecting_notes() as notes,
+                collecting() as findings,
                 precision(stages[0].numerics["precision"]),
                 _tf32(stages[0].numerics["tf32"]),
             ):
@@ -176,14 +191,14 @@ class Runner:
             for stage, outcome in zip(stages, outcomes, strict=True):
                 self._artifacts[stage.key] = self.store.put(
                     stage.key,
-                    outcome.blobs,
+                    {**outcome.blobs, **kept_blobs(findings)},
                     identity=stage.identity,
                     result=outcome.result,
                     meta={
                         "label": stage.label,
                         "architecture": stage.architecture,
                         "cost": cost,
-                        "notes": notes,
+                        "notes": findings.notes,
                         "machine": machine(self.device),
                     },
                 )
@@ -242,8 +257,8 @@ class Runner:
             values["undefended"] = undefended = metrics(published)
             own = self._counts(cell.evaluate, cell.goal.label)
             values |= {"metrics": metrics(own), "counts": own}
-            gain = 100 * (published.hits_nontarget - floor.hits_nontarget) / floor.nontarget  # exact at the gate
-            if cell.undefended.key != cell.floor.key and gain < GATE:
+            gain = _gain(published, floor)
+            if cell.gated and gain < GATE:
                 status = "attack-failed"
                 reason = (
                     f"undefended ASR {undefended.asr_nontarget:.1f} is {gain:+.1f} points from the clean encoder's "
@@ -251,55 +266,100 @@ class Runner:
                 )
         except StageFailed as failure:
             status, reason = failure.status, failure.reason
-        chain = [stage for stage in (*cell.chain, cell.evaluate) if stage.key in self._artifacts]
-        cost = {stage.kind: Cost(**self._artifacts[stage.key].manifest["cost"]) for stage in chain}
-        defend = next((stage for stage in cell.chain if stage.kind == "defend"), None)
         return Record(
-            schema=1,
-            board=self.plan.board.name,
-            on_board=not self.plan.departures,
-            departures=self.plan.departures,
-            attack=cell.attack,
             defense=cell.defense,
-            pretrain=cell.pretrain,
             task=cell.goal.task,
             target=cell.goal.label,
             target_name=cell.goal.name,
-            seed=cell.seed,
             evaluator=cell.evaluator,
+            reference=self._reference(cell),
+            **self._entry(cell, (*cell.chain, cell.evaluate), "defend"),
             status=status,
             reason=reason,
-            key=cell.evaluate.key,
-            seconds=cost["defend"].seconds if "defend" in cost else (0.0 if defend is None else None),
-            cost=cost,
-            stages={stage.kind: stage.key for stage in chain},
-            identity={stage.kind: stage.identity for stage in (*cell.chain, cell.evaluate)},
-            reference=self._reference(cell),
-            clean_images=draw_rows(defend.data["pool"].count, defend.params["clean"]).tolist() if defend else [],
-            notes=self._notes(cell),
-            findings={s.kind: noted for s in chain if (noted := self._artifacts[s.key].manifest["notes"])},
-            machine=self._artifacts[chain[-1].key].manifest["machine"] if chain else machine(self.device),
+            notes=self._missed_references(cell) + self._remarks((*cell.chain, cell.evaluate)),
             **values,
         )
+
+    def _detection_record(self, inspection: Inspection) -> DetectionRecord:
+        chain = (*inspection.chain, inspection.detect)
+        result: dict[str, Any] = {}
+        status: Status = "ok"
+        reason, gains, most = "", {}, 0.0
+        try:
+            for goal, evaluate, clean in zip(inspection.goals, inspection.undefended, inspection.floors, strict=True):
+                published, floor = self._counts(evaluate, goal.label), self._counts(clean, goal.label)
+                gains[str(goal)] = Gain(
+                    asr_nontarget=metrics(published).asr_nontarget,
+                    asr_b_nontarget=metrics(floor).asr_nontarget,
+                )
+                most = max(most, _gain(published, floor))
+            if inspection.detect.key in self._failures:
+                raise self._failures[inspection.detect.key]
+            result = self._artifacts[inspection.detect.key].result
+            if inspection.gated and most < GATE:
+                status = "attack-failed"
+                reason = f"undefended ASR gains at most {most:+.1f} points; an attack counts from {GATE:+.0f}"
+        except StageFailed as failure:
+            status, reason = failure.status, failure.reason
+        return DetectionRecord(
+            detection=inspection.detection,
+            tasks=[str(goal) for goal in inspection.goals],
+            gains=gains,
+            **self._entry(inspection, chain, "detect"),
+            status=status,
+            reason=reason,
+            notes=self._remarks(chain),
+            **result,
+        )
+
+    def _entry(self, of: Cell | Inspection, chain: Sequence[Stage], kind: str) -> dict[str, Any]:
+        """What records of either sort share. kind: of the stage whose seconds and clean images the record is about."""
+        known = [stage for stage in chain if stage.key in self._artifacts]
+        cost = {stage.kind: Cost(**self._artifacts[stage.key].manifest["cost"]) for stage in known}
+        worker = next((stage for stage in chain if stage.kind == kind), None)
+        seconds = cost[kind].seconds if kind in cost else None
+        return {
+            "schema": 1,
+            "board": self.plan.board.name,
+            "on_board": not self.plan.departures,
+            "departures": self.plan.departures,
+            "attack": of.attack,
+            "pretrain": of.pretrain,
+            "seed": of.seed,
+            "key": chain[-1].key,
+            "seconds": 0.0 if worker is None else seconds,
+            "cost": cost,
+            "stages": {stage.kind: stage.key for stage in known},
+            "identity": {stage.kind: stage.identity for stage in chain},
+            "clean_images": draw_rows(worker.data["pool"].count, worker.params["clean"]).tolist() if worker else [],
+            "findings": {s.kind: noted for s in known if (noted := self._artifacts[s.key].manifest["notes"])},
+            "machine": self._artifacts[known[-1].key].manifest["machine"] if known else machine(self.device),
+        }
 
     def _reference(self, cell: Cell) -> dict[str, Any]:
         """What the reference stage of the cell's own task found; empty where there is none."""
         stage = next((stage for stage in cell.chain if stage.kind == "reference"), None)
         return self._artifacts[stage.key].result if stage is not None and stage.key in self._artifacts else {}
 
-    def _notes(self, cell: Cell) -> list[str]:
+    def _missed_references(self, cell: Cell) -> list[str]:
         reference = self._reference(cell)
         missed = sum(predicted != cell.goal.label for predicted in reference.get("predicted", []))
-        notes = []
-        if missed:
-            notes.append(
-                f"{missed} of {len(reference['predicted'])} reference inputs are not classified as the target "
-                f"{cell.goal.label} by the clean classifier; expect a low ASR"
-            )
-        for stage in (*cell.chain, cell.evaluate):
-            if stage.key in self._artifacts:
-                notes += self._artifacts[stage.key].manifest["notes"].get("remarks", [])
-        return notes
+        if not missed:
+            return []
+        return [
+            f"{missed} of {len(reference['predicted'])} reference inputs are not classified as the target "
+            f"{cell.goal.label} by the clean classifier; expect a low ASR"
+        ]
+
+    def _remarks(self, chain: Iterable[Stage]) -> list[str]:
+        """What the methods of these stages want a reader of the table to know."""
+        known = [self._artifacts[stage.key].manifest for stage in chain if stage.key in self._artifacts]
+        return [remark for manifest in known for remark in manifest["notes"].get("remarks", [])]
+
+
+def _gain(published: Counts, floor: Counts) -> float:
+    """Points of ASR non-target by which an attack beats the clean encoder, from counts: exact at the gate."""
+    return 100 * (published.hits_nontarget - floor.hits_nontarget) / floor.nontarget
 
 
 def machine(device: torch.device) -> dict[str, Any]:

@@ -14,12 +14,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from benchbd.methods import Method, Pretraining
+from benchbd.methods import Attack, Method, Pretraining
 from benchbd.store import canonical
 
 SCHEMA = 1  # raise it when a stage of the harness itself (the reference inputs, say) gives other results
 
-Kind = Literal["pretrain", "reference", "attack", "defend", "evaluate"]
+Kind = Literal["pretrain", "reference", "attack", "defend", "detect", "evaluate"]
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,8 @@ class Stage:
             return self.data["train"].count + 2 * self.data["test"].count
         if not isinstance(self.method, Method):  # the reference inputs: features of the training split
             return self.data["train"].count
+        if isinstance(self.method, Attack) and self.method.retrains:
+            return self.parents["encoder"].forwards()
         drawn = self.params.get("clean") or self.params.get("shadow") or {}
         images = drawn.get("count", self.data["pool"].count)
         return self.method.forwards(images) if images else None

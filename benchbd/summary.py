@@ -90,9 +90,15 @@ class Row:
 
     @property
     def heading(self) -> str:
-        """The table that the row belongs to."""
+        """The table that the row belongs to: one for every place and every kind of departure."""
         name = "" if self.task.endswith(f":{self.target_name}") else f" ({self.target_name})"
-        return f"{self.pretrain} -> {self.task}{name}, evaluator {self.evaluator}"
+        off = f"; off-board: {', '.join(self.departures)}" if self.departures else ""
+        return f"{self.pretrain} -> {self.task}{name}, evaluator {self.evaluator}{off}"
+
+    @property
+    def of_floor(self) -> bool:
+        """Whether the row is the clean encoder itself."""
+        return self.attack == self.defense == FLOOR
 
     @property
     def status(self) -> str:
@@ -200,8 +206,7 @@ def _row(records: Sequence[Record], scratch: Mapping[tuple[object, ...], Record]
 def _notes(records: Sequence[Record]) -> tuple[str, ...]:
     said: dict[str, list[int]] = {}
     for record in records:
-        texts = [f"off-board: {departure}" for departure in departures(record)]
-        texts += [f"{record.status}: {record.reason}"] if record.reason else []
+        texts = [f"{record.status}: {record.reason}"] if record.reason else []
         for text in dict.fromkeys([*texts, *record.notes]):
             said.setdefault(" ".join(text.split()), []).append(record.seed)
     return tuple(

@@ -11,6 +11,7 @@ CPU, no files, seconds. Every method that comes with benchbd passes it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -24,6 +25,7 @@ from benchbd.methods import (
     AttackerKnowledge,
     Dataset,
     DefenderKnowledge,
+    Detection,
     Evaluator,
     Method,
     Mitigation,
@@ -31,6 +33,7 @@ from benchbd.methods import (
     Pretraining,
     Probe,
     Target,
+    Verdict,
 )
 from benchbd.plugins import AXES
 
@@ -111,6 +114,7 @@ def check_method(cls: type[Method], **options: Any) -> None:
         Pretraining: _check_pretraining,
         Attack: _check_attack,
         Mitigation: _check_mitigation,
+        Detection: _check_detection,
         Evaluator: _check_evaluator,
         Dataset: _check_dataset,
     }
@@ -203,6 +207,20 @@ def _check_mitigation(method: Mitigation, who: str) -> None:
     if not method.uses_weights:
         other = method.repair(toy_encoder(seed=5).copy(), toy_defender(seed=1))
         _require(_same(results[0], other.tensors()), f"{who}: uses_weights is False, but the weights matter")
+
+
+def _check_detection(method: Detection, who: str) -> None:
+    verdicts = []
+    for _ in range(2):
+        knowledge = toy_defender(seed=1)
+        given = knowledge.images.pixels.clone()
+        verdict = _call(who, method.inspect, toy_encoder().copy(), knowledge)
+        _require(isinstance(verdict, Verdict), f"{who}: must return a benchbd.Verdict, not {type(verdict).__name__}")
+        _require(math.isfinite(verdict.score), f"{who}: the score must be finite, not {verdict.score}")
+        _require(torch.equal(given, knowledge.images.pixels), f"{who}: the clean images were changed")
+        verdicts.append(verdict)
+        _other_randomness(99)
+    _require(verdicts[0] == verdicts[1], f"{who}: the same seed gave another verdict")
 
 
 def _check_evaluator(method: Evaluator, who: str) -> None:

@@ -1,4 +1,4 @@
-"""What several methods share: seeds, the loop over steps, NT-Xent, contrastive training, and attention maps."""
+"""What several methods share: seeds, the loop over steps, NT-Xent, contrastive training, and what methods find."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -16,16 +17,18 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from benchbd.augment import Augment
-from benchbd.encoder import Encoder
+from benchbd.encoder import Encoder, unmetered
 from benchbd.errors import Diverged, NotApplicable, UsageError
 from benchbd.images import ImageSet
 from benchbd.methods import Method
 
 Reporter = Callable[[int, int, float | None], None]
+Views = tuple[Tensor, Tensor]
+Loss = Callable[[Encoder, Views], Tensor]
 Json = bool | int | float | str | None | Sequence["Json"] | Mapping[str, "Json"]
 
 _reporter: ContextVar[Reporter | None] = ContextVar("benchbd_reporter", default=None)
-_notes: ContextVar[dict[str, Json] | None] = ContextVar("benchbd_notes", default=None)
+_findings: ContextVar[Findings | None] = ContextVar("benchbd_findings", default=None)
 
 
 def derive_seed(seed: int, *names: str) -> int:
@@ -49,30 +52,45 @@ def reporting(reporter: Reporter) -> Iterator[None]:
         _reporter.reset(token)
 
 
+@dataclass
+class Findings:
+    """What a method found out on its way. notes: JSON by name. tensors: what pictures are made of, by name."""
+
+    notes: dict[str, Json] = field(default_factory=dict)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+
+
 def note(name: str, value: Json) -> None:
     """Keep something that a method found out on its way (chosen units, layer weights) with the result of its stage.
 
     The note named ``remarks``, a list of lines, is what a reader of the table must know: each becomes a footnote.
     """
-    if (notes := _notes.get()) is not None:
-        notes[name] = value
+    if (findings := _findings.get()) is not None:
+        findings.notes[name] = value
+
+
+def keep(name: str, tensor: Tensor) -> None:
+    """Keep a small tensor (an inverted trigger) with the result of the stage, for ``benchbd figures``."""
+    if (findings := _findings.get()) is not None:
+        findings.tensors[name] = tensor.detach().cpu().contiguous()
 
 
 @contextmanager
-def collecting_notes() -> Iterator[dict[str, Json]]:
-    """The notes of every method that runs in the block, by name."""
-    notes: dict[str, Json] = {}
-    token = _notes.set(notes)
+def collecting() -> Iterator[Findings]:
+    """What every method that runs in the block notes and keeps."""
+    findings = Findings()
+    token = _findings.set(findings)
     try:
-        yield notes
+        yield findings
     finally:
-        _notes.reset(token)
+        _findings.reset(token)
 
 
 class Steps:
     """``for step in (steps := Steps(n)): ...; steps.loss(value)``: counts, reports progress, stops on NaN.
 
-    The loss is read back from the device a few times a second at most, so that a GPU is never waited for.
+    The loss is read back from the device a few times a second at most, so that a GPU is never waited for. A loop inside
+    another one (an inversion within a training) stops on NaN too, but only the outer one reports.
     """
 
     INTERVAL = 0.25  # seconds between two reports
@@ -87,17 +105,22 @@ class Steps:
 
     def __iter__(self) -> Iterator[int]:
         due = time.monotonic()
-        for step in range(self.total):
-            yield step
-            if time.monotonic() >= due or step + 1 == self.total:
-                self._report(step + 1)
-                due = time.monotonic() + self.INTERVAL
+        reporter = _reporter.get()
+        token = _reporter.set(None)
+        try:
+            for step in range(self.total):
+                yield step
+                if time.monotonic() >= due or step + 1 == self.total:
+                    self._report(step + 1, reporter)
+                    due = time.monotonic() + self.INTERVAL
+        finally:
+            _reporter.reset(token)
 
-    def _report(self, step: int) -> None:
+    def _report(self, step: int, reporter: Reporter | None) -> None:
         loss = None if self._latest is None else float(self._latest)
         if loss is not None and loss != loss:
             raise Diverged(f"the loss is NaN at step {step} of {self.total}")
-        if (reporter := _reporter.get()) is not None:
+        if reporter is not None:
             reporter(step, self.total, loss)
 
 
@@ -201,11 +224,24 @@ class ContrastiveMethod(Method):
 
         return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
-    def fit(self, encoder: Encoder, images: ImageSet, seed: int, *, bn: Literal["train", "eval"] = "train") -> Encoder:
-        """SimCLR on ``images``, in place: every parameter of f and g is trained. Returns ``encoder`` in eval mode.
+    def contrast(self, encoder: Encoder, views: Views) -> Tensor:
+        """NT-Xent of two views (B, 3, H, W) under this method's temperature and BatchNorm rule, 0-d."""
+        return nt_xent(*project_views(encoder, views, self.bn_views), self.temperature)
 
+    def fit(
+        self,
+        encoder: Encoder,
+        images: ImageSet,
+        seed: int,
+        *,
+        bn: Literal["train", "eval"] = "train",
+        loss: Loss | None = None,
+    ) -> Encoder:
+        """Train every parameter of f and g on random views of ``images``, in place. Returns ``encoder`` in eval mode.
+
+        loss: of the encoder and two views (B, 3, H, W) of a batch; SimCLR's, ``contrast``, where none is given.
         bn: ``eval`` keeps BatchNorm on its running statistics.
-        NotApplicable where the encoder has no head; Diverged on NaN and on collapsed features.
+        NotApplicable where the encoder has no head; Diverged on NaN.
         """
         steps = self.total_steps(len(images))
         if not steps:
@@ -219,34 +255,38 @@ class ContrastiveMethod(Method):
         batches = batch_indices(len(images), self.batch, steps, order, images.device)
         for _, rows in zip(progress, batches, strict=True):
             views = self.augment.pair(images.pixels[rows], draws)
-            loss = nt_xent(*project_views(encoder, views, self.bn_views), self.temperature)
+            value = (loss or self.contrast)(encoder, views)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            value.backward()
             optimizer.step()
             schedule.step()
-            progress.loss(loss)
-        encoder.eval()
-        check_features(encoder, images)
-        return encoder
+            progress.loss(value)
+        return encoder.eval()
+
+
+@torch.no_grad()
+def pretext_accuracy(first: Tensor, second: Tensor, block: int = 128) -> float:
+    """Share of the 2N projections whose nearest neighbour by cosine is the other view of the same image, 0..1.
+
+    first, second: (N, d), the two views' projections, row by row. Neighbours are sought among the 2B projections of
+    ``block`` images at a time; a rest of fewer images is a block of its own. The label-free stand-in for accuracy by
+    which pruning levels are chosen; ours, no source gives one.
+    """
+    hits = 0
+    for u, v in zip(first.split(block), second.split(block), strict=True):
+        both = F.normalize(torch.cat([u, v]), dim=1)
+        similarity = (both @ both.T).fill_diagonal_(float("-inf"))
+        positives = torch.arange(len(both), device=both.device).roll(len(u))
+        hits += int((similarity.argmax(1) == positives).sum())
+    return hits / (2 * len(first))
 
 
 def check_features(encoder: Encoder, images: ImageSet) -> None:
-    """Raise Diverged where the features of some images are not finite or all alike."""
-    features = F.normalize(encoder.extract(images.pixels[:256]), dim=1)
+    """Raise Diverged where the features of some images are not finite or all alike. Charged to nobody."""
+    with unmetered():
+        features = F.normalize(encoder.extract(images.pixels[:256]), dim=1)
     if not torch.isfinite(features).all():
         raise Diverged("the features are not finite")
     spread = float(features.std(0).norm())
     if len(images) > 1 and spread < 1e-4:
         raise Diverged(f"the features collapsed: their standard deviation is {spread:.1e}")
-
-
-def attention_map(feature_map: Tensor) -> Tensor:
-    """Spatial attention of (N, C, H, W): sum over channels of squares, flattened, L2-normalised, (N, H * W).
-
-    Source: NAD (Li et al., 2021), p = 2. ValueError for 1x1 maps, whose attention is the constant 1.
-    """
-    if feature_map.shape[2] * feature_map.shape[3] == 1:
-        raise ValueError("a 1x1 feature map has no spatial attention")
-    energy = feature_map.float().square().sum(1).flatten(1)
-    normalised: Tensor = energy / (energy.norm(dim=1, keepdim=True) + 1e-6)
-    return normalised

@@ -53,6 +53,19 @@ def test_plan_run_and_load(tiny: Tiny) -> None:
         benchbd.load_encoder(stage.key, store=tiny.store)
 
 
+def test_detect_returns_a_row_per_verdict(tiny: Tiny) -> None:
+    options = ["detection:decree.inversion_steps=2", "detection:decree.inversion_batch=4"]
+    table = benchbd.detect(tiny.board, detection="decree", option=options, **places(tiny))
+    assert list(zip(table["attack"], table["seed"], strict=True)) == [("none", 1), ("badencoder", 1)]
+    assert table["score"].between(-1, 1).all()
+    assert table["flagged"].isin([True, False]).all()
+
+
+def test_a_misspelt_argument_is_named(tiny: Tiny) -> None:
+    with pytest.raises(TypeError, match="atack"):
+        benchbd.run(tiny.board, atack="none")  # type: ignore[call-arg]
+
+
 def test_every_argument_arrives(tiny: Tiny) -> None:
     planned = benchbd.plan(
         tiny.board,

@@ -6,11 +6,12 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision.transforms.functional as tv
 from torch import Tensor
 from torchvision.transforms import RandomResizedCrop
 
-from benchbd import Augment
+from benchbd import Augment, flip_and_shift, stream
 from benchbd.augment import (
     Jitter,
     affine_colour,
@@ -278,3 +279,22 @@ def test_the_two_views_of_a_pair_are_independent() -> None:
     a, b = (v.flatten(1).mean(1) for v in (first, second))
     assert abs(float(torch.corrcoef(torch.stack([a, b]))[0, 1])) < 0.25
     assert float(a.std()) == pytest.approx(float(b.std()), rel=0.3)
+
+
+def test_views_are_mirrored_and_moved_images() -> None:
+    pixels = torch.randint(0, 256, (40, 3, 9, 9), generator=stream(0, "p")).byte()
+    views = flip_and_shift(pixels, stream(0, "views"))
+    found = set()
+    for image, view in zip(pixels, views, strict=True):
+        for mirrored in (False, True):
+            turned = image.flip(2) if mirrored else image
+            wide = F.pad(turned.float(), (4, 4, 4, 4), mode="replicate").byte()
+            shifts = [(i, j) for i in range(9) for j in range(9) if torch.equal(wide[:, i : i + 9, j : j + 9], view)]
+            found |= {(mirrored, *shift) for shift in shifts}
+            if shifts:
+                break
+        else:
+            pytest.fail("a view is no mirrored and moved image")
+    assert {mirrored for mirrored, _, _ in found} == {False, True}
+    assert len({i for _, i, _ in found}) > 5
+    assert len({j for _, _, j in found}) > 5

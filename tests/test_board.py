@@ -10,7 +10,7 @@ from benchbd.board import board_names, load_board, resolve_target, split_task
 from benchbd.errors import UnknownNameError, UsageError
 
 
-@pytest.mark.parametrize("name", ["demo", "smoke", "cifar10-small", "table1"])
+@pytest.mark.parametrize("name", ["demo", "demo-matrix", "smoke", "cifar10-small", "table1"])
 def test_the_boards_that_come_with_it(name: str) -> None:
     board = load_board(name)
     assert board.name == name
@@ -67,6 +67,13 @@ def test_table1_is_the_papers_grid() -> None:
     ]
     assert board.options == {}  # every setting is the methods' default
     assert board.trigger.size == 10
+
+
+def test_a_file_says_itself_where_its_patch_is(tmp_path: Path) -> None:
+    text = 'rows = [{pretrain = "a", tasks = ["b:1"]}]\ntrigger = {file = "t.npz", position = "center"}'
+    (tmp_path / "mine.toml").write_text(text)
+    with pytest.raises(UsageError, match="position center is for the square"):
+        load_board(tmp_path / "mine.toml")
 
 
 def test_tasks_and_targets() -> None:

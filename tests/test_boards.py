@@ -10,7 +10,26 @@ from benchbd.api import Session
 from benchbd.board import boards_folder
 from benchbd.planning import Selection
 from benchbd.plugins import Registry
-from benchbd.records import read_records
+from benchbd.records import Record, read_records
+
+DEFENSES = ("ft", "fp", "nad", "anp", "moth", "decree", "medic", "mimic")
+
+
+@pytest.mark.slow
+def test_the_demo_matrix_computes_every_cell(tmp_path: Path, registry: Registry) -> None:
+    """Each cell is ok, attack-failed or n/a with its reason; no defense spends more than its budget."""
+    records = Session.open("demo-matrix", store=tmp_path, device="cpu", registry=registry).run()
+    found = {(record.attack, record.defense): record for record in records}
+    assert len(found) == 31
+    assert {record.status for record in records} <= {"ok", "attack-failed", "n/a"}
+    assert all(record.reason for record in records if record.status != "ok")
+    attacked = found["badencoder", "none"]
+    assert attacked.metrics is not None
+    assert attacked.metrics.asr_nontarget >= 85
+    for defense in DEFENSES:
+        assert found["badencoder", defense].status == "ok"
+        assert found["badencoder", defense].cost["defend"].image_forwards <= 300_000
+        assert found["bassl", defense].status == "attack-failed"
 
 
 @pytest.mark.slow
@@ -46,16 +65,19 @@ def test_the_published_records_are_those_of_this_code_and_these_data(registry: R
         (cell.attack, cell.defense, cell.goal.task, cell.seed): {stage.key for stage in (*cell.chain, cell.evaluate)}
         for cell in plan.cells
     }
-    records = read_records(boards_folder() / "cifar10-small" / "records")
-    assert {(r.attack, r.defense, r.task, r.seed) for r in records} == set(planned)
+    records = published()
+    assert {(r.attack, r.defense, r.task, r.seed) for r in records} <= set(planned)
     for record in records:
         assert set(record.stages.values()) <= planned[record.attack, record.defense, record.task, record.seed]
 
 
-def test_the_published_board_meets_its_floor() -> None:
-    """What the board claims of its attack: over the seeds of each real task, undefended ASR and accuracy."""
-    records = [r for r in read_records(boards_folder() / "cifar10-small" / "records") if r.attack == "badencoder"]
-    undefended = [r for r in records if r.defense == "none"]
+def published() -> list[Record]:
+    return read_records(boards_folder() / "cifar10-small" / "records")
+
+
+def test_the_published_attack_meets_its_floor() -> None:
+    """What the board claims of BadEncoder: over the seeds of each real task, undefended ASR and accuracy."""
+    undefended = [r for r in published() if r.attack == "badencoder" and r.defense == "none"]
     assert {r.task for r in undefended} == {"gtsrb", "tinyimagenet10", "mnistm"}
     for task in {r.task for r in undefended}:
         of_task = [r for r in undefended if r.task == task]
@@ -64,4 +86,3 @@ def test_the_published_board_meets_its_floor() -> None:
         assert sum(values) / len(values) >= 85
         assert min(values) >= 75
         assert all(r.metrics.acc >= r.baseline.ca - 8 for r in of_task if r.metrics and r.baseline)
-        assert {r.defense for r in records if r.task == task} >= {"scratch", "ft", "mimic"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -78,7 +79,7 @@ def test_json_is_one_document_of_the_promised_shape(ran: Tiny) -> None:
     result = call("run", *ran.arguments, "--json")
     assert result.exit_code == 0
     document = json.loads(result.stdout)
-    assert list(document) == ["board", "records"]
+    assert list(document) == ["board", "records", "detections"]
     assert document["board"] == "tiny"
     assert len(document["records"]) == 6
     for record in document["records"]:
@@ -174,7 +175,7 @@ def test_no_board_is_the_demo_and_says_so() -> None:
 
 def test_list_in_both_forms() -> None:
     document = json.loads(call("list", "--json").stdout)
-    assert list(document) == ["dataset", "pretraining", "attack", "defense", "evaluator", "board"]
+    assert list(document) == ["dataset", "pretraining", "attack", "defense", "detection", "evaluator", "board"]
     assert {"none", "scratch", "ft", "mimic"} <= set(document["defense"])
     assert {"demo", "smoke", "cifar10-small", "table1"} <= set(document["board"])
     assert json.loads(call("list", "defenses", "--json").stdout) == {"defense": document["defense"]}
@@ -211,6 +212,29 @@ def test_show_a_board() -> None:
     for part in ("cifar10 -> gtsrb:12", "stl10 -> cifar10:0", "attacks ", "defenses ", "seeds ", "clean images "):
         assert part in text
     assert "steps 100, batch 96" in call("show", "board:demo").stdout
+    assert re.search(r"^detections +decree$", call("show", "detect-shapes").stdout, re.MULTILINE)
+
+
+def test_compare_wants_something_to_compare_with() -> None:
+    assert "beside Table I of MIMIC" in call("compare", "cifar10-small", "--paper").stdout
+    assert json.loads(call("compare", "cifar10-small", "--paper", "--format", "json").stdout)
+    for arguments, complaint in (
+        (["cifar10-small"], "say what to compare with: --paper"),
+        (["smoke", "--paper"], "no records of board smoke"),
+    ):
+        result = CliRunner().invoke(main, ["compare", *arguments])
+        assert result.exit_code == 2
+        assert complaint in result.stderr
+        assert result.stderr.count("\n") == 1
+
+
+def test_figures_of_a_file_that_is_no_record(tmp_path: Path) -> None:
+    (tmp_path / "text.json").write_text("{}")
+    for path, complaint in ((tmp_path / "text.json", "not a benchbd record"), (tmp_path / "none", "cannot be read")):
+        result = CliRunner().invoke(main, ["figures", str(path)])
+        assert result.exit_code == 2
+        assert complaint in result.stderr
+        assert result.stderr.count("\n") == 1
     document = json.loads(call("show", "demo", "--json").stdout)
     assert (document["name"], document["attacks"]) == ("demo", ["none", "badencoder"])
 

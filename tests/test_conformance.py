@@ -17,6 +17,21 @@ QUICK: dict[str, dict[str, Any]] = {
     "badencoder": {"steps": 2, "batch": 16},
     "ft": {"steps": 2, "batch": 16},
     "scratch": {"steps": 2, "batch": 16},
+    "fp": {"steps": 2, "batch": 16},
+    "nad": {"steps": 2, "batch": 16, "teacher_steps": 1},
+    "anp": {"steps": 2, "batch": 16},
+    "moth": {
+        "steps": 4,
+        "batch": 16,
+        "warmup_passes": 2,
+        "warmup_images": 2,
+        "pair_passes": 2,
+        "refine_passes": 1,
+        "pair_images": 4,
+        "classes": 3,
+    },
+    "decree": {"inversion_steps": 5, "inversion_batch": 16},
+    "medic": {"steps": 2, "batch": 16},
     "mimic": {"steps": 2, "batch": 16, "mi_epochs": 1, "mi_pool": 2},
     "mlp": {"epochs": 2},
 }
@@ -25,7 +40,8 @@ METHODS = [(axis, name) for axis in AXES for name in load_registry().names(axis)
 
 @pytest.mark.parametrize(("axis", "name"), METHODS)
 def test_installed_method(axis: str, name: str, registry: Any) -> None:
-    check_method(registry.get(axis, name), **QUICK.get(name, {}))
+    extra = {"steps": 2, "batch": 16} if (axis, name) == ("defense", "decree") else {}
+    check_method(registry.get(axis, name), **QUICK.get(name, {}), **extra)
 
 
 class Honest(Mitigation):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from benchbd import BenchbdError, DataError, Encoder
-from benchbd.encoder import ForwardMeter, precision
+from benchbd.encoder import ForwardMeter, Precision, precision
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 
@@ -137,6 +138,65 @@ def test_seeded_depends_on_the_seed_alone_and_leaves_the_global_generator() -> N
     assert not same(first, small(4))
     torch.manual_seed(1)
     assert torch.equal(torch.rand(3), drawn)
+
+
+# ------------------------------------------------------------------------------------------------ intermediates
+
+
+def walked(e: Any, x: Tensor) -> dict[str, Tensor]:
+    """What ``intermediates(every=True)`` gives, by the formulas, nothing in place; the features last."""
+    out = {"stem.conv": e.stem[0]((x - e.mean) / e.std)}
+    y = out["stem"] = e.stem[1](out["stem.conv"]).clamp(min=0)
+    for name, stage in e.body.items():
+        blocks = list(stage.children())
+        for i, block in enumerate(blocks):
+            first = out[f"{name}.{i}.conv1"] = block.conv1(y)
+            between = out[f"{name}.{i}.relu"] = block.bn1(first).clamp(min=0)
+            second = out[f"{name}.{i}.conv2"] = block.conv2(between)
+            y = (block.bn2(second) + (y if block.downsample is None else block.downsample(y))).clamp(min=0)
+            if block is blocks[-1] and name == e.stages[-1]:
+                y = y * e.mask.view(1, -1, 1, 1)
+            out[name if block is blocks[-1] else f"{name}.{i}"] = y
+    return {**out, "feature": y.mean((2, 3))}
+
+
+@pytest.mark.parametrize(("arch", "places"), [("w16", 14), ("resnet18", 34)])
+@pytest.mark.parametrize("training", [False, True])
+def test_every_map_is_what_its_part_gave(arch: str, places: int, training: bool) -> None:
+    encoder = small(arch=arch).train(training)
+    encoder.mask[5] = 0
+    plain, by_hand = encoder.copy().train(training), encoder.copy().train(training)
+    with torch.no_grad():
+        features, maps = encoder.intermediates(images(), every=True)
+        wanted = walked(by_hand, images())
+        assert torch.equal(features, plain(images()))  # bit for bit, and so are the statistics of BatchNorm
+    assert same(encoder, plain)
+    assert len(maps) == places
+    assert [*maps, "feature"] == list(wanted)
+    for place, map_ in {**maps, "feature": features}.items():
+        torch.testing.assert_close(map_, wanted[place], rtol=1e-4, atol=1e-4)
+    assert all(float(maps[place].min()) < 0 for place in maps if "conv" in place)  # raw, before BatchNorm and ReLU
+    assert all(float(maps[place].min()) == 0 for place in maps if "conv" not in place)
+    assert not maps[encoder.stages[-1]][:, 5].any()
+
+
+def test_stages_alone_are_the_same_maps() -> None:
+    encoder = small()
+    with torch.no_grad():
+        (_, stages), (_, every) = encoder.intermediates(images()), encoder.intermediates(images(), every=True)
+    assert list(stages) == list(encoder.stages)
+    assert all(torch.equal(every[name], map_) for name, map_ in stages.items())
+
+
+def test_features_have_a_gradient_with_respect_to_every_map() -> None:
+    encoder, weights = small().frozen(), images(1)[0, 0, :4, :16].reshape(1, 64)
+    features, maps = encoder.intermediates(images().requires_grad_(True), every=True)
+    wanted = walked(encoder, images().requires_grad_(True))
+    found = torch.autograd.grad((features * weights).square().sum(), [*maps.values()])
+    by_hand = torch.autograd.grad((wanted["feature"] * weights).square().sum(), [wanted[place] for place in maps])
+    for gradient, other in zip(found, by_hand, strict=True):
+        assert float(other.norm()) > 0
+        assert float((gradient - other).norm() / other.norm()) < 1e-4
 
 
 # ------------------------------------------------------------------------------------------------------ copies
@@ -288,3 +348,33 @@ def test_every_backward_is_charged_once_and_nested_meters_agree() -> None:
         assert inner.images == 9
         features.sum().backward()  # a second pass through the same graph is work too
     assert (outer.images, inner.images) == (2 + 9 + 6, 9 + 6)
+
+
+@pytest.mark.parametrize("places", [("stem.conv",), ("layer3",), ("stem.conv", "stem", "layer2.0.relu", "layer3")])
+def test_gradients_with_respect_to_maps_are_charged_once(places: tuple[str, ...]) -> None:
+    frozen = small().frozen()
+    with ForwardMeter() as meter:
+        features, maps = frozen.intermediates(images(3).requires_grad_(True), every=True)
+        assert meter.images == 3
+        torch.autograd.grad(features.sum(), [maps[place] for place in places])
+    assert meter.images == 3 + 3 * ("stem.conv" in places)
+
+
+def test_a_step_through_every_map_costs_three_per_image() -> None:
+    encoder = small().train()
+    with ForwardMeter() as meter:
+        features, maps = encoder.intermediates(images(5), every=True)
+        torch.stack([features.sum(), *(map_.square().sum() for map_ in maps.values())]).sum().backward()
+    assert meter.images == 15
+
+
+@pytest.mark.parametrize("value", ["fp32", "bf16"])
+def test_taking_maps_changes_no_feature_in_any_precision(value: Precision) -> None:
+    frozen = small().frozen()
+    with precision(value), ForwardMeter() as meter:
+        features, maps = frozen.intermediates(images(3).requires_grad_(True), every=True)
+        assert torch.equal(features, frozen(images(3)))
+        gradients = torch.autograd.grad(features.square().sum(), [*maps.values()])
+    assert meter.images == 3 * 3
+    assert {t.dtype for t in (features, *maps.values(), *gradients)} == {torch.float32}
+    assert all(float(gradient.norm()) > 0 for gradient in gradients)

@@ -89,6 +89,104 @@ def patterned() -> Trigger:
     return Trigger(pattern, keep)
 
 
+def test_a_wandering_patch_is_whole_and_alone() -> None:
+    """Wherever it lands: the same patch, holes and all, and nothing else is touched."""
+    keep = patterned().keep.clone()
+    keep[1, 3, 24] = True  # a hole in one channel
+    trigger = Trigger(torch.where(keep, 0, patterned().pattern), keep, (0.1, 0.9))
+    pixels = random_pixels(40).clamp(min=100)  # the pattern is darker
+    before = pixels.clone()
+    stamped = trigger.stamp(pixels, torch.Generator().manual_seed(1))
+    assert torch.equal(pixels, before)
+    assert stamped.dtype == torch.uint8
+    places = set()
+    for one, clean in zip(stamped, pixels, strict=True):
+        rows, columns = (one != clean).any(0).nonzero(as_tuple=True)
+        shift = (int(rows.min()) - 2, int(columns.min()) - 20)
+        moved = [a.roll(shift, (1, 2)) for a in (trigger.keep, trigger.pattern)]
+        assert torch.equal(one, torch.where(moved[0], clean, moved[1]))
+        places.add(shift)
+    assert len(places) > 30
+    again = trigger.stamp(pixels, torch.Generator().manual_seed(1))
+    assert torch.equal(again, stamped)
+    assert not torch.equal(trigger.stamp(pixels, torch.Generator().manual_seed(2)), stamped)
+
+
+@pytest.mark.parametrize(
+    ("side", "size", "wander", "first", "last"),
+    [
+        (10, 32, (0.10, 0.90), 3, 18),  # the official BASSL's test images: int(28.8 - 10)
+        (10, 32, (0.25, 0.75), 8, 14),  # and its poisons
+        (10, 32, (0, 1), 0, 22),
+        (16, 32, (0.25, 0.75), 8, 8),
+        (20, 32, (0.25, 0.75), 8, 8),  # 24 - 20 is below 8: the lower end
+        (31, 32, (0.25, 0.75), 1, 1),  # nor out of the image
+        (5, 100, (0.29, 0.4), 29, 35),  # 0.29 * 100 is 28.999999999999996
+    ],
+)
+def test_places_are_uniform(side: int, size: int, wander: tuple[float, float], first: int, last: int) -> None:
+    images, starts = 200 if size == 100 else 2000, last - first + 1
+    trigger = Trigger.square(side, size).within(*wander)
+    marked = trigger.stamp(torch.zeros(images, 3, size, size, dtype=torch.uint8), torch.Generator().manual_seed(0))
+    white = marked[:, 0] == 255
+    assert white.sum((1, 2)).tolist() == [side * side] * images
+    rows, columns = (white.any(axis).int().argmax(1) for axis in (2, 1))
+    for found in (rows, columns):
+        counts = torch.bincount(found - first, minlength=starts)
+        assert int(found.min()) >= first
+        assert counts.shape == (starts,)
+        assert bool((abs(counts - images / starts) < 5 * (images / starts) ** 0.5).all())
+    if starts > 1:
+        both = torch.stack([rows, columns]).double()
+        assert abs(float(torch.corrcoef(both)[0, 1])) < 4 / images**0.5  # neither tells of the other
+
+
+def test_wandering_on_any_shape() -> None:
+    trigger, images = Trigger.square(5).within(0.1, 0.9), random_pixels(6)
+
+    def stamp(pixels: Tensor) -> Tensor:
+        return trigger.stamp(pixels, torch.Generator().manual_seed(3))
+
+    assert torch.equal(stamp(images.view(2, 3, 3, 32, 32)).view(6, 3, 32, 32), stamp(images))
+    assert stamp(images[0]).shape == (3, 32, 32)
+    assert stamp(images[:0]).shape == (0, 3, 32, 32)
+    strided = images.to(memory_format=torch.channels_last)
+    assert torch.equal(stamp(strided), stamp(images))
+    assert torch.equal(strided, images)
+    assert torch.equal(Trigger.square(0).within(0.1, 0.9).stamp(images, torch.Generator()), images)
+
+
+def test_only_a_wandering_trigger_draws() -> None:
+    images, generator = random_pixels(3), torch.Generator().manual_seed(0)
+    state = generator.get_state()
+    assert torch.equal(Trigger.square(5).stamp(images, generator), Trigger.square(5).stamp(images))
+    assert torch.equal(generator.get_state(), state)
+    wandering = Trigger.square(5).within(0.1, 0.9)
+    for stamp in (lambda: wandering.stamp(images), lambda: wandering.stamped(ImageSet(images))):
+        with pytest.raises(UsageError, match="a trigger at random places needs a generator"):
+            stamp()
+    stamped = wandering.stamped(ImageSet(images, torch.tensor([2, 0, 1])), torch.Generator().manual_seed(4))
+    assert torch.equal(stamped.pixels, wandering.stamp(images, torch.Generator().manual_seed(4)))
+    assert stamped.labels is not None
+    assert stamped.labels.tolist() == [2, 0, 1]
+
+
+def test_what_wandering_leaves_and_changes(tmp_path: Path) -> None:
+    fixed, wandering = Trigger.square(10), Trigger.square(10).within(0.1, 0.9)
+    assert fixed.wander is None
+    assert fixed.digest == "4b6ef9214d36b28b4bdceedb4c91bddadaa75f985ac3da1cf8348005a69394a3"  # published records
+    others = [wandering, fixed.within(0.1, 0.8), fixed.within(0.25, 0.75), Trigger.square(9).within(0.1, 0.9)]
+    assert len({fixed.digest, *(other.digest for other in others)}) == 5
+    assert fixed.within(0, 1).digest == fixed.within(0.0, 1.0).digest
+    assert wandering.to("cpu").digest == wandering.digest == fixed.within(0.3, 0.4).within(0.1, 0.9).digest
+    assert (wandering.size, wandering.box) == (fixed.size, fixed.box) == (32, (21, 21, 30, 30))
+    wandering.save(tmp_path / "patch.npz")
+    assert Trigger.load(tmp_path / "patch.npz").digest == fixed.digest  # a file holds the patch alone
+    for low, high in ((0.5, 0.4), (-0.1, 0.5), (0.5, 1.1), (float("nan"), 1)):
+        with pytest.raises(UsageError, match="wanders within 0 <= low <= high <= 1"):
+            fixed.within(low, high)
+
+
 def test_saved_trigger_has_the_released_format(tmp_path: Path) -> None:
     trigger = patterned()
     trigger.save(tmp_path / "trigger.npz")
@@ -288,3 +386,10 @@ def test_batches_are_in_order_and_in_unit_range() -> None:
     parts = list(images.batches(2))
     assert [len(part) for part in parts] == [2, 2, 1]
     assert torch.equal(torch.cat(parts), random_pixels(5).float() / 255)
+
+
+@pytest.mark.parametrize(("size", "box"), [(10, (11, 11, 20, 20)), (5, (13, 13, 17, 17))])
+def test_a_square_in_the_middle(size: int, box: tuple[int, int, int, int]) -> None:
+    centred = Trigger.square(size, center=True)
+    assert centred.box == box
+    assert centred.digest != Trigger.square(size).digest

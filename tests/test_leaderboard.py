@@ -124,9 +124,9 @@ def test_off_board_records_are_left_out_and_counted() -> None:
     both = summary(records, off_board=True)
     assert list(both.departures) == [[], ["ft.lr=0.01"]]
     rows = markdown_rows(render(records, "markdown", off_board=True))
-    assert [row["Status"] for row in rows] == ["ok", "ok, off-board [1]"]
-    assert "[1] off-board: ft.lr=0.01" in render(records, "markdown", off_board=True)
-    assert "ok, off-board [1]" in terminal_table(records)
+    assert [row["Status"] for row in rows] == ["ok", "ok, off-board"]
+    assert "evaluator mlp; off-board: ft.lr=0.01\n" in render(records, "markdown", off_board=True)
+    assert "evaluator mlp; off-board: ft.lr=0.01\n" in terminal_table(records)
 
 
 def test_statuses_and_reasons() -> None:

@@ -11,7 +11,17 @@ import torch
 
 from benchbd import Predictions
 from benchbd.errors import DataError
-from benchbd.metrics import baseline, count, mean_interval, metrics, t_975
+from benchbd.metrics import (
+    auroc,
+    auroc_interval,
+    baseline,
+    binomial_interval,
+    count,
+    mean_interval,
+    metrics,
+    t_975,
+    true_positives,
+)
 from benchbd.records import Baseline, Counts, Metrics
 
 LABELS = torch.tensor([0, 0, 1, 1, 2, 2, 2, 0])
@@ -87,3 +97,64 @@ def test_t_quantiles_against_the_integral_of_the_density(df: int) -> None:
 def test_the_leaderboard_can_import_it_without_torch() -> None:
     code = "import sys, benchbd.metrics; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_auroc_by_hand() -> None:
+    assert auroc([1, 2], [3, 4]) == 1.0
+    assert auroc([3, 4], [1, 2]) == 0.0
+    assert auroc([1, 2, 3], [2, 2, 5]) == pytest.approx((1.5 + 1.5 + 3) / 9)  # ties count half
+    assert auroc([7], [7]) == 0.5
+
+
+def test_auroc_interval_at_the_ends_is_that_of_a_binomial() -> None:
+    low, high = auroc_interval(1.0, 10, 12)
+    assert (low, high) == (pytest.approx(0.025**0.1, abs=1e-12), 1.0)
+    assert binomial_interval(10, 10)[0] == pytest.approx(low, abs=1e-9)
+    assert auroc_interval(0.0, 12, 10) == pytest.approx((0.0, 1 - 0.025**0.1), abs=1e-9)
+
+
+def test_auroc_interval_contains_its_value_narrows_with_size_and_mirrors() -> None:
+    widths = []
+    for n in (5, 10, 40):
+        low, high = auroc_interval(0.8, n, n)
+        assert 0 < low < 0.8 < high < 1
+        mirrored = auroc_interval(0.2, n, n)
+        assert (1 - mirrored[1], 1 - mirrored[0]) == pytest.approx((low, high), abs=1e-9)
+        widths.append(high - low)
+        for p in (low, high):  # both ends stand on the bound itself
+            divergence = 0.8 * math.log(0.8 / p) + 0.2 * math.log(0.2 / (1 - p))
+            assert math.exp(-n * divergence) == pytest.approx(0.025, rel=1e-6)
+    assert widths == sorted(widths, reverse=True)
+
+
+def test_auroc_interval_covers_at_small_sizes() -> None:
+    """Normal scores one standard deviation apart: the true AUROC is Phi(1 / sqrt 2) = 0.7602."""
+    generator = torch.Generator().manual_seed(0)
+    truth, runs, covered = 0.76025, 400, 0
+    for _ in range(runs):
+        clean = torch.randn(10, generator=generator).tolist()
+        attacked = (torch.randn(10, generator=generator) + 1).tolist()
+        low, high = auroc_interval(auroc(clean, attacked), 10, 10)
+        covered += low <= truth <= high
+    assert covered / runs >= 0.95
+
+
+@pytest.mark.parametrize(
+    ("hits", "trials", "expected"),
+    [
+        (0, 10, (0.0, 0.3085)),  # Clopper and Pearson's tables
+        (10, 10, (0.6915, 1.0)),
+        (5, 10, (0.1871, 0.8129)),
+        (1, 20, (0.0013, 0.2487)),
+    ],
+)
+def test_binomial_interval_against_tables(hits: int, trials: int, expected: tuple[float, float]) -> None:
+    assert binomial_interval(hits, trials) == pytest.approx(expected, abs=1e-4)
+
+
+def test_true_positives_by_hand() -> None:
+    clean, attacked = [0.1, 0.2, 0.3, 0.9], [0.25, 0.35, 0.9, 0.95]
+    assert true_positives(clean, attacked) == 1  # above 0.9 strictly
+    assert true_positives(clean, attacked, fpr=0.25) == 3  # one clean encoder may pass: above 0.3
+    assert true_positives(clean, attacked, fpr=1.0) == 4
+    assert true_positives([0.5] * 3, [0.5] * 2) == 0

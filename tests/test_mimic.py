@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from benchbd_plugins.mimic import Mimic, Parts, attention_distance, stage_weights
+from benchbd_plugins.mimic import Mimic, stage_weights
 from torch import Tensor, nn
 
 from benchbd import DefenderKnowledge, Diverged, Encoder, ImageSet, UsageError, note, stream
 from benchbd.encoder import ForwardMeter
-from benchbd.training import collecting_notes
+from benchbd.training import collecting, reporting
 
+Losses = dict[str, Tensor]
 STAGES = ("layer1", "layer2", "layer3")
 QUICK: dict[str, Any] = {"mi_epochs": 2, "mi_pool": 2, "mi_hidden": 16, "colour": "affine"}
 
@@ -84,9 +85,9 @@ def test_the_released_reading_looks_at_the_random_student(
 
 
 def test_what_is_estimated(teacher: Encoder, images: ImageSet) -> None:
-    with collecting_notes() as notes:
+    with collecting() as notes:
         Mimic(steps=0, **QUICK | {"mi_epochs": 60}).repair(teacher, DefenderKnowledge(images, 0))
-    mi: Any = notes["mi"]
+    mi: Any = notes.notes["mi"]
     assert list(mi["beta"]) == list(mi["information"]) == list(STAGES)
     assert all(0 <= m <= math.log(64) for m in mi["information"].values())
     if not mi["uniform_fallback"]:
@@ -94,9 +95,9 @@ def test_what_is_estimated(teacher: Encoder, images: ImageSet) -> None:
 
 
 def test_uniform_weights_need_no_estimate(teacher: Encoder, images: ImageSet) -> None:
-    with collecting_notes() as notes, ForwardMeter() as meter:
+    with collecting() as notes, ForwardMeter() as meter:
         Mimic(steps=0, weighting="uniform").repair(teacher, DefenderKnowledge(images, 0))
-    mi: Any = notes["mi"]
+    mi: Any = notes.notes["mi"]
     assert meter.images == 0
     assert mi["beta"] == dict.fromkeys(STAGES, pytest.approx(1000 * (1 + 10 / 3)))
     assert mi["information"] == {}
@@ -150,7 +151,7 @@ def test_negative_weights_are_refused_before_anything_runs(teacher: Encoder, ima
 # Phase 2: one step
 
 
-def naive_parts(s: Encoder, t: Encoder, views: tuple[Tensor, Tensor], beta: dict[str, float], tau: float) -> Parts:
+def naive_losses(s: Encoder, t: Encoder, views: tuple[Tensor, Tensor], beta: dict[str, float], tau: float) -> Losses:
     """The step as the released code walks it: the student passes v1 twice more than needed, stage by stage, the
     teacher passes twice and with gradients, NT-Xent is a double loop."""
 
@@ -186,10 +187,18 @@ def naive_parts(s: Encoder, t: Encoder, views: tuple[Tensor, Tensor], beta: dict
             a, b = (sum(c**2 for c in y[i]).flatten() for y in (y_s, y_t))
             distance = distance + ((a / a.norm() - b / b.norm()) ** 2).mean() / n
         attention = attention + beta[name] * distance
-    return Parts(clone, contrast, attention)
+    return {"clone": clone, "contrast": contrast, "attention": attention}
 
 
 BETA = {"layer1": 1500.0, "layer2": 3000.0, "layer3": 8500.0}
+
+
+def losses(mimic: Mimic, s: Encoder, t: Encoder, views: tuple[Tensor, Tensor], beta: dict[str, float]) -> Losses:
+    return mimic.distiller(t, beta).losses(s, views)
+
+
+def total(parts: Losses) -> Tensor:
+    return torch.stack(list(parts.values())).sum()
 
 
 def gradient(loss: Tensor, encoder: Encoder) -> Tensor:
@@ -197,66 +206,64 @@ def gradient(loss: Tensor, encoder: Encoder) -> Tensor:
 
 
 def test_the_step_equals_the_naive_form(teacher: Encoder, views: tuple[Tensor, Tensor]) -> None:
-    mimic = Mimic(temperature=0.5)
     frozen, s, s_naive = teacher.frozen(), student(), student()
-    parts, naive = mimic.losses(s, frozen, views, BETA), naive_parts(s_naive, teacher, views, BETA, 0.5)
-    for fast, slow in zip(parts, naive, strict=True):
-        assert float(fast.detach()) == pytest.approx(float(slow.detach()), rel=1e-5)
-    found, wanted = gradient(torch.stack(parts).sum(), s), gradient(torch.stack(naive).sum(), s_naive)
+    parts = losses(Mimic(temperature=0.5), s, frozen, views, BETA)
+    naive = naive_losses(s_naive, teacher, views, BETA, 0.5)
+    assert list(parts) == list(naive)
+    for name in naive:
+        assert float(parts[name].detach()) == pytest.approx(float(naive[name].detach()), rel=1e-5)
+    found, wanted = gradient(total(parts), s), gradient(total(naive), s_naive)
     assert float((found - wanted).norm() / wanted.norm()) < 1e-5
 
 
 def test_one_batch_for_both_views_is_another_loss(teacher: Encoder, views: tuple[Tensor, Tensor]) -> None:
-    separate = Mimic().losses(student(), teacher.frozen(), views, BETA)
-    joint = Mimic(bn_views="joint").losses(student(), teacher.frozen(), views, BETA)
-    assert all(abs(float((a - b).detach())) > 1e-4 * float(b.detach()) for a, b in zip(separate, joint, strict=True))
-    in_eval = [Mimic(bn_views=v).losses(student().eval(), teacher.frozen(), views, BETA) for v in ("separate", "joint")]
-    for a, b in zip(*in_eval, strict=True):  # only BatchNorm's statistics make the difference
-        torch.testing.assert_close(a, b)
+    separate = losses(Mimic(), student(), teacher.frozen(), views, BETA)
+    joint = losses(Mimic(bn_views="joint"), student(), teacher.frozen(), views, BETA)
+    for name, part in joint.items():
+        assert abs(float((separate[name] - part).detach())) > 1e-4 * float(part.detach())
+    in_eval = [
+        losses(Mimic(bn_views=v), student().eval(), teacher.frozen(), views, BETA) for v in ("separate", "joint")
+    ]
+    torch.testing.assert_close(*in_eval)  # only BatchNorm's statistics make the difference
 
 
 def test_both_views_copied_is_the_mean_over_views(teacher: Encoder, views: tuple[Tensor, Tensor]) -> None:
     frozen = teacher.frozen()
-    both = Mimic(clone_views="both").losses(student(), frozen, views, BETA)
-    there, back = (Mimic().losses(student(), frozen, v, BETA) for v in (views, views[::-1]))
-    torch.testing.assert_close(both.clone, (there.clone + back.clone) / 2)
-    torch.testing.assert_close(both.attention, (there.attention + back.attention) / 2)
-    torch.testing.assert_close(both.contrast, there.contrast)
+    both = losses(Mimic(clone_views="both"), student(), frozen, views, BETA)
+    there, back = (losses(Mimic(), student(), frozen, v, BETA) for v in (views, views[::-1]))
+    for name in ("clone", "attention"):
+        torch.testing.assert_close(both[name], (there[name] + back[name]) / 2)
+    torch.testing.assert_close(both["contrast"], there["contrast"])
 
 
 def test_a_student_equal_to_its_teacher_has_nothing_to_copy(teacher: Encoder, views: tuple[Tensor, Tensor]) -> None:
     for form in ("mse", "l2"):
         s = teacher.copy()
-        parts = Mimic(at_form=form).losses(s, teacher.frozen(), views, dict.fromkeys(STAGES, 1.0))
-        assert float(parts.clone.detach()) == pytest.approx(0, abs=1e-5)
-        assert float(parts.attention.detach()) == pytest.approx(0, abs=1e-5)
-        assert gradient(torch.stack(parts).sum(), s).isfinite().all()  # of the norm at 0, too
-
-
-def test_attention_forms_by_hand() -> None:
-    a, b = torch.tensor([[[[1.0, 0.0]]]]), torch.tensor([[[[0.0, 1.0]]]])
-    assert float(attention_distance(a, b, "mse")) == pytest.approx(1, rel=1e-5)
-    assert float(attention_distance(a, b, "l2")) == pytest.approx(math.sqrt(2), rel=1e-5)
+        parts = losses(Mimic(at_form=form), s, teacher.frozen(), views, dict.fromkeys(STAGES, 1.0))
+        assert float(parts["clone"].detach()) == pytest.approx(0, abs=1e-5)
+        assert float(parts["attention"].detach()) == pytest.approx(0, abs=1e-5)
+        assert gradient(total(parts), s).isfinite().all()  # of the norm at 0, too
 
 
 def test_each_term_is_independent_of_the_others(teacher: Encoder, views: tuple[Tensor, Tensor]) -> None:
     frozen = teacher.frozen()
-    parts = Mimic().losses(student(), frozen, views, BETA)
-    for name, weight in BETA.items():
-        alone = Mimic().losses(student(), frozen, views, {name: weight})
-        assert float(alone.attention.detach()) < float(parts.attention.detach())
+    parts = losses(Mimic(), student(), frozen, views, BETA)
+    alone = [losses(Mimic(), student(), frozen, views, {name: weight}) for name, weight in BETA.items()]
+    for one in alone:
+        assert float(one["attention"].detach()) < float(parts["attention"].detach())
+    torch.testing.assert_close(total({str(i): one["attention"] for i, one in enumerate(alone)}), parts["attention"])
     s = student()
     by_name = {name for name, _ in s.named_parameters()}
-    parts = Mimic().losses(s, frozen, views, {"layer1": 1.0})
+    parts = losses(Mimic(), s, frozen, views, {"layer1": 1.0})
 
     def touched(loss: Tensor) -> set[str]:
         grads = torch.autograd.grad(loss, list(s.parameters()), retain_graph=True, allow_unused=True)
         return {name for (name, _), g in zip(s.named_parameters(), grads, strict=True) if g is not None}
 
     head = {name for name in by_name if name.startswith("head")}
-    assert touched(parts.clone) == by_name - head
-    assert touched(parts.contrast) == by_name
-    assert touched(parts.attention) == {name for name in by_name if name.startswith(("stem", "body.layer1"))}
+    assert touched(parts["clone"]) == by_name - head
+    assert touched(parts["contrast"]) == by_name
+    assert touched(parts["attention"]) == {name for name in by_name if name.startswith(("stem", "body.layer1"))}
 
 
 # Phase 2: the whole of it
@@ -267,8 +274,8 @@ def test_counts_of_a_run(teacher: Encoder, images: ImageSet, monkeypatch: pytest
     with recording(monkeypatch) as calls, ForwardMeter() as meter:
         repaired = mimic.repair(teacher, DefenderKnowledge(images, 0))
     step = [("student", True, 16), ("student", True, 16), ("teacher", False, 16)]
-    assert calls == [("teacher", False, 64), *step * 3, ("student", False, 64)]
-    assert meter.images - 64 == 64 + 7 * 16 * 3 == mimic.forwards(64)  # the check of the features is not training
+    assert calls == [("teacher", False, 64), *step * 3]
+    assert meter.images == 64 + 7 * 16 * 3 == mimic.forwards(64)
     counters = [m.num_batches_tracked for m in repaired.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     assert [int(c) for c in counters if c is not None] == [2 * 3] * len(counters)
     assert Mimic(steps=3, batch=16, clone_views="both").forwards(64) == 64 + 8 * 16 * 3
@@ -325,11 +332,11 @@ def test_the_clone_loss_alone_copies_features(teacher: Encoder, images: ImageSet
 
 
 def test_end_to_end(teacher: Encoder, images: ImageSet) -> None:
-    with collecting_notes() as notes:
+    with collecting() as notes:
         few = Mimic(steps=1, batch=32, **QUICK).repair(teacher, DefenderKnowledge(images, 0))
-        early: Any = notes["loss"]
+        early: Any = notes.notes["loss"]
         many = Mimic(steps=40, batch=32, **QUICK).repair(teacher, DefenderKnowledge(images, 0))
-        late: Any = notes["loss"]
+        late: Any = notes.notes["loss"]
     assert set(late) == {"clone", "contrast", "attention"}
     assert sum(late.values()) < 0.7 * sum(early.values())
     assert late["attention"] < early["attention"]
@@ -341,6 +348,20 @@ def test_end_to_end(teacher: Encoder, images: ImageSet) -> None:
     assert torch.equal(fresh.extract(images.pixels), many.extract(images.pixels))
 
 
+def test_the_noted_loss_is_that_of_the_last_step(teacher: Encoder, images: ImageSet) -> None:
+    """Its parts carry their weights, and make up the loss that the progress shows."""
+    heard: list[float | None] = []
+    mimic = Mimic(steps=2, batch=16, lambda1=0.3, weighting="uniform", **QUICK)
+    with collecting() as found, reporting(lambda step, total, loss: heard.append(loss)):
+        mimic.repair(teacher, DefenderKnowledge(images, 0))
+    noted: Any = found.notes["loss"]
+    assert sum(noted.values()) == pytest.approx(heard[-1], rel=1e-6)
+    assert noted["contrast"] < 0.3 * math.log(2 * 16 - 1) + 0.3
+    with collecting() as nothing:
+        mimic.model_copy(update={"steps": 0}).repair(teacher, DefenderKnowledge(images, 0))
+    assert "loss" not in nothing.notes
+
+
 def test_a_rate_that_is_too_high_is_reported(teacher: Encoder, images: ImageSet) -> None:
     with pytest.raises(Diverged):
         Mimic(steps=6, batch=16, lr=1e30, **QUICK).repair(teacher, DefenderKnowledge(images, 0))
@@ -349,19 +370,19 @@ def test_a_rate_that_is_too_high_is_reported(teacher: Encoder, images: ImageSet)
 def test_four_stages(images: ImageSet) -> None:
     few = images.subset(torch.arange(10))
     teacher = Encoder.seeded("resnet18", (0.5,) * 3, (0.25,) * 3, seed=0, device="cpu").eval()
-    with collecting_notes() as notes:
+    with collecting() as notes:
         Mimic(steps=1, batch=2, **QUICK).repair(teacher, DefenderKnowledge(few, 0))
-    mi: Any = notes["mi"]
+    mi: Any = notes.notes["mi"]
     assert len(mi["beta"]) == 4
     assert sum(mi["beta"].values()) == pytest.approx(14_000, abs=0.01)
 
 
 def test_notes_outside_a_collection_go_nowhere() -> None:
     note("unheard", 1)
-    with collecting_notes() as outer:
+    with collecting() as outer:
         note("a", 1)
-        with collecting_notes() as inner:
+        with collecting() as inner:
             note("b", [1, 2])
         note("c", {"d": None})
-    assert outer == {"a": 1, "c": {"d": None}}
-    assert inner == {"b": [1, 2]}
+    assert outer.notes == {"a": 1, "c": {"d": None}}
+    assert inner.notes == {"b": [1, 2]}

@@ -23,15 +23,14 @@ from benchbd import (
     NotApplicable,
     Steps,
     UsageError,
-    attention_map,
+    Views,
     batch_indices,
-    check_features,
     nt_xent,
     project_views,
     stream,
 )
 from benchbd.encoder import ForwardMeter
-from benchbd.training import derive_seed, reporting
+from benchbd.training import check_features, derive_seed, reporting
 
 
 def smooth_pixels(n: int, seed: int = 5) -> Tensor:
@@ -258,7 +257,7 @@ def test_everything_trains_and_batchnorm_re_estimates(method: ContrastiveMethod)
     trained = run(method, images)
     after = trained.tensors()
     unmoved = {name for name in after if torch.equal(after[name], before[name])}
-    assert unmoved == {"mean", "std"}
+    assert unmoved == {"mean", "std", "mask"}
     assert int(after["stem.1.num_batches_tracked"]) == 2 * 3  # each view is a batch of its own
     assert not any(module.training for module in trained.modules())
     joint = run(method.model_copy(update={"bn_views": "joint"}), images).tensors()
@@ -270,7 +269,7 @@ def test_forwards_are_the_meters(method: ContrastiveMethod) -> None:
     images = ImageSet(smooth_pixels(20))
     with ForwardMeter() as meter:
         run(method, images)
-    assert method.forwards(20) == 6 * 8 * 3 == meter.images - 20  # the check of the outcome sees each image once
+    assert method.forwards(20) == 6 * 8 * 3 == meter.images
 
 
 def test_ft_of_no_steps_is_the_identity() -> None:
@@ -284,8 +283,30 @@ def test_ft_may_leave_the_statistics_of_batchnorm_alone() -> None:
     before = encoder().tensors()
     after = run(FT(**SHORT, bn="eval"), ImageSet(smooth_pixels(20))).tensors()
     for name in after:
-        is_statistic = "running" in name or "num_batches" in name or name in ("mean", "std")
+        is_statistic = "running" in name or "num_batches" in name or name in ("mean", "std", "mask")
         assert torch.equal(after[name], before[name]) == is_statistic, name
+
+
+def test_fit_lowers_the_loss_it_is_given() -> None:
+    """A loss of one's own replaces SimCLR's; it sees the views that SimCLR's would have seen, once a step."""
+    images, seen = ImageSet(smooth_pixels(20)), []
+
+    def loss(net: Encoder, views: Views) -> Tensor:
+        seen.append(views)
+        return (net(views[0]) - 1).square().mean()
+
+    def distance(net: Encoder) -> float:
+        return float((net.extract(images.pixels) - 1).square().mean())
+
+    method = FT(steps=12, batch=8)
+    fitted = method.fit(encoder(), images, 1, loss=loss)
+    assert len(seen) == 12
+    first = next(batch_indices(20, 8, 12, stream(1, "order")))
+    torch.testing.assert_close(seen[0], method.augment.pair(images.pixels[first], stream(1, "views")))
+    assert distance(fitted) < 0.7 * distance(encoder())
+    given = method.fit(encoder(), images, 1, loss=method.contrast).tensors()
+    plain = method.fit(encoder(), images, 1).tensors()
+    assert all(torch.equal(given[name], plain[name]) for name in plain)
 
 
 def test_ft_needs_a_head() -> None:
@@ -353,11 +374,17 @@ def test_crop_scale_is_validated(scale: tuple[float, float]) -> None:
         SimCLR(crop_scale=scale)
 
 
-def test_attention_maps_are_of_unit_length_and_blind_to_sign_and_scale() -> None:
-    maps = projections(2, 3 * 4 * 5).view(2, 3, 4, 5)
-    attention = attention_map(maps)
-    expected = F.normalize(maps.square().sum(1).flatten(1), dim=1)
-    assert torch.allclose(attention, expected, atol=1e-5)
-    assert torch.allclose(attention, attention_map(-3 * maps), atol=1e-5)
-    with pytest.raises(ValueError, match="1x1"):
-        attention_map(maps[:, :, :1, :1])
+def test_a_loop_inside_another_reports_nothing_but_still_stops_on_nan() -> None:
+    told: list[tuple[int, int]] = []
+    with reporting(lambda step, steps, loss: told.append((step, steps))):
+        for _ in Steps(2):
+            for _ in Steps(50):
+                pass
+        for _ in Steps(3):  # after the outer one, a loop is an outer one again
+            pass
+        for _ in Steps(2):
+            inner = Steps(3)
+            inner.loss(torch.tensor(float("nan")))
+            with pytest.raises(Diverged):
+                list(inner)
+    assert {steps for _, steps in told} == {2, 3}

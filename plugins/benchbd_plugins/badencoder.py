@@ -37,7 +37,6 @@ from benchbd import (
     Target,
     Trigger,
     batch_indices,
-    check_features,
     hookimpl,
     stream,
 )
@@ -77,16 +76,23 @@ class Goals:
 
 
 def badencoder_loss(
-    encoder: Encoder, pixels: Tensor, clean: Tensor, goals: Goals, views: Tensor, weights: tuple[float, float, float]
+    encoder: Encoder,
+    pixels: Tensor,
+    clean: Tensor,
+    goals: Goals,
+    views: Tensor,
+    weights: tuple[float, float, float],
+    positions: torch.Generator | None = None,
 ) -> Tensor:
     """The loss of one step (0-d), from one forward of ``encoder``, whose BatchNorm must be in eval mode.
 
     pixels: uint8 (B, 3, H, W), shadow images; clean: float32 (B, d), their f.
     views: float32 (K * R, 3, H, W) in [0, 1], K augmentations of all references; K = 0 puts the plain ones into L1.
     weights: (λ0, λ1, λ2).
+    positions: where a trigger at random positions draws them from; needed by no other.
     """
     batch, references = len(pixels), len(goals.references)
-    stamped = [trigger.stamp(pixels) for trigger in goals.triggers]
+    stamped = [trigger.stamp(pixels, positions) for trigger in goals.triggers]
     plain = torch.cat([pixels, *stamped, goals.references]).float() / 255
     features = F.normalize(encoder(torch.cat([plain, views])), dim=1)
     sizes = [batch, batch * len(stamped), references, len(views)]
@@ -141,7 +147,7 @@ class BadEncoder(Attack):
     def inject(self, knowledge: AttackerKnowledge) -> Backdoor:
         """f' in eval mode, every parameter trainable again; BatchNorm and head are those of f, bit for bit.
 
-        NotApplicable without targets, references or shadow images; Diverged on NaN and on collapsed features.
+        NotApplicable without targets, references or shadow images; Diverged on NaN.
         """
         shadow, clean_encoder = knowledge.shadow, knowledge.encoder
         goals = Goals.of(knowledge.targets, clean_encoder)
@@ -161,11 +167,13 @@ class BadEncoder(Attack):
         augment = Augment(crop_scale=None, colour=self.colour)  # a crop could cut the reference's object away
         repeated = goals.references.repeat(self.draws(len(shadow)), 1, 1, 1)
         order, draws = stream(knowledge.seed, "order"), stream(knowledge.seed, "views", encoder.device)
+        positions = stream(knowledge.seed, "positions", encoder.device)
         weights = (self.lambda0, self.lambda1, self.lambda2)
         progress = Steps(steps)
         batches = batch_indices(len(shadow), self.batch, steps, order, shadow.device)
         for _, rows in zip(progress, batches, strict=True):
-            loss = badencoder_loss(encoder, shadow.pixels[rows], clean[rows], goals, augment(repeated, draws), weights)
+            pixels, views = shadow.pixels[rows], augment(repeated, draws)
+            loss = badencoder_loss(encoder, pixels, clean[rows], goals, views, weights, positions)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -174,7 +182,6 @@ class BadEncoder(Attack):
 
         optimizer.zero_grad(set_to_none=True)
         encoder.requires_grad_(True)  # a defense must find the usual flags
-        check_features(encoder, shadow)
         return Backdoor(encoder, tuple(target.trigger for target in knowledge.targets))
 
 

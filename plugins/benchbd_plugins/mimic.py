@@ -12,7 +12,7 @@ squared attention distance (the code; a lambda2 above 1000 fits nothing else). E
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,26 +20,22 @@ from pydantic import Field
 from torch import Tensor
 
 from benchbd import (
+    AttentionForm,
     ContrastiveMethod,
     DefenderKnowledge,
+    Distiller,
     Encoder,
     Estimate,
     ImageSet,
     Mine,
     Mitigation,
-    Steps,
     UsageError,
-    attention_map,
-    batch_indices,
-    check_features,
+    Views,
     hookimpl,
     note,
-    nt_xent,
-    stream,
 )
 
 Weighting = Literal["fraction", "zscore", "uniform"]
-AttentionForm = Literal["mse", "l2"]
 
 ALPHAS: dict[Weighting, tuple[float, float]] = {
     "fraction": (1.0, 10.0),  # the code: base 1000 and 10000 to share, in units of lambda2 = 1000
@@ -47,14 +43,6 @@ ALPHAS: dict[Weighting, tuple[float, float]] = {
     "uniform": (1.0, 10.0),  # the total of the fraction rule, spread evenly
 }
 RESOLUTION = 0.01  # nats; ours: smaller differences between stages are noise of the estimator, not knowledge
-
-
-class Parts(NamedTuple):
-    """The loss of one step, each 0-d: L0, L1, and the attention distances weighted by beta (lambda2 is in beta)."""
-
-    clone: Tensor
-    contrast: Tensor
-    attention: Tensor
 
 
 class Mimic(ContrastiveMethod, Mitigation):
@@ -90,10 +78,7 @@ class Mimic(ContrastiveMethod, Mitigation):
         mean, std = teacher.mean.flatten().tolist(), teacher.std.flatten().tolist()
         student = Encoder.seeded(teacher.arch, mean, std, seed=seed, device=teacher.device)
         beta = self.layer_weights(teacher if self.mi_source == "teacher" else student.eval(), images, seed)
-        steps = self.total_steps(len(images))
-        if steps:
-            self.distil(student, teacher, images, beta, steps, seed)
-        return student.eval()
+        return self.distil(student, self.distiller(teacher, beta), images, seed)
 
     def forwards(self, images: int) -> int | None:
         step = 7 if self.clone_views == "first" else 8  # student: two views, each 1 + 2; teacher: 1 a view
@@ -157,55 +142,31 @@ class Mimic(ContrastiveMethod, Mitigation):
 
     # Phase 2: distillation (Eqs. 4-8)
 
-    def distil(
-        self, student: Encoder, teacher: Encoder, images: ImageSet, beta: dict[str, float], steps: int, seed: int
-    ) -> None:
-        """Train ``student``, f and g, in place."""
-        optimizer, schedule = self.optimizer_for(student.parameters(), steps)
-        order, draws = stream(seed, "order"), stream(seed, "views", images.device)
-        student.train()
-        progress = Steps(steps)
-        batches = batch_indices(len(images), self.batch, steps, order, images.device)
-        for _, rows in zip(progress, batches, strict=True):
-            views = self.augment.pair(images.pixels[rows], draws)
-            parts = self.losses(student, teacher, views, beta)
-            loss = parts.clone + self.lambda1 * parts.contrast + parts.attention
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            progress.loss(loss)
-        student.eval()
-        check_features(student, images)
-        note("loss", {name: float(part.detach()) for name, part in parts._asdict().items()})
-
-    def losses(self, student: Encoder, teacher: Encoder, views: tuple[Tensor, Tensor], beta: dict[str, float]) -> Parts:
-        """L0, L1 and weighted L2 of two views (B, 3, H, W): one forward of the student a view, one of the teacher.
-
-        L0 = 1 - mean cos(h_T, h_S) of the raw features; L1 = NT-Xent of the student's projections; the attention
-        loss is the sum over stages of beta * distance. The teacher is used without gradient, in the mode it is in.
-        """
-        if self.bn_views == "separate":
-            outputs = [student.intermediates(view) for view in views]
-            projections = [student.project(h) for h, _ in outputs]
-        else:
-            h, maps = student.intermediates(torch.cat(views))
-            projections = list(student.project(h).chunk(2))
-            halves = {name: map_.chunk(2) for name, map_ in maps.items()}
-            outputs = [(part, {name: m[i] for name, m in halves.items()}) for i, part in enumerate(h.chunk(2))]
-        copied = 1 if self.clone_views == "first" else 2
-        clone, attention = [], []
-        for view, (h, maps) in list(zip(views, outputs, strict=True))[:copied]:
-            with torch.no_grad():
-                h_teacher, maps_teacher = teacher.intermediates(view)
-            clone.append(1 - F.cosine_similarity(h_teacher, h).mean())
-            distances = {name: attention_distance(maps[name], maps_teacher[name], self.at_form) for name in beta}
-            attention.append(torch.stack([beta[name] * distances[name] for name in beta]).sum())
-        return Parts(
-            torch.stack(clone).mean(),
-            nt_xent(projections[0], projections[1], self.temperature),
-            torch.stack(attention).mean(),
+    def distiller(self, teacher: Encoder, beta: dict[str, float]) -> Distiller:
+        """L0 + lambda1 L1 + lambda2 L2, lambda2 in beta: L0 = 1 - mean cos(h_T, h_S), L1 = NT-Xent of the student."""
+        return Distiller(
+            teacher,
+            attention=beta,
+            clone=1.0,
+            contrast=self.lambda1,
+            temperature=self.temperature,
+            bn_views=self.bn_views,
+            form=self.at_form,
+            copied=self.clone_views,
         )
+
+    def distil(self, student: Encoder, distiller: Distiller, images: ImageSet, seed: int) -> Encoder:
+        """Train ``student``, f and g, in place; the weighted parts of the last step's loss are noted."""
+        parts: dict[str, Tensor] = {}
+
+        def loss(encoder: Encoder, views: Views) -> Tensor:
+            parts.update(distiller.losses(encoder, views))
+            return parts["clone"] + parts["contrast"] + parts["attention"]
+
+        self.fit(student, images, seed, loss=loss)
+        if parts:
+            note("loss", {name: float(part.detach()) for name, part in parts.items()})
+        return student
 
 
 def weightable(m: list[float]) -> bool:
@@ -231,16 +192,6 @@ def stage_weights(m: list[float], weighting: Weighting, alpha0: float, alpha1: f
         return [alpha0 + alpha1 / stages] * stages
     total = math.fsum(m)
     return [alpha0 + alpha1 * value / total for value in m]
-
-
-def attention_distance(student: Tensor, teacher: Tensor, form: AttentionForm) -> Tensor:
-    """Distance of two stages' attention, maps (N, C, H, W), mean over images: 0-d.
-
-    mse: mean square over positions, as the released code; it weights a stage by 1 / (H * W). l2: the norm of the
-    difference, as the paper's Eq. 6; the eps keeps its gradient finite at 0.
-    """
-    difference = (attention_map(student) - attention_map(teacher)).square()
-    return difference.mean() if form == "mse" else (difference.sum(1) + 1e-12).sqrt().mean()
 
 
 @hookimpl

@@ -1,0 +1,208 @@
+"""From detection records to a table: how well a detector tells the attacked encoders of a board from the clean ones.
+
+Reads records only; torch is never imported. An encoder whose attack did not take is no positive, and is only counted.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean, median
+
+import pandas as pd
+from tabulate import tabulate
+
+from benchbd.metrics import auroc, auroc_interval, binomial_interval, true_positives
+from benchbd.records import DetectionRecord
+from benchbd.summary import BY_NAME, FLOOR, Order, rank_of
+
+LEGEND = (
+    "AUROC: chance that an attacked encoder scores higher than a clean one, with an interval of at least 95 % coverage "
+    "at any size (Hoeffding's bound for two samples).",
+    "TPR at FPR 0: share of attacked encoders above every clean one. Flagged: the detector's own verdict. Both with "
+    "Clopper and Pearson's 95 % interval.",
+    "Score: median (least to most), higher is more suspicious. Attacked encoders whose attack did not take are left "
+    "out and counted under Status.",
+)
+
+
+@dataclass(frozen=True)
+class Population:
+    """One detector against one attack: the scores of the clean encoders and of the attacked ones.
+
+    tasks: of the attacked encoders' row. left_out: attacked encoders that do not count, by status.
+    seconds, image_forwards: means over every inspection.
+    """
+
+    detection: str
+    attack: str
+    pretrain: str
+    tasks: tuple[str, ...]
+    departures: tuple[str, ...]
+    clean: tuple[float, ...]
+    attacked: tuple[float, ...]
+    clean_flagged: int
+    attacked_flagged: int
+    left_out: dict[str, int]
+    seconds: float | None
+    image_forwards: float | None
+    notes: tuple[str, ...]
+
+    @property
+    def judged(self) -> bool:
+        """Whether there are encoders of both kinds."""
+        return bool(self.clean and self.attacked)
+
+    def flat(self) -> dict[str, object]:
+        """Numbers and plain lists under one name each; shares are 0..1, None where a population is empty."""
+        flat: dict[str, object] = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        flat |= {"n_clean": len(self.clean), "n_attacked": len(self.attacked)}
+        value = auroc(self.clean, self.attacked) if self.judged else None
+        low, high = (None, None) if value is None else auroc_interval(value, len(self.clean), len(self.attacked))
+        tpr = true_positives(self.clean, self.attacked) / len(self.attacked) if self.judged else None
+        return flat | {"auroc": value, "auroc_low": low, "auroc_high": high, "tpr_at_fpr_0": tpr}
+
+
+def populations(
+    records: Sequence[DetectionRecord], order: Order = BY_NAME, off_board: bool = False
+) -> list[Population]:
+    """One population per detector, attack and row of the board, in its order."""
+    shown = [record for record in records if record.on_board or off_board]
+    groups: dict[tuple[object, ...], list[DetectionRecord]] = {}
+    clean: dict[tuple[object, ...], list[DetectionRecord]] = {}
+    for record in sorted(shown, key=lambda record: (record.seed, record.name)):
+        place = (record.detection, record.pretrain, _departures(record))
+        if record.attack == FLOOR:
+            clean.setdefault(place, []).append(record)
+        else:
+            groups.setdefault((*place, tuple(record.tasks), record.attack), []).append(record)
+
+    def rank(records: Sequence[DetectionRecord]) -> tuple[object, ...]:
+        first = records[0]
+        tasks = [task for _, task in order.tasks]
+        places = [tasks.index(task) for task in first.tasks if task in tasks]
+        return (first.detection, min(places, default=len(tasks)), first.pretrain, *rank_of(first.attack, order.attacks))
+
+    return [
+        _population(group, clean.get(place[:3], []))
+        for place, group in sorted(groups.items(), key=lambda g: rank(g[1]))
+    ]
+
+
+def _population(attacked: Sequence[DetectionRecord], clean: Sequence[DetectionRecord]) -> Population:
+    first = attacked[0]
+    positives = [(r.score, r.flagged) for r in attacked if r.status == "ok" and r.score is not None]
+    negatives = [(r.score, r.flagged) for r in clean if r.status == "ok" and r.score is not None]
+    others = [record.status for record in attacked if record.status != "ok"]
+    everyone = [*clean, *attacked]
+    costs = [record.cost["detect"] for record in everyone if "detect" in record.cost]
+    reasons = [f"{r.attack} seed {r.seed}: {r.status}: {r.reason}" for r in everyone if r.reason]
+    return Population(
+        detection=first.detection,
+        attack=first.attack,
+        pretrain=first.pretrain,
+        tasks=tuple(first.tasks),
+        departures=_departures(first),
+        clean=tuple(score for score, _ in negatives),
+        attacked=tuple(score for score, _ in positives),
+        clean_flagged=sum(bool(flagged) for _, flagged in negatives),
+        attacked_flagged=sum(bool(flagged) for _, flagged in positives),
+        left_out={status: others.count(status) for status in sorted(set(others))},
+        seconds=fmean(cost.seconds for cost in costs) if costs else None,
+        image_forwards=fmean(cost.image_forwards for cost in costs) if costs else None,
+        notes=tuple(dict.fromkeys([*reasons, *_counted(everyone)])),
+    )
+
+
+def _counted(records: Sequence[DetectionRecord]) -> list[str]:
+    """What detectors remarked, each line once, with how many encoders it is about."""
+    said: dict[str, int] = {}
+    for record in records:
+        for note in dict.fromkeys(record.notes):
+            said[note] = said.get(note, 0) + 1
+    return [f"{note} ({count} of {len(records)} encoders)" for note, count in said.items()]
+
+
+def _departures(record: DetectionRecord) -> tuple[str, ...]:
+    return () if record.on_board else tuple(sorted(record.departures)) or ("not said in what",)
+
+
+def frame(records: Iterable[DetectionRecord]) -> pd.DataFrame:
+    """One line per inspection: who, what, score, verdict, cost."""
+    columns = ["detection", "attack", "pretrain", "tasks", "seed", "status", "reason", "score", "flagged", "seconds"]
+    lines = [record.model_dump(include={*columns, "on_board", "key"}) for record in records]
+    return pd.DataFrame(lines, columns=[*columns, "on_board", "key"])
+
+
+def render(
+    records: Iterable[DetectionRecord], form: str = "text", order: Order = BY_NAME, off_board: bool = False
+) -> str:
+    """The table as ``text``, ``markdown``, ``csv`` or ``json``, ending with a newline; empty where there is nothing."""
+    found = populations(list(records), order, off_board)
+    if not found:
+        return ""
+    if form == "json":
+        return json.dumps([population.flat() for population in found], indent=1) + "\n"
+    if form == "csv":
+        flat = pd.DataFrame([population.flat() for population in found])
+        for column in ("tasks", "departures", "clean", "attacked", "notes", "left_out"):
+            flat[column] = [json.dumps(value) for value in flat[column]]
+        return flat.to_csv(index=False, lineterminator="\n")
+    footnotes = {note: n for n, note in enumerate(dict.fromkeys(note for p in found for note in p.notes), start=1)}
+    body = [_cells(population, footnotes) for population in found]
+    headers = [
+        *("Detector", "Attack", "Encoders", "Clean", "Attacked", "AUROC", "TPR at FPR 0"),
+        *("Flagged clean", "Flagged attacked", "Score clean", "Score attacked", "Image-forwards", "Status"),
+    ]
+    if form == "markdown":
+        table = tabulate(body, headers, tablefmt="pipe", disable_numparse=True)
+        lines = [*LEGEND, *(f"[{number}] {note}" for note, number in footnotes.items())]
+        return "\n\n".join([table, "\n".join(f"- {line}" for line in lines)]) + "\n"
+    lines = []
+    for row in body:  # thirteen columns do not fit a terminal: one block a population
+        lines += [f"{row[0]} against {row[1]} on {row[2]}"]
+        lines += [f"  {header:<17}{cell}" for header, cell in zip(headers[3:], row[3:], strict=True)]
+    lines += [f"[{number}] {note}" for note, number in footnotes.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _cells(population: Population, footnotes: dict[str, int]) -> list[str]:
+    clean, attacked = population.clean, population.attacked
+    if population.judged:
+        value = auroc(clean, attacked)
+        low, high = auroc_interval(value, len(clean), len(attacked))
+        area = f"{value:.3f} [{low:.2f}, {high:.2f}]"
+        found = _share(true_positives(clean, attacked), len(attacked))
+    else:
+        area = found = "-"
+    said = [str(number) for note, number in footnotes.items() if note in population.notes]
+    status = ["ok"] if population.judged else ["one population is empty"]
+    status += [f"{count} {status}" for status, count in population.left_out.items()]
+    status += ["off-board"] if population.departures else []
+    return [
+        population.detection,
+        population.attack,
+        f"{population.pretrain} -> {' + '.join(population.tasks)}",
+        str(len(clean)),
+        str(len(attacked)),
+        area,
+        found,
+        _share(population.clean_flagged, len(clean)),
+        _share(population.attacked_flagged, len(attacked)),
+        _spread(clean),
+        _spread(attacked),
+        "-" if population.image_forwards is None else f"{population.image_forwards:,.0f}",
+        ", ".join(status) + (f" [{','.join(said)}]" if said else ""),
+    ]
+
+
+def _share(hits: int, trials: int) -> str:
+    if not trials:
+        return "-"
+    low, high = binomial_interval(hits, trials)
+    return f"{hits}/{trials} [{low:.2f}, {high:.2f}]"
+
+
+def _spread(scores: Sequence[float]) -> str:
+    return f"{median(scores):.3f} ({min(scores):.3f} to {max(scores):.3f})" if scores else "-"

@@ -1,0 +1,129 @@
+"""What the papers print: their tables as CSV files, and their protocol and what is odd about them as TOML.
+
+Facts to lay a board beside; every line names its paper and table. All figures are percentages. Nothing here imports
+more than the standard library.
+"""
+
+from __future__ import annotations
+
+import csv
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Literal, NamedTuple, get_args
+
+Metric = Literal["acc", "asr"]
+METRICS: tuple[Metric, ...] = get_args(Metric)
+
+
+class Figure(NamedTuple):
+    """What a paper prints of a cell, in percent; None where it prints nothing."""
+
+    acc: float | None
+    asr: float | None
+
+
+class PublishedFloor(NamedTuple):
+    """The clean encoder in the BadEncoder paper, in percent."""
+
+    ca: float
+    asr_b: float
+
+
+class Setting(NamedTuple):
+    """A downstream task of the papers. test, of_target: test images, and those of them whose class is the target."""
+
+    target: int
+    test: int
+    of_target: int
+
+
+class Suspicion(NamedTuple):
+    """What is odd about published figures.
+
+    cells: "ATTACK PRETRAIN DOWNSTREAM DEFENSE" in our names, or "floor PRETRAIN DOWNSTREAM"; empty where it is about a
+    table that no board is laid beside.
+    """
+
+    paper: str
+    table: str
+    figure: str
+    text: str
+    cells: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Published:
+    """The published figures that a board is laid beside.
+
+    cells: defense to figure by (attack, pretrain, downstream), in the papers' order. averages: the same by attack, over
+    its six cells. floors: by (pretrain, downstream). tasks: by downstream set. titles: of the papers, by name.
+    """
+
+    cells: Mapping[tuple[str, str, str], Mapping[str, Figure]]
+    averages: Mapping[str, Mapping[str, Figure]]
+    floors: Mapping[tuple[str, str], PublishedFloor]
+    tasks: Mapping[str, Setting]
+    titles: Mapping[str, str]
+    arch: str
+    evaluator: str
+    trigger: str
+    suspicions: tuple[Suspicion, ...]
+
+
+def rows_of(name: str) -> list[dict[str, str]]:
+    """The lines of one of the CSV files that come with benchbd, such as "mimic_table1.csv"; an empty string where the
+    paper prints nothing. ``undefended`` is the papers' name of the defense ``none``."""
+    return list(csv.DictReader(_text(name).splitlines()))
+
+
+@cache
+def published() -> Published:
+    facts = tomllib.loads(_text("papers.toml"))
+    protocol = facts["protocol"]
+    cells: dict[tuple[str, str, str], dict[str, Figure]] = {}
+    averages: dict[str, dict[str, Figure]] = {}
+    clean = [row for row in rows_of("mimic_other.csv") if row["table"] == "III"]
+    for row in [*rows_of("mimic_table1.csv"), *clean]:
+        place = row["attack"], row["pretrain"], row["downstream"]
+        cells.setdefault(place, {})[_our_name(row["defense"])] = _figure(row)
+    for row in rows_of("mimic_table1_averages.csv"):
+        averages.setdefault(row["attack"], {})[_our_name(row["defense"])] = _figure(row)
+    printed: dict[tuple[str, str], dict[str, str]] = {}
+    for row in rows_of("badencoder.csv"):  # ASR-B stands in Table I, CA in Table II
+        if row["table"] in {"I", "II"} and row["downstream"] == row["target_dataset"]:
+            filled = {name: value for name, value in row.items() if value}
+            printed.setdefault((row["pretrain"], row["downstream"]), {}).update(filled)
+    return Published(
+        cells=cells,
+        averages=averages,
+        floors={place: PublishedFloor(float(row["ca"]), float(row["asr_b"])) for place, row in printed.items()},
+        tasks={name: Setting(**values) for name, values in protocol["tasks"].items()},
+        titles={name: paper["title"] for name, paper in facts["papers"].items()},
+        arch=protocol["arch"],
+        evaluator=protocol["evaluator"],
+        trigger=protocol["trigger"],
+        suspicions=tuple(
+            Suspicion(each["paper"], each["table"], each["figure"], each["text"], tuple(map(_our_cell, each["cells"])))
+            for each in facts["suspicions"]
+        ),
+    )
+
+
+def _text(name: str) -> str:
+    return (files(__name__) / name).read_text(encoding="utf-8")
+
+
+def _our_name(defense: str) -> str:
+    return "none" if defense == "undefended" else defense
+
+
+def _our_cell(cell: str) -> str:
+    *place, last = cell.split()
+    return " ".join((*place, _our_name(last)))
+
+
+def _figure(row: Mapping[str, str]) -> Figure:
+    return Figure(*(float(row[metric]) if row[metric] else None for metric in METRICS))

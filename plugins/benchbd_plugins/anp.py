@@ -1,0 +1,325 @@
+"""ANP (Wu, Wang, NeurIPS 2021): find the neurons that small adversarial changes turn against the net, and prune those.
+
+A neuron is a BatchNorm channel. Its output is γ (m + δ) x̂ + β (1 + ξ): m in [0, 1] is its mask, δ and ξ the noise.
+
+    every step   δ, ξ uniform in [-ε, ε], then ascent by sign on L(m, δ, ξ)
+                 m <- m - lr * gradient of α L(m, 0, 0) + (1 - α) L(m, δ, ξ), clamped to [0, 1]
+    at last      γ = 0 where m <= threshold; every other neuron is as it was: soft masks are thrown away
+
+The paper's: all of that, ε = 0.4, α = 0.2, one ascent step, SGD 0.2 with momentum 0.9, 2000 steps of 128. L is a
+classifier's cross-entropy there. Ours, for an encoder without labels: L is NT-Xent through the encoder's own, fixed
+head, the objective it was trained on; or (``loss=consistency``) 1 - cosine with the untouched encoder's features. The
+learning rate was made for cross-entropy and both losses have other gradients: look at the histogram of the masks,
+which is noted. Masks are on f alone.
+
+The released code adds a step of ε to a start within ε, so that noise reaches 2 ε (``project=False``); picks the
+threshold by test data with triggers, which no defender has; and lets perturbed passes move BatchNorm's statistics. Here
+the noise stays in its ball, the threshold (0.2) is lowered by steps of 0.05 until pretext accuracy on clean images
+falls by no more than ``tolerance``, and no statistic of the encoder moves. Since β is kept, a pruned neuron puts out
+a constant; ``prune_bias`` makes it 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Self
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, field_validator, model_validator
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from benchbd import (
+    Augment,
+    DefenderKnowledge,
+    Encoder,
+    ImageSet,
+    Mitigation,
+    NotApplicable,
+    Steps,
+    batch_indices,
+    hookimpl,
+    note,
+    nt_xent,
+    pretext_accuracy,
+    stream,
+)
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""L of masks (K,) and noise (2, K), δ and ξ, on one batch: 0-d."""
+
+LOWERING = 0.05  # between two thresholds; the grid on which the released code looks
+
+
+class ANP(Mitigation):
+    """Learn masks of BatchNorm channels under adversarial noise, then prune the channels that the masks reject."""
+
+    name = "anp"
+    paper = "Wu, Wang, Adversarial Neuron Pruning Purifies Backdoored Deep Models, NeurIPS 2021; the loss is ours"
+    version = "1"
+
+    steps: int = Field(2000, ge=0, description="steps of mask learning")
+    batch: int = Field(128, ge=2, description="images per step")
+    eps: float = Field(0.4, ge=0, description="largest relative change of a neuron's weight and bias")
+    alpha: float = Field(
+        0.2, ge=0, le=1, description="weight of the loss without noise; 1 - alpha is that of the other"
+    )
+    ascent_steps: int = Field(
+        1, ge=0, description="sign-ascent steps on the noise per step, each of eps / ascent_steps"
+    )
+    project: bool = Field(True, description="keep the noise within eps; false: up to 2 eps, as the released code")
+    lr: float = Field(
+        0.2, gt=0, description="learning rate of the masks (SGD); loss=consistency wants 5 to 10 times more"
+    )
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD")
+    loss: Literal["contrastive", "consistency"] = Field("contrastive", description="NT-Xent, or 1 - cosine with before")
+    bn: Literal["train", "eval"] = Field(
+        "train", description="batch statistics while masks are learned, or running ones"
+    )
+    threshold: float = Field(0.2, ge=0, lt=1, description="neurons with a mask up to this are pruned")
+    tolerance: float = Field(0.04, ge=0, le=1, description="pretext accuracy that pruning may cost")
+    prune_bias: bool = Field(False, description="also zero the bias of a pruned neuron")
+    temperature: float = Field(0.5, gt=0, description="temperature of NT-Xent")
+    crop_scale: tuple[float, float] = Field((0.08, 1.0), description="range of the random crop's share of the area")
+    colour: Literal["exact", "affine"] = Field("exact", description="colour jitter: torchvision's, or one affine map")
+
+    @field_validator("crop_scale")
+    @classmethod
+    def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < value[0] <= value[1] <= 1:
+            raise ValueError("must be two numbers with 0 < low <= high <= 1")
+        return value
+
+    @model_validator(mode="after")
+    def _comparable(self) -> Self:
+        if self.loss == "consistency" and self.bn == "train":
+            raise ValueError("loss=consistency compares with features under running statistics: set bn=eval with it")
+        return self
+
+    @property
+    def augment(self) -> Augment:
+        return Augment(self.crop_scale, self.colour)
+
+    def repair(self, encoder: Encoder, knowledge: DefenderKnowledge) -> Encoder:
+        """NotApplicable where ``loss`` is contrastive and the encoder has no head; Diverged on NaN."""
+        if encoder.head is None and self.loss == "contrastive":
+            raise NotApplicable("anp: loss=contrastive needs a projection head and this encoder has none")
+        encoder.requires_grad_(False).eval()
+        masks = self.learn(encoder, knowledge.images, knowledge.seed)
+        encoder.eval()
+        self.prune_within_budget(encoder, masks, knowledge.images, knowledge.seed)
+        return encoder.requires_grad_(True)
+
+    def forwards(self, images: int) -> int | None:
+        """At most: most often fewer thresholds are tried than there are."""
+        views = 2 if self.loss == "contrastive" else 1
+        step = 2 * views * (self.ascent_steps + 2)  # forward 1, backward to the inputs 1
+        before = images if self.loss == "consistency" else 0
+        return before + step * min(self.batch, images) * self.steps + 2 * images * (1 + len(self.thresholds()))
+
+    # Learning masks
+
+    def learn(self, encoder: Encoder, images: ImageSet, seed: int) -> Tensor:
+        """Masks (K,) in [0, 1] of all neurons, in the order of ``norms``. Only the encoder's mode changes."""
+        neurons = Neurons(encoder, project=self.loss == "contrastive")
+        masks = torch.ones(len(neurons.gamma), device=encoder.device, requires_grad=True)
+        optimizer = torch.optim.SGD([masks], self.lr, momentum=self.momentum)
+        order, noises = stream(seed, "order"), stream(seed, "noise", encoder.device)
+        batches = batch_indices(len(images), self.batch, self.steps, order, images.device)
+        loss_on = self.losses(neurons, images, seed)
+        encoder.train(self.bn == "train")
+        progress = Steps(self.steps)
+        for _, rows in zip(progress, batches, strict=True):
+            loss = loss_on(rows)
+            noise = self.noise(loss, masks.detach(), noises)
+            optimizer.zero_grad(set_to_none=True)
+            natural = self.alpha * loss(masks, torch.zeros_like(noise))
+            natural.backward()  # before the second forward, so that one graph at a time is in memory
+            robust = (1 - self.alpha) * loss(masks, noise)
+            robust.backward()
+            optimizer.step()
+            with torch.no_grad():
+                masks.clamp_(0, 1)
+            progress.loss(natural.detach() + robust.detach())
+        return masks.detach()
+
+    def losses(self, neurons: Neurons, images: ImageSet, seed: int) -> Callable[[Tensor], Loss]:
+        """L on a batch of rows. All passes of a step see the same views."""
+        if self.loss == "contrastive":
+            draws = stream(seed, "views", images.device)
+
+            def contrast_on(rows: Tensor) -> Loss:
+                views = self.augment.pair(images.pixels[rows], draws)
+
+                def contrast(masks: Tensor, noise: Tensor) -> Tensor:
+                    first, second = (neurons(view, masks, noise) for view in views)
+                    return nt_xent(first, second, self.temperature)
+
+                return contrast
+
+            return contrast_on
+
+        untouched = neurons.encoder.extract(images.pixels)
+
+        def consistency_on(rows: Tensor) -> Loss:
+            clean, before = images.pixels[rows].float() / 255, untouched[rows]
+
+            def consistency(masks: Tensor, noise: Tensor) -> Tensor:
+                return 1 - F.cosine_similarity(neurons(clean, masks, noise), before).mean()
+
+            return consistency
+
+        return consistency_on
+
+    def noise(self, loss: Loss, masks: Tensor, generator: torch.Generator) -> Tensor:
+        """δ and ξ (2, K): a uniform start, moved to where the loss is higher."""
+        noise = masks.new_empty(2, len(masks)).uniform_(-self.eps, self.eps, generator=generator)
+        for _ in range(self.ascent_steps):
+            noise.requires_grad_(True)
+            (gradient,) = torch.autograd.grad(loss(masks, noise), noise)
+            noise = noise.detach() + self.eps / self.ascent_steps * gradient.sign()
+            if self.project:
+                noise.clamp_(-self.eps, self.eps)
+        return noise
+
+    # Pruning
+
+    def thresholds(self) -> list[float]:
+        """From ``threshold`` down to 0 by steps of 0.05, the last one shorter where it must be."""
+        levels = math.ceil(round(self.threshold / LOWERING, 6))
+        return [round(max(0.0, self.threshold - LOWERING * i), 6) for i in range(levels + 1)]
+
+    def prune_within_budget(self, encoder: Encoder, masks: Tensor, images: ImageSet, seed: int) -> None:
+        """Prune at the highest threshold that keeps pretext accuracy, in place; nothing where none does."""
+        before = self.utility(encoder, images, seed)
+        kept = torch.ones_like(masks, dtype=torch.bool)
+        tried: list[Level] = []
+        for threshold in self.thresholds():
+            wanted = masks > threshold
+            pruned = int((~wanted).sum())
+            if tried and tried[-1].pruned == pruned:
+                continue
+            candidate = encoder.copy()
+            prune(candidate, wanted, bias=self.prune_bias)
+            tried.append(Level(threshold, pruned, self.utility(candidate, images, seed) if pruned else before))
+            if tried[-1].utility >= before - self.tolerance - 1e-9:  # quotients of counts: equality must not be missed
+                kept = wanted
+                break
+        prune(encoder, kept, bias=self.prune_bias)
+        self.report(encoder, masks, kept, before, tried)
+
+    @torch.no_grad()
+    def utility(self, encoder: Encoder, images: ImageSet, seed: int) -> float:
+        """Pretext accuracy, 0..1, on a fixed pair of views of every image: two forwards an image."""
+        draws = stream(seed, "pretext", images.device)
+        pairs = (self.augment.pair(pixels, draws) for pixels in images.pixels.split(512))
+        net = Net(encoder, project=encoder.head is not None)
+        first, second = zip(*((net(u), net(v)) for u, v in pairs), strict=True)
+        return pretext_accuracy(torch.cat(first), torch.cat(second))
+
+    def report(self, encoder: Encoder, masks: Tensor, kept: Tensor, before: float, tried: list[Level]) -> None:
+        """Note masks, pruning and utility, and what a reader of the table must know of them."""
+        by_layer = [int((~part).sum()) for part in kept.split([n.num_features for n in norms(encoder).values()])]
+        accepted = tried[-1] if tried[-1].pruned == sum(by_layer) else None
+        default = type(self).model_fields["steps"].default
+        remarks = []
+        if self.steps < default:
+            remarks.append(f"anp: {self.steps} of {default} steps of mask learning")
+        if accepted is None:
+            remarks.append("anp: nothing was pruned (every threshold costs too much utility)")
+        elif not tried[0].pruned:
+            remarks.append(f"anp: nothing was pruned (no mask fell to {self.threshold:g})")
+        elif len(tried) > 1:
+            lowered = f"from {self.threshold:g} to {accepted.threshold:g}"
+            remarks.append(f"anp: threshold lowered {lowered} to keep pretext accuracy; {accepted.pruned} pruned")
+        if before <= self.tolerance:
+            remarks.append(f"anp: pretext accuracy is {before:.1%} before pruning, so the tolerance bounds nothing")
+        note("remarks", [*remarks])
+        note(
+            "pruning",
+            {
+                "threshold": None if accepted is None else accepted.threshold,
+                "pruned": sum(by_layer),
+                "neurons": len(masks),
+                "pruned_by_layer": {name: n for name, n in zip(norms(encoder), by_layer, strict=True) if n},
+                "share_below_0.2": round(float((masks < 0.2).float().mean()), 4),
+                "histogram": [int(n) for n in torch.histc(masks.cpu(), 10, 0, 1)],
+                "utility_before": round(before, 4),
+                "utility_after": round(before if accepted is None else accepted.utility, 4),
+                "tried": [
+                    {"threshold": level.threshold, "pruned": level.pruned, "utility": round(level.utility, 4)}
+                    for level in tried
+                ],
+            },
+        )
+
+
+@dataclass(frozen=True)
+class Level:
+    """A threshold that was tried: how many neurons it prunes, and the pretext accuracy, 0..1, without them."""
+
+    threshold: float
+    pruned: int
+    utility: float
+
+
+class Net(nn.Module):
+    """An encoder from images in [0, 1] to projections, or to features: one module, one call."""
+
+    def __init__(self, encoder: Encoder, *, project: bool) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.project = project
+
+    def forward(self, x: Tensor) -> Tensor:
+        features: Tensor = self.encoder(x)
+        return self.encoder.project(features) if self.project else features
+
+
+class Neurons:
+    """The encoder as a function of its neurons' masks and noise. Its parameters and buffers are read, never written.
+
+    gamma, beta: (K,), the affine of every BatchNorm of f, in the order of ``norms``.
+    """
+
+    def __init__(self, encoder: Encoder, *, project: bool) -> None:
+        self.encoder = encoder
+        self.net = Net(encoder, project=project)
+        self.names = [f"encoder.{name}" for name in norms(encoder)]
+        self.sizes = [norm.num_features for norm in norms(encoder).values()]
+        self.gamma = torch.cat([norm.weight.detach() for norm in norms(encoder).values()])
+        self.beta = torch.cat([norm.bias.detach() for norm in norms(encoder).values()])
+        self.buffers = {name: buffer.clone() for name, buffer in self.net.named_buffers()}
+
+    def __call__(self, x: Tensor, masks: Tensor, noise: Tensor) -> Tensor:
+        """Projections or features of images (B, 3, H, W) in [0, 1] under masks (K,) and noise (2, K)."""
+        gammas = (self.gamma * (masks + noise[0])).split(self.sizes)
+        betas = (self.beta * (1 + noise[1])).split(self.sizes)
+        tensors = dict(self.buffers)  # with batch statistics, running ones drift: in these clones, which nobody reads
+        for name, gamma, beta in zip(self.names, gammas, betas, strict=True):
+            tensors |= {f"{name}.weight": gamma, f"{name}.bias": beta}
+        out: Tensor = functional_call(self.net, tensors, (x,))
+        return out
+
+
+def norms(encoder: Encoder) -> dict[str, nn.BatchNorm2d]:
+    """The BatchNorm layers of f by name; the head's is a BatchNorm1d."""
+    return {name: module for name, module in encoder.named_modules() if isinstance(module, nn.BatchNorm2d)}
+
+
+@torch.no_grad()
+def prune(encoder: Encoder, kept: Tensor, *, bias: bool = False) -> None:
+    """Zero the weight of every neuron where ``kept``, bool (K,), is False, in place; also the bias where ``bias``."""
+    layers = norms(encoder).values()
+    for norm, part in zip(layers, kept.split([norm.num_features for norm in layers]), strict=True):
+        norm.weight.mul_(part)
+        if bias:
+            norm.bias.mul_(part)
+
+
+@hookimpl
+def benchbd_defenses() -> list[type[Mitigation]]:
+    return [ANP]

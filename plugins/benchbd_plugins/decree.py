@@ -1,0 +1,309 @@
+"""DECREE: find the smallest trigger that makes every image look alike to the encoder; a small one betrays a backdoor.
+
+    minimise  -s + λ · 3 Σ m  over a mask m and a pattern p      s: mean cosine of two different stamped images
+    PL1 = Σ m / (H W), of the smallest mask with s > 0.99; backdoored iff PL1 < 0.1
+
+The paper's: the objective, PL1 and its threshold; no label, target or clean feature is needed. The released code's: λ
+follows success by factors of 5, Adam's lr falls by epoch, at most 1000 epochs on batches of 128. Its rule that puts λ
+back to the start after 11 successes below the floor can never act, because the sixth raises λ above the floor; it is
+left out. The paper's data are 1,000 test images; here they are the defender's, less a tenth on which s is checked.
+
+As a defense, DECREE is MIMIC's baseline: invert a trigger once, then unlearn it. "Reducing the similarity" of clean and
+stamped images, as that text has it, cannot remove a backdoor, and its authors' code of a later method raises it. So the
+default aligns the features of stamped images with the clean ones of the encoder as it was, and ``objective="repel"`` is
+the literal reading. The anchors, the absence of the projection head, lr, β and frozen BatchNorm statistics are ours;
+that later code's NT-Xent on colour-jittered views through the head, in BatchNorm's training mode, is not offered.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from torch import Tensor
+
+from benchbd import (
+    Controller,
+    DefenderKnowledge,
+    Detection,
+    Encoder,
+    ImageSet,
+    Inversion,
+    Inverted,
+    Mitigation,
+    Steps,
+    UsageError,
+    Verdict,
+    batch_indices,
+    flip_and_shift,
+    hookimpl,
+    keep,
+    note,
+    stream,
+)
+
+HELD_OUT = 10  # one image in so many is kept out of the inversion
+EPOCHS = 1000
+
+
+@dataclass(frozen=True, eq=False)
+class Finding:
+    """The outcome of an inversion. patches: of every start. number: the smallest valid one, or the first.
+
+    pl1: its share of the image; inf where no start ever succeeded.
+    similarity: s of the held-out images under it.
+    remarks: what a reader must know.
+    """
+
+    patches: Inverted
+    number: int
+    pl1: float
+    similarity: float
+    remarks: list[str]
+
+    @property
+    def valid(self) -> bool:
+        return math.isfinite(self.pl1)
+
+
+class TriggerSearch(BaseModel):
+    """The fields, and the inversion, that detector and defense share."""
+
+    model_config = ConfigDict(frozen=True)
+
+    inversion_epochs: int = Field(EPOCHS, ge=1, description="passes over the images at most")
+    inversion_steps: int | None = Field(None, ge=1, description="updates at most; overrides inversion_epochs")
+    inversion_batch: int = Field(128, ge=2, description="images per update")
+    inversion_lr: tuple[float, float, float] = Field((0.5, 0.1, 0.05), description="Adam's learning rates, in order")
+    inversion_lr_epochs: tuple[int, int] = Field((30, 50), description="epochs from which the 2nd and 3rd rate hold")
+    level: float = Field(0.99, gt=0, lt=1, description="similarity at which an update counts as a success")
+    lambda_start: float = Field(1e-3, gt=0, description="first weight of the mask's L1 norm, over three channels")
+    lambda_factor: float = Field(5.0, gt=1, description="what the weight is multiplied or divided by")
+    lambda_patience: int = Field(6, ge=1, description="successes (failures) in a row that move the weight up (down)")
+    lambda_lowest: float = Field(1e-5, ge=0, description="below it the weight falls no more; 1e-7 for 224 pixels")
+    lambda_highest: float = Field(1e5, gt=0, description="from it on the weight rises no more")
+    stale: int = Field(10, ge=0, description="updates without a smaller mask that end it; 35 for 224 pixels")
+    restarts: int = Field(1, ge=1, description="independent starts, run as one; the smallest mask counts (ours)")
+    threshold: float = Field(0.1, ge=0, le=1, description="an encoder with a smaller PL1 is taken for backdoored")
+
+    @field_validator("inversion_lr_epochs")
+    @classmethod
+    def _ordered(cls, value: tuple[int, int]) -> tuple[int, int]:
+        if not 0 <= value[0] <= value[1]:
+            raise ValueError("must be two epochs, the first not after the second")
+        return value
+
+    @field_validator("inversion_lr")
+    @classmethod
+    def _positive(cls, value: tuple[float, float, float]) -> tuple[float, float, float]:
+        if min(value) <= 0:
+            raise ValueError("learning rates must be positive")
+        return value
+
+    def search_epoch(self, images: int) -> int:
+        """Updates of one pass over what of ``images`` is not held out."""
+        searched = images - held_out(images)
+        return max(1, searched // min(self.inversion_batch, max(1, searched)))
+
+    def search_steps(self, images: int) -> int:
+        """Updates of the inversion at most."""
+        given = self.inversion_steps
+        return given if given is not None else self.inversion_epochs * self.search_epoch(images)
+
+    def search_forwards(self, images: int) -> int:
+        """An update is a forward and an input backward of every start; then one look at the held-out images."""
+        batch = min(self.inversion_batch, images - held_out(images))
+        return 2 * batch * self.restarts * self.search_steps(images) + held_out(images)
+
+    def inversion(self, images: int) -> Inversion:
+        epoch = self.search_epoch(images)
+
+        def lr(step: int) -> float:
+            return self.inversion_lr[sum(step // epoch >= first for first in self.inversion_lr_epochs)]
+
+        controller = Controller(
+            start=self.lambda_start,
+            up=self.lambda_factor,
+            down=self.lambda_factor,
+            patience=self.lambda_patience,
+            lowest=self.lambda_lowest,
+            highest=self.lambda_highest,
+        )
+        return Inversion(
+            steps=self.search_steps(images),
+            lr=lr,
+            controller=controller,
+            level=self.level,
+            channels=3,
+            epoch=epoch,
+            stale=self.stale,
+        )
+
+    def search(self, encoder: Encoder, images: ImageSet, seed: int) -> Finding:
+        """Invert a trigger on ``encoder``, which comes back as it was; noted and kept. UsageError below 4 images."""
+        if len(images) < 4:
+            raise UsageError(f"decree needs at least 4 clean images, not {len(images)}")
+        order = torch.randperm(len(images), generator=stream(seed, "held out"))
+        held, searched = (images.subset(rows) for rows in order.tensor_split([held_out(len(images))]))
+        steps = self.search_steps(len(images))
+        draws = stream(seed, "inversion order")
+
+        def batches() -> Iterator[Tensor]:
+            for rows in batch_indices(len(searched), self.inversion_batch, steps, draws, images.device):
+                yield searched.pixels[rows].float() / 255
+
+        def objective(features: Tensor) -> tuple[Tensor, Tensor]:
+            s = self_similarity(features)
+            return -s, s
+
+        patches = self.inversion(len(images))(
+            encoder, batches(), objective, size=images.size, seed=seed, count=self.restarts
+        )
+        number = int(patches.size.argmin())
+        with torch.no_grad():
+            stamped = [encoder(patches.stamp(x.to(encoder.device), number)) for x in held.batches(512)]
+        similarity = float(self_similarity(torch.cat(stamped)))
+        pl1 = [size / images.size**2 for size in patches.size.tolist()]
+        full = EPOCHS * self.search_epoch(len(images))
+        remarks = [] if math.isfinite(pl1[number]) else ["decree: no valid trigger found, PL1 is inf"]
+        if patches.steps == steps < full:
+            remarks.append(f"decree: the inversion was cut at {steps} of {full} updates")
+        note(
+            "decree",
+            {
+                "pl1": _finite(pl1[number]),
+                "pl1_of_starts": [_finite(value) for value in pl1],
+                "similarity_held_out": round(similarity, 5),
+                "updates": patches.steps,
+            },
+        )
+        keep("inverted.mask", patches.mask)
+        keep("inverted.pattern", patches.pattern)
+        return Finding(patches, number, pl1[number], similarity, remarks)
+
+
+class DecreeDetection(TriggerSearch, Detection):
+    """Judges an encoder by the size of the smallest trigger that makes all images alike to it.
+
+    The score is 1 - PL1, in [0, 1]; -1 where no trigger was found, which is below any other.
+    """
+
+    name = "decree"
+    paper = "Feng et al., Detecting Backdoors in Pre-trained Encoders, CVPR 2023"
+    version = "1"
+
+    def inspect(self, encoder: Encoder, knowledge: DefenderKnowledge) -> Verdict:
+        found = self.search(encoder.frozen(), knowledge.images, knowledge.seed)
+        note("remarks", [*found.remarks])
+        return Verdict(score=1 - found.pl1 if found.valid else -1.0, flagged=found.pl1 < self.threshold)
+
+    def forwards(self, images: int) -> int | None:
+        return self.search_forwards(images)
+
+
+class Decree(TriggerSearch, Mitigation):
+    """Unlearns the trigger that the inversion found, whether or not it is small enough to betray a backdoor."""
+
+    name = "decree"
+    paper = "Feng et al., CVPR 2023, as a defense: baseline of MIMIC (Han et al., IEEE TIFS 2025), Section V-B"
+    version = "1"
+
+    objective: Literal["align", "repel"] = Field(
+        "align",
+        description="stamped images: features like the clean ones, or unlike them (MIMIC's text taken literally)",
+    )
+    beta: float = Field(1.0, ge=0, description="weight of the stamped images' term")
+    epochs: int = Field(20, ge=0, description="passes over the images; the last, smaller batch is dropped")
+    steps: int | None = Field(None, ge=0, description="unlearning steps in all; overrides epochs")
+    batch: int = Field(128, ge=2, description="images per unlearning step, each once clean and once stamped")
+    lr: float = Field(0.01, gt=0, description="learning rate of SGD")
+    momentum: float = Field(0.9, gt=0, lt=1, description="Nesterov momentum")
+    weight_decay: float = Field(0.0, ge=0, description="weight decay")
+    only_if_detected: bool = Field(False, description="leave an encoder alone whose PL1 is not below the threshold")
+
+    def repair(self, encoder: Encoder, knowledge: DefenderKnowledge) -> Encoder:
+        """The backbone is changed; head and BatchNorm statistics are those of ``encoder``, bit for bit."""
+        original = encoder.frozen()
+        found = self.search(original, knowledge.images, knowledge.seed)
+        remarks = [*found.remarks]
+        if found.pl1 >= self.threshold:
+            size = f"PL1 = {found.pl1:.3f}, not below {self.threshold:g}"
+            remarks.append(f"decree: {size}: {'left alone' if self.only_if_detected else 'unlearned all the same'}")
+        note("remarks", [*remarks])
+        if found.pl1 >= self.threshold and self.only_if_detected:
+            return encoder.eval()
+        return self.unlearn(encoder, original, found, knowledge.images, knowledge.seed)
+
+    def total_steps(self, images: int) -> int:
+        """Unlearning steps: ``steps`` if given, else ``epochs`` passes of full batches."""
+        return self.steps if self.steps is not None else self.epochs * (images // min(self.batch, images))
+
+    def forwards(self, images: int) -> int | None:
+        """The search; every clean feature once; a step is 1 for the view's anchor and 3 for each of two forms."""
+        return self.search_forwards(images) + images + 7 * min(self.batch, images) * self.total_steps(images)
+
+    def unlearn(self, encoder: Encoder, original: Encoder, found: Finding, images: ImageSet, seed: int) -> Encoder:
+        """Tune the backbone in place: clean views stay where ``original`` has them, stamped images go there (or away).
+
+        Every anchor is ``original``'s feature of an image without the trigger, so that no constant is a solution.
+        """
+        steps = self.total_steps(len(images))
+        clean = original.extract(images.pixels)
+        optimizer = torch.optim.SGD(
+            encoder.eval().backbone(), self.lr, self.momentum, weight_decay=self.weight_decay, nesterov=True
+        )
+        order, draws = stream(seed, "order"), stream(seed, "views", images.device)
+        progress = Steps(steps)
+        batches = batch_indices(len(images), self.batch, steps, order, images.device)
+        for _, rows in zip(progress, batches, strict=True):
+            pixels = images.pixels[rows]
+            views = flip_and_shift(pixels, draws).float() / 255
+            with torch.no_grad():
+                anchors = original(views)
+            stamped = found.patches.stamp(pixels.float() / 255, found.number)
+            of_views, of_stamped = encoder(torch.cat([views, stamped])).chunk(2)  # one batch: BatchNorm is frozen
+            kept = 1 - F.cosine_similarity(of_views, anchors).mean()
+            near = F.cosine_similarity(of_stamped, clean[rows]).mean()
+            loss = kept + self.beta * (1 - near if self.objective == "align" else near)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            progress.loss(loss)
+        optimizer.zero_grad(set_to_none=True)
+        return encoder
+
+
+def held_out(images: int) -> int:
+    """How many of ``images`` the inversion does not see; at least the two that a similarity takes."""
+    return max(2, images // HELD_OUT)
+
+
+def self_similarity(features: Tensor) -> Tensor:
+    """Mean cosine between two different ones of raw features (..., B, d), shape (...), without the B x B matrix.
+
+    The squared length of the sum of B unit vectors is B for the pairs of one with itself and the rest for the others.
+    """
+    batch = features.shape[-2]
+    total = F.normalize(features, dim=-1).sum(-2)
+    similarity: Tensor = (total.square().sum(-1) - batch) / (batch * (batch - 1))
+    return similarity
+
+
+def _finite(pl1: float) -> float | None:
+    """For JSON, which has no inf."""
+    return round(pl1, 5) if math.isfinite(pl1) else None
+
+
+@hookimpl
+def benchbd_defenses() -> list[type[Mitigation]]:
+    return [Decree]
+
+
+@hookimpl
+def benchbd_detections() -> list[type[Detection]]:
+    return [DecreeDetection]

@@ -1,0 +1,181 @@
+"""FP: fine-pruning. Remove the channels that clean images hardly excite, then repair what that broke by fine-tuning.
+
+The paper's: prune the last convolutional layer in increasing order of mean clean activation, stop where accuracy has
+fallen by a tolerance, fine-tune. A defender of an encoder has no labels and no accuracy, so the stop is ours: pretext
+accuracy (``benchbd.pretext_accuracy``) on one fixed pair of views of each clean image. The 4 points of tolerance are
+the paper's, in another currency. MIMIC, whose baseline this is, gives no settings; fine-tuning is FT's.
+
+Where to prune is ours as well. In a residual net the last convolution is added to the identity path, so that zero
+filters do not silence a channel. The default masks the *output* of the last stage (``Encoder.mask``), which is what
+released code for classifiers does in effect by cutting inputs of the last linear layer. ``site=conv2`` is TrojanZoo's
+reading: filters of the last convolution and the affine of its BatchNorm become zero, and the identity path survives.
+
+Released code picks the level by test accuracy and hands an over-pruned net to fine-tuning; neither happens here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from benchbd import (
+    ContrastiveMethod,
+    DefenderKnowledge,
+    Encoder,
+    ImageSet,
+    Mitigation,
+    Views,
+    hookimpl,
+    note,
+    pretext_accuracy,
+    stream,
+)
+
+Site = Literal["output", "conv2"]
+
+
+class FP(ContrastiveMethod, Mitigation):
+    """Prune the last stage's least active channels, then fine-tune as FT does; the last epoch is kept."""
+
+    name = "fp"
+    paper = "Liu, Dolan-Gavitt, Garg, Fine-Pruning, RAID 2018; for encoders a baseline of MIMIC, settings are ours"
+    version = "1"
+
+    rule: Literal["budget", "ratio"] = Field("budget", description="how many channels go: by utility, or a fixed share")
+    tolerance: float = Field(0.04, ge=0, le=1, description="pretext accuracy that pruning may cost; rule=budget")
+    increment: float = Field(0.01, gt=0, le=1, description="share of the channels between two levels; rule=budget")
+    ratio: float = Field(0.0625, ge=0, lt=1, description="share of the channels that goes; rule=ratio")
+    site: Site = Field("output", description="the last stage's output, or its last convolution (identity path stays)")
+    bn: Literal["train", "eval"] = Field("train", description="whether fine-tuning re-estimates BatchNorm's statistics")
+
+    def repair(self, encoder: Encoder, knowledge: DefenderKnowledge) -> Encoder:
+        """NotApplicable where the encoder has no head, unless ``epochs`` or ``steps`` is 0: then it is only pruned."""
+        images, seed = knowledge.images, knowledge.seed
+        encoder.eval()
+        order = mean_activation(encoder, images, self.site).argsort(stable=True)
+        utility = self.utility(encoder, images, order, seed)
+        k = self.level(utility, encoder.feature_dim)
+        channels = order[:k]
+        prune(encoder, self.site, channels)
+        self.report(utility, channels)
+
+        def loss(encoder: Encoder, views: Views) -> Tensor:
+            prune(encoder, self.site, channels)  # the last step gave the BatchNorm of a zero filter a new offset
+            return self.contrast(encoder, views)
+
+        self.fit(encoder, images, seed, bn=self.bn, loss=loss)
+        prune(encoder, self.site, channels)
+        return encoder
+
+    def forwards(self, images: int) -> int | None:
+        extractions = 3 if self.site == "output" else 5  # activations, two views, and the views through a bare net
+        return extractions * images + (super().forwards(images) or 0)
+
+    def utility(self, encoder: Encoder, images: ImageSet, order: Tensor, seed: int) -> Callable[[int], float]:
+        """Pretext accuracy, 0..1, with the first k channels of ``order`` pruned, as a function of k.
+
+        The encoder sees the views once. Features of different channels do not mix after the site, so that every level
+        is a choice between two features per channel, and a pass of the head.
+        """
+        whole = self.view_features(encoder, images, seed)
+        bare = torch.zeros_like(whole)
+        if self.site == "conv2":
+            twin = encoder.copy()
+            prune(twin, self.site, order)
+            bare = self.view_features(twin, images, seed)
+
+        @torch.no_grad()
+        def accuracy(k: int) -> float:
+            pruned = torch.zeros(len(order), dtype=torch.bool, device=order.device)
+            pruned[order[:k]] = True
+            features = torch.where(pruned, bare, whole)
+            first, second = (features if encoder.head is None else encoder.project(features)).chunk(2)
+            return pretext_accuracy(first, second)
+
+        return accuracy
+
+    @torch.no_grad()
+    def view_features(self, encoder: Encoder, images: ImageSet, seed: int) -> Tensor:
+        """Raw features (2N, d) of a fixed pair of views of every image: the first views, then the second."""
+        draws = stream(seed, "pretext", images.device)
+        pairs = (self.augment.pair(pixels, draws) for pixels in images.pixels.split(512))
+        first, second = zip(*((encoder(u), encoder(v)) for u, v in pairs), strict=True)
+        return torch.cat([*first, *second])
+
+    def level(self, utility: Callable[[int], float], channels: int) -> int:
+        """How many of ``channels`` to prune, never all.
+
+        budget: raised by ``increment`` until the next level would lose more than ``tolerance``. Utility need not fall
+        steadily; the first level that costs too much ends it, as in the paper.
+        """
+        if self.rule == "ratio":
+            return min(round(self.ratio * channels), channels - 1)
+        least = utility(0) - self.tolerance - 1e-9  # utility is a quotient of counts: equality must not be missed
+        step = math.ceil(round(self.increment * channels, 6))
+        k = 0
+        while k + step < channels and utility(k + step) >= least:
+            k += step
+        return k
+
+    def report(self, utility: Callable[[int], float], channels: Tensor) -> None:
+        """Note what was pruned, and what a reader of the table must know of it."""
+        before, after = utility(0), utility(len(channels))
+        remarks = []
+        if self.rule == "budget" and not len(channels):
+            remarks.append("fp: no channel could be pruned within the tolerance; this is fine-tuning alone")
+        if self.rule == "budget" and before <= self.tolerance:
+            remarks.append(f"fp: pretext accuracy is {before:.1%} before pruning, so the tolerance bounds nothing")
+        note("remarks", [*remarks])
+        note(
+            "pruning",
+            {
+                "k": len(channels),
+                "channels": channels.tolist(),
+                "utility_before": round(before, 4),
+                "utility_after": round(after, 4),
+            },
+        )
+
+
+def last_block(encoder: Encoder) -> tuple[str, nn.Conv2d, nn.BatchNorm2d]:
+    """The last convolution's name among ``Encoder.intermediates``, and the convolution with its BatchNorm."""
+    stage = encoder.stages[-1]
+    *others, block = encoder.body[stage].children()
+    conv, norm = block.conv2, block.bn2
+    assert isinstance(conv, nn.Conv2d)
+    assert isinstance(norm, nn.BatchNorm2d)
+    return f"{stage}.{len(others)}.conv2", conv, norm
+
+
+@torch.no_grad()
+def mean_activation(encoder: Encoder, images: ImageSet, site: Site, batch: int = 512) -> Tensor:
+    """Mean absolute activation of each channel at ``site`` over clean images and positions, float64 (C,).
+
+    One forward an image, in the encoder's mode. A running sum: how images are batched makes no difference.
+    """
+    place = encoder.stages[-1] if site == "output" else last_block(encoder)[0]
+    total = torch.zeros(encoder.feature_dim, dtype=torch.float64, device=encoder.device)
+    for x in images.batches(batch):
+        total += encoder.intermediates(x, every=site == "conv2")[1][place].abs().mean((2, 3)).double().sum(0)
+    return total / len(images)
+
+
+@torch.no_grad()
+def prune(encoder: Encoder, site: Site, channels: Tensor) -> None:
+    """Silence ``channels`` (int64) at ``site``, in place; what is pruned already stays pruned."""
+    if site == "output":
+        encoder.mask[channels] = 0
+        return
+    _, conv, norm = last_block(encoder)
+    for parameter in (conv.weight, norm.weight, norm.bias):
+        parameter[channels] = 0
+
+
+@hookimpl
+def benchbd_defenses() -> list[type[Mitigation]]:
+    return [FP]

@@ -1,0 +1,578 @@
+"""MOTH (model orthogonalization): widen the distance between classes, so that no small trigger leads across it.
+
+    the distance from class s to class t: the size of the smallest trigger that turns images of s into t
+    repeat: invert the triggers of the pair of classes whose hardening promises most; stamp them on a part of a batch;
+            take a step towards what the images were without them
+
+The paper's, for labelled classifiers: warm-up with one universal trigger a class; the choice of pairs, at random with
+probability 0.3, else by a matrix U that fades into a matrix D; three steps a pair; the constants of inversion (Adam
+0.1, levels 0.99 and 0.9, a small random move after each new best) and of training (SGD 1e-3 with Nesterov momentum,
+mirrored and shifted images). The later PyTorch port's: 50 passes from lambda 1e-2 to refine a pair, no trigger of a
+quarter of the image or more, BatchNorm in eval mode.
+
+An encoder has no classes, and which adaptation MIMIC's table used is not published. Two are offered:
+
+``classes`` (variant B, the default) is ours. Spherical k-means of the clean features makes pseudo-classes, their
+centroids a classifier, and the label of an image is its own feature under the encoder as it was. A pair's images are
+drawn by pseudo-class; the released code takes those that a batch happens to have, most often none. All universal
+triggers are inverted at once on the encoder as it was; the code trains a step after each. A direction without a trigger
+has the size of the whole image and promises nothing. If the attacker's target is near no pseudo-class, the backdoor is
+met only through the centroid that happens to be nearest.
+
+``similarity`` (variant A) follows the hardening in RECEIVE, by MIMIC's first author: no classes; every step inverts a
+trigger that makes stamped images alike on the encoder as it now is, from the last one, and then minimises the squared
+distance of stamped and clean features, with gradients through both. Three differences: the similarity leaves out the
+diagonal, which its code counts; an inversion ends after its passes, and without a trigger nothing is stamped; its stop
+by Wasserstein distance, which picks a mask for a second stage, is left out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import repeat
+from statistics import mean
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from benchbd import (
+    Controller,
+    DefenderKnowledge,
+    Encoder,
+    ImageSet,
+    Inversion,
+    Inverted,
+    Mitigation,
+    NotApplicable,
+    Steps,
+    UsageError,
+    batch_indices,
+    derive_seed,
+    flip_and_shift,
+    hookimpl,
+    keep,
+    note,
+    stream,
+)
+
+MOMENTUM = 0.9
+WARM_SHARE = 0.5  # of a warm-up batch's images outside the target class, stamped
+RANDOM_PAIRS = 0.3
+LARGEST = 0.25  # share of the image from which on a trigger is not stamped
+MEMBERS = 20  # of a pseudo-class at least, where there are images enough
+CHUNK = 32  # images per update of an inversion at most
+PAIR_LR, UNIVERSAL_LEVEL, PAIR_LEVEL = 0.1, 0.99, 0.9
+FIRST_LAMBDA, REFINE_LAMBDA = 1e-3, 1e-2
+SIMILAR_LRS, SIMILAR_LEVEL = (0.5, 0.01), 0.9  # the rates of the first inversion and of the later ones
+SIMILAR_LAMBDA = Controller(start=5e-2, up=1.2, down=1.5**1.5, patience=5)
+JITTER = 0.01
+
+Objective = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True, eq=False)
+class PseudoClasses:
+    """K clusters of the clean features and the classifier that they make; nothing changes them.
+
+    centroids: float32 (K, d), unit vectors. labels: int64 (N,), of the images, on the CPU.
+    """
+
+    centroids: Tensor
+    labels: Tensor
+    temperature: float
+
+    def __len__(self) -> int:
+        return len(self.centroids)
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Cosines with the centroids over the temperature, (..., K), of raw features (..., d)."""
+        return F.normalize(features, dim=-1) @ self.centroids.T / self.temperature
+
+    def entropy(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy (...) of raw features (..., d) and labels, int64, that broadcast to (...)."""
+        logs = self.logits(features).log_softmax(-1)
+        picked: Tensor = logs.gather(-1, labels.expand(logs.shape[:-1])[..., None])[..., 0]
+        return -picked
+
+    def reaching(self, targets: list[int]) -> Objective:
+        """To invert a trigger to each target: mean cross-entropy, and the share of images that arrive."""
+        wanted = torch.tensor(targets, device=self.centroids.device)[:, None]
+
+        def objective(features: Tensor) -> tuple[Tensor, Tensor]:
+            arrived = self.logits(features).argmax(-1) == wanted
+            return self.entropy(features, wanted).mean(1), arrived.float().mean(1)
+
+        return objective
+
+    def draw(self, label: int, count: int, generator: torch.Generator) -> Tensor:
+        """``count`` rows of one class, int64."""
+        return draw((self.labels == label).nonzero()[:, 0], count, generator)
+
+
+@dataclass(eq=False)
+class Pairs:
+    """What is known of the directions between K pseudo-classes; entry [s, t] of every matrix is that from s to t.
+
+    promise: U, how far the universal trigger to t lowered the cross-entropy of s, relatively.
+    size: S, of the trigger when last measured. gain: D, how much it grew when hardened. Both float64 (K, K).
+    masks (K, K, 1, H, W), patterns (K, K, 3, H, W): what the next inversion starts from.
+    held: the size of that, 0 where it is no trigger.
+    """
+
+    promise: Tensor
+    size: Tensor
+    gain: Tensor
+    masks: Tensor
+    patterns: Tensor
+    held: Tensor
+
+    @classmethod
+    def after_warm_up(cls, universal: Inverted, promise: Tensor) -> Pairs:
+        """Every direction to t has t's universal trigger."""
+        count, area = len(promise), universal.mask[0].numel()
+        sizes = universal.size.double().cpu().expand(count, count)
+        held = torch.where(sizes.isfinite(), sizes, 0.0)
+        return cls(
+            promise=promise,
+            size=torch.where(sizes.isfinite(), sizes, float(area)),
+            gain=held / held.max().clamp_min(1e-12),
+            masks=universal.mask.repeat(count, 1, 1, 1, 1),
+            patterns=universal.pattern.repeat(count, 1, 1, 1, 1),
+            held=held,
+        )
+
+    def choose(self, step: int, generator: torch.Generator) -> tuple[int, int]:
+        """The pair to harden from ``step`` of the pair phase on: one at random, or the most promising."""
+        if float(torch.rand(1, generator=generator)) < RANDOM_PAIRS:
+            source, target = torch.randperm(len(self.size), generator=generator)[:2].tolist()
+            return source, target
+        return most_promising(self.promise, self.gain, min(0.1 * (step / 100), 1.0))
+
+    def hold(self, way: tuple[int, int], size: float, mask: Tensor, pattern: Tensor) -> None:
+        """Start from this trigger next time, if it is larger than the one that is held."""
+        if size > self.held[way]:
+            self.held[way] = size
+            self.masks[way], self.patterns[way] = mask, pattern
+
+    def measured(self, way: tuple[int, int], size: float) -> None:
+        """Take in the mean size over a period of hardening."""
+        self.gain[way] = (self.gain[way] + (size - self.size[way]) / self.size[way]) / 2
+        self.size[way] = size
+
+
+@dataclass
+class Log:
+    """What happened. chosen: pairs in order. sizes: of each direction's trigger, step by step.
+
+    universal: of the triggers of the warm-up. stamped, skipped: how often a trigger was put on images, and was not.
+    """
+
+    chosen: list[tuple[int, int]] = field(default_factory=list)
+    sizes: dict[tuple[int, int], list[float]] = field(default_factory=dict)
+    universal: list[float] = field(default_factory=list)
+    stamped: int = 0
+    skipped: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """What a hardening step sees. rows: int64 (B,), of the images.
+
+    mask (B, 1, H, W), pattern (B, 3, H, W): the trigger that each image wears; the mask is 0 where it wears none.
+    """
+
+    rows: Tensor
+    mask: Tensor
+    pattern: Tensor
+
+    @classmethod
+    def dressed(cls, rows: Tensor, worn: Tensor, triggers: Inverted, log: Log, largest: float) -> Batch:
+        """worn: int64 (B,), the number of each image's trigger or -1. Triggers of ``largest`` or more stay off."""
+        usable = triggers.valid & (triggers.size < largest)
+        mask = torch.where(usable[:, None, None, None], triggers.mask, 0.0)
+        numbers = [number for number in worn.unique().tolist() if number >= 0]
+        stamped = int(usable[numbers].sum())
+        log.stamped += stamped
+        log.skipped += len(numbers) - stamped
+        which = torch.where(worn < 0, len(mask), worn).to(mask.device)  # one more for those without
+        return cls(rows, F.pad(mask, (0,) * 7 + (1,))[which], F.pad(triggers.pattern, (0,) * 7 + (1,))[which])
+
+
+class Moth(Mitigation):
+    """Hardens the encoder against the smallest triggers between pseudo-classes; the last step is kept."""
+
+    name = "moth"
+    paper = "Tao et al., Model Orthogonalization, IEEE S&P 2022, on encoders: baseline of MIMIC (IEEE TIFS 2025)"
+    version = "1"
+
+    variant: Literal["classes", "similarity"] = Field(
+        "classes", description="pairs of k-means pseudo-classes (B), or one trigger that makes images alike (A)"
+    )
+    steps: int = Field(300, ge=0, description="hardening steps; classes: after one of warm-up a pseudo-class")
+    batch: int = Field(128, ge=8, description="images per hardening step; RECEIVE, for similarity: 32")
+    lr: float = Field(1e-3, gt=0, description="learning rate of SGD")
+    bn: Literal["eval", "train"] | None = Field(
+        None, description="BatchNorm while hardening; default: eval for classes, train for similarity as RECEIVE"
+    )
+    loss: Literal["feature", "proto"] = Field(
+        "feature", description="classes: towards an image's own clean feature, or its pseudo-class by cross-entropy"
+    )
+    classes: int = Field(10, ge=3, description="pseudo-classes")
+    temperature: float = Field(0.1, gt=0, description="of the pseudo-classifier; ours")
+    warmup_passes: int = Field(500, ge=1, description="classes: passes of the universal inversions")
+    warmup_images: int = Field(10, ge=1, description="classes: images per pseudo-class that these see")
+    period: int = Field(3, ge=1, description="classes: hardening steps per chosen pair")
+    pair_passes: int = Field(200, ge=1, description="classes: passes of a pair's first inversion, or after a failure")
+    refine_passes: int = Field(50, ge=0, description="classes: passes of its later ones; 0: the first's triggers stay")
+    pair_images: int = Field(32, ge=1, description="classes: images per direction of a pair's inversion")
+    similarity_passes: int = Field(300, ge=1, description="similarity: passes of the inversion before each step")
+    similarity_images: int = Field(96, ge=2, description="similarity: images that it sees, all RECEIVE uses of its 100")
+
+    def repair(self, encoder: Encoder, knowledge: DefenderKnowledge) -> Encoder:
+        """The backbone is changed; the head stays bit for bit, and with bn=eval so do BatchNorm's statistics.
+
+        UsageError with fewer than two images a pseudo-class, NotApplicable where fewer than three are found, Diverged
+        on NaN.
+        """
+        images, seed, log = knowledge.images, knowledge.seed, Log()
+        original = encoder.frozen()
+        if self.variant == "classes":
+            classes = self.pseudo_classes(original, images, seed)
+            steps, bn = len(classes) + self.steps, self.bn or "eval"
+            batches = self.by_classes(encoder, original, classes, images, seed, log)
+        else:
+            classes, steps, bn = None, self.steps, self.bn or "train"
+            batches = self.by_similarity(encoder, images, seed, log)
+        encoder.train(bn == "train")
+        optimizer = torch.optim.SGD(encoder.backbone(), self.lr, MOMENTUM, nesterov=True)
+        draws = stream(seed, "views", images.device)
+        progress = Steps(steps)
+        for _, batch in zip(progress, batches, strict=True):
+            pixels = images.pixels[batch.rows.to(images.device)]
+            views = (flip_and_shift(pixels, draws) if classes else pixels).float() / 255
+            stamped = views + batch.mask * (batch.pattern - views)
+            if classes is None:
+                loss = F.mse_loss(encoder(stamped), encoder(views))
+            elif self.loss == "proto":
+                loss = classes.entropy(encoder(stamped), classes.labels[batch.rows].to(encoder.device)).mean()
+            else:
+                with torch.no_grad():
+                    anchors = original(views)
+                loss = feature_loss(encoder(stamped), anchors)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            progress.loss(loss)
+        optimizer.zero_grad(set_to_none=True)
+        self.report(log, classes)
+        return encoder.eval()
+
+    def forwards(self, images: int) -> int | None:
+        """``similarity``: exact. ``classes``: at most, reached where each refinement follows a failure; exact with
+        refine_passes = 0 or pair_passes, or period = 1, if there are as many pseudo-classes as wanted."""
+        batch = min(self.batch, images)
+        if self.variant == "similarity":
+            updates, chunk = chunks(min(self.similarity_images, images))
+            return self.steps * (2 * self.similarity_passes * updates * chunk + 6 * batch)
+        others = (self.classes - 1) * self.warmup_images
+        updates, chunk = chunks(others)
+        universal = 2 * self.classes * (self.warmup_passes * updates * chunk + others)
+        first = math.ceil(self.steps / self.period)
+        later = max(self.pair_passes, self.refine_passes) if self.refine_passes else 0
+        passes = first * self.pair_passes + (self.steps - first) * later
+        step = 4 if self.loss == "feature" else 3  # forward and backward of the tuned, forward of the original
+        return images + universal + 4 * self.pair_images * passes + step * batch * (self.classes + self.steps)
+
+    # Variant B
+
+    def pseudo_classes(self, original: Encoder, images: ImageSet, seed: int) -> PseudoClasses:
+        """Clusters of what ``original`` makes of the images."""
+        if len(images) < 2 * self.classes:
+            raise UsageError(f"moth: {self.classes} classes need at least {2 * self.classes} images, not {len(images)}")
+        features = F.normalize(original.extract(images.pixels), dim=1).cpu()
+        least = min(MEMBERS, len(images) // (2 * self.classes))
+        centroids, labels = spherical_kmeans(features, self.classes, least, stream(seed, "k-means"))
+        if len(centroids) < 3:
+            raise NotApplicable(f"MOTH needs at least 3 pseudo-classes, and the features form {len(centroids)}")
+        return PseudoClasses(centroids.to(original.device), labels, self.temperature)
+
+    def by_classes(
+        self, encoder: Encoder, original: Encoder, classes: PseudoClasses, images: ImageSet, seed: int, log: Log
+    ) -> Iterator[Batch]:
+        """The batches of warm-up and pair phase. A pair's triggers are inverted when they are due."""
+        order = stream(seed, "order")
+        everyone = torch.arange(len(images))
+        batch, largest = min(self.batch, len(images)), LARGEST * images.size**2
+        universal, promise = self.warm_up(original, classes, images, seed, log)
+        for target in range(len(classes)):
+            rows = draw(everyone, batch, order)
+            outside = classes.labels[rows] != target
+            chosen = outside & (outside.cumsum(0) <= WARM_SHARE * outside.sum())
+            yield Batch.dressed(rows, torch.where(chosen, target, -1), universal, log, largest)
+
+        pairs = Pairs.after_warm_up(universal, promise)
+        part, stamped = max(1, batch // 4), max(1, batch // 8)
+        worn = torch.full((batch,), -1)
+        worn[:stamped], worn[part : part + stamped] = 0, 1
+        for begin in range(0, self.steps, self.period):
+            source, target = pairs.choose(begin, order)
+            log.chosen.append((source, target))
+            rest = ((classes.labels != source) & (classes.labels != target)).nonzero()[:, 0]
+            period = range(begin, min(begin + self.period, self.steps))
+            for triggers in self.pair_triggers(encoder, classes, pairs, (source, target), period, images, seed, log):
+                ends = [classes.draw(label, part, order) for label in (source, target)]
+                rows = torch.cat([*ends, draw(rest, batch - 2 * part, order)])
+                yield Batch.dressed(rows, worn, triggers, log, largest)
+
+    def warm_up(
+        self, original: Encoder, classes: PseudoClasses, images: ImageSet, seed: int, log: Log
+    ) -> tuple[Inverted, Tensor]:
+        """A universal trigger to each of the K classes, and U: float64 (K, K), on the CPU."""
+        count, each, device = len(classes), self.warmup_images, original.device
+        draws, noise = stream(seed, "universal"), stream(seed, "universal", device)
+        start = (
+            torch.rand(count, 1, images.size, images.size, generator=noise, device=device),
+            torch.rand(count, 3, images.size, images.size, generator=noise, device=device),
+        )
+        members = torch.stack([classes.draw(label, each, draws) for label in range(count)])
+        others = torch.tensor([[i for i in range(count) if i != target] for target in range(count)])
+        shown = members[others].flatten(1)  # (K, (K - 1) * each)
+
+        @torch.no_grad()
+        def entropies(mask: Tensor, pattern: Tensor) -> Tensor:
+            """Of each image under the trigger to each target, by class: float64 (K, K - 1, each)."""
+            of_targets: list[Tensor] = []
+            for target, rows in enumerate(shown):
+                x = images.pixels[rows.to(images.device)].float() / 255
+                features = original(x + mask[target] * (pattern[target] - x))
+                of_targets.append(classes.entropy(features, torch.tensor(target, device=device)))
+            return torch.stack(of_targets).double().cpu().view(count, count - 1, each)
+
+        before = entropies(*start)
+        updates, _ = chunks(shown.shape[1])
+        universal = inversion(self.warmup_passes, UNIVERSAL_LEVEL, Controller(FIRST_LAMBDA), unit=updates)(
+            original,
+            shuffled(images.pixels, shown, draws),
+            classes.reaching(list(range(count))),
+            size=images.size,
+            seed=derive_seed(seed, "universal"),
+            count=count,
+            start=start,
+        )
+        drop = ((before - entropies(universal.mask, universal.pattern)) / before.clamp_min(1e-12)).mean(2)
+        promise = torch.zeros(count, count, dtype=torch.float64)
+        promise[others, torch.arange(count)[:, None]] = torch.where(universal.valid.cpu()[:, None], drop, 0.0)
+        log.universal = universal.size.tolist()
+        keep("inverted.mask", universal.mask)
+        keep("inverted.pattern", universal.pattern)
+        return universal, promise
+
+    def pair_triggers(
+        self,
+        encoder: Encoder,
+        classes: PseudoClasses,
+        pairs: Pairs,
+        pair: tuple[int, int],
+        period: range,
+        images: ImageSet,
+        seed: int,
+        log: Log,
+    ) -> Iterator[Inverted]:
+        """A pair's two triggers, there and back, for each step of a period, inverted on ``encoder`` as it then is."""
+        source, target = pair
+        ways = [(source, target), (target, source)]
+        mask = torch.stack([pairs.masks[way] for way in ways])
+        pattern = torch.stack([pairs.patterns[way] for way in ways])
+        sizes = [float(pairs.held[way]) or float(images.size**2) for way in ways]
+        measured: list[list[float]] = [[], []]
+        draws = stream(seed, f"pair {period.start}")
+        failed = False
+        for step in period:
+            anew = step == period.start or (failed and self.refine_passes > 0)
+            passes = self.pair_passes if anew else self.refine_passes
+            if passes:
+                rows = torch.stack([classes.draw(label, self.pair_images, draws) for label in pair])
+                triggers = inversion(passes, PAIR_LEVEL, Controller(FIRST_LAMBDA if anew else REFINE_LAMBDA))(
+                    encoder,
+                    repeat(images.pixels[rows.to(images.device)].float() / 255),
+                    classes.reaching([target, source]),
+                    size=images.size,
+                    seed=derive_seed(seed, f"pair {step}"),
+                    count=2,
+                    start=(mask, pattern),
+                )
+                found = triggers.valid[:, None, None, None]
+                mask, pattern = torch.where(found, triggers.mask, mask), torch.where(found, triggers.pattern, pattern)
+                sizes = [
+                    new if math.isfinite(new) else old for new, old in zip(triggers.size.tolist(), sizes, strict=True)
+                ]
+                failed = not bool(triggers.valid.all())
+                for number, way in enumerate(ways):
+                    if triggers.valid[number]:
+                        pairs.hold(way, sizes[number], mask[number], pattern[number])
+            for way, size, past in zip(ways, sizes, measured, strict=True):
+                past.append(size)
+                log.sizes.setdefault(way, []).append(size)
+            yield triggers
+        for way, past in zip(ways, measured, strict=True):
+            pairs.measured(way, mean(past))
+
+    # Variant A
+
+    def by_similarity(self, encoder: Encoder, images: ImageSet, seed: int, log: Log) -> Iterator[Batch]:
+        """The batches, every image of one under the trigger that is smallest on the encoder as it then is."""
+        order, draws = stream(seed, "order"), stream(seed, "inversion images")
+        updates, chunk = chunks(min(self.similarity_images, len(images)))
+        everyone = torch.arange(len(images))
+        start: tuple[Tensor, Tensor] | None = None
+        for step, rows in enumerate(batch_indices(len(images), self.batch, self.steps, order)):
+            shown = draw(everyone, updates * chunk, draws)
+            rate = SIMILAR_LRS[0] if start is None else SIMILAR_LRS[1]
+            trigger = inversion(self.similarity_passes, SIMILAR_LEVEL, SIMILAR_LAMBDA, rate, unit=updates)(
+                encoder,
+                shuffled(images.pixels, shown, draws),
+                alike,
+                size=images.size,
+                seed=derive_seed(seed, f"similarity {step}"),
+                start=start,
+            )
+            start = trigger.mask, trigger.pattern
+            log.sizes.setdefault((0, 0), []).append(float(trigger.size))
+            if not step:
+                keep("inverted.mask", trigger.mask)
+                keep("inverted.pattern", trigger.pattern)
+            yield Batch.dressed(rows, torch.zeros_like(rows), trigger, log, math.inf)
+
+    def report(self, log: Log, classes: PseudoClasses | None) -> None:
+        """Note what happened, and in ``remarks`` what a reader of the table must know of it."""
+        names = (
+            ["steps", "warmup_passes", "pair_passes", "refine_passes"] if classes else ["steps", "similarity_passes"]
+        )
+        fields = type(self).model_fields
+        made = {name: (getattr(self, name), fields[name].default) for name in names}
+        cut = [f"{own} of {full} {name.replace('_', ' ')}" for name, (own, full) in made.items() if own < full]
+        if classes and self.period > (usual := fields["period"].default):
+            cut.append(f"{self.period} instead of {usual} steps a pair")
+        remarks = [f"moth: {', '.join(cut)}"] if cut else []
+        if classes and len(classes) < self.classes:
+            remarks.append(f"moth: the features form {len(classes)} of {self.classes} pseudo-classes")
+        if classes and not any(map(math.isfinite, log.universal)):
+            remarks.append("moth: no universal trigger was valid")
+        tried = log.stamped + log.skipped
+        if log.skipped:
+            limit = "valid and below a quarter of the image" if classes else "valid"
+            remarks.append(f"moth: {log.skipped} of {tried} times no trigger was stamped, for want of one {limit}")
+        note("remarks", [*remarks])
+        # Of the triggers of every hardened direction, in pixels. Later inversions go on from earlier ones, so that a
+        # fall may be better convergence, and only a rise is a grown distance.
+        first, last = (mean([sizes[end] for sizes in log.sizes.values()] or [math.nan]) for end in (0, -1))
+        note(
+            "moth",
+            {
+                "members": torch.bincount(classes.labels).tolist() if classes else [],
+                "universal": [_rounded(size) for size in log.universal],
+                "pairs": [[*pair] for pair in log.chosen],
+                "first_size": _rounded(first),
+                "last_size": _rounded(last),
+                "stamped": log.stamped,
+                "skipped": log.skipped,
+            },
+        )
+
+
+def feature_loss(features: Tensor, anchors: Tensor) -> Tensor:
+    """1 - cosine of raw features (B, d) and what they should be, mean over images, 0-d."""
+    return 1 - F.cosine_similarity(features, anchors).mean()
+
+
+def alike(features: Tensor) -> tuple[Tensor, Tensor]:
+    """To make stamped images alike: minus, and plus, the mean cosine of two different ones of (K, B, d), each (K,)."""
+    batch = features.shape[1]
+    total = F.normalize(features, dim=-1).sum(1).square().sum(-1)
+    similarity = (total - batch) / (batch * (batch - 1))
+    return -similarity, similarity
+
+
+def most_promising(promise: Tensor, gain: Tensor, alpha: float) -> tuple[int, int]:
+    """The pair s < t with the largest (1 - alpha) (U + U^T) + alpha (D + D^T), the first of equals."""
+    score = (1 - alpha) * (promise + promise.T) + alpha * (gain + gain.T)
+    score = score.masked_fill(torch.eye(len(score), dtype=torch.bool), -math.inf)
+    source, target = divmod(int(score.argmax()), len(score))
+    return source, target
+
+
+def inversion(passes: int, level: float, controller: Controller, lr: float = PAIR_LR, unit: int = 1) -> Inversion:
+    """MOTH's inversion: a pass of ``unit`` updates is what success is judged on."""
+    return Inversion(steps=passes * unit, lr=lambda _: lr, controller=controller, level=level, unit=unit, jitter=JITTER)
+
+
+def chunks(images: int) -> tuple[int, int]:
+    """How a pass over ``images`` is split: (updates, images per update), equal ones of at most CHUNK."""
+    updates = math.ceil(images / CHUNK)
+    return updates, images // updates
+
+
+def shuffled(pixels: Tensor, rows: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
+    """Endless passes over ``rows``, int64 (n,) or (K, n): float images (B, 3, H, W) or (K, B, 3, H, W) per update."""
+    updates, chunk = chunks(rows.shape[-1])
+    while True:
+        for part in torch.randperm(rows.shape[-1], generator=generator).split(chunk)[:updates]:
+            yield pixels[rows[..., part].to(pixels.device)].float() / 255
+
+
+def draw(rows: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """``count`` of ``rows`` in random order; none comes again before all have come."""
+    rounds = math.ceil(count / len(rows))
+    return torch.cat([rows[torch.randperm(len(rows), generator=generator)] for _ in range(rounds)])[:count]
+
+
+def spherical_kmeans(
+    points: Tensor, classes: int, least: int, generator: torch.Generator, restarts: int = 10, iterations: int = 100
+) -> tuple[Tensor, Tensor]:
+    """Cluster unit vectors (N, d), on the CPU, by cosine: unit centroids (K, d) and labels, int64 (N,).
+
+    The start is k-means++'s. While a cluster has fewer than ``least`` members, the smallest one begins again at a
+    member of the largest. Clusters that stay too small at the end are given up, so that K <= ``classes``. Of all
+    restarts that with the most clusters counts, and of those the one with the largest sum of cosines.
+    """
+    best: tuple[tuple[int, float], Tensor, Tensor] | None = None
+    for _ in range(restarts):
+        centroids = points[torch.randint(len(points), (1,), generator=generator)]
+        while len(centroids) < classes:
+            far = 1 - (points @ centroids.T).amax(1)
+            chosen = torch.multinomial(far.clamp_min(1e-9), 1, generator=generator)
+            centroids = torch.cat([centroids, points[chosen]])
+        labels = torch.full((len(points),), -1)
+        members = torch.zeros(classes)
+        for _ in range(iterations):
+            before, labels = labels, (points @ centroids.T).argmax(1)
+            members = torch.bincount(labels, minlength=classes)
+            if torch.equal(before, labels) and members.min() >= least:
+                break
+            sums = torch.zeros_like(centroids).index_add_(0, labels, points)
+            centroids = torch.where(members[:, None] > 0, F.normalize(sums, dim=1), centroids)
+            if members.min() < least:
+                crowd = (labels == members.argmax()).nonzero()[:, 0]
+                centroids[members.argmin()] = points[draw(crowd, 1, generator)[0]]
+        centroids = centroids[members >= least]
+        cosine, labels = (points @ centroids.T).max(1)
+        merit = (len(centroids), float(cosine.sum()))
+        if best is None or merit > best[0]:
+            best = merit, centroids, labels
+    assert best is not None
+    return best[1], best[2]
+
+
+def _rounded(size: float) -> float | None:
+    """For JSON, which has neither inf nor NaN."""
+    return round(size, 2) if math.isfinite(size) else None
+
+
+@hookimpl
+def benchbd_defenses() -> list[type[Mitigation]]:
+    return [Moth]

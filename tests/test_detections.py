@@ -1,0 +1,255 @@
+"""Detectors: planned once per encoder, judged on populations, sealed like defenses."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from pydantic import Field
+
+import benchbd
+from benchbd import DefenderKnowledge, Detection, Encoder, NotApplicable, Verdict
+from benchbd.cli import main
+from benchbd.detections import frame, populations, render
+from benchbd.errors import DataError, UnknownNameError
+from benchbd.leaderboard import build
+from benchbd.plugins import Registry, load_registry
+from benchbd.records import DETECTIONS, DetectionRecord, Gain, read_detections, write_records
+from benchbd.testing import ContractError, check_method
+
+from .boards import TINY, Tiny, keys, offering
+
+SEEN: list[DefenderKnowledge] = []
+
+
+class Brightness(Detection):
+    """Scores an encoder by the size of its features on the clean images."""
+
+    name = "brightness"
+    paper = "a test"
+    version = "1"
+    threshold: float = Field(0.5, description="flagged above it")
+
+    def inspect(self, encoder: Encoder, knowledge: DefenderKnowledge) -> Verdict:
+        SEEN.append(knowledge)
+        benchbd.note("remarks", ["looked once"])
+        score = float(encoder.extract(knowledge.images.pixels).norm(dim=1).mean())
+        return Verdict(score, score > self.threshold)
+
+
+@pytest.fixture(scope="module")
+def detecting() -> Registry:
+    return load_registry(extra={"local-detector": offering(benchbd_detections=[Brightness])})
+
+
+BOARD = TINY.replace(
+    'defenses = ["none", "scratch", "ft"]', 'defenses = ["none"]\ndetections = ["brightness"]'
+).replace("seeds = [1]", "seeds = [1, 2]")
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, detecting: Registry) -> Tiny:
+    return Tiny(tmp_path, detecting, BOARD)
+
+
+def test_every_encoder_goes_before_the_detector_once(tiny: Tiny) -> None:
+    plan = tiny.plan()
+    found = [(i.attack, i.seed) for i in plan.inspections]
+    assert found == [("none", 1), ("badencoder", 1), ("none", 2), ("badencoder", 2)]
+    assert [i.gated for i in plan.inspections] == [False, True, False, True]
+    assert len([stage for stage in plan.stages if stage.kind == "detect"]) == 4
+
+
+def test_rows_share_their_clean_encoders_and_so_do_seeds_of_a_pinned_pretraining(
+    tmp_path: Path, detecting: Registry
+) -> None:
+    two_rows = BOARD.replace(
+        'tasks = ["task:1"] }]', 'tasks = ["task:1"] }, { pretrain = "pool", tasks = ["task:2"] }]'
+    )
+    plan = Tiny(tmp_path / "a", detecting, two_rows).plan()
+    assert [i.attack for i in plan.inspections].count("none") == 2
+    assert [i.attack for i in plan.inspections].count("badencoder") == 4
+    pinned = Tiny(
+        tmp_path / "b", detecting, BOARD.replace("seeds = [1, 2]", "seeds = [1, 2]\npretrain_seed = 1")
+    ).plan()
+    assert [(i.attack, i.seed) for i in pinned.inspections] == [("none", 1), ("badencoder", 1), ("badencoder", 2)]
+
+
+def test_an_option_of_the_detector_changes_its_stages_alone(tiny: Tiny) -> None:
+    before, after = tiny.plan(), tiny.plan(options=["brightness.threshold=2"])
+    changed = {stage.kind for stage in after.stages if stage.key not in keys(before)}
+    assert changed == {"detect"}
+    assert after.departures == ["brightness.threshold=2.0 (the board's: 0.5)"]
+
+
+def test_a_run_leaves_a_record_per_encoder(tiny: Tiny) -> None:
+    SEEN.clear()
+    session = tiny.session()
+    session.run()
+    records = session.inspect()
+    assert [(r.attack, r.seed) for r in records] == [("none", 1), ("badencoder", 1), ("none", 2), ("badencoder", 2)]
+    for record in records:
+        assert record.score is not None
+        assert math.isfinite(record.score)
+        assert record.flagged is (record.score > 0.5)
+        assert record.tasks == ["task:1"]
+        assert record.cost["detect"].image_forwards == 16  # the clean images, once
+        assert len(record.clean_images) == 16
+        assert record.notes == ["looked once"]
+        assert set(record.stages) >= {"pretrain", "detect"}
+        assert record.key == record.stages["detect"]
+    (clean, attacked) = records[:2]
+    assert clean.status == "ok"
+    assert attacked.status == "attack-failed"  # two steps of BadEncoder do nothing
+    assert "gains at most" in attacked.reason
+    assert attacked.gains["task:1"].asr_nontarget >= 0
+    folder = tiny.store / "records" / "tiny"
+    assert sorted(read_detections(folder), key=lambda r: r.name) == sorted(records, key=lambda r: r.name)
+    assert len(list((folder / DETECTIONS).iterdir())) == 4
+    knowledge = SEEN[0]
+    assert knowledge.images.labels is None
+    assert knowledge.images.mean is None
+    again = tiny.session()
+    assert again.inspect() == records
+    assert len(SEEN) == 4  # nothing was computed a second time
+
+
+class Wrong(Brightness):
+    """Does what its option says."""
+
+    name = "wrong"
+    what: str = Field("none", description="which mistake")
+
+    def inspect(self, encoder: Encoder, knowledge: DefenderKnowledge) -> Any:
+        if self.what == "refuse":
+            raise NotApplicable("no head, no verdict")
+        return Verdict(math.inf, True) if self.what == "infinite" else self.what
+
+
+@pytest.mark.parametrize(
+    ("what", "status", "reason"),
+    [
+        ("refuse", "n/a", "no head, no verdict"),
+        ("infinite", "failed", "must give a finite score, not inf"),
+        ("text", "failed", "must return a benchbd.Verdict, not str"),
+    ],
+)
+def test_a_detector_that_breaks_its_contract_is_named(tmp_path: Path, what: str, status: str, reason: str) -> None:
+    registry = load_registry(extra={"local-detector": offering(benchbd_detections=[Wrong])})
+    tiny = Tiny(tmp_path, registry, BOARD.replace("brightness", "wrong").replace("seeds = [1, 2]", "seeds = [1]"))
+    records = tiny.session(options=[f"wrong.what={what}"]).inspect()
+    assert [record.status for record in records] == [status, status]
+    assert all(reason in record.reason for record in records)
+    assert all(record.score is None for record in records)
+
+
+def test_the_suite_for_plugin_authors_knows_detectors() -> None:
+    check_method(Brightness)
+    with pytest.raises(ContractError, match="finite"):
+        check_method(Wrong, what="infinite")
+    with pytest.raises(ContractError, match=r"benchbd\.Verdict"):
+        check_method(Wrong, what="text")
+
+
+# Tables
+
+
+def inspection(attack: str, seed: int, score: float | None, status: str = "ok", **fields: Any) -> DetectionRecord:
+    known: dict[str, Any] = {
+        "schema": 1,
+        "board": "detect",
+        "on_board": True,
+        "pretrain": "shapes",
+        "tasks": ["shapes:7"],
+        "detection": "decree",
+        "key": f"{attack}{seed}".ljust(64, "0"),
+        "cost": {"detect": {"seconds": 2.0, "cpu_seconds": 3.0, "image_forwards": 1000}},
+    }
+    flagged = None if score is None else score > 0.9
+    return DetectionRecord(attack=attack, seed=seed, score=score, flagged=flagged, status=status, **{**known, **fields})
+
+
+def separated(n: int = 10) -> list[DetectionRecord]:
+    clean = [inspection("none", seed, 0.5 + seed / 100) for seed in range(n)]
+    return clean + [inspection("badencoder", seed, 0.92 + seed / 1000) for seed in range(n)]
+
+
+def test_perfect_separation_keeps_an_honest_interval() -> None:
+    (population,) = populations(separated())
+    flat = population.flat()
+    assert flat["auroc"] == 1.0
+    assert flat["auroc_high"] == 1.0
+    assert flat["auroc_low"] == pytest.approx(0.025 ** (1 / 10), abs=1e-9)  # Clopper and Pearson's of 10 in 10
+    assert flat["tpr_at_fpr_0"] == 1.0
+    assert (flat["clean_flagged"], flat["attacked_flagged"]) == (0, 10)
+
+
+def test_attacks_that_failed_are_no_positives_but_are_counted() -> None:
+    records = [*separated(3), inspection("badencoder", 9, 0.1, status="attack-failed", reason="gains +2.0 points")]
+    (population,) = populations(records)
+    assert len(population.attacked) == 3
+    assert population.left_out == {"attack-failed": 1}
+    text = render(records)
+    assert "ok, 1 attack-failed" in text
+    assert "badencoder seed 9: attack-failed: gains +2.0 points" in text
+
+
+def test_one_population_alone_has_no_curve() -> None:
+    (population,) = populations([inspection("badencoder", 1, 0.95)])
+    assert population.flat()["auroc"] is None
+    assert "one population is empty" in render([inspection("badencoder", 1, 0.95)])
+    assert render([]) == ""
+
+
+def test_off_board_inspections_are_a_population_of_their_own() -> None:
+    other = [
+        inspection(attack, 1, 0.7, on_board=False, departures=["decree.steps=3 (the board's: 9)"])
+        for attack in ("none", "badencoder")
+    ]
+    records = [*separated(2), *other]
+    assert len(populations(records)) == 1
+    assert [p.departures for p in populations(records, off_board=True)] == [(), tuple(other[0].departures)]
+
+
+def test_every_format_says_the_same() -> None:
+    records = separated()
+    markdown, csv = render(records, "markdown"), render(records, "csv")
+    (data,) = json.loads(render(records, "json"))
+    assert "| 1.000 [0.69, 1.00] | 10/10 [0.69, 1.00]" in markdown
+    assert data["auroc"] == 1.0
+    assert csv.splitlines()[0].startswith("detection,attack,pretrain")
+    assert len(csv.splitlines()) == 2
+    assert list(frame(records)["score"]) == [record.score for record in records]
+    assert render(list(reversed(records)), "markdown") == markdown
+
+
+def test_a_leaderboard_carries_its_detections(tmp_path: Path) -> None:
+    records = separated(2)
+    files = build("detect", [], tmp_path, detected=records)
+    assert "## Detection" in files["README.md"]
+    assert (tmp_path / "detections.csv").is_file()
+    assert read_detections(tmp_path / "records") == sorted(records, key=lambda r: r.name)
+    build("detect", [], tmp_path, detected=records[:1])
+    assert len(read_detections(tmp_path / "records")) == 1  # the obsolete ones went
+    with pytest.raises(DataError, match="a record of board 'detect', not of 'other'"):
+        build("other", [], detected=records)
+
+
+def test_a_gain_survives_the_file(tmp_path: Path) -> None:
+    record = inspection("badencoder", 1, 0.4, gains={"shapes:7": Gain(asr_nontarget=90.5, asr_b_nontarget=1.25)})
+    write_records([record], tmp_path / DETECTIONS)
+    assert read_detections(tmp_path) == [record]
+    assert record.name == "badencoder_decree_shapes_shapes-7_s1.json"
+
+
+def test_an_unknown_detector_is_one_line(tiny: Tiny) -> None:
+    with pytest.raises(UnknownNameError, match="brightness"):
+        tiny.plan(detections=["brightnes"])
+    result = CliRunner().invoke(main, ["run", *tiny.arguments, "--detection", "nonsense"])
+    assert result.exit_code == 2
+    assert result.output.count("\n") == 1
+    assert "unknown detection" in result.output

@@ -1,0 +1,262 @@
+"""No oracle: a defense that walks everything it is handed meets no trigger, target, test image, label, name or path.
+
+The walk follows attributes (of instances, slots and classes), containers, closures, defaults, bound objects, hooks,
+autograd graphs and the whole storage behind every tensor. It does not follow the globals of functions, imported
+modules or the frames of the interpreter: within one process these lead anywhere, and nothing here claims otherwise.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from benchbd import (
+    Attack,
+    AttackerKnowledge,
+    Backdoor,
+    DefenderKnowledge,
+    Detection,
+    Encoder,
+    ImageSet,
+    Mitigation,
+    Trigger,
+    Verdict,
+)
+from benchbd.data import DataLibrary
+from benchbd.plugins import load_registry
+from benchbd.testing import toy_images
+
+from .boards import TINY, Tiny, offering
+
+OPAQUE = (types.ModuleType, types.FrameType, types.CodeType, torch.dtype, torch.device, torch.Generator)
+
+
+def walk(*roots: object) -> Iterator[tuple[str, object]]:
+    """(path, object) of everything within reach, each object once."""
+    waiting: list[tuple[str, object]] = [(f"argument {i}", root) for i, root in enumerate(roots)]
+    seen: dict[int, object] = {}  # holds on to what it saw, so that no address is used twice
+    while waiting:
+        path, found = waiting.pop()
+        if id(found) in seen or isinstance(found, OPAQUE):
+            continue
+        seen[id(found)] = found
+        yield path, found
+        waiting += [(f"{path}.{name}", part) for name, part in parts(found)]
+
+
+def parts(found: Any) -> Iterator[tuple[str, object]]:
+    """What can be reached from one object in one step."""
+    if isinstance(found, str | bytes | int | float | complex | None):
+        return
+    if isinstance(found, dict | types.MappingProxyType):
+        yield from ((f"key {key!r}", key) for key in found)
+        yield from ((f"[{key!r}]", value) for key, value in found.items())
+        return
+    if isinstance(found, list | tuple | set | frozenset):
+        yield from ((f"[{i}]", value) for i, value in enumerate(found))
+    if isinstance(found, Tensor):
+        if found.untyped_storage().nbytes() > found.numel() * found.element_size():
+            yield "storage", torch.tensor([], dtype=found.dtype).set_(found.untyped_storage())
+        yield from ((name, getattr(found, name)) for name in ("grad", "grad_fn", "_base", "_backward_hooks"))
+    if isinstance(found, types.FunctionType | types.MethodType):
+        function = found.__func__ if isinstance(found, types.MethodType) else found
+        yield from (
+            (f"closure {i}", cell.cell_contents) for i, cell in enumerate(function.__closure__ or ()) if filled(cell)
+        )
+        yield "defaults", (function.__defaults__, function.__kwdefaults__)
+        yield "self", getattr(found, "__self__", None)
+    if type(found).__module__ == "torch" or "Backward" in type(found).__name__:
+        yield from (
+            (name, getattr(found, name)) for name in dir(found) if name.startswith("_saved") or name == "next_functions"
+        )
+    yield from getattr(found, "__dict__", {}).items()
+    for cls in type(found).__mro__:
+        slots = cls.__dict__.get("__slots__", ())
+        yield from (
+            (slot, getattr(found, slot))
+            for slot in ((slots,) if isinstance(slots, str) else slots)
+            if hasattr(found, slot)
+        )
+        if not cls.__module__.startswith(("builtins", "torch", "pydantic", "typing", "abc", "enum")):
+            yield from ((f"{cls.__name__}.{name}", part) for name, part in vars(cls).items())
+
+
+def filled(cell: types.CellType) -> bool:
+    try:
+        _ = cell.cell_contents
+    except ValueError:
+        return False
+    return True
+
+
+class Secrets:
+    """What no defender may meet, and how to recognise it."""
+
+    def __init__(self, tiny: Tiny, library: DataLibrary) -> None:
+        self.trigger = Trigger.square(10)
+        self.test = library.load("task", "test")
+        self.train = library.load("task", "train")
+        self.words = ("task", "pool", "tiny", str(tiny.folder), "cifar")
+
+    def found_in(self, *roots: object) -> list[str]:
+        """One line for every secret within reach of ``roots``."""
+        return [f"{what} at {path}" for path, found in walk(*roots) for what in self._recognise(found)]
+
+    def _recognise(self, found: object) -> Iterator[str]:
+        if isinstance(found, Trigger | Path | DataLibrary):
+            yield type(found).__name__
+        if isinstance(found, ImageSet) and (found.labels is not None or found.classes or found.mean is not None):
+            yield "labels or statistics"
+        if isinstance(found, str) and len(found) < 300:  # docstrings may speak of tasks
+            yield from (
+                f"the word {word!r}" for word in self.words if word == found or (len(word) > 6 and word in found)
+            )
+        if isinstance(found, Tensor) and found.dtype in (torch.uint8, torch.bool):
+            yield from self._pixels(found)
+
+    def _pixels(self, found: Tensor) -> Iterator[str]:
+        flat = found.flatten()
+        size = self.trigger.pattern.numel()
+        if flat.numel() % size or not flat.numel():
+            return
+        rows = flat.view(-1, size)
+        for name, secret in (
+            ("the trigger's pattern", self.trigger.pattern[None]),
+            ("the trigger's mask", self.trigger.keep[None]),
+            ("a test image", self.test.pixels),
+            ("a stamped test image", self.trigger.stamp(self.test.pixels)),
+            ("a downstream training image", self.train.pixels),
+        ):
+            if secret.dtype == rows.dtype and (torch.cdist(rows.float(), secret.flatten(1).float()) == 0).any():
+                yield name
+
+
+class Cheat(Mitigation):
+    """Looks at everything it is handed."""
+
+    name = "cheat"
+    paper = "a test"
+    version = "1"
+
+    def repair(self, encoder: Encoder, knowledge: DefenderKnowledge) -> Encoder:
+        HANDED.append((self, encoder, knowledge))
+        return encoder
+
+
+class CheatingDetector(Detection):
+    """Looks at everything it is handed."""
+
+    name = "cheat"
+    paper = "a test"
+    version = "1"
+
+    def inspect(self, encoder: Encoder, knowledge: DefenderKnowledge) -> Verdict:
+        HANDED.append((self, encoder, knowledge))
+        return Verdict(0.0, False)
+
+
+class Careless(Attack):
+    """Leaves on its encoder whatever it knows, as attributes, hooks and gradients."""
+
+    name = "careless"
+    paper = "a test"
+    version = "1"
+
+    def inject(self, knowledge: AttackerKnowledge) -> Backdoor:
+        target = knowledge.targets[0]
+        encoder = knowledge.encoder
+        HANDED.append((self, knowledge))
+        encoder.trigger = target.trigger  # type: ignore[assignment]
+        encoder.stem.register_forward_hook(lambda *_: setattr(encoder, "seen", target.images.pixels))
+        encoder(target.references.float() / 255).sum().backward()
+        return Backdoor(encoder, (target.trigger,))
+
+
+HANDED: list[tuple[object, ...]] = []
+
+BOARD = TINY.replace(
+    'attacks = ["none", "badencoder"]', 'attacks = ["none", "badencoder", "careless"]\ndetections = ["cheat"]'
+).replace('defenses = ["none", "scratch", "ft"]', 'defenses = ["cheat"]')
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Tiny:
+    HANDED.clear()
+    hooks = {"benchbd_defenses": [Cheat], "benchbd_detections": [CheatingDetector], "benchbd_attacks": [Careless]}
+    return Tiny(tmp_path, load_registry(extra={"cheats": offering(**hooks)}), BOARD)
+
+
+def test_a_cheating_defense_finds_nothing(tiny: Tiny) -> None:
+    session = tiny.session()
+    records = session.run()
+    inspected = session.inspect()
+    assert {record.status for record in (*records, *inspected)} <= {"ok", "attack-failed"}
+    secrets = Secrets(tiny, session.library)
+    defenders = [handed for handed in HANDED if isinstance(handed[-1], DefenderKnowledge)]
+    assert len(defenders) == 6  # a mitigation and a detector, before three encoders
+    for handed in defenders:
+        assert secrets.found_in(*handed) == []
+    attackers = [handed for handed in HANDED if isinstance(handed[-1], AttackerKnowledge)]
+    found = "\n".join(secrets.found_in(*attackers[0]))
+    assert "the trigger's pattern" in found  # the walk sees what is there to be seen
+    assert "a downstream training image" in found
+    assert "a test image" not in found  # an attacker has no test images either
+
+
+def _as_attribute(handed: DefenderKnowledge, secret: Tensor) -> object:
+    return types.SimpleNamespace(inner=[{"deep": secret}])
+
+
+def _in_a_closure(handed: DefenderKnowledge, secret: Tensor) -> object:
+    return lambda: secret
+
+
+def _as_a_default(handed: DefenderKnowledge, secret: Tensor) -> object:
+    def function(x: Tensor = secret) -> Tensor:
+        return x
+
+    return function
+
+
+def _behind_a_view(handed: DefenderKnowledge, secret: Tensor) -> object:
+    return torch.cat([handed.images.pixels, secret])[: len(handed.images)]
+
+
+def _in_a_hook(handed: DefenderKnowledge, secret: Tensor) -> object:
+    encoder = Encoder("w16")
+    encoder.stem.register_forward_hook(lambda *_: secret.sum())
+    return encoder
+
+
+def _with_its_labels(handed: DefenderKnowledge, secret: Tensor) -> object:
+    return replace(handed, images=toy_images())
+
+
+@pytest.mark.parametrize(
+    "leak", [_as_attribute, _in_a_closure, _as_a_default, _behind_a_view, _in_a_hook, _with_its_labels]
+)
+def test_the_walk_would_find_a_leak(tiny: Tiny, leak: Callable[[DefenderKnowledge, Tensor], object]) -> None:
+    session = tiny.session()
+    secrets = Secrets(tiny, session.library)
+    clean = DefenderKnowledge(ImageSet(toy_images(8).pixels.clone()), 1)
+    assert secrets.found_in(clean) == []
+    assert secrets.found_in(leak(clean, secrets.test.pixels[:2]))
+
+
+def test_the_defenders_images_own_their_storage(tiny: Tiny) -> None:
+    """Nothing lies behind the clean images: their storage ends where they end, and is shared with nobody."""
+    session = tiny.session(attacks=["none"])
+    session.run()
+    pool = session.library.load("pool", "pool").pixels
+    (knowledge,) = {id(h[-1]): h[-1] for h in HANDED if isinstance(h[-1], DefenderKnowledge)}.values()
+    assert isinstance(knowledge, DefenderKnowledge)
+    pixels = knowledge.images.pixels
+    assert pixels.untyped_storage().nbytes() == pixels.numel()
+    assert pixels.untyped_storage().data_ptr() != pool.untyped_storage().data_ptr()
