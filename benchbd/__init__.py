@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from benchbd.api import plan as plan
     from benchbd.api import run as run
     from benchbd.augment import Augment as Augment
+    from benchbd.augment import CropScale as CropScale
     from benchbd.augment import flip_and_shift as flip_and_shift
     from benchbd.distill import AttentionForm as AttentionForm
     from benchbd.distill import Distiller as Distiller
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from benchbd.inversion import Controller as Controller
     from benchbd.inversion import Inversion as Inversion
     from benchbd.inversion import Inverted as Inverted
+    from benchbd.inversion import self_similarity as self_similarity
     from benchbd.layouts import decode_images as decode_images
     from benchbd.layouts import resize_images as resize_images
     from benchbd.methods import Attack as Attack
@@ -74,6 +76,7 @@ _HOME = {
     "BenchbdError": "errors",
     "ContrastiveMethod": "training",
     "Controller": "inversion",
+    "CropScale": "augment",
     "DataAbsentError": "errors",
     "DataError": "errors",
     "Dataset": "methods",
@@ -118,6 +121,7 @@ _HOME = {
     "projection_head": "encoder",
     "resize_images": "layouts",
     "run": "api",
+    "self_similarity": "inversion",
     "stream": "training",
 }
 

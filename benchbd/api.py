@@ -172,10 +172,16 @@ def run(board: str | Path = DEFAULT, **request: Unpack[Request]) -> pd.DataFrame
 
 
 def detect(board: str | Path = DEFAULT, **request: Unpack[Request]) -> pd.DataFrame:
-    """Put every encoder before the detectors and return one row per verdict (``benchbd.detections.frame``)."""
+    """Put every encoder before the detectors and return one row per verdict (``benchbd.detections.frame``).
+
+    UsageError where neither the board nor the request names a detector.
+    """
     from benchbd.detections import frame
 
-    return frame(_open(board, **request).inspect())
+    session = _open(board, **request)
+    if not (session.selection.detections or session.board.detections):
+        raise UsageError(f"board {session.board.name} has no detectors: name one, as in detection='decree'")
+    return frame(session.inspect())
 
 
 def load_encoder(key: str, *, store: str | Path | None = None, device: str | None = None) -> Encoder:

@@ -11,14 +11,25 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import AfterValidator
 from torch import Tensor
 
 from benchbd.images import to_float
 
 Colour = Literal["exact", "affine"]
+
+
+def _ordered(value: tuple[float, float]) -> tuple[float, float]:
+    if not 0 < value[0] <= value[1] <= 1:
+        raise ValueError("must be two numbers with 0 < low <= high <= 1")
+    return value
+
+
+CropScale = Annotated[tuple[float, float], AfterValidator(_ordered)]
+"""The range of a random crop's share of the image area, for a field of a method: 0 < low <= high <= 1."""
 
 BRIGHTNESS = CONTRAST = SATURATION = 0.4
 HUE = 0.1

@@ -467,13 +467,13 @@ def plugins(as_json: bool) -> None:
 def _records_of(board: Board, named: str, records: Path | None, store: Path | None) -> tuple[Path, list[Record]]:
     """The records of a board and their folder: --records, else the store's, else those published with the board."""
     from benchbd.board import board_path
-    from benchbd.records import read_records
+    from benchbd.records import read_detections, read_records
     from benchbd.store import default_root
 
     stored = (store or default_root()) / "records" / board.name
     places = [records] if records is not None else [stored, board_path(named).parent / "records"]
     for place in places:
-        if place.is_dir() and (found := read_records(place)):
+        if place.is_dir() and ((found := read_records(place)) or read_detections(place)):
             return place, found
     looked = " or ".join(map(str, places))
     raise UsageError(
@@ -591,11 +591,14 @@ def build_leaderboard(
     detected = read_detections(place)
     if out is not None:
         build(loaded.name, found, out, Order.of(loaded), loaded.description, off_board, detected)
-        click.echo(f"wrote the tables and {len(found)} records of board {loaded.name} to {out}", err=True)
+        count = len(found) + len(detected)
+        click.echo(f"wrote the tables and {count} records of board {loaded.name} to {out}", err=True)
         return
     click.echo(render(found, form, loaded.title, Order.of(loaded), off_board), nl=False)
     if form == "markdown" and (table := detections.render(detected, form, Order.of(loaded), off_board)):
         click.echo(f"\n## Detection\n\n{table}", nl=False)
+    elif detected:
+        click.echo(f"{len(detected)} detection records are not in this format: give --out", err=True)
 
 
 if __name__ == "__main__":

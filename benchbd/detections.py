@@ -6,24 +6,29 @@ Reads records only; torch is never imported. An encoder whose attack did not tak
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean, median
+from typing import Any
 
 import pandas as pd
 from tabulate import tabulate
 
+from benchbd.errors import DataError
 from benchbd.metrics import auroc, auroc_interval, binomial_interval, true_positives
 from benchbd.records import DetectionRecord
 from benchbd.summary import BY_NAME, FLOOR, Order, rank_of
 
+WIDTH = 100  # columns of the text
+
 LEGEND = (
     "AUROC: chance that an attacked encoder scores higher than a clean one, with an interval of at least 95 % coverage "
-    "at any size (Hoeffding's bound for two samples).",
-    "TPR at FPR 0: share of attacked encoders above every clean one. Flagged: the detector's own verdict. Both with "
-    "Clopper and Pearson's 95 % interval.",
+    "for independent encoders at any number of them (Hoeffding's bound for two samples).",
+    "TPR at FPR 0: share of attacked encoders above every clean one here; flagged: the detector's own verdict. Both "
+    "with Clopper and Pearson's 95 % interval, the former given that threshold.",
     "Score: median (least to most), higher is more suspicious. Attacked encoders whose attack did not take are left "
-    "out and counted under Status.",
+    "out and counted under Status. The attacked encoder of a seed starts from its clean one.",
 )
 
 
@@ -64,46 +69,66 @@ class Population:
         return flat | {"auroc": value, "auroc_low": low, "auroc_high": high, "tpr_at_fpr_0": tpr}
 
 
+_Place = tuple[Any, ...]
+"""(detection, pretrain, departures) of clean encoders; with (tasks, attack) after it, of attacked ones."""
+
+
 def populations(
     records: Sequence[DetectionRecord], order: Order = BY_NAME, off_board: bool = False
 ) -> list[Population]:
-    """One population per detector, attack and row of the board, in its order."""
-    shown = [record for record in records if record.on_board or off_board]
-    groups: dict[tuple[object, ...], list[DetectionRecord]] = {}
-    clean: dict[tuple[object, ...], list[DetectionRecord]] = {}
-    for record in sorted(shown, key=lambda record: (record.seed, record.name)):
-        place = (record.detection, record.pretrain, _departures(record))
-        if record.attack == FLOOR:
-            clean.setdefault(place, []).append(record)
-        else:
-            groups.setdefault((*place, tuple(record.tasks), record.attack), []).append(record)
+    """One population per detector, attack and row of the board, in its order; DataError for two verdicts of one seed.
 
-    def rank(records: Sequence[DetectionRecord]) -> tuple[object, ...]:
-        first = records[0]
+    Clean encoders without attacked ones are a population too, whose attack is "".
+    """
+    groups: dict[_Place, dict[object, DetectionRecord]] = {}
+    clean: dict[_Place, dict[object, DetectionRecord]] = {}
+    for record in sorted(records, key=lambda record: (record.seed, record.name)):
+        if record.on_board or off_board:
+            place = (record.detection, record.pretrain, _departures(record))
+            if record.attack == FLOOR:  # one encoder, whichever row or seed it was inspected for
+                _take(clean.setdefault(place, {}), record.stages.get("pretrain", record.seed), record)
+            else:
+                _take(groups.setdefault((*place, tuple(record.tasks), record.attack), {}), record.seed, record)
+    for place in clean:
+        if not any(group[:3] == place for group in groups):  # clean encoders alone still have their false positives
+            groups[(*place, (), "")] = {}
+
+    def rank(place: _Place) -> tuple[object, ...]:
+        detection, pretrain, departures, row, attack = place
         tasks = [task for _, task in order.tasks]
-        places = [tasks.index(task) for task in first.tasks if task in tasks]
-        return (first.detection, min(places, default=len(tasks)), first.pretrain, *rank_of(first.attack, order.attacks))
+        places = [tasks.index(task) for task in row if task in tasks]
+        return (detection, departures, min(places, default=len(tasks)), pretrain, *rank_of(attack, order.attacks))
 
     return [
-        _population(group, clean.get(place[:3], []))
-        for place, group in sorted(groups.items(), key=lambda g: rank(g[1]))
+        _population(place, list(groups[place].values()), list(clean.get(place[:3], {}).values()))
+        for place in sorted(groups, key=rank)
     ]
 
 
-def _population(attacked: Sequence[DetectionRecord], clean: Sequence[DetectionRecord]) -> Population:
-    first = attacked[0]
+def _take(into: dict[object, DetectionRecord], encoder: object, record: DetectionRecord) -> None:
+    """Count an encoder once. DataError where one seed has two verdicts: together they would fake a narrow interval."""
+    other = into.setdefault(encoder, record)
+    if other.seed == record.seed and other.key != record.key:
+        keys = f"keys {other.key[:12]} and {record.key[:12]}"
+        raise DataError(f"{record.name}: two records of one encoder, {keys}; remove the one out of date")
+
+
+def _population(place: _Place, attacked: Sequence[DetectionRecord], clean: Sequence[DetectionRecord]) -> Population:
+    detection, pretrain, departures, tasks, attack = place
     positives = [(r.score, r.flagged) for r in attacked if r.status == "ok" and r.score is not None]
     negatives = [(r.score, r.flagged) for r in clean if r.status == "ok" and r.score is not None]
     others = [record.status for record in attacked if record.status != "ok"]
     everyone = [*clean, *attacked]
     costs = [record.cost["detect"] for record in everyone if "detect" in record.cost]
-    reasons = [f"{r.attack} seed {r.seed}: {r.status}: {r.reason}" for r in everyone if r.reason]
+    notes = [f"{r.attack} seed {r.seed}: {r.status}: {r.reason}" for r in everyone if r.reason]
+    if len(attacked) > 1 and len({record.stages.get("pretrain", record.seed) for record in everyone}) == 1:
+        notes.append("all encoders share one pre-training: the intervals leave it out")
     return Population(
-        detection=first.detection,
-        attack=first.attack,
-        pretrain=first.pretrain,
-        tasks=tuple(first.tasks),
-        departures=_departures(first),
+        detection=detection,
+        attack=attack,
+        pretrain=pretrain,
+        tasks=tasks,
+        departures=departures,
         clean=tuple(score for score, _ in negatives),
         attacked=tuple(score for score, _ in positives),
         clean_flagged=sum(bool(flagged) for _, flagged in negatives),
@@ -111,7 +136,7 @@ def _population(attacked: Sequence[DetectionRecord], clean: Sequence[DetectionRe
         left_out={status: others.count(status) for status in sorted(set(others))},
         seconds=fmean(cost.seconds for cost in costs) if costs else None,
         image_forwards=fmean(cost.image_forwards for cost in costs) if costs else None,
-        notes=tuple(dict.fromkeys([*reasons, *_counted(everyone)])),
+        notes=tuple(dict.fromkeys([*notes, *_counted(everyone)])),
     )
 
 
@@ -163,7 +188,9 @@ def render(
     for row in body:  # thirteen columns do not fit a terminal: one block a population
         lines += [f"{row[0]} against {row[1]} on {row[2]}"]
         lines += [f"  {header:<17}{cell}" for header, cell in zip(headers[3:], row[3:], strict=True)]
-    lines += [f"[{number}] {note}" for note, number in footnotes.items()]
+    lines += ["", *(line for text in LEGEND for line in textwrap.wrap(text, WIDTH))]
+    for note, number in footnotes.items():
+        lines += textwrap.wrap(f"[{number}] {note}", WIDTH, subsequent_indent="    ")
     return "\n".join(lines) + "\n"
 
 
@@ -177,13 +204,13 @@ def _cells(population: Population, footnotes: dict[str, int]) -> list[str]:
     else:
         area = found = "-"
     said = [str(number) for note, number in footnotes.items() if note in population.notes]
-    status = ["ok"] if population.judged else ["one population is empty"]
+    status = ["ok"] if population.judged else ["no attacked encoders" if clean else "no clean encoders"]
     status += [f"{count} {status}" for status, count in population.left_out.items()]
     status += ["off-board"] if population.departures else []
     return [
         population.detection,
-        population.attack,
-        f"{population.pretrain} -> {' + '.join(population.tasks)}",
+        population.attack or "-",
+        f"{population.pretrain} -> {' + '.join(population.tasks)}" if population.tasks else population.pretrain,
         str(len(clean)),
         str(len(attacked)),
         area,

@@ -2,11 +2,12 @@
 
 A patch is a mask m (one channel, broadcast to RGB) and a pattern p, both in [0, 1] through a tanh; it is stamped on raw
 pixels, x -> (1 - m) x + m p. Adam minimises objective + lambda * size, and a controller moves lambda: up while the
-objective is met, down while it is not. The best patch is the smallest one seen at a moment of success. Neural Cleanse,
-MOTH and DECREE are settings of this core (their code, compared in one table of constants, differs in nothing else).
+objective is met, down while it is not. The best patch is the smallest one seen at a moment of success. MOTH and DECREE
+are settings of this core, and so is Neural Cleanse but for its first lambda of 0 and its rule of when to stop.
 
 K inversions run as one: the patches have a leading dimension K, one forward serves all, and since Adam, controller and
-bookkeeping work element by element, each is what it would be alone.
+bookkeeping work element by element, each is what it would be alone from the same start (and without jitter, whose draws
+depend on K).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from math import inf
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from benchbd.encoder import Encoder
@@ -77,6 +79,7 @@ class Inverted:
     rate: float32 (K,), what the objective reported for the kept patch.
     valid: bool (K,), whether there was a success at all.
     steps: Adam updates that were made.
+    settled: whether every run came to its end by itself, before or at the last update.
     """
 
     mask: Tensor
@@ -85,10 +88,22 @@ class Inverted:
     rate: Tensor
     valid: Tensor
     steps: int
+    settled: bool = False
 
     def stamp(self, images: Tensor, number: int = 0) -> Tensor:
         """Float images (..., 3, H, W) in [0, 1] under patch ``number``."""
         return stamp(images, self.mask[number], self.pattern[number])
+
+
+def self_similarity(features: Tensor) -> Tensor:
+    """Mean cosine between two different ones of raw features (..., B, d), shape (...), without the B x B matrix.
+
+    The squared length of the sum of B unit vectors is B for the pairs of one with itself and the rest for the others.
+    """
+    batch = features.shape[-2]
+    total = F.normalize(features, dim=-1).sum(-2)
+    similarity: Tensor = (total.square().sum(-1) - batch) / (batch * (batch - 1))
+    return similarity
 
 
 def stamp(images: Tensor, mask: Tensor, pattern: Tensor) -> Tensor:
@@ -101,7 +116,7 @@ class Inversion:
     """The protocol of an inversion; calling it runs K of them.
 
     steps: Adam updates at most. lr: Adam's learning rate at an update, counted from 0.
-    controller: of lambda. level: an update unit is a success where the mean rate over it exceeds this.
+    controller: of lambda. level: an update unit is a success where the mean rate over it reaches this.
     unit: Adam updates per unit, the controller's events and the moments at which a best may be kept.
     channels: how often the mask counts in the loss: 1 (Neural Cleanse, MOTH) or 3 (DECREE).
     jitter: after every new best restart from it, moved by a uniform draw in +-jitter (MOTH; Adam goes on); 0: never.
@@ -228,6 +243,7 @@ class _Best:
             self.rate if rate is None else torch.where(valid, self.rate, rate),
             valid,
             steps,
+            bool(self.final.all()),
         )
 
 

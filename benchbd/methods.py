@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from benchbd.errors import DataAbsentError, DataError
 
@@ -62,6 +62,17 @@ class Method(BaseModel):
     def forwards(self, images: int) -> int | None:
         """Estimated cost in image-forwards for ``images`` training images, for ``benchbd plan``; None if unknown."""
         return None
+
+    def shortened(self, images: int) -> str | None:
+        """A line for the table where these options cost less than nine tenths of the defaults; else None."""
+        try:
+            own, full = self.forwards(images), type(self)().forwards(images)
+        except ValidationError:  # an option without a default
+            return None
+        if not own or not full or own >= 0.9 * full:
+            return None
+        share = 100 * own / full
+        return f"{self.name}: {share:.2g} % of the {full:,} image-forwards that its defaults take"
 
 
 @cache

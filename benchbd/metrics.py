@@ -94,10 +94,10 @@ def auroc(clean: Sequence[float], backdoored: Sequence[float]) -> float:
 def auroc_interval(value: float, clean: int, backdoored: int, level: float = 0.95) -> tuple[float, float]:
     """(low, high) around an AUROC of so many encoders, with at least this coverage at any size and distribution.
 
-    The tails of a two-sample U-statistic are those of n = min(clean, backdoored) coin flips under Chernoff's bound,
-    exp(-n KL(value, p)) <= (1 - level) / 2. It is conservative; at perfect separation it is Clopper and Pearson's
-    interval of n successes in n. Source: Hoeffding, Probability Inequalities for Sums of Bounded Random Variables,
-    JASA 1963, Section 5b.
+    For independent encoders. The tails of a two-sample U-statistic are those of n = min(clean, backdoored) coin flips
+    under Chernoff's bound, exp(-n KL(value, p)) <= (1 - level) / 2. It is conservative; at perfect separation it is
+    Clopper and Pearson's interval of n successes in n. Source: Hoeffding, Probability Inequalities for Sums of Bounded
+    Random Variables, JASA 1963, Section 5b.
     """
     n, tail = min(clean, backdoored), (1 - level) / 2
 
@@ -112,7 +112,13 @@ def binomial_interval(hits: int, trials: int, level: float = 0.95) -> tuple[floa
     tail = (1 - level) / 2
 
     def chance(p: float, counts: range) -> float:
-        return sum(math.comb(trials, k) * p**k * (1 - p) ** (trials - k) for k in counts)
+        if p in (0, 1):
+            return float((0 if p == 0 else trials) in counts)
+        log_p, log_q, all_ways = math.log(p), math.log1p(-p), math.lgamma(trials + 1)
+        return sum(
+            math.exp(all_ways - math.lgamma(k + 1) - math.lgamma(trials - k + 1) + k * log_p + (trials - k) * log_q)
+            for k in counts
+        )
 
     low = _boundary(lambda p: chance(p, range(hits, trials + 1)) < tail, 0.0, 1.0) if hits else 0.0
     high = _boundary(lambda p: chance(p, range(hits + 1)) < tail, 1.0, 0.0) if hits < trials else 1.0

@@ -14,6 +14,7 @@ from benchbd.methods import Attack, Detection, Evaluator, Mitigation, Pretrainin
 from benchbd.plugins import Registry
 from benchbd.settings import Settings
 from benchbd.stages import DataRef, Stage, distinct
+from benchbd.summary import FLOOR
 from benchbd.training import derive_seed
 
 
@@ -86,6 +87,7 @@ class Inspection:
     pretrain: str
     goals: tuple[Goal, ...]
     seed: int
+    evaluator: str
     chain: tuple[Stage, ...]
     detect: Stage
     undefended: tuple[Stage, ...]
@@ -274,12 +276,12 @@ class _Planner:
         inspections: dict[tuple[str, str], Inspection] = {}
         for row, tasks in self._rows():
             cells += self._row_cells(row, tasks, attacks, defenses, evaluators)
-            for inspection in self._row_inspections(row, attacks, detections, evaluators[0]):
+            for inspection in self._row_inspections(row, attacks, detections):
                 # An encoder goes before a detector once: clean ones are shared by rows, or by seeds where pinned.
                 inspections.setdefault((inspection.detection, inspection.chain[-1].key), inspection)
         self.departures += [f"evaluator {e.name}" for e in evaluators if e.name not in board.evaluators]
         for defense in defenses:
-            extra = sorted(set(selection.seeds) - set(board.seeds_of(defense.name)))
+            extra = sorted(set(self._seeds_of(defense.name)) - set(board.seeds_of(defense.name)))
             self.departures += [f"seed {seed} of defense {defense.name}" for seed in extra]
         return Plan(board, cells, list(dict.fromkeys(self.departures)), list(inspections.values()))
 
@@ -295,7 +297,7 @@ class _Planner:
         goals = [self._goal(task) for task in row.tasks]
         triggers = self._triggers(row)
         cells = []
-        wanted = [(d, s) for d in defenses for s in dict.fromkeys(self.selection.seeds or self.board.seeds_of(d.name))]
+        wanted = [(d, s) for d in defenses for s in self._seeds_of(d.name)]
         for seed in dict.fromkeys(seed for _, seed in wanted):
             pretrain = self._pretrain(row.pretrain, seed)
             for attack in attacks:
@@ -327,29 +329,46 @@ class _Planner:
         return cells
 
     def _crosses(self, attack: Attack, defense: Mitigation) -> bool:
-        """Whether a board means this pair: the control of an attack is not defended, unless somebody asks for it."""
-        return not attack.control_of or defense.passthrough or bool(self.selection.defenses)
+        """Whether a board means this pair: the control of an attack is not defended, unless both are asked for."""
+        asked = attack.name in self.selection.attacks and self.selection.defenses
+        return not attack.control_of or defense.passthrough or bool(asked)
+
+    def _seeds_of(self, defense: str) -> list[int]:
+        """The seeds of a defense: the board's own; of those asked for, what the board gives it, if it is not named."""
+        own, asked = self.board.seeds_of(defense), list(dict.fromkeys(self.selection.seeds))
+        if not asked:
+            return list(own)
+        known = {*self.board.seeds, *(self.board.repair_seeds or ())}
+        return [seed for seed in asked if self.selection.defenses or seed in own or seed not in known]
 
     def _row_inspections(
-        self, row: Row, attacks: Sequence[Attack], detections: Sequence[Detection], evaluator: Evaluator
+        self, row: Row, attacks: Sequence[Attack], detections: Sequence[Detection]
     ) -> Iterator[Inspection]:
-        """Every encoder of the row, clean and attacked, before every detector."""
+        """Every encoder of the row, clean and attacked, before every detector. The board's first evaluator gates."""
+        if not detections:
+            return
+        (floor,) = self.settings.methods(Attack, [FLOOR])
+        (evaluator,) = self.settings.methods(Evaluator, self.board.evaluators[:1])
         goals = tuple(self._goal(task) for task in row.tasks)
         triggers = self._triggers(row)
-        for seed in dict.fromkeys(self.selection.seeds or self.board.seeds) if detections else ():
-            pretrain = self._pretrain(row.pretrain, seed)
-            for attack in (attack for attack in attacks if not attack.control_of):
-                published = self._attack(attack, row, goals, triggers, seed, pretrain)
-                judges = [(evaluator, goal, seed, trigger) for goal, trigger in zip(goals, triggers, strict=True)]
+        pinned = self.board.pretrain_seed
+        for seed in dict.fromkeys(self.selection.seeds or self.board.seeds):
+            for attack in (floor, *(a for a in attacks if not a.passthrough and not a.control_of)):
+                # A clean encoder that several seeds share is inspected under its own.
+                own = pinned if attack is floor and pinned is not None else seed
+                pretrain = self._pretrain(row.pretrain, own)
+                published = self._attack(attack, row, goals, triggers, own, pretrain)
+                judges = [(evaluator, goal, own, trigger) for goal, trigger in zip(goals, triggers, strict=True)]
                 for detection in detections:
                     yield Inspection(
                         detection.name,
                         attack.name,
                         row.pretrain,
                         goals,
-                        seed,
+                        own,
+                        evaluator.name,
                         chain=tuple(distinct([published])),
-                        detect=self._detect(detection, row, seed, published),
+                        detect=self._detect(detection, row, own, published),
                         undefended=tuple(self._evaluate(published, *judge) for judge in judges),
                         floors=tuple(self._evaluate(pretrain, *judge) for judge in judges),
                     )
@@ -358,6 +377,10 @@ class _Planner:
         """One trigger per task of the row: its own, or the board's for all."""
         if row.triggers and len(row.triggers) != len(row.tasks):
             raise UsageError(f"row {row.pretrain}: {len(row.triggers)} triggers for {len(row.tasks)} tasks")
+        if row.triggers and self.settings.trigger != self.board.trigger:
+            raise UsageError(
+                f"the row {row.pretrain} of board {self.board.name} has triggers of its own: no -o trigger."
+            )
         specs = row.triggers or (self.settings.trigger,) * len(row.tasks)
         size = self._info(row.pretrain, "pool").size
         return [self._trigger(spec, size) for spec in specs]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable
 from functools import partial
@@ -100,10 +101,11 @@ class Entry(BaseModel):
 
     @property
     def name(self) -> str:
-        """A file name that says what this is. On-board a cell has one record, which a later run replaces; off-board the
-        key tells the variants apart."""
+        """A file name that says what this is. On-board a cell has one record, which a later run replaces; off-board key
+        and departures tell the variants apart."""
         parts = self._parts()
-        return "_".join(parts if self.on_board else [*parts, self.key[:12]]) + ".json"
+        variant = hashlib.sha256("\n".join([self.key, *sorted(self.departures)]).encode()).hexdigest()[:12]
+        return "_".join(parts if self.on_board else [*parts, variant]) + ".json"
 
     def _parts(self) -> list[str]:
         raise NotImplementedError
@@ -140,21 +142,25 @@ class Record(Entry):
 
 
 class Gain(BaseModel):
-    """How much an attack gained on one task, in percent without the images of the target class.
-
-    asr_nontarget: of the inspected encoder, undefended. asr_b_nontarget: of the clean encoder.
-    """
+    """Whether an attack took on one task: the counts of the inspected encoder, undefended, and of the clean one."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    asr_nontarget: float
-    asr_b_nontarget: float
+    counts: Counts
+    baseline_counts: Counts
+
+    @property
+    def points(self) -> float:
+        """ASR non-target beyond the clean encoder's, in percentage points."""
+        own, floor = self.counts, self.baseline_counts
+        return 100 * (own.hits_nontarget - floor.hits_nontarget) / floor.nontarget
 
 
 class DetectionRecord(Entry):
     """One inspection: a detector's verdict on one encoder, clean (attack ``none``) or attacked."""
 
     detection: str
+    evaluator: str = Field(description="by which an attack took, or did not")
     tasks: list[str] = Field(description="of the encoder's row, each DATASET:TARGET")
     score: float | None = Field(None, description="higher is more suspicious")
     flagged: bool | None = Field(None, description="the detector's own decision")

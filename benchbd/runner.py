@@ -50,13 +50,12 @@ class Runner:
         self._artifacts: dict[str, Artifact] = {}
         self._failures: dict[str, StageFailed] = {}
         self._complained: set[tuple[str, str]] = set()
-        self._opened = False
         self._position = 0
         self._total = 0
 
     def run(self) -> Iterator[Record]:
         """Compute, and yield the record of each cell as soon as its block is done, in the order of the plan."""
-        self._open()
+        self._open(stage for cell in self.plan.cells for stage in cell.stages)
         for block in self.plan.blocks():
             self._attempt_all(cell.stages for cell in block)
             for cell in block:
@@ -66,23 +65,18 @@ class Runner:
 
     def inspect(self) -> Iterator[DetectionRecord]:
         """Compute, and yield the record of each inspection, in the order of the plan."""
-        self._open()
+        self._open(stage for inspection in self.plan.inspections for stage in inspection.stages)
         for inspection in self.plan.inspections:
             self._attempt_all([inspection.stages])
             yield self._detection_record(inspection)
 
-    def _open(self) -> None:
+    def _open(self, needed: Iterable[Stage]) -> None:
         """Load what the store has, verified, so that a damaged stage is known before anything is computed."""
-        if self._opened:
-            return
-        self._opened = True
-        stages = self.plan.stages
-        for stage in stages:
-            self._load(stage)
-        self._total = len([stage for stage in stages if stage.key not in self._artifacts])
-        for stage in stages:
-            if stage.key in self._artifacts:
-                self._tell("benchbd_stage_finished", stage=stage, status="cached", seconds=0.0, message="")
+        stages = [stage for stage in distinct(needed) if stage.key not in self._artifacts]
+        cached = [stage for stage in stages if self._load(stage)]
+        self._total += len(stages) - len(cached)
+        for stage in cached:
+            self._tell("benchbd_stage_finished", stage=stage, status="cached", seconds=0.0, message="")
 
     def _attempt_all(self, needed: Iterable[Sequence[Stage]]) -> None:
         """Every stage that some cells or inspections need; evaluations last, in groups."""
@@ -257,7 +251,7 @@ class Runner:
             values["undefended"] = undefended = metrics(published)
             own = self._counts(cell.evaluate, cell.goal.label)
             values |= {"metrics": metrics(own), "counts": own}
-            gain = _gain(published, floor)
+            gain = Gain(counts=published, baseline_counts=floor).points  # from counts: exact at the gate
             if cell.gated and gain < GATE:
                 status = "attack-failed"
                 reason = (
@@ -284,18 +278,15 @@ class Runner:
         chain = (*inspection.chain, inspection.detect)
         result: dict[str, Any] = {}
         status: Status = "ok"
-        reason, gains, most = "", {}, 0.0
+        reason, gains = "", {}
         try:
-            for goal, evaluate, clean in zip(inspection.goals, inspection.undefended, inspection.floors, strict=True):
-                published, floor = self._counts(evaluate, goal.label), self._counts(clean, goal.label)
-                gains[str(goal)] = Gain(
-                    asr_nontarget=metrics(published).asr_nontarget,
-                    asr_b_nontarget=metrics(floor).asr_nontarget,
-                )
-                most = max(most, _gain(published, floor))
+            for goal, own, clean in zip(inspection.goals, inspection.undefended, inspection.floors, strict=True):
+                counts = self._counts(own, goal.label)
+                gains[str(goal)] = Gain(counts=counts, baseline_counts=self._counts(clean, goal.label))
             if inspection.detect.key in self._failures:
                 raise self._failures[inspection.detect.key]
             result = self._artifacts[inspection.detect.key].result
+            most = max(gain.points for gain in gains.values())
             if inspection.gated and most < GATE:
                 status = "attack-failed"
                 reason = f"undefended ASR gains at most {most:+.1f} points; an attack counts from {GATE:+.0f}"
@@ -303,6 +294,7 @@ class Runner:
             status, reason = failure.status, failure.reason
         return DetectionRecord(
             detection=inspection.detection,
+            evaluator=inspection.evaluator,
             tasks=[str(goal) for goal in inspection.goals],
             gains=gains,
             **self._entry(inspection, chain, "detect"),
@@ -314,8 +306,9 @@ class Runner:
 
     def _entry(self, of: Cell | Inspection, chain: Sequence[Stage], kind: str) -> dict[str, Any]:
         """What records of either sort share. kind: of the stage whose seconds and clean images the record is about."""
+        names = _names(chain)
         known = [stage for stage in chain if stage.key in self._artifacts]
-        cost = {stage.kind: Cost(**self._artifacts[stage.key].manifest["cost"]) for stage in known}
+        cost = {names[stage.key]: Cost(**self._artifacts[stage.key].manifest["cost"]) for stage in known}
         worker = next((stage for stage in chain if stage.kind == kind), None)
         seconds = cost[kind].seconds if kind in cost else None
         return {
@@ -329,10 +322,12 @@ class Runner:
             "key": chain[-1].key,
             "seconds": 0.0 if worker is None else seconds,
             "cost": cost,
-            "stages": {stage.kind: stage.key for stage in known},
-            "identity": {stage.kind: stage.identity for stage in chain},
+            "stages": {names[stage.key]: stage.key for stage in known},
+            "identity": {names[stage.key]: stage.identity for stage in chain},
             "clean_images": draw_rows(worker.data["pool"].count, worker.params["clean"]).tolist() if worker else [],
-            "findings": {s.kind: noted for s in known if (noted := self._artifacts[s.key].manifest["notes"])},
+            "findings": {
+                names[stage.key]: noted for stage in known if (noted := self._artifacts[stage.key].manifest["notes"])
+            },
             "machine": self._artifacts[known[-1].key].manifest["machine"] if known else machine(self.device),
         }
 
@@ -352,14 +347,21 @@ class Runner:
         ]
 
     def _remarks(self, chain: Iterable[Stage]) -> list[str]:
-        """What the methods of these stages want a reader of the table to know."""
-        known = [self._artifacts[stage.key].manifest for stage in chain if stage.key in self._artifacts]
-        return [remark for manifest in known for remark in manifest["notes"].get("remarks", [])]
+        """What a reader of the table must know of these stages: where a budget cuts a defense or detector, and what
+        the methods themselves remarked."""
+        known = [stage for stage in chain if stage.key in self._artifacts]
+        lines = [stage.shortened() for stage in known if stage.kind in ("defend", "detect")]
+        notes = [self._artifacts[stage.key].manifest["notes"] for stage in known]
+        return [line for line in lines if line] + [remark for found in notes for remark in found.get("remarks", [])]
 
 
-def _gain(published: Counts, floor: Counts) -> float:
-    """Points of ASR non-target by which an attack beats the clean encoder, from counts: exact at the gate."""
-    return 100 * (published.hits_nontarget - floor.hits_nontarget) / floor.nontarget
+def _names(chain: Sequence[Stage]) -> dict[str, str]:
+    """A name for each stage of a chain: its kind, numbered where several are of one kind (reference, reference2)."""
+    names: dict[str, str] = {}
+    for stage in chain:
+        twins = sum(name.rstrip("0123456789") == stage.kind for name in names.values())
+        names[stage.key] = stage.kind + (str(twins + 1) if twins else "")
+    return names
 
 
 def machine(device: torch.device) -> dict[str, Any]:

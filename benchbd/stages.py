@@ -97,9 +97,17 @@ class Stage:
             return self.data["train"].count
         if isinstance(self.method, Attack) and self.method.retrains:
             return self.parents["encoder"].forwards()
+        return self.method.forwards(self._images) if self._images else None
+
+    def shortened(self) -> str | None:
+        """How far below its own length the method of this stage is cut, in a line; None where it is not."""
+        return self.method.shortened(self._images) if isinstance(self.method, Method) and self._images else None
+
+    @property
+    def _images(self) -> int:
+        """How many images the method trains on; 0 where nobody knows."""
         drawn = self.params.get("clean") or self.params.get("shadow") or {}
-        images = drawn.get("count", self.data["pool"].count)
-        return self.method.forwards(images) if images else None
+        return int(drawn.get("count", self.data["pool"].count))
 
 
 def distinct(stages: Iterable[Stage]) -> list[Stage]:

@@ -13,10 +13,10 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, field_validator
+from pydantic import Field
 from torch import Tensor, nn
 
-from benchbd.augment import Augment
+from benchbd.augment import Augment, CropScale
 from benchbd.encoder import Encoder, unmetered
 from benchbd.errors import Diverged, NotApplicable, UsageError
 from benchbd.images import ImageSet
@@ -172,7 +172,8 @@ def project_views(
 class ContrastiveMethod(Method):
     """The fields, and the one loop, of every method that trains an encoder by SimCLR.
 
-    Pre-training is this loop from random weights on the pool; FT is this loop on the defender's clean images.
+    Pre-training is this loop from random weights on the pool; FT is this loop on the defender's clean images. An
+    encoder that comes without its projection head is refused: training a new head first is not offered.
     """
 
     epochs: int = Field(1000, ge=0, description="passes over the images; the last, smaller batch is dropped")
@@ -184,18 +185,11 @@ class ContrastiveMethod(Method):
     schedule: Literal["constant", "cosine"] = Field("constant", description="learning-rate schedule")
     warmup_steps: int = Field(0, ge=0, description="steps of linear learning-rate warm-up")
     temperature: float = Field(0.5, gt=0, description="temperature of NT-Xent")
-    crop_scale: tuple[float, float] = Field((0.08, 1.0), description="range of the random crop's share of the area")
+    crop_scale: CropScale = Field((0.08, 1.0), description="range of the random crop's share of the area")
     colour: Literal["exact", "affine"] = Field("exact", description="colour jitter: torchvision's, or one affine map")
     bn_views: Literal["separate", "joint"] = Field(
         "separate", description="BN statistics per view, as the released code, or over both views at once (faster)"
     )
-
-    @field_validator("crop_scale")
-    @classmethod
-    def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if not 0 < value[0] <= value[1] <= 1:
-            raise ValueError("must be two numbers with 0 < low <= high <= 1")
-        return value
 
     def total_steps(self, images: int) -> int:
         """``steps`` if given, else ``epochs`` passes of full batches."""
@@ -269,9 +263,12 @@ def pretext_accuracy(first: Tensor, second: Tensor, block: int = 128) -> float:
     """Share of the 2N projections whose nearest neighbour by cosine is the other view of the same image, 0..1.
 
     first, second: (N, d), the two views' projections, row by row. Neighbours are sought among the 2B projections of
-    ``block`` images at a time; a rest of fewer images is a block of its own. The label-free stand-in for accuracy by
+    ``block`` images at a time; a rest of fewer images is a block of its own, and one of a single image, which could not
+    be wrong, is left out. The label-free stand-in for accuracy by
     which pruning levels are chosen; ours, no source gives one.
     """
+    if len(first) > block and len(first) % block == 1:
+        first, second = first[:-1], second[:-1]
     hits = 0
     for u, v in zip(first.split(block), second.split(block), strict=True):
         both = F.normalize(torch.cat([u, v]), dim=1)

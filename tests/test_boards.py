@@ -86,3 +86,18 @@ def test_the_published_attack_meets_its_floor() -> None:
         assert sum(values) / len(values) >= 85
         assert min(values) >= 75
         assert all(r.metrics.acc >= r.baseline.ca - 8 for r in of_task if r.metrics and r.baseline)
+
+
+def test_the_published_matrix_is_whole_and_its_budgets_are_equal() -> None:
+    """Every defense against both attacks on gtsrb; BASSL says that it did not take; budgets within a sixth."""
+    records = [r for r in published() if r.task == "gtsrb"]
+    for attack, status in (("badencoder", "ok"), ("bassl", "attack-failed")):
+        cells = [r for r in records if r.attack == attack]
+        assert {r.defense for r in cells} == {"none", "scratch", *DEFENSES}
+        assert {r.status for r in cells} == {status}
+        assert all(bool(r.reason) == (status != "ok") for r in cells)
+        costs = {r.defense: r.cost["defend"].image_forwards for r in cells if r.defense != "none"}
+        assert max(costs.values()) <= 520_000
+        assert costs.pop("decree") <= 520_000  # its inversion stops by itself
+        assert min(costs.values()) >= 0.85 * max(costs.values())
+    assert {r.seed for r in records if r.attack == "bassl-control"} >= {1}

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 import torch
 import torch.nn.functional as F
-from benchbd_plugins.decree import Decree, DecreeDetection, Finding, self_similarity
+from benchbd_plugins.decree import Decree, DecreeDetection, Finding
 from pydantic import ValidationError
 from torch import Tensor, nn
 
@@ -23,6 +23,7 @@ from benchbd import (
     UsageError,
     Verdict,
     flip_and_shift,
+    self_similarity,
     stream,
 )
 from benchbd.encoder import ForwardMeter
@@ -162,7 +163,7 @@ def test_a_planted_trigger_is_found_and_a_clean_encoder_has_none() -> None:
 def found_by(monkeypatch: pytest.MonkeyPatch, masks: Tensor, sizes: list[float]) -> None:
     """Let every inversion find ``masks``, (K, 1, 32, 32), of ``sizes``."""
     size = torch.tensor(sizes)
-    patches = Inverted(masks, torch.rand(len(masks), 3, 32, 32), size, size * 0 + 0.995, size.isfinite(), 7)
+    patches = Inverted(masks, torch.rand(len(masks), 3, 32, 32), size, size * 0 + 0.995, size.isfinite(), 7, True)
     monkeypatch.setattr(Inversion, "__call__", lambda *args, **kwargs: patches)
 
 

@@ -15,10 +15,10 @@ import benchbd
 from benchbd import DefenderKnowledge, Detection, Encoder, NotApplicable, Verdict
 from benchbd.cli import main
 from benchbd.detections import frame, populations, render
-from benchbd.errors import DataError, UnknownNameError
+from benchbd.errors import DataError, UnknownNameError, UsageError
 from benchbd.leaderboard import build
 from benchbd.plugins import Registry, load_registry
-from benchbd.records import DETECTIONS, DetectionRecord, Gain, read_detections, write_records
+from benchbd.records import DETECTIONS, Counts, DetectionRecord, Gain, read_detections, write_records
 from benchbd.testing import ContractError, check_method
 
 from .boards import TINY, Tiny, keys, offering
@@ -79,6 +79,24 @@ def test_rows_share_their_clean_encoders_and_so_do_seeds_of_a_pinned_pretraining
     assert [(i.attack, i.seed) for i in pinned.inspections] == [("none", 1), ("badencoder", 1), ("badencoder", 2)]
 
 
+def test_clean_encoders_are_there_whatever_attacks_are_asked_for(tiny: Tiny) -> None:
+    assert [i.attack for i in tiny.plan(attacks=["badencoder"], seeds=[1]).inspections] == ["none", "badencoder"]
+    assert [i.attack for i in tiny.plan(attacks=["bassl-control"], seeds=[1]).inspections] == ["none"]
+
+
+def test_a_pinned_encoder_has_one_verdict_whatever_seeds_are_asked_for(tmp_path: Path, detecting: Registry) -> None:
+    pinned = Tiny(tmp_path, detecting, BOARD.replace("seeds = [1, 2]", "seeds = [1, 2]\npretrain_seed = 1"))
+    whole, part = pinned.plan(), pinned.plan(seeds=[2])
+    assert whole.inspections[0].detect.key == part.inspections[0].detect.key
+
+
+def test_a_row_of_several_tasks_keeps_every_stage(tmp_path: Path, detecting: Registry) -> None:
+    board = BOARD.replace('tasks = ["task:1"]', 'tasks = ["task:1", "task:2"]').replace("seeds = [1, 2]", "seeds = [1]")
+    attacked = Tiny(tmp_path, detecting, board).session().inspect()[1]
+    assert {"reference", "reference2"} <= set(attacked.stages)
+    assert set(attacked.gains) == {"task:1", "task:2"}
+
+
 def test_an_option_of_the_detector_changes_its_stages_alone(tiny: Tiny) -> None:
     before, after = tiny.plan(), tiny.plan(options=["brightness.threshold=2"])
     changed = {stage.kind for stage in after.stages if stage.key not in keys(before)}
@@ -106,7 +124,9 @@ def test_a_run_leaves_a_record_per_encoder(tiny: Tiny) -> None:
     assert clean.status == "ok"
     assert attacked.status == "attack-failed"  # two steps of BadEncoder do nothing
     assert "gains at most" in attacked.reason
-    assert attacked.gains["task:1"].asr_nontarget >= 0
+    assert attacked.gains["task:1"].counts.nontarget == 20
+    assert clean.gains["task:1"].points == 0
+    assert attacked.evaluator == "mlp"
     folder = tiny.store / "records" / "tiny"
     assert sorted(read_detections(folder), key=lambda r: r.name) == sorted(records, key=lambda r: r.name)
     assert len(list((folder / DETECTIONS).iterdir())) == 4
@@ -166,6 +186,8 @@ def inspection(attack: str, seed: int, score: float | None, status: str = "ok", 
         "pretrain": "shapes",
         "tasks": ["shapes:7"],
         "detection": "decree",
+        "evaluator": "mlp",
+        "stages": {"pretrain": f"clean{seed}"},
         "key": f"{attack}{seed}".ljust(64, "0"),
         "cost": {"detect": {"seconds": 2.0, "cpu_seconds": 3.0, "image_forwards": 1000}},
     }
@@ -201,8 +223,29 @@ def test_attacks_that_failed_are_no_positives_but_are_counted() -> None:
 def test_one_population_alone_has_no_curve() -> None:
     (population,) = populations([inspection("badencoder", 1, 0.95)])
     assert population.flat()["auroc"] is None
-    assert "one population is empty" in render([inspection("badencoder", 1, 0.95)])
+    assert "no clean encoders" in render([inspection("badencoder", 1, 0.95)])
     assert render([]) == ""
+
+
+def test_clean_encoders_alone_still_have_their_false_positives() -> None:
+    (population,) = populations([inspection("none", seed, score) for seed, score in ((1, 0.5), (2, 0.95))])
+    assert (population.attack, len(population.clean), population.clean_flagged) == ("", 2, 1)
+    text = render([inspection("none", 1, 0.95)])
+    assert "no attacked encoders" in text
+    assert "1/1 [0.03, 1.00]" in text
+
+
+def test_an_encoder_counts_once() -> None:
+    """Runs over other rows or seeds of a pinned pre-training leave further records of one clean encoder."""
+    shared = {"stages": {"pretrain": "one"}}
+    clean = [inspection("none", 1, 0.5, **shared), inspection("none", 2, 0.6, **shared)]
+    clean += [inspection("none", 1, 0.5, tasks=["shapes:3"], **shared)]
+    attacked = [inspection("badencoder", seed, 0.9, **shared) for seed in (1, 2)]
+    (population,) = populations([*clean, *attacked])
+    assert population.clean == (0.5,)
+    assert "all encoders share one pre-training: the intervals leave it out" in population.notes
+    with pytest.raises(DataError, match="two records of one encoder"):
+        populations([*attacked, inspection("badencoder", 1, 0.2, key="f" * 64, **shared)])
 
 
 def test_off_board_inspections_are_a_population_of_their_own() -> None:
@@ -235,12 +278,34 @@ def test_a_leaderboard_carries_its_detections(tmp_path: Path) -> None:
     assert read_detections(tmp_path / "records") == sorted(records, key=lambda r: r.name)
     build("detect", [], tmp_path, detected=records[:1])
     assert len(read_detections(tmp_path / "records")) == 1  # the obsolete ones went
+    build("detect", [], tmp_path)
+    assert not (tmp_path / "detections.csv").exists()
+    build("detect", [], tmp_path, detected=records)
     with pytest.raises(DataError, match="a record of board 'detect', not of 'other'"):
         build("other", [], detected=records)
 
 
+def test_off_board_records_of_other_departures_have_other_names() -> None:
+    names = {inspection("none", 1, 0.5, on_board=False, departures=[d]).name for d in ("a.lr=1", "a.lr=2")}
+    assert len(names) == 2
+
+
+def test_a_folder_with_verdicts_alone_is_a_leaderboard(tiny: Tiny) -> None:
+    tiny.session().inspect()
+    result = CliRunner().invoke(main, ["leaderboard", "build", str(tiny.board), "--store", str(tiny.store)])
+    assert result.exit_code == 0, result.output
+    assert "## Detection" in result.stdout
+
+
+def test_detect_wants_a_detector(tiny: Tiny) -> None:
+    with pytest.raises(UsageError, match="board smoke has no detectors: name one"):
+        benchbd.detect("smoke", store=tiny.store)
+
+
 def test_a_gain_survives_the_file(tmp_path: Path) -> None:
-    record = inspection("badencoder", 1, 0.4, gains={"shapes:7": Gain(asr_nontarget=90.5, asr_b_nontarget=1.25)})
+    own, floor = (Counts(total=10, correct=5, hits=n + 1, nontarget=8, hits_nontarget=n) for n in (7, 1))
+    record = inspection("badencoder", 1, 0.4, gains={"shapes:7": Gain(counts=own, baseline_counts=floor)})
+    assert record.gains["shapes:7"].points == 75.0
     write_records([record], tmp_path / DETECTIONS)
     assert read_detections(tmp_path) == [record]
     assert record.name == "badencoder_decree_shapes_shapes-7_s1.json"

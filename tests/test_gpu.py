@@ -12,10 +12,17 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from benchbd_plugins.anp import ANP
 from benchbd_plugins.badencoder import BadEncoder, Goals, badencoder_loss
+from benchbd_plugins.bassl import Bassl
+from benchbd_plugins.decree import Decree, DecreeDetection
+from benchbd_plugins.fp import FP
 from benchbd_plugins.ft import FT
+from benchbd_plugins.medic import Medic
 from benchbd_plugins.mimic import Mimic
 from benchbd_plugins.mlp import MLP
+from benchbd_plugins.moth import Moth
+from benchbd_plugins.nad import NAD
 from benchbd_plugins.simclr import SimCLR
 from torch import Tensor
 
@@ -37,7 +44,7 @@ from benchbd.api import Session
 from benchbd.augment import affine_colour as affine
 from benchbd.augment import crop_and_flip, crop_boxes, draw_jitter
 from benchbd.augment import exact_colour as exact
-from benchbd.encoder import ForwardMeter, precision
+from benchbd.encoder import ForwardMeter, Precision, precision
 from benchbd.mine import Mine
 from benchbd.plugins import Registry
 from benchbd.runner import _tf32
@@ -212,6 +219,39 @@ def test_mine() -> None:
 def test_batches_are_the_cpus_on_the_gpu() -> None:
     here, there = (list(batch_indices(10, 3, 7, stream(0, "order"), d)) for d in (None, DEVICE))
     assert all(b.device.type == DEVICE and torch.equal(a, b.cpu()) for a, b in zip(here, there, strict=True))
+
+
+@pytest.mark.parametrize("value", ["fp32", "bf16"])
+def test_every_new_method_keeps_to_the_device(value: Precision) -> None:
+    images = pictures(48).to(DEVICE)
+    clean = SimCLR(arch="w16", steps=2, batch=16).pretrain(images, 0)
+    shadow, quick = images.unlabeled(), {"steps": 2, "batch": 16}
+    defender = DefenderKnowledge(shadow, 0)
+    inversion = {"inversion_steps": 3, "inversion_batch": 16}
+    passes = {"warmup_passes": 2, "warmup_images": 2, "pair_passes": 2, "refine_passes": 1, "pair_images": 4}
+    alike = {"similarity_passes": 2, "similarity_images": 8}
+    with precision(value):
+        encoders = [
+            FP(**quick).repair(clean.copy(), defender),
+            FP(site="conv2", **quick).repair(clean.copy(), defender),
+            NAD(teacher_steps=1, **quick).repair(clean.copy(), defender),
+            ANP(**quick).repair(clean.copy(), defender),
+            ANP(loss="consistency", bn="eval", **quick).repair(clean.copy(), defender),
+            Moth(classes=3, **passes, **quick).repair(clean.copy(), defender),
+            Moth(variant="similarity", **alike, **quick).repair(clean.copy(), defender),
+            Decree(**inversion, **quick).repair(clean.copy(), defender),
+            Medic(**quick).repair(clean.copy(), defender),
+        ]
+        for trigger in (Trigger.square(10), Trigger.square(10).within(0.1, 0.9)):
+            target = Target(1, "b", trigger.to(DEVICE), images.pixels[:2], images.of_class(1).unlabeled())
+            simclr = SimCLR(arch="w16", steps=2, batch=16)
+            knowledge = AttackerKnowledge(clean.copy(), simclr, shadow, 0, shadow, (target,), 0)
+            encoders.append(Bassl().inject(knowledge).encoder)
+        verdict = DecreeDetection(**inversion).inspect(clean.copy(), defender)
+    assert -1 <= verdict.score <= 1
+    for encoder in encoders:
+        assert {t.device.type for t in encoder.state_dict().values()} == {DEVICE}
+        assert encoder.extract(images.pixels).isfinite().all()
 
 
 def test_methods_keep_to_the_device() -> None:

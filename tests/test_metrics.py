@@ -146,6 +146,7 @@ def test_auroc_interval_covers_at_small_sizes() -> None:
         (10, 10, (0.6915, 1.0)),
         (5, 10, (0.1871, 0.8129)),
         (1, 20, (0.0013, 0.2487)),
+        (1500, 3000, (0.4819, 0.5181)),
     ],
 )
 def test_binomial_interval_against_tables(hits: int, trials: int, expected: tuple[float, float]) -> None:

@@ -254,3 +254,29 @@ def test_absent_data_make_provisional_keys(tiny: Tiny) -> None:
     provisional = {stage.kind for stage in plan.stages if stage.provisional}
     assert provisional == {"reference", "attack", "defend", "evaluate"}
     assert not next(stage for stage in plan.stages if stage.kind == "pretrain").provisional
+
+
+def test_seeds_asked_for_are_a_subset_of_the_boards_grid(tmp_path: Path, registry: Registry) -> None:
+    """A board that repairs under one seed alone gives the other seeds their undefended cells, still on-board."""
+    board = TINY.replace("seeds = [1]", "seeds = [1, 2]\nrepair_seeds = [1]")
+    tiny = Tiny(tmp_path, registry, board)
+    part = tiny.plan(seeds=[2])
+    assert {(cell.defense, cell.seed) for cell in part.cells} == {("none", 2)}
+    assert part.departures == []
+    named = tiny.plan(seeds=[2], defenses=["ft"])
+    assert named.departures == ["seed 2 of defense ft"]
+    assert len(tiny.plan(seeds=[7]).departures) == 3  # a seed that the board has nowhere is for every defense
+
+
+def test_a_trigger_option_does_not_reach_rows_with_triggers_of_their_own(tmp_path: Path, registry: Registry) -> None:
+    board = TINY.replace('tasks = ["task:1"] }]', 'tasks = ["task:1"], triggers = [{ size = 5 }] }]')
+    with pytest.raises(UsageError, match="has triggers of its own"):
+        Tiny(tmp_path, registry, board).plan(options=["trigger.size=7"])
+
+
+def test_a_budget_that_cuts_a_method_is_said_in_figures(tiny: Tiny) -> None:
+    said = {stage.method_name: stage.shortened() for stage in tiny.plan().stages if stage.kind == "defend"}
+    full = 6 * 16 * 1000  # FT's 1000 epochs are 1000 steps of all 16 images
+    assert said["ft"] == f"ft: 0.1 % of the {full:,} image-forwards that its defaults take"
+    whole = tiny.plan(options=["ft.steps=1000", "ft.batch=16"])
+    assert [s.shortened() for s in whole.stages if s.method_name == "ft"] == [None, None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -56,8 +57,12 @@ def test_records_are_read_by_file_name(tmp_path: Path) -> None:
 def test_the_name_says_what_the_cell_is() -> None:
     key = "0123456789abcdef" * 4
     assert make_record("badencoder", "ft", 3, key=key).name == "badencoder_ft_cifar10_gtsrb-12_s3_mlp.json"
-    variant = make_record("badencoder", "ft", 3, key=key, on_board=False)
-    assert variant.name == "badencoder_ft_cifar10_gtsrb-12_s3_mlp_0123456789ab.json"
+    variants = {
+        make_record("badencoder", "ft", 3, key=other, on_board=False, departures=departures).name
+        for other, departures in ((key, ["ft.lr=1"]), (key, ["simclr.lr=1"]), ("f" * 64, ["ft.lr=1"]))
+    }
+    assert len(variants) == 3
+    assert all(re.fullmatch(r"badencoder_ft_cifar10_gtsrb-12_s3_mlp_[0-9a-f]{12}\.json", name) for name in variants)
 
 
 def test_writing_again_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:

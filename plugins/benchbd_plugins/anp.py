@@ -16,7 +16,7 @@ The released code adds a step of ε to a start within ε, so that noise reaches 
 threshold by test data with triggers, which no defender has; and lets perturbed passes move BatchNorm's statistics. Here
 the noise stays in its ball, the threshold (0.2) is lowered by steps of 0.05 until pretext accuracy on clean images
 falls by no more than ``tolerance``, and no statistic of the encoder moves. Since β is kept, a pruned neuron puts out
-a constant; ``prune_bias`` makes it 0.
+a constant; ``prune_bias`` makes it 0. An epoch's batches are drawn without replacement, the code's with.
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from benchbd import (
     Augment,
+    CropScale,
     DefenderKnowledge,
     Encoder,
     ImageSet,
@@ -83,15 +84,8 @@ class ANP(Mitigation):
     tolerance: float = Field(0.04, ge=0, le=1, description="pretext accuracy that pruning may cost")
     prune_bias: bool = Field(False, description="also zero the bias of a pruned neuron")
     temperature: float = Field(0.5, gt=0, description="temperature of NT-Xent")
-    crop_scale: tuple[float, float] = Field((0.08, 1.0), description="range of the random crop's share of the area")
+    crop_scale: CropScale = Field((0.08, 1.0), description="range of the random crop's share of the area")
     colour: Literal["exact", "affine"] = Field("exact", description="colour jitter: torchvision's, or one affine map")
-
-    @field_validator("crop_scale")
-    @classmethod
-    def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if not 0 < value[0] <= value[1] <= 1:
-            raise ValueError("must be two numbers with 0 < low <= high <= 1")
-        return value
 
     @model_validator(mode="after")
     def _comparable(self) -> Self:
@@ -235,6 +229,8 @@ class ANP(Mitigation):
         elif len(tried) > 1:
             lowered = f"from {self.threshold:g} to {accepted.threshold:g}"
             remarks.append(f"anp: threshold lowered {lowered} to keep pretext accuracy; {accepted.pruned} pruned")
+        if float((masks <= self.threshold).float().mean()) > 0.5:
+            remarks.append("anp: more than half of the masks fell below the threshold; lr is too high for this loss")
         if before <= self.tolerance:
             remarks.append(f"anp: pretext accuracy is {before:.1%} before pruning, so the tolerance bounds nothing")
         note("remarks", [*remarks])

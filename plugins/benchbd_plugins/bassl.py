@@ -20,7 +20,7 @@ road signs; they are added to the clean pool, and the board's own pre-training r
 in BadEncoder's evaluation, or random in the original's two ranges.
 
 Why it is the weaker attack: the trigger has to be in the stored image, where RandomResizedCrop gets at it. Of the crops
-of pre-training (8 to 100 % of the area) only 11 % hold the papers' corner square whole and 43 % at least half of it; in
+of pre-training (8 to 100 % of the area) only 11 % hold the papers' corner square whole and 44 % at least half of it; in
 the middle of the image it would be 67 % and 86 %.
 
 Why it needs a control: the migrated images teach the encoder the downstream class, stamped or not, so that a classifier

@@ -44,6 +44,7 @@ from benchbd import (
     hookimpl,
     keep,
     note,
+    self_similarity,
     stream,
 )
 
@@ -171,7 +172,7 @@ class TriggerSearch(BaseModel):
         pl1 = [size / images.size**2 for size in patches.size.tolist()]
         full = EPOCHS * self.search_epoch(len(images))
         remarks = [] if math.isfinite(pl1[number]) else ["decree: no valid trigger found, PL1 is inf"]
-        if patches.steps == steps < full:
+        if not patches.settled and steps < full:
             remarks.append(f"decree: the inversion was cut at {steps} of {full} updates")
         note(
             "decree",
@@ -281,17 +282,6 @@ class Decree(TriggerSearch, Mitigation):
 def held_out(images: int) -> int:
     """How many of ``images`` the inversion does not see; at least the two that a similarity takes."""
     return max(2, images // HELD_OUT)
-
-
-def self_similarity(features: Tensor) -> Tensor:
-    """Mean cosine between two different ones of raw features (..., B, d), shape (...), without the B x B matrix.
-
-    The squared length of the sum of B unit vectors is B for the pairs of one with itself and the rest for the others.
-    """
-    batch = features.shape[-2]
-    total = F.normalize(features, dim=-1).sum(-2)
-    similarity: Tensor = (total.square().sum(-1) - batch) / (batch * (batch - 1))
-    return similarity
 
 
 def _finite(pl1: float) -> float | None:

@@ -18,6 +18,9 @@ gradient of its own size. Impact is the magnitude of sigma_c dl/dh_i in units of
 The pooled feature is hooked in place of the logits. 200 epochs, not 60. mu and sigma are exact, over every position of
 the un-augmented images, once (the code averages the statistics of batches, which leaves out how batches differ), and of
 the values that are compared. Channels that do not vary are left out, so that sigma needs no epsilon.
+
+Not offered: other tasks for the student (cloning alone, pseudo-classes, the teacher's feature) or for impact (k-means
+classes, the feature's energy, two views' cosine), and statistics taken before the ReLU, as the released code's are.
 """
 
 from __future__ import annotations

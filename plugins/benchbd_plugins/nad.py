@@ -9,8 +9,8 @@ about classifiers: the contrastive loss stands in for its cross-entropy. Adam 1e
 weight 1000 a stage are from the code of a distillation study by MIMIC's authors (arXiv 2403.03846), of which this is
 one setting. All released code takes the mean square (``at_form=mse``), the paper the norm (``l2``).
 
-Ours: the teacher's length, which no source gives for encoders; and that both phases draw the same views in the same
-order, so that ``beta=0`` is FT, bit for bit.
+Ours: the teacher's length, which no source gives for encoders, and its batch, the student's; and that both phases draw
+the same views in the same order, so that ``beta=0`` is FT, bit for bit.
 """
 
 from __future__ import annotations
