@@ -360,7 +360,7 @@ def test_an_interrupt_is_130_and_keeps_what_is_done(tmp_path: Path) -> None:
     process = drive(log, "run", *tiny.arguments, hang="defend")
     in_flight(process, log, "defend")
     process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=30)
+    stdout, stderr = process.communicate(timeout=90)
     assert process.returncode == 130
     assert stdout == ""
     assert "Traceback" not in stderr

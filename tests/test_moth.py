@@ -605,7 +605,7 @@ def test_what_is_kept_and_noted(knowledge: DefenderKnowledge) -> None:
     with collecting() as found:
         Moth(**SIMILAR).repair(toy_encoder(), knowledge)
     assert found.tensors["inverted.mask"].shape == (1, 1, SIZE, SIZE)
-    assert found.notes["remarks"] == ["moth: 3 of 300 steps, 2 of 300 similarity passes"]
+    assert found.notes["remarks"] == ["moth: 3 of 300 steps, 2 of 300 similarity passes, 40 of 96 similarity images"]
 
 
 def test_what_a_reader_must_know() -> None:
