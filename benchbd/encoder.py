@@ -110,6 +110,11 @@ class Encoder(nn.Module):
             torch.default_generator.manual_seed(seed)  # the CPU's alone: weights are drawn there on every machine
             return cls(arch, mean, std).to(device)
 
+    def untrained(self, seed: int) -> Encoder:
+        """A randomly initialised encoder with a head that sees what this one sees: its normalisation is this one's."""
+        mean, std = self.mean.flatten().tolist(), self.std.flatten().tolist()
+        return Encoder.seeded(self.arch, mean, std, seed=seed, device=self.device)
+
     @property
     def stages(self) -> tuple[str, ...]:
         return tuple(self.body)

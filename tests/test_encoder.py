@@ -378,3 +378,16 @@ def test_taking_maps_changes_no_feature_in_any_precision(value: Precision) -> No
     assert meter.images == 3 * 3
     assert {t.dtype for t in (features, *maps.values(), *gradients)} == {torch.float32}
     assert all(float(gradient.norm()) > 0 for gradient in gradients)
+
+
+def test_an_untrained_twin_shares_architecture_and_normalisation_alone() -> None:
+    given = small()
+    twin, again, other = given.untrained(1), given.untrained(1), given.untrained(2)
+    assert twin.arch == given.arch
+    assert twin.head is not None
+    assert torch.equal(twin.mean, given.mean)
+    assert torch.equal(twin.std, given.std)
+    weights = [e.state_dict()["body.layer1.0.conv1.weight"] for e in (given, twin, again, other)]
+    assert torch.equal(weights[1], weights[2])
+    assert not torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[1], weights[3])

@@ -89,9 +89,7 @@ class Medic(ContrastiveMethod, Mitigation):
         """
         images, seed = knowledge.images, knowledge.seed
         teacher = encoder.frozen()
-        # The student sees what the teacher sees: its normalisation is the teacher's.
-        mean, std = teacher.mean.flatten().tolist(), teacher.std.flatten().tolist()
-        student = Encoder.seeded(teacher.arch, mean, std, seed=seed, device=teacher.device)
+        student = teacher.untrained(seed)
         statistics = channel_statistics(teacher, images)
         if not statistics:
             raise NotApplicable("MEDIC clones activations and none of this encoder's vary over the clean images")

@@ -74,9 +74,7 @@ class Mimic(ContrastiveMethod, Mitigation):
         """A new encoder with a head of its own, whether or not ``encoder`` has one."""
         images, seed = knowledge.images, knowledge.seed
         teacher = encoder.frozen()
-        # The student sees what the teacher sees: its normalisation is the teacher's.
-        mean, std = teacher.mean.flatten().tolist(), teacher.std.flatten().tolist()
-        student = Encoder.seeded(teacher.arch, mean, std, seed=seed, device=teacher.device)
+        student = teacher.untrained(seed)
         beta = self.layer_weights(teacher if self.mi_source == "teacher" else student.eval(), images, seed)
         return self.distil(student, self.distiller(teacher, beta), images, seed)
 
