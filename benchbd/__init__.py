@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from benchbd.training import note as note
     from benchbd.training import nt_xent as nt_xent
     from benchbd.training import pretext_accuracy as pretext_accuracy
+    from benchbd.training import pretext_views as pretext_views
     from benchbd.training import project_views as project_views
     from benchbd.training import stream as stream
 
@@ -117,6 +118,7 @@ _HOME = {
     "one_thread": "threads",
     "plan": "api",
     "pretext_accuracy": "training",
+    "pretext_views": "training",
     "project_views": "training",
     "projection_head": "encoder",
     "resize_images": "layouts",

@@ -169,8 +169,8 @@ def build(
         try:
             for path in sorted({*folder.glob("*.json"), *folder.glob(f"{DETECTIONS}/*.json")} - kept):
                 path.unlink()
-            for name in {"detections.csv"} - set(files):
-                (out / name).unlink(missing_ok=True)
+            if not detection:  # of an earlier build
+                (out / "detections.csv").unlink(missing_ok=True)
             for name, text in files.items():
                 (out / name).write_text(text, encoding="utf-8", newline="\n")
         except OSError as error:

@@ -259,6 +259,20 @@ class ContrastiveMethod(Method):
 
 
 @torch.no_grad()
+def pretext_views(
+    net: Callable[[Tensor], Tensor], images: ImageSet, augment: Augment, seed: int
+) -> tuple[Tensor, Tensor]:
+    """What ``net`` makes of one pair of random views of every image, (N, d) each: equal seeds give equal views.
+
+    net: of float images (B, 3, H, W) in [0, 1]. What ``pretext_accuracy`` compares, as it is or projected.
+    """
+    draws = stream(seed, "pretext", images.device)
+    pairs = (augment.pair(pixels, draws) for pixels in images.pixels.split(512))
+    first, second = zip(*((net(u), net(v)) for u, v in pairs), strict=True)
+    return torch.cat(first), torch.cat(second)
+
+
+@torch.no_grad()
 def pretext_accuracy(first: Tensor, second: Tensor, block: int = 128) -> float:
     """Share of the 2N projections whose nearest neighbour by cosine is the other view of the same image, 0..1.
 

@@ -46,6 +46,7 @@ from benchbd import (
     note,
     nt_xent,
     pretext_accuracy,
+    pretext_views,
     stream,
 )
 
@@ -208,11 +209,8 @@ class ANP(Mitigation):
     @torch.no_grad()
     def utility(self, encoder: Encoder, images: ImageSet, seed: int) -> float:
         """Pretext accuracy, 0..1, on a fixed pair of views of every image: two forwards an image."""
-        draws = stream(seed, "pretext", images.device)
-        pairs = (self.augment.pair(pixels, draws) for pixels in images.pixels.split(512))
         net = Net(encoder, project=encoder.head is not None)
-        first, second = zip(*((net(u), net(v)) for u, v in pairs), strict=True)
-        return pretext_accuracy(torch.cat(first), torch.cat(second))
+        return pretext_accuracy(*pretext_views(net, images, self.augment, seed))
 
     def report(self, encoder: Encoder, masks: Tensor, kept: Tensor, before: float, tried: list[Level]) -> None:
         """Note masks, pruning and utility, and what a reader of the table must know of them."""

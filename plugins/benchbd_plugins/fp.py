@@ -33,7 +33,7 @@ from benchbd import (
     hookimpl,
     note,
     pretext_accuracy,
-    stream,
+    pretext_views,
 )
 
 Site = Literal["output", "conv2"]
@@ -102,10 +102,7 @@ class FP(ContrastiveMethod, Mitigation):
     @torch.no_grad()
     def view_features(self, encoder: Encoder, images: ImageSet, seed: int) -> Tensor:
         """Raw features (2N, d) of a fixed pair of views of every image: the first views, then the second."""
-        draws = stream(seed, "pretext", images.device)
-        pairs = (self.augment.pair(pixels, draws) for pixels in images.pixels.split(512))
-        first, second = zip(*((encoder(u), encoder(v)) for u, v in pairs), strict=True)
-        return torch.cat([*first, *second])
+        return torch.cat(pretext_views(encoder, images, self.augment, seed))
 
     def level(self, utility: Callable[[int], float], channels: int) -> int:
         """How many of ``channels`` to prune, never all.
