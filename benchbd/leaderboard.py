@@ -129,8 +129,8 @@ def build(
     off_board: bool = False,
     detected: Sequence[DetectionRecord] = (),
 ) -> dict[str, str]:
-    """The files of a leaderboard by name: README.md, board.csv, board.json, board.tex, and detections.csv where
-    detectors were run.
+    """The files of a leaderboard by name: README.md, board.csv, board.json, board.tex, and detections.csv and
+    detections.json where detectors were run.
 
     out: where they are written, with the records (all of them, so that a build from there gives the same bytes) under
     records/, from which the obsolete ones are removed. The text of out/notes.md, if there, enters the README as it is.
@@ -159,8 +159,9 @@ def build(
         "board.json": render(known, "json", order=order, off_board=off_board),
         "board.tex": f"% {generated}\n" + render(known, "latex", f"Leaderboard {board}", order, off_board),
     }
+    judged = {f"detections.{form}": detections.render(detected, form, order, off_board) for form in ("csv", "json")}
     if detection:
-        files["detections.csv"] = detections.render(detected, "csv", order, off_board)
+        files |= judged
     if out:
         folder = out / "records"
         read_records(folder)  # a stranger among the records is reported before anything is written or removed
@@ -170,7 +171,8 @@ def build(
             for path in sorted({*folder.glob("*.json"), *folder.glob(f"{DETECTIONS}/*.json")} - kept):
                 path.unlink()
             if not detection:  # of an earlier build
-                (out / "detections.csv").unlink(missing_ok=True)
+                for name in judged:
+                    (out / name).unlink(missing_ok=True)
             for name, text in files.items():
                 (out / name).write_text(text, encoding="utf-8", newline="\n")
         except OSError as error:

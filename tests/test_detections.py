@@ -275,11 +275,12 @@ def test_a_leaderboard_carries_its_detections(tmp_path: Path) -> None:
     files = build("detect", [], tmp_path, detected=records)
     assert "## Detection" in files["README.md"]
     assert (tmp_path / "detections.csv").is_file()
+    assert [p["n_attacked"] for p in json.loads((tmp_path / "detections.json").read_text())] == [2]
     assert read_detections(tmp_path / "records") == sorted(records, key=lambda r: r.name)
     build("detect", [], tmp_path, detected=records[:1])
     assert len(read_detections(tmp_path / "records")) == 1  # the obsolete ones went
     build("detect", [], tmp_path)
-    assert not (tmp_path / "detections.csv").exists()
+    assert not list(tmp_path.glob("detections.*"))
     build("detect", [], tmp_path, detected=records)
     with pytest.raises(DataError, match="a record of board 'detect', not of 'other'"):
         build("other", [], detected=records)
