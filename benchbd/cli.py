@@ -171,7 +171,8 @@ def run(download: bool, **arguments: Any) -> None:
     done, 1 some failed, 2 wrong usage or data, 130 interrupted.
     """
     from benchbd import detections
-    from benchbd.leaderboard import Order, terminal_table
+    from benchbd.leaderboard import terminal_table
+    from benchbd.summary import Order
     from benchbd.terminal import Terminal
 
     session = _session(arguments, download=download)
@@ -583,8 +584,9 @@ def build_leaderboard(
     """
     from benchbd import detections
     from benchbd.board import load_board
-    from benchbd.leaderboard import Order, build, render
+    from benchbd.leaderboard import build, render
     from benchbd.records import read_detections
+    from benchbd.summary import Order
 
     loaded = load_board(board or DEFAULT)
     place, found = _records_of(loaded, board or DEFAULT, records, store)

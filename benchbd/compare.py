@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 
 from benchbd.board import Board
 from benchbd.errors import UsageError
-from benchbd.metrics import Correlation, average_ranks, mean_interval, spearman
+from benchbd.metrics import Correlation, average_ranks, spearman
 from benchbd.published import METRICS, Figure, Metric, PublishedFloor, published
 from benchbd.records import Record
-from benchbd.summary import FLOOR, Interval, Order, Row, rank_of, summarise, task_name
+from benchbd.summary import FLOOR, Interval, Order, Row, interval, rank_of, summarise, task_name
 
 
 class Ranks(NamedTuple):
@@ -34,11 +34,15 @@ class Ranks(NamedTuple):
 
 @dataclass(frozen=True)
 class Line:
-    """A defense in a block. figure: None where the paper lacks it. ranks: by metric, where the defense is ranked.
-    suspicions: numbers of those that the published cell occurs in."""
+    """A defense in a block.
+
+    figure: None where the paper lacks it. same_protocol: whether the block follows the papers' protocol.
+    ranks: by metric, where the defense is ranked. suspicions: numbers of those that the published cell occurs in.
+    """
 
     row: Row
     figure: Figure | None
+    same_protocol: bool
     ranks: Mapping[Metric, Ranks]
     suspicions: tuple[int, ...]
 
@@ -58,7 +62,8 @@ class Line:
     def difference(self, metric: Metric) -> float | None:
         """Ours less the paper's, for a sound line of a block under the papers' protocol."""
         ours, paper = self.value(metric).mean, self.printed(metric)
-        return None if ours is None or paper is None or not self.sound else ours - paper
+        comparable = self.sound and self.same_protocol
+        return None if ours is None or paper is None or not comparable else ours - paper
 
 
 @dataclass(frozen=True)
@@ -106,7 +111,7 @@ class MeanRank:
 class Floor:
     """The clean encoder of a (pretrain, task, evaluator): ours over seeds, and the papers' where the task is theirs.
 
-    raw: MIMIC's ACC of its clean encoder. prior: share of target images in the papers' test split, in percent.
+    mimic_ca: MIMIC's ACC of its clean encoder. share_of_target: percent of the papers' test images.
     """
 
     pretrain: str
@@ -116,8 +121,8 @@ class Floor:
     ca: Interval
     asr_b: Interval
     badencoder: PublishedFloor | None
-    raw: float | None
-    prior: float | None
+    mimic_ca: float | None
+    share_of_target: float | None
     suspicions: tuple[int, ...]
 
 
@@ -185,6 +190,7 @@ def _block(rows: Sequence[Row], records: Sequence[Record], board: Board) -> Bloc
         Line(
             row=row,
             figure=figures.get(row.defense),
+            same_protocol=not differs,
             ranks={metric: places[row.defense] for metric, (places, _) in ranked.items() if row.defense in places},
             suspicions=_suspicions(" ".join((*place, row.defense))) if cell else (),
         )
@@ -296,27 +302,22 @@ def _floors(places: Iterable[tuple[str, str, str, str]], records: Sequence[Recor
         setting = paper.tasks.get(name)
         theirs = setting is not None and int(target) == setting.target
         badencoder = paper.floors.get((pretrain, name)) if theirs else None
-        raw = paper.cells.get((FLOOR, pretrain, name), {}).get(FLOOR) if theirs else None
+        clean = paper.cells.get((FLOOR, pretrain, name), {}).get(FLOOR) if theirs else None
         floors.append(
             Floor(
                 pretrain=pretrain,
                 task=task,
                 evaluator=evaluator,
                 seeds=tuple(sorted(seeds)),
-                ca=_interval(seeds[seed].ca for seed in sorted(seeds)),
-                asr_b=_interval(seeds[seed].asr_b for seed in sorted(seeds)),
+                ca=interval(seeds[seed].ca for seed in sorted(seeds)),
+                asr_b=interval(seeds[seed].asr_b for seed in sorted(seeds)),
                 badencoder=badencoder,
-                raw=raw.acc if raw else None,
-                prior=100 * setting.of_target / setting.test if setting and theirs else None,
+                mimic_ca=clean.acc if clean else None,
+                share_of_target=100 * setting.of_target / setting.test if setting and theirs else None,
                 suspicions=_suspicions(f"floor {pretrain} {name}") if badencoder else (),
             )
         )
     return tuple(floors)
-
-
-def _interval(values: Iterable[float]) -> Interval:
-    known = list(values)
-    return Interval(*mean_interval(known)) if known else Interval()
 
 
 def _suspicions(cell: str) -> tuple[int, ...]:

@@ -8,31 +8,25 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, get_args
-
-from tabulate import tabulate
+from typing import Any
 
 from benchbd.board import Board
 from benchbd.compare import Block, Comparison, Line, compare
 from benchbd.errors import UnknownNameError
 from benchbd.published import METRICS, Suspicion, published
 from benchbd.records import Record
-from benchbd.summary import FLOOR, Interval
-
-Form = Literal["text", "markdown", "json"]
-
-WIDTH = 100  # columns of the text
+from benchbd.summary import FLOOR, Interval, rounded
+from benchbd.tables import WIDTH, escaped, marked, pipe
 
 
 def render(board: Board, records: Iterable[Record], form: str = "text") -> str:
-    """The comparison as text that ends with a newline. form: text (100 columns), markdown or json.
+    """The comparison as text that ends with a newline. form: one of FORMATS, of which text has WIDTH columns.
 
     UnknownNameError for any other form, UsageError where nothing compares.
     """
-    writers = {"text": _write_text, "markdown": _write_markdown, "json": _write_json}
-    if form not in writers:
-        raise UnknownNameError("format", form, get_args(Form))
-    return writers[form](compare(board, records))
+    if form not in _WRITERS:
+        raise UnknownNameError("format", form, FORMATS)
+    return _WRITERS[form](compare(board, records))
 
 
 _TITLE = "Board {board} beside Table I of MIMIC"
@@ -91,7 +85,7 @@ def _floor_table(comparison: Comparison, digits: int, marks: _Marks) -> tuple[tu
     body = []
     for floor in comparison.floors:
         theirs = floor.badencoder
-        printed = [theirs and theirs.ca, theirs and theirs.asr_b, floor.raw, floor.prior]
+        printed = [theirs and theirs.ca, theirs and theirs.asr_b, floor.mimic_ca, floor.share_of_target]
         body.append(
             [
                 f"{floor.pretrain} -> {floor.task}, {floor.evaluator}",
@@ -243,40 +237,29 @@ def _write_text(comparison: Comparison) -> str:
         lines += ["", "Mean ranks over all blocks, ours and the paper's", *_aligned(headers, body)]
     headers, body = _floor_table(comparison, 1, marks)
     lines += ["", "Floors", *_aligned(headers, body), ""]
-    for mark, note in [*(("*", note) for note in _notes(comparison)), *((f"[{m}]", t) for m, t in marks.notes())]:
-        lines += textwrap.wrap(note, WIDTH, initial_indent=f"{mark} ", subsequent_indent=" " * (len(mark) + 1))
+    lines += marked([*(("*", note) for note in _notes(comparison)), *((f"[{m}]", t) for m, t in marks.notes())])
     return "\n".join(lines) + "\n"
 
 
 def _write_markdown(comparison: Comparison) -> str:
     marks, everywhere = _Marks(comparison), set(_missing_everywhere(comparison))
     alike = _trained_alike(comparison)
-    parts = [f"# {_TITLE.format(board=comparison.board)}", *([_escaped(alike)] if alike else [])]
+    parts = [f"# {_TITLE.format(board=comparison.board)}", *([escaped(alike)] if alike else [])]
     for block in comparison.blocks:
         subtract = not block.differs
         body = [_cells(line, subtract, 2, marks) for line in block.lines]
         parts += [
-            f"## {_escaped(block.heading)}",
-            _escaped(_protocol(block, bool(alike))),
-            _pipe(_HEADERS[subtract], body),
+            f"## {escaped(block.heading)}",
+            escaped(_protocol(block, bool(alike))),
+            pipe(_HEADERS[subtract], body, _LEFT),
         ]
-        parts += ["\n".join(f"- {_escaped(text)}" for text in below)] if (below := _below(block, everywhere)) else []
+        parts += ["\n".join(f"- {escaped(text)}" for text in below)] if (below := _below(block, everywhere)) else []
     if comparison.mean_ranks:
-        parts += ["## Mean ranks over all blocks, ours and the paper's", _pipe(*_mean_rank_table(comparison))]
-    parts += ["## Floors", _pipe(*_floor_table(comparison, 2, marks)), "## Notes"]
-    notes = [f"- {_escaped(note)}" for note in _notes(comparison)]
-    notes += [f"- [{mark}] {_escaped(text)}" for mark, text in marks.notes()]
+        parts += ["## Mean ranks over all blocks, ours and the paper's", pipe(*_mean_rank_table(comparison), _LEFT)]
+    parts += ["## Floors", pipe(*_floor_table(comparison, 2, marks), _LEFT), "## Notes"]
+    notes = [f"- {escaped(note)}" for note in _notes(comparison)]
+    notes += [f"- [{mark}] {escaped(text)}" for mark, text in marks.notes()]
     return "\n\n".join([*parts, "\n".join(notes)]) + "\n"
-
-
-def _pipe(headers: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    align = ["left" if header in _LEFT else "right" for header in headers]
-    cells = [[_escaped(cell) for cell in line] for line in body]
-    return tabulate(cells, headers, tablefmt="pipe", colalign=align, disable_numparse=True)
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
 
 
 def _write_json(comparison: Comparison) -> str:
@@ -288,16 +271,17 @@ def _write_json(comparison: Comparison) -> str:
         "blocks": [_block_data(block, marks) for block in comparison.blocks],
         "mean_ranks": [
             {"defense": rank.defense, "blocks": rank.blocks}
-            | {f"{m}_rank": _rounded(rank.means[m].ours) for m in METRICS}
-            | {f"paper_{m}_rank": _rounded(rank.means[m].paper) for m in METRICS}
+            | {f"{m}_rank": rounded(rank.means[m].ours) for m in METRICS}
+            | {f"paper_{m}_rank": rounded(rank.means[m].paper) for m in METRICS}
             for rank in comparison.mean_ranks
         ],
         "floors": [
             {"pretrain": floor.pretrain, "task": floor.task, "evaluator": floor.evaluator, "seeds": list(floor.seeds)}
-            | {"ca": _rounded(floor.ca.mean), "ca_half": _rounded(floor.ca.half)}
-            | {"asr_b": _rounded(floor.asr_b.mean), "asr_b_half": _rounded(floor.asr_b.half)}
-            | {"badencoder": floor.badencoder._asdict() if floor.badencoder else None, "mimic_ca": floor.raw}
-            | {"share_of_target": _rounded(floor.prior), "suspicions": [marks.letters[n] for n in floor.suspicions]}
+            | {"ca": rounded(floor.ca.mean), "ca_half": rounded(floor.ca.half)}
+            | {"asr_b": rounded(floor.asr_b.mean), "asr_b_half": rounded(floor.asr_b.half)}
+            | {"badencoder": floor.badencoder._asdict() if floor.badencoder else None}
+            | {"mimic_ca": floor.mimic_ca, "share_of_target": rounded(floor.share_of_target)}
+            | {"suspicions": [marks.letters[n] for n in floor.suspicions]}
             for floor in comparison.floors
         ],
         "attacks_not_in_the_paper": list(comparison.foreign),
@@ -323,9 +307,8 @@ def _block_data(block: Block, marks: _Marks) -> dict[str, Any]:
         }
         for metric in METRICS:
             value, ranks = line.value(metric), line.ranks.get(metric)
-            difference = None if block.differs else line.difference(metric)
-            data |= {metric: _rounded(value.mean), f"{metric}_half": _rounded(value.half)}
-            data |= {f"paper_{metric}": line.printed(metric), f"{metric}_difference": _rounded(difference)}
+            data |= {metric: rounded(value.mean), f"{metric}_half": rounded(value.half)}
+            data |= {f"paper_{metric}": line.printed(metric), f"{metric}_difference": rounded(line.difference(metric))}
             data |= {f"{metric}_rank": ranks and ranks.ours, f"paper_{metric}_rank": ranks and ranks.paper}
         lines.append(data | {"suspicions": [marks.letters[number] for number in line.suspicions]})
     return {
@@ -340,7 +323,7 @@ def _block_data(block: Block, marks: _Marks) -> dict[str, Any]:
         "trained": block.trained,
         "lines": lines,
         "spearman": {
-            metric: {"n": n, "rho": _rounded(rho), "p": None if p is None else round(p, 9)}
+            metric: {"n": n, "rho": rounded(rho), "p": None if p is None else round(p, 9)}
             for metric, (n, rho, p) in block.correlations.items()
         },
         "not_in_the_paper": list(block.foreign),
@@ -348,6 +331,5 @@ def _block_data(block: Block, marks: _Marks) -> dict[str, Any]:
     }
 
 
-def _rounded(value: float | None) -> float | None:
-    """To a millionth: beyond what N images can tell, short of where two machines may differ."""
-    return None if value is None else round(value, 6) + 0.0
+_WRITERS = {"text": _write_text, "markdown": _write_markdown, "json": _write_json}
+FORMATS = tuple(_WRITERS)

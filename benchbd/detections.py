@@ -13,14 +13,12 @@ from statistics import fmean, median
 from typing import Any
 
 import pandas as pd
-from tabulate import tabulate
 
 from benchbd.errors import DataError
 from benchbd.metrics import auroc, auroc_interval, binomial_interval, true_positives
 from benchbd.records import DetectionRecord
-from benchbd.summary import BY_NAME, FLOOR, Order, rank_of
-
-WIDTH = 100  # columns of the text
+from benchbd.summary import BY_NAME, FLOOR, Order, departures, rank_of
+from benchbd.tables import WIDTH, escaped, pipe
 
 LEGEND = (
     "AUROC: chance that an attacked encoder scores higher than a clean one, with an interval of at least 95 % coverage "
@@ -59,13 +57,25 @@ class Population:
         """Whether there are encoders of both kinds."""
         return bool(self.clean and self.attacked)
 
+    @property
+    def auroc(self) -> tuple[float, float, float] | None:
+        """With its interval: (value, low, high)."""
+        if not self.judged:
+            return None
+        value = auroc(self.clean, self.attacked)
+        return value, *auroc_interval(value, len(self.clean), len(self.attacked))
+
+    @property
+    def found(self) -> int | None:
+        """How many attacked encoders are above every clean one: TPR at FPR 0 is their share."""
+        return true_positives(self.clean, self.attacked) if self.judged else None
+
     def flat(self) -> dict[str, object]:
         """Numbers and plain lists under one name each; shares are 0..1, None where a population is empty."""
         flat: dict[str, object] = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
         flat |= {"n_clean": len(self.clean), "n_attacked": len(self.attacked)}
-        value = auroc(self.clean, self.attacked) if self.judged else None
-        low, high = (None, None) if value is None else auroc_interval(value, len(self.clean), len(self.attacked))
-        tpr = true_positives(self.clean, self.attacked) / len(self.attacked) if self.judged else None
+        value, low, high = self.auroc or (None, None, None)
+        tpr = None if self.found is None else self.found / len(self.attacked)
         return flat | {"auroc": value, "auroc_low": low, "auroc_high": high, "tpr_at_fpr_0": tpr}
 
 
@@ -84,7 +94,7 @@ def populations(
     clean: dict[_Place, dict[object, DetectionRecord]] = {}
     for record in sorted(records, key=lambda record: (record.seed, record.name)):
         if record.on_board or off_board:
-            place = (record.detection, record.pretrain, _departures(record))
+            place = (record.detection, record.pretrain, departures(record))
             if record.attack == FLOOR:  # one encoder, whichever row or seed it was inspected for
                 _take(clean.setdefault(place, {}), record.stages.get("pretrain", record.seed), record)
             else:
@@ -149,10 +159,6 @@ def _counted(records: Sequence[DetectionRecord]) -> list[str]:
     return [f"{note} ({count} of {len(records)} encoders)" for note, count in said.items()]
 
 
-def _departures(record: DetectionRecord) -> tuple[str, ...]:
-    return () if record.on_board else tuple(sorted(record.departures)) or ("not said in what",)
-
-
 def frame(records: Iterable[DetectionRecord]) -> pd.DataFrame:
     """One line per inspection: who, what, score, verdict, cost."""
     columns = ["detection", "attack", "pretrain", "tasks", "seed", "status", "reason", "score", "flagged", "seconds"]
@@ -181,9 +187,9 @@ def render(
         *("Flagged clean", "Flagged attacked", "Score clean", "Score attacked", "Image-forwards", "Status"),
     ]
     if form == "markdown":
-        table = tabulate(body, headers, tablefmt="pipe", disable_numparse=True)
+        table = pipe(headers, body, left={"Detector", "Attack", "Encoders", "Status"})
         lines = [*LEGEND, *(f"[{number}] {note}" for note, number in footnotes.items())]
-        return "\n\n".join([table, "\n".join(f"- {line}" for line in lines)]) + "\n"
+        return "\n\n".join([table, "\n".join(f"- {escaped(line)}" for line in lines)]) + "\n"
     lines = []
     for row in body:  # thirteen columns do not fit a terminal: one block a population
         lines += [f"{row[0]} against {row[1]} on {row[2]}"]
@@ -196,13 +202,6 @@ def render(
 
 def _cells(population: Population, footnotes: dict[str, int]) -> list[str]:
     clean, attacked = population.clean, population.attacked
-    if population.judged:
-        value = auroc(clean, attacked)
-        low, high = auroc_interval(value, len(clean), len(attacked))
-        area = f"{value:.3f} [{low:.2f}, {high:.2f}]"
-        found = _share(true_positives(clean, attacked), len(attacked))
-    else:
-        area = found = "-"
     said = [str(number) for note, number in footnotes.items() if note in population.notes]
     status = ["ok"] if population.judged else ["no attacked encoders" if clean else "no clean encoders"]
     status += [f"{count} {status}" for status, count in population.left_out.items()]
@@ -213,8 +212,8 @@ def _cells(population: Population, footnotes: dict[str, int]) -> list[str]:
         f"{population.pretrain} -> {' + '.join(population.tasks)}" if population.tasks else population.pretrain,
         str(len(clean)),
         str(len(attacked)),
-        area,
-        found,
+        "{:.3f} [{:.2f}, {:.2f}]".format(*population.auroc) if population.auroc else "-",
+        "-" if population.found is None else _share(population.found, len(attacked)),
         _share(population.clean_flagged, len(clean)),
         _share(population.attacked_flagged, len(attacked)),
         _spread(clean),

@@ -21,9 +21,9 @@ from benchbd.leaderboard import render
 from benchbd.plugins import AXES, FIRST_PARTY, Registry, load_registry
 from benchbd.records import read_records
 from benchbd.summary import Order
+from benchbd.tables import WIDTH
 
 BLOCK = re.compile(r"(<!-- board: (?P<board>[\w-]+) -->\n).*?(<!-- end of board -->)", re.DOTALL)
-WIDTH = 100  # columns of the commands' help
 
 
 def reference(registry: Registry) -> str:

@@ -9,21 +9,28 @@ from __future__ import annotations
 import json
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
 
 import pandas as pd
-from tabulate import tabulate
 
 from benchbd import detections
 from benchbd.errors import DataError, StoreError, UnknownNameError
 from benchbd.records import DETECTIONS, DetectionRecord, Record, read_detections, read_records, write_records
-from benchbd.summary import BY_NAME, FLOOR, Interval, Row, defense_forwards, departures, rank_of, summarise, task_name
-from benchbd.summary import Order as Order
-
-FORMATS = ("markdown", "csv", "json", "latex")
-WIDTH = 100  # columns of the terminal table
+from benchbd.summary import (
+    BY_NAME,
+    FLOOR,
+    Interval,
+    Order,
+    Row,
+    defense_forwards,
+    departures,
+    rank_of,
+    summarise,
+    task_name,
+)
+from benchbd.tables import WIDTH, escaped, marked, pipe
 
 _FRAME = (
     *("attack", "defense", "pretrain", "task", "target", "target_name", "seed", "evaluator", "status", "reason"),
@@ -53,25 +60,19 @@ def summary(records: Iterable[Record], order: Order = BY_NAME, off_board: bool =
 
 def render(
     records: Iterable[Record],
-    fmt: str,
+    form: str,
     title: str = "",
     order: Order = BY_NAME,
     off_board: bool = False,
 ) -> str:
-    """The board as text that ends with a newline. fmt: one of FORMATS; UnknownNameError for any other.
+    """The board as text that ends with a newline. form: one of FORMATS; UnknownNameError for any other.
 
     title: heading of the Markdown, caption of the LaTeX. off_board: see summary.
     """
+    if form not in _WRITERS:
+        raise UnknownNameError("format", form, FORMATS)
     known = list(records)
-    writers: dict[str, Callable[[_Table, str], str]] = {
-        "markdown": _markdown,
-        "csv": _csv,
-        "json": _json,
-        "latex": _latex,
-    }
-    if fmt not in writers:
-        raise UnknownNameError("format", fmt, FORMATS)
-    return writers[fmt](_Table(known, summarise(known, order, off_board), off_board), title)
+    return _WRITERS[form](_Table(known, summarise(known, order, off_board), off_board), title)
 
 
 def terminal_table(records: Iterable[Record], order: Order = BY_NAME) -> str:
@@ -82,7 +83,7 @@ def terminal_table(records: Iterable[Record], order: Order = BY_NAME) -> str:
         return "no records\n"
     several = any(len(row.seeds) > 1 for row in table.rows)
     body = [_terminal_cells(row, table, several) for row in table.rows]
-    widths = [max(map(len, column)) for column in zip(_TERMINAL, *body, strict=True)]
+    widths = [max(map(len, column)) for column in zip(_TERMINAL_HEADERS, *body, strict=True)]
     widths[5:9] = [max(5, width) for width in widths[5:9]]  # room for the words above the pairs
     gap = "  " if sum(widths) + 2 * (len(widths) - 1) <= WIDTH else " "
     over = sum(widths) + len(gap) * (len(widths) - 1) - WIDTH
@@ -105,7 +106,7 @@ def terminal_table(records: Iterable[Record], order: Order = BY_NAME) -> str:
             *([""] if lines else []),
             *textwrap.wrap(heading, WIDTH, subsequent_indent="  "),
             top,
-            line(_TERMINAL),
+            line(_TERMINAL_HEADERS),
             *(line(next(cells)) for _ in rows),
         ]
     one = "† one seed, no interval. " if several else "One seed: no intervals. "
@@ -115,8 +116,7 @@ def terminal_table(records: Iterable[Record], order: Order = BY_NAME) -> str:
         "Floor: the clean encoder (CA, ASR-B). s: seconds of the defense."
     )
     lines += ["", *textwrap.wrap(legend, WIDTH)]
-    for mark, note in [*(("*", text) for text in table.remarks), *((f"[{n}]", t) for t, n in table.footnotes.items())]:
-        lines += textwrap.wrap(note, WIDTH, initial_indent=f"{mark} ", subsequent_indent=" " * (len(mark) + 1))
+    lines += marked([*(("*", text) for text in table.remarks), *((f"[{n}]", t) for t, n in table.footnotes.items())])
     return "\n".join(lines) + "\n"
 
 
@@ -257,7 +257,7 @@ _HEADERS = (
     *("Attack", "Defense", "n", "ACC", "ASR", "ASR non-target", "Δ floor ACC", "Δ floor ASR"),
     *("Δ scratch ACC", "Δ scratch ASR", "Seconds", "Image-forwards", "Status"),
 )
-_TERMINAL = ("attack", "defense", "ACC", "ASR", "ASR-nt", "ACC", "ASR", "ACC", "ASR", "s", "status")
+_TERMINAL_HEADERS = ("attack", "defense", "ACC", "ASR", "ASR-nt", "ACC", "ASR", "ACC", "ASR", "s", "status")
 
 
 def _cells(row: Row, table: _Table) -> list[str]:
@@ -333,26 +333,16 @@ def _count(value: float | None) -> str:
     return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f}{unit}"
 
 
-def _pipe(headers: Sequence[str], body: Sequence[Sequence[str]], left: set[str]) -> str:
-    cells = [[_escaped(cell) for cell in line] for line in body]
-    align = ["left" if header in left else "right" for header in headers]
-    return tabulate(cells, headers, tablefmt="pipe", colalign=align, disable_numparse=True)
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
-
-
 def _markdown(table: _Table, title: str) -> str:
     parts = [f"# {title}"] if title else []
     parts.append(table.header())
     for heading, rows in table.groups():
         body = [_cells(row, table) for row in rows]
-        parts += [f"## {_escaped(heading)}", _pipe(_HEADERS, body, left={"Attack", "Defense", "Status"})]
+        parts += [f"## {escaped(heading)}", pipe(_HEADERS, body, left={"Attack", "Defense", "Status"})]
     if not table.rows:
         parts.append("No records.")
-    notes = [f"- {_escaped(text)}" for text in [*table.legend(), *table.remarks]]
-    notes += [f"- [{number}] {_escaped(text)}" for text, number in table.footnotes.items()]
+    notes = [f"- {escaped(text)}" for text in [*table.legend(), *table.remarks]]
+    notes += [f"- [{number}] {escaped(text)}" for text, number in table.footnotes.items()]
     return "\n\n".join([*parts, "\n".join(notes)]) + "\n"
 
 
@@ -403,6 +393,10 @@ def _latex(table: _Table, title: str) -> str:
     return "\n".join([*lines, r"\end{table*}"]) + "\n"
 
 
+_WRITERS = {"markdown": _markdown, "csv": _csv, "json": _json, "latex": _latex}
+FORMATS = tuple(_WRITERS)
+
+
 # Cost and machines
 
 
@@ -428,7 +422,7 @@ def _cost(records: Sequence[Record], order: Order, off_board: bool) -> str:
         body.append([defense, str(len(costs)), *spans, forwards, letters[machine]])
     headers = ("Defense", "Runs", "Seconds (range)", "CPU seconds (range)", "Image-forwards", "Machine")
     lines = [f"- {letters[machine]}: {machine}; {count} records" for machine, count in sorted(machines.items())]
-    table = [_pipe(headers, body, left={"Defense", "Machine"})] if body else []
+    table = [pipe(headers, body, left={"Defense", "Machine"})] if body else []
     return "\n\n".join(["## Cost", *table, "Machines:\n\n" + "\n".join(lines)]) if lines else ""
 
 

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple, get_args
 from benchbd.board import Board
 from benchbd.errors import DataError
 from benchbd.metrics import mean_interval
-from benchbd.records import Record, Status
+from benchbd.records import Entry, Record, Status
 
 FLOOR = "none"  # as attack and as defense: the clean encoder, whose ACC is CA and whose ASR is ASR-B
-CONTROL = "scratch"  # the defense that never saw the encoder: what the clean images alone are worth
+SCRATCH = "scratch"  # the defense that never saw the encoder: what the clean images alone are worth
 
 
 @dataclass(frozen=True)
@@ -113,14 +113,14 @@ class Row:
         for name in (each.name for each in fields(self)):
             value = getattr(self, name)
             if isinstance(value, Interval):
-                flat |= {name: _rounded(value.mean), f"{name}_half": _rounded(value.half)}
+                flat |= {name: rounded(value.mean), f"{name}_half": rounded(value.half)}
             elif name == "statuses":
                 flat |= {_column(status): value.get(status, 0) for status in get_args(Status)}
             elif isinstance(value, tuple):
                 flat |= {"n": len(value)} if name == "seeds" else {}
                 flat[name] = list(value)
             else:
-                flat[name] = _rounded(value) if isinstance(value, float) else value
+                flat[name] = rounded(value) if isinstance(value, float) else value
         return flat
 
 
@@ -137,7 +137,7 @@ def summarise(records: Sequence[Record], order: Order, off_board: bool) -> list[
         (_place(record), record.attack, record.seed): record
         for seeds in cells.values()
         for record in seeds.values()
-        if record.defense == CONTROL and record.metrics
+        if record.defense == SCRATCH and record.metrics
     }
 
     def rank(records: Sequence[Record]) -> tuple[object, ...]:
@@ -182,16 +182,16 @@ def _row(records: Sequence[Record], scratch: Mapping[tuple[object, ...], Record]
         defense=first.defense,
         departures=departures(first),
         seeds=tuple(record.seed for record, _ in measured),
-        acc=_interval(metrics.acc for _, metrics in measured),
-        asr=_interval(metrics.asr for _, metrics in measured),
-        asr_nontarget=_interval(metrics.asr_nontarget for _, metrics in measured),
-        ca=_interval(floor.ca for _, floor in floored),
-        asr_b=_interval(floor.asr_b for _, floor in floored),
-        asr_b_nontarget=_interval(floor.asr_b_nontarget for _, floor in floored),
-        acc_to_floor=_interval(metrics.acc - floor.ca for metrics, floor in floored),
-        asr_nontarget_to_floor=_interval(metrics.asr_nontarget - floor.asr_b_nontarget for metrics, floor in floored),
-        acc_to_scratch=_interval(metrics.acc - control.acc for _, metrics, control in controls),
-        asr_nontarget_to_scratch=_interval(
+        acc=interval(metrics.acc for _, metrics in measured),
+        asr=interval(metrics.asr for _, metrics in measured),
+        asr_nontarget=interval(metrics.asr_nontarget for _, metrics in measured),
+        ca=interval(floor.ca for _, floor in floored),
+        asr_b=interval(floor.asr_b for _, floor in floored),
+        asr_b_nontarget=interval(floor.asr_b_nontarget for _, floor in floored),
+        acc_to_floor=interval(metrics.acc - floor.ca for metrics, floor in floored),
+        asr_nontarget_to_floor=interval(metrics.asr_nontarget - floor.asr_b_nontarget for metrics, floor in floored),
+        acc_to_scratch=interval(metrics.acc - control.acc for _, metrics, control in controls),
+        asr_nontarget_to_scratch=interval(
             metrics.asr_nontarget - control.asr_nontarget for _, metrics, control in controls
         ),
         scratch_seeds=tuple(record.seed for record, _, _ in controls),
@@ -225,7 +225,7 @@ def task_name(record: Record) -> str:
     return f"{record.task}:{record.target}"
 
 
-def departures(record: Record) -> tuple[str, ...]:
+def departures(record: Entry) -> tuple[str, ...]:
     """In what a record is off-board, sorted; empty for an on-board one alone."""
     return () if record.on_board else tuple(sorted(record.departures)) or ("not said in what",)
 
@@ -242,7 +242,8 @@ def rank_of(name: str, names: Sequence[str]) -> tuple[bool, int, str]:
     return name != FLOOR, names.index(name) if known else len(names), "" if known else name
 
 
-def _interval(values: Iterable[float]) -> Interval:
+def interval(values: Iterable[float]) -> Interval:
+    """Of one value per seed; empty where there are none."""
     known = list(values)
     return Interval(*mean_interval(known)) if known else _NOTHING
 
@@ -252,7 +253,7 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return fmean(known) if known else None
 
 
-def _rounded(value: float | None) -> float | None:
+def rounded(value: float | None) -> float | None:
     """To a millionth: beyond what N images can tell, short of where two machines may differ."""
     return None if value is None else round(value, 6) + 0.0
 

@@ -19,12 +19,14 @@ import pytest
 import benchbd
 from benchbd import Trigger
 from benchbd.board import Board, load_board
+from benchbd.cli import compare as command
 from benchbd.compare import Block, Comparison, compare
-from benchbd.compare_text import WIDTH, render
+from benchbd.compare_text import FORMATS, render
 from benchbd.errors import UnknownNameError, UsageError
 from benchbd.metrics import average_ranks, spearman
-from benchbd.published import published, rows_of
+from benchbd.published import METRICS, published, rows_of
 from benchbd.records import Counts, Record, read_records
+from benchbd.tables import WIDTH
 
 from .records_factory import make_record
 
@@ -258,6 +260,7 @@ def test_another_protocol_is_not_subtracted(fields: dict[str, Any], why: str) ->
     records = as_published(**fields)
     block = only_block(records)
     assert "; ".join(block.differs) == why
+    assert {line.difference(metric) for line in block.lines for metric in METRICS} == {None}
     assert block.cell  # the cell of the same name still gives the ordering
     assert block.correlations["asr"].rho == pytest.approx(1.0)
     assert why in " ".join(render(TABLE1, records).split())
@@ -346,9 +349,9 @@ def test_floors() -> None:
     gtsrb, mnistm = comparison.floors
     assert (gtsrb.seeds, gtsrb.ca.mean, gtsrb.asr_b.mean) == ((0, 1), 83.5, 4.5)
     assert gtsrb.badencoder == (81.84, 2.79)
-    assert gtsrb.raw == 82.42
-    assert gtsrb.prior == pytest.approx(5.4632, abs=1e-4)
-    assert (mnistm.badencoder, mnistm.raw, mnistm.prior) == (None, None, None)
+    assert gtsrb.mimic_ca == 82.42
+    assert gtsrb.share_of_target == pytest.approx(5.4632, abs=1e-4)
+    assert (mnistm.badencoder, mnistm.mimic_ca, mnistm.share_of_target) == (None, None, None)
     assert "2.79" in render(TABLE1, [*records, cell("ft")])
     assert "log of its released code ends at 4.92" in " ".join(render(TABLE1, [*records, cell("ft")]).split())
 
@@ -398,6 +401,11 @@ def test_nothing_to_compare_is_one_line(records: list[Record]) -> None:
     with pytest.raises(UsageError, match=r"^board table1: nothing to compare: .*badencoder, bassl") as error:
         render(TABLE1, records)
     assert "\n" not in str(error.value)
+
+
+def test_the_command_offers_every_format() -> None:
+    [option] = [param for param in command.params if param.name == "form"]
+    assert option.to_info_dict()["type"]["choices"] == FORMATS
 
 
 def test_an_unknown_form_is_refused() -> None:
@@ -463,7 +471,7 @@ def test_json_is_complete() -> None:
     assert "TIFS" in data["papers"]["mimic"]
 
 
-@pytest.mark.parametrize("form", ["text", "markdown", "json"])
+@pytest.mark.parametrize("form", FORMATS)
 def test_the_same_bytes_in_any_order_of_records(form: str) -> None:
     records = wide()
     shuffled = list(records)

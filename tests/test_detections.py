@@ -270,6 +270,14 @@ def test_every_format_says_the_same() -> None:
     assert render(list(reversed(records)), "markdown") == markdown
 
 
+def test_no_text_of_a_record_breaks_the_markdown() -> None:
+    odd = inspection("bad|encoder", 1, 0.95, notes=["no | <head>"])
+    table, _, notes = render([inspection("none", 1, 0.5), odd], "markdown").partition("\n\n")
+    assert "| bad\\|encoder " in table
+    assert {line.replace("\\|", "").count("|") for line in table.splitlines()} == {14}
+    assert "- [1] no \\| &lt;head> (1 of 2 encoders)\n" in notes
+
+
 def test_a_leaderboard_carries_its_detections(tmp_path: Path) -> None:
     records = separated(2)
     files = build("detect", [], tmp_path, detected=records)

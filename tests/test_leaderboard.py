@@ -13,9 +13,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from benchbd.cli import build_leaderboard
 from benchbd.errors import DataError, StoreError, UnknownNameError
-from benchbd.leaderboard import FORMATS, WIDTH, Order, build, frame, render, summary, terminal_table
+from benchbd.leaderboard import FORMATS, build, frame, render, summary, terminal_table
 from benchbd.records import Cost, Record, read_records, write_records
+from benchbd.summary import Order
+from benchbd.tables import WIDTH
 
 from .records_factory import MACHINE, make_record, paper_like
 
@@ -177,14 +180,19 @@ def test_pinned_pretraining_is_said() -> None:
     assert "leave pre-training out" not in render(records("a", "b"), "markdown")
 
 
-@pytest.mark.parametrize("fmt", FORMATS)
-def test_every_format_is_the_same_bytes_whatever_the_order_of_the_records(fmt: str) -> None:
+@pytest.mark.parametrize("form", FORMATS)
+def test_every_format_is_the_same_bytes_whatever_the_order_of_the_records(form: str) -> None:
     records = paper_like()
-    text = render(records, fmt, "Board", ORDER)
+    text = render(records, form, "Board", ORDER)
     random.Random(1).shuffle(records)
-    assert render(records, fmt, "Board", ORDER) == text
+    assert render(records, form, "Board", ORDER) == text
     assert text.endswith("\n")
     assert "nan" not in text.lower().replace("became nan", "")
+
+
+def test_the_command_offers_every_format() -> None:
+    [option] = [param for param in build_leaderboard.params if param.name == "form"]
+    assert option.to_info_dict()["type"]["choices"] == FORMATS
 
 
 def test_an_unknown_format_is_named() -> None:
