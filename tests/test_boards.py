@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
 from benchbd.api import Session
 from benchbd.board import boards_folder
+from benchbd.detections import populations
 from benchbd.planning import Selection
 from benchbd.plugins import Registry
 from benchbd.records import Record, read_records
@@ -53,6 +55,22 @@ def test_the_demo_shows_the_phenomenon(tmp_path: Path, registry: Registry) -> No
     options = [record.identity["defend"]["method"]["options"] for record in (ft, mimic)]
     assert options[0]["steps"] == options[1]["steps"]
     assert options[0]["batch"] == options[1]["batch"]
+
+
+@pytest.mark.slow
+def test_decree_before_ten_clean_and_ten_attacked_encoders(tmp_path: Path, registry: Registry) -> None:
+    """Every attack takes; half of the attacked encoders betray themselves and most clean ones are left in peace."""
+    (population,) = populations(
+        Session.open("detect-shapes", store=tmp_path, device="cpu", registry=registry).inspect()
+    )
+    clean, attacked = population.clean, population.attacked
+    assert (len(clean), len(attacked), population.left_out) == (10, 10, {})
+    found = population.flat()
+    assert found["auroc"] == pytest.approx(fmean((a > c) + (a == c) / 2 for a in attacked for c in clean))
+    assert found["tpr_at_fpr_0"] == fmean(score > max(clean) for score in attacked)
+    assert fmean(attacked) > fmean(clean)
+    assert sum(score > max(clean) for score in attacked) >= 5
+    assert population.clean_flagged <= 2
 
 
 @pytest.mark.realdata

@@ -5,7 +5,9 @@
 h, h': the teacher's and the student's activations of the same view; i: an entry of a tensor, c its channel; sigma_c:
 the channel's standard deviation in the teacher on clean images; w_i = sqrt(a_i q_i): the entry's importance for the
 sample. a = softmax_i(imp_temp * z), z = (h - mu_c) / sigma_c, favours entries that are active; q = softmax_i(impact)
-those that the teacher's output depends on. A neuron that waits for a trigger is neither, so that it is not copied.
+those that the teacher's output depends on. A neuron that waits for a trigger and is silent on clean images is neither,
+so that it is not copied. One that fires on few clean images is copied: its sigma is small, so where it fires it weighs
+more than the rest of its tensor.
 
 The paper's, with labels: importance from activation and impact, cloning at every layer, a random student. The released
 code's: the form of w, imp_temp (it multiplies), hook_weight, Adam 1e-2 with a cosine, batches of 64, and the places:
@@ -15,9 +17,11 @@ Its impact term, the signed gradient of a batch mean, is so small that q is unif
 Ours, as there are no labels: the student's task is NT-Xent; the teacher's is to tell the other view of an image from
 those of the other images (instance discrimination, at NT-Xent's temperature), summed over samples, so that each has a
 gradient of its own size. Impact is the magnitude of sigma_c dl/dh_i in units of its root mean square over the tensor.
-The pooled feature is hooked in place of the logits. 200 epochs, not 60. mu and sigma are exact, over every position of
-the un-augmented images, once (the code averages the statistics of batches, which leaves out how batches differ), and of
-the values that are compared. Channels that do not vary are left out, so that sigma needs no epsilon.
+The pooled feature is hooked in place of the logits. 200 epochs, not 60. hook_weight was the code's for z from before
+the ReLU, where some hundred entries of a tensor share the weight; after it they are few, and cloning weighs more. mu
+and sigma are exact, over every position of the un-augmented images, once (the code averages the statistics of batches,
+which leaves out how batches differ), and of the values that are compared. Channels that do not vary are left out, so
+that sigma needs no epsilon.
 
 Not offered: other tasks for the student (cloning alone, pseudo-classes, the teacher's feature) or for impact (k-means
 classes, the feature's energy, two views' cosine), and statistics taken before the ReLU, as the released code's are.
