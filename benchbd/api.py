@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, Literal, TypedDict, TypeVar, Unpack
 import torch
 
 from benchbd.board import DEFAULT, Board, load_board
-from benchbd.data import DataLibrary, data_root
+from benchbd.compute import ENCODER
+from benchbd.data import DataLibrary, find_data_root
 from benchbd.encoder import Encoder
 from benchbd.errors import StoreError, UsageError
 from benchbd.methods import Dataset
-from benchbd.planning import Plan, Selection, make_plan
+from benchbd.planning import Selection, make_plan
 from benchbd.plugins import Registry, load_registry
 from benchbd.records import DETECTIONS, DetectionRecord, Record, write_records
 from benchbd.runner import Runner
-from benchbd.store import Store, default_root
+from benchbd.stages import Plan
+from benchbd.store import Store, default_root, records_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,7 +48,7 @@ class Session:
         board: str | Path = DEFAULT,
         selection: Selection | None = None,
         *,
-        data_root_option: str | Path | None = None,
+        data_root: str | Path | None = None,
         store: str | Path | None = None,
         device: str | None = None,
         download: bool = False,
@@ -57,7 +59,7 @@ class Session:
         datasets: dict[str, Dataset] = {
             name: found() for name, found in registry.methods["dataset"].items() if issubclass(found, Dataset)
         }
-        library = DataLibrary(datasets, data_root(data_root_option), root / "data", download)
+        library = DataLibrary(datasets, find_data_root(data_root), root / "data", download)
         return cls(load_board(board), registry, library, root, pick_device(device), selection or Selection())
 
     def plan(self, *, strict: bool) -> Plan:
@@ -72,14 +74,12 @@ class Session:
         store = Store(self.store)  # first: a store that cannot be written is said before data are decoded
         return Runner(self.plan(strict=True), self.registry, self.library, store, self.device)
 
-    def run(self, on_record: Callable[[Record], None] | None = None) -> list[Record]:
+    def run(self) -> list[Record]:
         """Compute the cells of the plan; every record lands in the store as soon as it is there."""
         records = []
         for record in self._runner.run():
             write_records([record], records_folder(self.store, self.board.name))
             records.append(record)
-            if on_record is not None:
-                on_record(record)
         return records
 
     def inspect(self) -> list[DetectionRecord]:
@@ -89,10 +89,6 @@ class Session:
             write_records([record], records_folder(self.store, self.board.name) / DETECTIONS)
             records.append(record)
         return records
-
-
-def records_folder(store: Path, board: str) -> Path:
-    return store / "records" / board
 
 
 def pick_device(name: str | None) -> torch.device:
@@ -148,10 +144,17 @@ def _open(
     device: str | None = None,
     download: bool = False,
 ) -> Session:
-    names = map(_several, (attack, defense, task, evaluator, option, detection))
-    attacks, defenses, tasks, evaluators, options, detections = names
-    chosen = Selection(attacks, defenses, pretrain, tasks, _several(seed), evaluators, options, detections)
-    return Session.open(board, chosen, data_root_option=data_root, store=store, device=device, download=download)
+    selection = Selection(
+        attacks=_several(attack),
+        defenses=_several(defense),
+        pretrain=pretrain,
+        tasks=_several(task),
+        seeds=_several(seed),
+        evaluators=_several(evaluator),
+        options=_several(option),
+        detections=_several(detection),
+    )
+    return Session.open(board, selection, data_root=data_root, store=store, device=device, download=download)
 
 
 def _several(value: T | Sequence[T]) -> tuple[T, ...]:
@@ -187,7 +190,7 @@ def detect(board: str | Path = DEFAULT, **request: Unpack[Request]) -> pd.DataFr
 def load_encoder(key: str, *, store: str | Path | None = None, device: str | None = None) -> Encoder:
     """The encoder of a pretrain, attack or defend stage, by its key or the start of it (as records print it)."""
     root = Path(store) if store is not None else default_root()
-    found = [path for path in root.glob(f"stages/*/{key}*") if (path / "encoder.safetensors").is_file()]
+    found = [path for path in root.glob(f"stages/*/{key}*") if (path / ENCODER).is_file()]
     if not found:
         raise UsageError(f"no encoder with key {key!r} in {root}; records print the keys of their stages")
     if len(found) > 1:
@@ -195,4 +198,4 @@ def load_encoder(key: str, *, store: str | Path | None = None, device: str | Non
     artifact = Store(root, writable=False).get(found[0].name)
     if artifact is None:
         raise StoreError(f"stage {key} is damaged; run its board again")
-    return Encoder.load(artifact.blob("encoder.safetensors"), pick_device(device))
+    return Encoder.load(artifact.blob(ENCODER), pick_device(device))

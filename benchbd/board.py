@@ -10,7 +10,6 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from benchbd.errors import UnknownNameError, UsageError
-from benchbd.options import Options
 
 DEFAULT = "demo"
 
@@ -107,9 +106,6 @@ class Board(_Table):
 
     def seeds_of(self, defense: str) -> tuple[int, ...]:
         return self.seeds if defense == "none" or self.repair_seeds is None else self.repair_seeds
-
-    def method_options(self) -> Options:
-        return {name: dict(values) for name, values in self.options.items()}
 
 
 def boards_folder() -> Path:

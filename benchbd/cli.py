@@ -6,8 +6,9 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,14 +16,12 @@ import click
 
 from benchbd import __version__
 from benchbd.board import DEFAULT
-from benchbd.errors import BenchbdError, DataAbsentError, UnknownNameError, UsageError
+from benchbd.errors import BenchbdError, UnknownNameError, UsageError
 
 if TYPE_CHECKING:
     from benchbd.api import Session
     from benchbd.board import Board
-    from benchbd.methods import Method
     from benchbd.records import Record
-    from benchbd.stages import Stage
 
 # Read when torch is loaded: how long its threads spin before they sleep. At the default of 300,000 rounds two threads
 # beside a busy process are an order of magnitude slower; a few thousand cost nothing on a quiet machine.
@@ -108,6 +107,12 @@ def main() -> None:
     """
 
 
+data_root_option = click.option("--data-root", type=click.Path(path_type=Path), help="Data sets.  [env: BENCHBD_DATA]")
+device_option = click.option(
+    "--device", default=None, metavar="DEVICE", help="cpu, cuda or cuda:N.  [default: cuda if any]"
+)
+
+
 def grid_options(command: F) -> F:
     """What `run` and `plan` share: the board, the part of its grid, options and places."""
     for option in reversed(
@@ -125,11 +130,9 @@ def grid_options(command: F) -> F:
             click.option(
                 "-o", "--option", "options", multiple=True, metavar="NAME.FIELD=VALUE", help="Method option; repeat."
             ),
-            click.option("--data-root", type=click.Path(path_type=Path), help="Data sets.  [env: BENCHBD_DATA]"),
+            data_root_option,
             click.option("--store", type=click.Path(path_type=Path), help="Results.  [env: BENCHBD_STORE]"),
-            click.option(
-                "--device", default=None, metavar="DEVICE", help="cpu, cuda or cuda:N.  [default: cuda if any]"
-            ),
+            device_option,
             click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout."),
             click.option("--quiet", is_flag=True, help="No progress."),
         ]
@@ -147,18 +150,9 @@ def _session(arguments: dict[str, Any], **more: Any) -> Session:
         board = DEFAULT
         if not arguments["quiet"]:
             click.echo(f"no --board given: this is the {DEFAULT} board (generated images, small encoder)", err=True)
-    selection = Selection(
-        arguments["attacks"],
-        arguments["defenses"],
-        arguments["pretrain"],
-        arguments["tasks"],
-        arguments["seeds"],
-        arguments["evaluators"],
-        arguments["options"],
-        arguments["detections"],
-    )
-    places = {name: arguments[name] for name in ("store", "device")}
-    return Session.open(board, selection, data_root_option=arguments["data_root"], **places, **more)
+    selection = Selection(**{field.name: arguments[field.name] for field in fields(Selection)})
+    places = {name: arguments[name] for name in ("data_root", "store", "device")}
+    return Session.open(board, selection, **places, **more)
 
 
 @main.command()
@@ -202,97 +196,15 @@ def run(download: bool, **arguments: Any) -> None:
 @click.option("--download", is_flag=True, help="No effect: plan takes the arguments of run, and fetches nothing.")
 def plan(download: bool, **arguments: Any) -> None:
     """Show the stages that `run` with the same arguments would compute, which are cached, and what they may cost."""
+    from benchbd.plan_text import render
+
     session = _session(arguments)
-    made = session.plan(strict=False)
-    rows = list(_plan_rows(session, made.stages))
-    if arguments["as_json"]:
-        document = {
-            "board": session.board.name,
-            "cells": len(made.cells),
-            "inspections": len(made.inspections),
-            "departures": made.departures,
-            "stages": rows,
-        }
-        click.echo(json.dumps(document, indent=1))
-        return
-    from tabulate import tabulate
-
-    table = [
-        [r["kind"], r["label"], r["key"][:12] + ("?" if r["provisional"] else ""), _state(r), *_cost(r)] for r in rows
-    ]
-    click.echo(
-        tabulate(table, headers=["kind", "stage", "key", "", "image-forwards", "seconds"], disable_numparse=True)
-    )
-    cached = sum(r["cached"] for r in rows)
-    inspections = f", {len(made.inspections)} inspections" if made.inspections else ""
-    click.echo(
-        f"\n{len(made.cells)} cells{inspections}, {len(rows)} distinct stages, {cached} cached, "
-        f"{len(rows) - cached} to compute"
-    )
-    todo = [r for r in rows if not r["cached"]]
-    known = [r["seconds"] for r in todo if r["seconds"] is not None]
-    if todo:
-        unknown = len(todo) - len(known)
-        more = f" and {unknown} stages of unknown length" if unknown else ""
-        click.echo(f"estimated: {_duration(sum(known))}{more} (from what past stages of the same methods cost here)")
-    for departure in made.departures:
-        click.echo(f"off-board: {departure}")
-    if absent := sorted({ref for r in rows for ref in r["absent"]}):
-        click.echo(f"absent data sets, so keys are provisional: {', '.join(absent)}")
-        for advice in _how_to_get(session, made.stages).values():
-            click.echo(_one_line(advice))
-
-
-def _plan_rows(session: Session, stages: Sequence[Stage]) -> Iterator[dict[str, Any]]:
-    from benchbd.runner import estimate_seconds
-    from benchbd.store import Store
-
-    store = Store(session.store, writable=False)
-    seconds = estimate_seconds(stages, store.manifests(), session.device)
-    for stage in stages:
-        yield {
-            "key": stage.key,
-            "kind": stage.kind,
-            "method": stage.method_name,
-            "label": stage.label,
-            "cached": store.has(stage.key),
-            "provisional": stage.provisional,
-            "absent": [f"{r.name} ({r.split})" for r in stage.data.values() if r.digest.startswith("absent:")],
-            "image_forwards": stage.forwards(),
-            "seconds": seconds[stage.key],
-        }
-
-
-def _how_to_get(session: Session, stages: Sequence[Stage]) -> dict[str, str]:
-    """What the library says of each absent data set, by name."""
-    advice: dict[str, str] = {}
-    for ref in [r for stage in stages for r in stage.data.values() if r.digest.startswith("absent:")]:
-        if ref.name not in advice:
-            try:
-                session.library.info(ref.name, ref.split)
-            except DataAbsentError as absent:
-                advice[ref.name] = str(absent)
-    return advice
-
-
-def _state(row: dict[str, Any]) -> str:
-    return "cached" if row["cached"] else "absent data" if row["provisional"] else ""
-
-
-def _cost(row: dict[str, Any]) -> tuple[str, str]:
-    forwards, seconds = row["image_forwards"], row["seconds"]
-    return ("?" if forwards is None else f"{forwards:,}", "?" if seconds is None else f"{seconds:.0f}")
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    click.echo(render(session, session.plan(strict=False), as_json=arguments["as_json"]), nl=False)
 
 
 @main.command("list")
 @click.argument("axis", required=False)
-@click.option("--data-root", type=click.Path(path_type=Path), help="Data sets.  [env: BENCHBD_DATA]")
+@data_root_option
 @click.option("--json", "as_json", is_flag=True, help="Names by axis as JSON on stdout.")
 def list_(axis: str | None, data_root: Path | None, as_json: bool) -> None:
     """List every method by AXIS (dataset, pretraining, attack, defense, detection, evaluator), and the boards.
@@ -300,11 +212,11 @@ def list_(axis: str | None, data_root: Path | None, as_json: bool) -> None:
     Data sets are those that plugins know and those that lie in the data root.
     """
     from benchbd.board import board_names, load_board
-    from benchbd.data import DataLibrary
-    from benchbd.data import data_root as find_root
+    from benchbd.data import DataLibrary, find_data_root
+    from benchbd.describe import summary
     from benchbd.plugins import AXES, load_registry
 
-    registry, root = load_registry(), find_root(data_root)
+    registry, root = load_registry(), find_data_root(data_root)
     axes: dict[str, list[str]] = {name: registry.names(name) for name in AXES} | {"board": board_names()}
     axes["dataset"] = sorted({*axes["dataset"], *DataLibrary({}, root, root).names()})
     if axis is not None:
@@ -321,14 +233,10 @@ def list_(axis: str | None, data_root: Path | None, as_json: bool) -> None:
             if name == "board":
                 about = load_board(method).title
             elif method in registry.methods[name]:
-                about = _summary(registry.get(name, method))
+                about = summary(registry.get(name, method))
             else:
                 about = f"In {root / method}."
             click.echo(f"  {method:<16}{about}".rstrip())
-
-
-def _summary(cls: type[Method]) -> str:
-    return (cls.__doc__ or "").strip().split("\n")[0]
 
 
 @main.command()
@@ -340,6 +248,7 @@ def show(name: str, as_json: bool) -> None:
     NAME is the name of a method or board, or AXIS:NAME where a name stands on several axes.
     """
     from benchbd.board import board_names, load_board
+    from benchbd.describe import document
     from benchbd.plugins import AXES, load_registry
 
     registry = load_registry()
@@ -397,49 +306,6 @@ def _show_board(board: Board, as_json: bool) -> None:
     click.echo(f"\n{tabulate(grid, tablefmt='plain', disable_numparse=True)}")
 
 
-def document(cls: type[Method], distribution: str) -> dict[str, Any]:
-    """A method as plain data: what `show` prints and the reference page is made of."""
-    import inspect
-
-    options = []
-    for field, info in cls.model_fields.items():
-        default = info.get_default(call_default_factory=True, validated_data={})
-        bounds = []
-        for constraint in info.metadata:
-            for attribute, sign in (("gt", ">"), ("ge", ">="), ("lt", "<"), ("le", "<=")):
-                if (limit := getattr(constraint, attribute, None)) is not None:
-                    bounds.append(f"{sign} {limit}")
-        options.append(
-            {
-                "name": field,
-                "type": _type_name(info.annotation),
-                "bounds": ", ".join(bounds),
-                "default": default,
-                "help": info.description or "",
-            }
-        )
-    return {
-        "axis": cls.axis,
-        "name": cls.name,
-        "version": cls.effective_version(),
-        "distribution": distribution,
-        "paper": cls.paper,
-        "help": inspect.cleandoc(cls.__doc__ or ""),
-        "options": options,
-    }
-
-
-def _type_name(annotation: Any) -> str:
-    """``float``, ``int | None``, or the values that a choice allows."""
-    from typing import Literal, get_args, get_origin
-
-    if get_origin(annotation) is Literal:
-        return " | ".join(map(str, get_args(annotation)))
-    if isinstance(annotation, type) and not get_args(annotation):
-        return annotation.__name__
-    return str(annotation).replace("NoneType", "None")
-
-
 @main.command()
 @click.option("--json", "as_json", is_flag=True, help="As JSON on stdout.")
 def plugins(as_json: bool) -> None:
@@ -469,9 +335,9 @@ def _records_of(board: Board, named: str, records: Path | None, store: Path | No
     """The records of a board and their folder: --records, else the store's, else those published with the board."""
     from benchbd.board import board_path
     from benchbd.records import read_detections, read_records
-    from benchbd.store import default_root
+    from benchbd.store import default_root, records_folder
 
-    stored = (store or default_root()) / "records" / board.name
+    stored = records_folder(store or default_root(), board.name)
     places = [records] if records is not None else [stored, board_path(named).parent / "records"]
     for place in places:
         if place.is_dir() and ((found := read_records(place)) or read_detections(place)):
@@ -528,8 +394,8 @@ def compare(board: str | None, paper: bool, records: Path | None, store: Path | 
 )
 @click.option("--board", metavar="B", help="The record's board where it is not one of benchbd's: it has the trigger.")
 @click.option("--store", type=click.Path(path_type=Path), help="Where it was computed.  [env: BENCHBD_STORE]")
-@click.option("--data-root", type=click.Path(path_type=Path), help="Data sets.  [env: BENCHBD_DATA]")
-@click.option("--device", default=None, metavar="DEVICE", help="cpu, cuda or cuda:N.  [default: cuda if any]")
+@data_root_option
+@device_option
 def figures(
     record: Path, out: Path, board: str | None, store: Path | None, data_root: Path | None, device: str | None
 ) -> None:
@@ -545,7 +411,7 @@ def figures(
 
     cell = read_record(record)
     named = board or (cell.board if cell.board in board_names() else None)
-    session = Session.open(named or DEFAULT, store=store, data_root_option=data_root, device=device)
+    session = Session.open(named or DEFAULT, store=store, data_root=data_root, device=device)
     drawn = draw(
         cell,
         out,

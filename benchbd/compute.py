@@ -278,26 +278,25 @@ def choose_references(
     mean, std = features[fitted].mean(0), features[fitted].std(0) + 1e-5
     classes = int(train.labels.max()) + 1
     head = _fit_head((features[fitted] - mean) / std, train.labels[fitted], classes, seed)
+
+    @torch.no_grad()
+    def judge(candidates: Tensor) -> Tensor:
+        logits: Tensor = head((candidates - mean) / std)
+        return logits.softmax(1)
+
     if given is not None:
-        rows, pixels = None, given
-        candidates = F.normalize(encoder.extract(given), dim=1)
+        rows, pixels, probability = [], given, judge(F.normalize(encoder.extract(given), dim=1))
     else:
-        rows = held_out[train.labels[held_out] == target]
-        rows = rows if len(rows) else (train.labels == target).nonzero()[:, 0]
-        pixels, candidates = train.pixels, features[rows]
-    with torch.no_grad():
-        probability = head((candidates - mean) / std).softmax(1)
-    if rows is None:
-        best = torch.arange(len(candidates), device=candidates.device)
-        picked = pixels
-    else:
-        best = probability[:, target].topk(min(count, len(rows))).indices
-        picked = pixels[rows[best]]
+        own = held_out[train.labels[held_out] == target]
+        own = own if len(own) else (train.labels == target).nonzero()[:, 0]
+        probability = judge(features[own])
+        best = probability[:, target].topk(min(count, len(own))).indices
+        rows, pixels, probability = own[best].tolist(), train.pixels[own[best]], probability[best]
     return ReferenceChoice(
-        pixels=picked,
-        rows=[] if rows is None else rows[best].tolist(),
-        predicted=probability[best].argmax(1).tolist(),
-        probability=[round(p, 4) for p in probability[best, target].tolist()],
+        pixels=pixels,
+        rows=rows,
+        predicted=probability.argmax(1).tolist(),
+        probability=[round(p, 4) for p in probability[:, target].tolist()],
     )
 
 

@@ -34,13 +34,14 @@ from benchbd.methods import Dataset
 
 SPLITS = ("train", "test", "unlabeled", "pool")
 CACHE_SCHEMA = 1  # raise it when decoding changes
+ABSENT = "absent:"  # begins what stands for the digest of a split that is not there
 
 _OWN = "the data set's own layout"
 
 log = logging.getLogger("benchbd")
 
 
-def data_root(option: str | Path | None = None) -> Path:
+def find_data_root(option: str | Path | None = None) -> Path:
     """The folder that holds the data sets: ``option``, else ``BENCHBD_DATA``, else the user's data directory."""
     return Path(option or os.environ.get("BENCHBD_DATA") or user_data_path("benchbd")).expanduser()
 
@@ -62,6 +63,10 @@ class SplitInfo:
     histogram: tuple[int, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    @property
+    def absent(self) -> bool:
+        return self.digest.startswith(ABSENT)
 
     @classmethod
     def of(cls, images: ImageSet) -> SplitInfo:
@@ -225,7 +230,7 @@ class DataLibrary:
         if layout == _OWN:
             raw = _read_own(self.datasets[name], split, self.root)
         else:
-            raw = READERS[layout].read(folder, files, split, expected)
+            raw = READERS[layout].read(files, split, expected)
         if not len(raw.pixels):
             raise DataError(f"{folder}: the {split} split is empty")
         pixels = torch.from_numpy(np.ascontiguousarray(raw.pixels.transpose(0, 3, 1, 2)))

@@ -16,7 +16,8 @@ import click
 from tabulate import tabulate
 
 from benchbd.board import board_names, boards_folder, load_board
-from benchbd.cli import document, main
+from benchbd.cli import main
+from benchbd.describe import document
 from benchbd.leaderboard import render
 from benchbd.plugins import AXES, FIRST_PARTY, Registry, load_registry
 from benchbd.records import read_records

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -201,8 +201,6 @@ class Encoder(nn.Module):
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> Self:
         """Read what ``save`` wrote; DataError where the file is absent, damaged or of another kind."""
-        from safetensors import safe_open
-
         try:
             with safe_open(path, "pt") as file:
                 description = json.loads((file.metadata() or {})["benchbd"])

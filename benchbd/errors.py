@@ -27,13 +27,12 @@ class UsageError(BenchbdError):
 
 
 class UnknownNameError(UsageError):
-    """``name`` is not among ``known``; the text offers the nearest one, lists the rest and ends with ``note``."""
+    """``name`` is not among ``known``; the text offers the nearest one and lists them all."""
 
-    def __init__(self, kind: str, name: str, known: Iterable[str], note: str = "") -> None:
-        self.kind, self.name, self.known = kind, name, sorted(known)
-        hint = f"{near} " if (near := did_you_mean(name, self.known)) else ""
-        listed = ", ".join(self.known) or "none"
-        super().__init__(f"unknown {kind} {name!r}: {hint}known: {listed}{note and '; '}{note}")
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        names = sorted(known)
+        hint = f"{near} " if (near := did_you_mean(name, names)) else ""
+        super().__init__(f"unknown {kind} {name!r}: {hint}known: {', '.join(names) or 'none'}")
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:
@@ -54,8 +53,7 @@ class UnknownDataError(DataAbsentError, UnknownNameError):
     """No plugin knows ``name`` and no folder has it: the text says what to put where, and offers the nearest name."""
 
     def __init__(self, name: str, known: Iterable[str], folder: object, accepted: str) -> None:
-        self.kind, self.name, self.known = "data set", name, sorted(known)
-        near = did_you_mean(name, self.known)
+        near = did_you_mean(name, sorted(known))
         BenchbdError.__init__(
             self, f"data set {name!r}: not in {folder}; put it there as {accepted}{near and '; '}{near}"
         )

@@ -92,17 +92,18 @@ class Raw(NamedTuple):
 
 class Reader(NamedTuple):
     find: Callable[[Path, str], list[Path]]  # (folder, split) -> its files in order, [] where there are none
-    read: Callable[[Path, list[Path], str, tuple[str, ...]], Raw]  # (folder, files, split, expected classes)
+    read: Callable[[list[Path], str, tuple[str, ...]], Raw]  # (files, split, expected classes)
 
 
 def _find_parquet(folder: Path, split: str) -> list[Path]:
     return sorted(folder.glob(f"{split}-*.parquet"))
 
 
-def _read_parquet(folder: Path, files: list[Path], split: str, expected: tuple[str, ...]) -> Raw:
+def _read_parquet(files: list[Path], split: str, expected: tuple[str, ...]) -> Raw:
     totals = {int(match[1]) for file in files if (match := re.search(r"-of-(\d+)\.parquet$", file.name))}
     if totals and totals != {len(files)}:
-        raise DataError(f"{folder}: {len(files)} Parquet files of {split}, but their names promise {max(totals)}")
+        where = files[0].parent
+        raise DataError(f"{where}: {len(files)} Parquet files of {split}, but their names promise {max(totals)}")
     pictures: list[bytes] = []
     rows: list[tuple[Path, int]] = []
     labels: list[Labels] = []
@@ -170,7 +171,7 @@ def _find_npz(folder: Path, split: str) -> list[Path]:
     return [path for path in (folder / f"{split}.npz",) if path.is_file()]
 
 
-def _read_npz(folder: Path, files: list[Path], split: str, expected: tuple[str, ...]) -> Raw:
+def _read_npz(files: list[Path], split: str, expected: tuple[str, ...]) -> Raw:
     [file] = files
     arrays = read_npz(file, "x", "y")
     x, y = arrays["x"], arrays["y"]
@@ -187,7 +188,7 @@ def _find_folder(folder: Path, split: str) -> list[Path]:
     return [path for path in (folder / split,) if path.is_dir()]
 
 
-def _read_folder(folder: Path, files: list[Path], split: str, expected: tuple[str, ...]) -> Raw:
+def _read_folder(files: list[Path], split: str, expected: tuple[str, ...]) -> Raw:
     [top] = files
     pictures = [path for path in expand(files) if path.suffix.lower() in PICTURES]
     if split in WITHOUT_LABELS:

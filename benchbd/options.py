@@ -37,15 +37,6 @@ def _value(text: str) -> Any:
         return text
 
 
-def merge(*tables: Mapping[str, Mapping[str, Any]]) -> Options:
-    """Field by field; later tables win."""
-    merged: Options = {}
-    for table in tables:
-        for name, values in table.items():
-            merged.setdefault(name, {}).update(values)
-    return merged
-
-
 def build(cls: type[M], values: Mapping[str, Any], name: str) -> M:
     """A validated ``cls``; the first problem becomes a one-line UsageError that names ``name.field``."""
     for field in values:

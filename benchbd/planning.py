@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from benchbd.board import Board, ReferenceSpec, Row, TriggerSpec, resolve_target, split_task
-from benchbd.data import DataLibrary, SplitInfo
+from benchbd.data import ABSENT, DataLibrary, SplitInfo
 from benchbd.errors import DataAbsentError, DataError, UnknownNameError, UsageError
 from benchbd.images import Trigger, content_digest, load_references
 from benchbd.methods import Attack, Detection, Evaluator, Mitigation, Pretraining
 from benchbd.plugins import Registry
 from benchbd.settings import Settings
-from benchbd.stages import DataRef, Stage, distinct
+from benchbd.stages import Cell, DataRef, Goal, Inspection, Plan, Stage, distinct
 from benchbd.summary import FLOOR
 from benchbd.training import derive_seed
 
@@ -30,102 +30,6 @@ class Selection:
     evaluators: Sequence[str] = ()
     options: Sequence[str] = ()
     detections: Sequence[str] = ()
-
-
-class Goal(NamedTuple):
-    """A task with its target class, index and name."""
-
-    task: str
-    label: int
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.task}:{self.label}"
-
-
-@dataclass(frozen=True, eq=False)
-class Cell:
-    """One entry of the grid, with every stage that it needs.
-
-    chain: the stages that lead to its encoder, in order. evaluate: its own evaluation; undefended and floor: those of
-    the attacked encoder as published and of the clean encoder, under the same task, evaluator and seed.
-    control: whether its attack is the control of another.
-    """
-
-    attack: str
-    defense: str
-    pretrain: str
-    goal: Goal
-    seed: int
-    evaluator: str
-    chain: tuple[Stage, ...]
-    evaluate: Stage
-    undefended: Stage
-    floor: Stage
-    control: bool = False
-
-    @property
-    def stages(self) -> tuple[Stage, ...]:
-        return (*self.chain, self.evaluate, self.undefended, self.floor)
-
-    @property
-    def gated(self) -> bool:
-        """Whether the cell counts only where its attack took: neither the floor nor a control is an attack."""
-        return self.undefended.key != self.floor.key and not self.control
-
-
-@dataclass(frozen=True, eq=False)
-class Inspection:
-    """One encoder before a detector.
-
-    goals: the tasks of its row. chain: the stages that lead to it, in order. detect: the verdict.
-    undefended, floors: evaluations of it and of the clean encoder, one per goal; they tell whether the attack took.
-    """
-
-    detection: str
-    attack: str
-    pretrain: str
-    goals: tuple[Goal, ...]
-    seed: int
-    evaluator: str
-    chain: tuple[Stage, ...]
-    detect: Stage
-    undefended: tuple[Stage, ...]
-    floors: tuple[Stage, ...]
-
-    @property
-    def stages(self) -> tuple[Stage, ...]:
-        return (*self.chain, self.detect, *self.undefended, *self.floors)
-
-    @property
-    def gated(self) -> bool:
-        """Whether the encoder counts as backdoored only where its attack took."""
-        return [stage.key for stage in self.undefended] != [stage.key for stage in self.floors]
-
-
-@dataclass
-class Plan:
-    """Cells and inspections in the order of the board.
-
-    departures: in what the run differs from the board (empty: on-board).
-    """
-
-    board: Board
-    cells: list[Cell]
-    departures: list[str] = field(default_factory=list)
-    inspections: list[Inspection] = field(default_factory=list)
-
-    @property
-    def stages(self) -> list[Stage]:
-        needed = [each.stages for each in self.cells] + [each.stages for each in self.inspections]
-        return distinct(stage for stages in needed for stage in stages)
-
-    def blocks(self) -> list[list[Cell]]:
-        """Cells that share a pre-training set, tasks and seed: what is computed together before the next ones."""
-        blocks: dict[tuple[str, str, int], list[Cell]] = {}
-        for cell in self.cells:
-            blocks.setdefault((cell.pretrain, cell.goal.task, cell.seed), []).append(cell)
-        return list(blocks.values())
 
 
 def make_plan(
@@ -159,6 +63,7 @@ class _Planner:
         self.infos: dict[tuple[str, str], SplitInfo] = {}
         self.settings = Settings(board, registry, selection.options)
         self.departures = self.settings.departures
+        (self.pretraining,) = self.settings.methods(Pretraining, [board.pretraining])
 
     # What was asked for ------------------------------------------------------------------------------------------
 
@@ -177,7 +82,8 @@ class _Planner:
             declared = [(row, task) for row in rows for task in row.tasks if self._means(wanted, task)]
             if not declared:
                 self._check_new_task(wanted)
-                declared = [(Row(pretrain=name, tasks=(wanted,)), wanted) for name in {row.pretrain: 0 for row in rows}]
+                sets = dict.fromkeys(row.pretrain for row in rows)
+                declared = [(Row(pretrain=name, tasks=(wanted,)), wanted) for name in sets]
                 self.departures += [f"task {row.pretrain} -> {task}" for row, task in declared]
             for row, task in declared:
                 tasks = chosen.setdefault(row, [])
@@ -212,7 +118,7 @@ class _Planner:
                 if self.strict:
                     raise
                 count = self._official_count(name, split)
-                info = SplitInfo(f"absent:{name}:{split}", count, 32, (), (), (0.5,) * 3, (0.25,) * 3)
+                info = SplitInfo(f"{ABSENT}{name}:{split}", count, 32, (), (), (0.5,) * 3, (0.25,) * 3)
             self.infos[name, split] = info
             self._pin(name, split, info)
         return self.infos[name, split]
@@ -227,7 +133,7 @@ class _Planner:
     def _pin(self, name: str, split: str, info: SplitInfo) -> None:
         """Note a departure where a split is not what the board pins; a pool is pinned by its parts."""
         pin = self.board.data.get(name)
-        if pin is None or info.digest.startswith("absent:"):
+        if pin is None or info.absent:
             return
         pinned: int | str | None
         if split == "pool":
@@ -251,7 +157,7 @@ class _Planner:
         if target is None:
             raise UsageError(f"task {text!r} has no target class: write {text}:TARGET, an index or a class name")
         train, test = self._info(name, "train"), self._info(name, "test")
-        if train.digest.startswith("absent:"):
+        if train.absent:
             return Goal(name, int(target) if target.isdigit() else -1, target)
         if train.size != test.size:
             raise DataError(f"task {name}: train images are {train.size} pixels wide, test images {test.size}")
@@ -266,7 +172,6 @@ class _Planner:
 
     def plan(self) -> Plan:
         selection, board = self.selection, self.board
-        (self.pretraining,) = self.settings.methods(Pretraining, [board.pretraining])
         attacks = self.settings.methods(Attack, selection.attacks or board.attacks)
         defenses = self.settings.methods(Mitigation, selection.defenses or board.defenses)
         evaluators = self.settings.methods(Evaluator, selection.evaluators or board.evaluators)
@@ -303,7 +208,7 @@ class _Planner:
             for attack in attacks:
                 published = self._attack(attack, row, goals, triggers, seed, pretrain)
                 for defense in [d for d, s in wanted if s == seed and self._crosses(attack, d)]:
-                    repaired = self._defend(defense, row, seed, pretrain, published)
+                    repaired = self._defend(defense, row, seed, published)
                     for number, (task, goal, trigger) in enumerate(zip(row.tasks, goals, triggers, strict=True)):
                         if task not in tasks:
                             continue
@@ -472,18 +377,17 @@ class _Planner:
             )
         return clean
 
-    def _defend(self, defense: Mitigation, row: Row, seed: int, pretrain: Stage, published: Stage) -> Stage:
+    def _defend(self, defense: Mitigation, row: Row, seed: int, published: Stage) -> Stage:
         if defense.passthrough:
             return published
         params: dict[str, Any] = {"clean": self._clean(row, seed)}
-        parents = {"encoder": published}
+        parents, origin = {"encoder": published}, published.label
         if not defense.uses_weights:
             params["architecture"] = self.pretraining.architecture
-            parents = {}
-        origin = published.label if defense.uses_weights else f"{row.pretrain} seed {seed}"
+            parents, origin = {}, f"clean images of {row.pretrain} seed {seed}"
         return Stage(
             "defend",
-            f"{defense.name} on {origin if defense.uses_weights else 'clean images of ' + origin}",
+            f"{defense.name} on {origin}",
             defense,
             derive_seed(seed, "defend"),
             data={"pool": self._ref(row.pretrain, "pool")},

@@ -21,15 +21,17 @@ DETECTIONS = "detections"  # the folder, among a board's records, of those of de
 Status = Literal["ok", "attack-failed", "n/a", "failed"]
 
 
-class Counts(BaseModel):
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Counts(_Part):
     """The integers behind the percentages. Names follow the metrics.
 
     total, correct: test images, and those classified correctly without the trigger.
     hits: triggered test images classified as the target, all of them counted.
     nontarget, hits_nontarget: the same without the images whose true class is the target.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     total: int
     correct: int
@@ -38,45 +40,37 @@ class Counts(BaseModel):
     hits_nontarget: int
 
 
-class Metrics(BaseModel):
+class Metrics(_Part):
     """Percentages. asr counts every triggered test image (the papers' definition), asr_nontarget leaves out the
     images of the target class."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     acc: float
     asr: float
     asr_nontarget: float
 
 
-class Baseline(BaseModel):
+class Baseline(_Part):
     """The clean encoder under the same task, evaluator, trigger and seed, in percent: CA and ASR-B."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     ca: float
     asr_b: float
     asr_b_nontarget: float
 
 
-class Cost(BaseModel):
+class Cost(_Part):
     """What one stage cost when it was computed.
 
     image_forwards: a forward of one image is 1, its backward 2 (1 where no weight gets a gradient).
     seconds, cpu_seconds: wall and process CPU time.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     seconds: float
     cpu_seconds: float
     image_forwards: int
 
 
-class Entry(BaseModel):
+class Entry(_Part):
     """What every record holds, of a cell or of an inspection."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: Literal[1] = Field(SCHEMA, alias="schema")
     board: str
@@ -141,10 +135,8 @@ class Record(Entry):
         return [self.attack, self.defense, self.pretrain, task, f"s{self.seed}", self.evaluator]
 
 
-class Gain(BaseModel):
+class Gain(_Part):
     """Whether an attack took on one task: the counts of the inspected encoder, undefended, and of the clean one."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     counts: Counts
     baseline_counts: Counts

@@ -6,26 +6,26 @@ import logging
 import platform
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 
 from benchbd import __version__
-from benchbd.compute import Outcome, Workshop, draw_rows, kept_blobs, read_predictions
+from benchbd.compute import Workshop, draw_rows, kept_blobs, read_predictions
 from benchbd.data import DataLibrary
 from benchbd.encoder import ForwardMeter, precision
 from benchbd.errors import BenchbdError, NotApplicable, StoreError
 from benchbd.metrics import baseline, count, metrics
-from benchbd.planning import Cell, Inspection, Plan
 from benchbd.plugins import Registry
 from benchbd.records import Cost, Counts, DetectionRecord, Gain, Record, Status
-from benchbd.stages import Stage, distinct
+from benchbd.stages import Cell, Inspection, Plan, Stage, distinct
 from benchbd.store import Artifact, Store
 from benchbd.training import collecting, reporting
 
 GATE = 15.0  # points by which an undefended ASR must exceed the clean floor for the attack to count
-GROUP = 8  # heads that are trained together on a GPU; a CPU gains nothing from company
+HEADS_TOGETHER = 8  # heads that are trained together on a GPU; a CPU gains nothing from company
 
 log = logging.getLogger("benchbd")
 
@@ -110,7 +110,7 @@ class Runner:
             ready.setdefault((stage.method, stage.data["train"].digest, stage.data["test"].digest, arch), []).append(
                 stage
             )
-        size = GROUP if self.device.type == "cuda" else 1
+        size = HEADS_TOGETHER if self.device.type == "cuda" else 1
         for group in ready.values():
             yield from (group[start : start + size] for start in range(0, len(group), size))
 
@@ -159,23 +159,26 @@ class Runner:
 
     def _compute(self, stages: Sequence[Stage]) -> None:
         """Compute and commit under the stages' locks; another run may have done it meanwhile."""
-        locks = [self.store.lock(stage.key) for stage in sorted(stages, key=lambda s: s.key)]
-        try:
-            for lock in locks:
-                lock.acquire()
-            stages = [stage for stage in stages if not self._load(stage)]
-            if not stages:
+        with ExitStack() as locks:
+            for stage in sorted(stages, key=lambda s: s.key):
+                locks.enter_context(self.store.lock(stage.key))
+            if not (stages := [stage for stage in stages if not self._load(stage)]):
                 return
+            first = stages[0]
+
+            def report(step: int, steps: int, loss: float | None) -> None:
+                self._tell("benchbd_stage_progress", stage=first, step=step, steps=steps, loss=loss)
+
             wall, cpu = time.perf_counter(), time.process_time()
-            report = self._reporter(stages[0])
             with (
                 ForwardMeter() as meter,
                 reporting(report),
                 collecting() as findings,
-                precision(stages[0].numerics["precision"]),
-                _tf32(stages[0].numerics["tf32"]),
+                precision(first.numerics["precision"]),
+                _tf32(first.numerics["tf32"]),
             ):
-                outcomes = self._outcomes(stages)
+                together = first.kind == "evaluate"
+                outcomes = self.workshop.evaluate(stages) if together else [self.workshop.compute(s) for s in stages]
             share = len(stages)
             cost = {
                 "seconds": round((time.perf_counter() - wall) / share, 3),
@@ -196,20 +199,6 @@ class Runner:
                         "machine": machine(self.device),
                     },
                 )
-        finally:
-            for lock in locks:
-                lock.release()
-
-    def _outcomes(self, stages: Sequence[Stage]) -> list[Outcome]:
-        if stages[0].kind == "evaluate":
-            return self.workshop.evaluate(stages)
-        return [self.workshop.compute(stage) for stage in stages]
-
-    def _reporter(self, stage: Stage) -> Callable[[int, int, float | None], None]:
-        def report(step: int, steps: int, loss: float | None) -> None:
-            self._tell("benchbd_stage_progress", stage=stage, step=step, steps=steps, loss=loss)
-
-        return report
 
     def _explain(self, stage: Stage, error: BaseException) -> str:
         """One line for the table; the traceback goes to a file that the line names, unless the text says it all."""
@@ -312,7 +301,6 @@ class Runner:
         worker = next((stage for stage in chain if stage.kind == kind), None)
         seconds = cost[kind].seconds if kind in cost else None
         return {
-            "schema": 1,
             "board": self.plan.board.name,
             "on_board": not self.plan.departures,
             "departures": self.plan.departures,
@@ -376,37 +364,12 @@ def machine(device: torch.device) -> dict[str, Any]:
     }
 
 
-class _tf32:  # noqa: N801 - reads as the setting it is
+@contextmanager
+def _tf32(allowed: bool) -> Iterator[None]:
     """Whether CUDA may use TF32 for float32 products in the block."""
-
-    def __init__(self, allowed: bool) -> None:
-        self.allowed = allowed
-
-    def __enter__(self) -> None:
-        self.before = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.allowed
-
-    def __exit__(self, *exc: object) -> None:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = self.before
-
-
-def estimate_seconds(
-    stages: Iterable[Stage], manifests: Iterable[Mapping[str, Any]], device: torch.device
-) -> dict[str, float | None]:
-    """Estimated wall seconds by key, from the image-forwards a second of past stages in this store; None if unknown.
-
-    Only stages of the same method and architecture on the same device tell anything.
-    """
-    here = machine(device)["device"]
-    past: dict[tuple[str, ...], list[float]] = {}
-    for manifest in manifests:
-        cost, identity = manifest["cost"], manifest["identity"]
-        if cost["seconds"] > 0 and cost["image_forwards"] and manifest["machine"]["device"] == here:
-            name = identity["method"].get("name", identity["kind"])
-            rate = cost["image_forwards"] / cost["seconds"]
-            past.setdefault((identity["kind"], name, manifest.get("architecture", "")), []).append(rate)
-    estimates: dict[str, float | None] = {}
-    for stage in stages:
-        rates, forwards = past.get((stage.kind, stage.method_name, stage.architecture)), stage.forwards()
-        estimates[stage.key] = None if not rates or forwards is None else forwards / (sum(rates) / len(rates))
-    return estimates
+    before = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before

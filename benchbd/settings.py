@@ -8,7 +8,7 @@ from typing import Any, TypeVar, cast
 from benchbd.board import Board
 from benchbd.errors import UnknownNameError, UsageError
 from benchbd.methods import Method
-from benchbd.options import Options, build, merge, parse_options
+from benchbd.options import Options, build, parse_options
 from benchbd.plugins import AXES, Registry
 
 SECTIONS = ("trigger", "reference", "budget")  # parts of the protocol that -o reaches like methods
@@ -47,14 +47,14 @@ class Settings:
 
     def _method(self, axis: str, name: str) -> Method:
         cls = self.registry.get(axis, name)
-        own = [self._budgeted(cls, self.board.budget), *_named(self.board.method_options(), axis, name)]
-        asked = _named(self._asked, axis, name)
-        if asked[0] and len(self.registry.find(name)) > 1:
-            raise UsageError(f"option {name}.{next(iter(asked[0]))}: {name!r} stands on two axes; write {axis}:{name}.")
+        if name in self._asked and len(self.registry.find(name)) > 1:
+            field = next(iter(self._asked[name]))
+            raise UsageError(f"option {name}.{field}: {name!r} stands on two axes; write {axis}:{name}.")
         self._used.update(key for key in (name, f"{axis}:{name}") if key in self._asked)
+        own = self._budgeted(cls, self.board.budget) | _named(self.board.options, axis, name)
         budget = self._budgeted(cls, self.budget) if "budget" in self._asked else {}
-        ours = build(cls, merge(*({name: table} for table in own)).get(name, {}), name)
-        theirs = build(cls, merge(*({name: table} for table in (*own, budget, *asked))).get(name, {}), name)
+        ours = build(cls, own, name)
+        theirs = build(cls, own | budget | _named(self._asked, axis, name), name)
         self._compare(name, ours.model_dump(), theirs.model_dump())
         return theirs
 
@@ -86,6 +86,6 @@ def _reject_unknown(registry: Registry, names: Iterable[str]) -> None:
         (registry.get(axis, bare) if axis else registry.find(bare))
 
 
-def _named(options: Options, axis: str, name: str) -> list[dict[str, Any]]:
-    """The tables that speak of a method: under its bare name, then under ``axis:name``, which wins."""
-    return [dict(options.get(name, {})), dict(options.get(f"{axis}:{name}", {}))]
+def _named(options: Options, axis: str, name: str) -> dict[str, Any]:
+    """What tables say of a method: under its bare name, and under ``axis:name``, which wins."""
+    return options.get(name, {}) | options.get(f"{axis}:{name}", {})

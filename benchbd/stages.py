@@ -1,7 +1,8 @@
-"""A stage: one unit of work, identified by everything that determines its result and by nothing else.
+"""Stages, and the cells and inspections of a plan, which are made of them.
 
-Stages are plain data: a method's fields, names of data sets with their digests, seeds and parents. Equal stages have
-equal keys, so a grid computes each once, and a change recomputes what stands on it and no more.
+A stage is one unit of work, identified by everything that determines its result and by nothing else. Stages are plain
+data: a method's fields, names of data sets with their digests, seeds and parents. Equal stages have equal keys, so a
+grid computes each once, and a change recomputes what stands on it and no more.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel
 
+from benchbd.board import Board
+from benchbd.data import ABSENT
 from benchbd.methods import Attack, Method, Pretraining
 from benchbd.store import canonical
 
@@ -30,6 +33,10 @@ class DataRef:
     split: str
     digest: str
     count: int
+
+    @property
+    def absent(self) -> bool:
+        return self.digest.startswith(ABSENT)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +86,7 @@ class Stage:
     @property
     def provisional(self) -> bool:
         """Whether some data set is absent, so that the key is a placeholder."""
-        own = any(ref.digest.startswith("absent:") for ref in self.data.values())
+        own = any(ref.absent for ref in self.data.values())
         return own or any(parent.provisional for parent in self.parents.values())
 
     @property
@@ -123,3 +130,99 @@ def distinct(stages: Iterable[Stage]) -> list[Stage]:
         for each in visit(stage):
             seen.setdefault(each.key, each)
     return list(seen.values())
+
+
+class Goal(NamedTuple):
+    """A task with its target class, index and name."""
+
+    task: str
+    label: int
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.task}:{self.label}"
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One entry of the grid, with every stage that it needs.
+
+    chain: the stages that lead to its encoder, in order. evaluate: its own evaluation; undefended and floor: those of
+    the attacked encoder as published and of the clean encoder, under the same task, evaluator and seed.
+    control: whether its attack is the control of another.
+    """
+
+    attack: str
+    defense: str
+    pretrain: str
+    goal: Goal
+    seed: int
+    evaluator: str
+    chain: tuple[Stage, ...]
+    evaluate: Stage
+    undefended: Stage
+    floor: Stage
+    control: bool = False
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        return (*self.chain, self.evaluate, self.undefended, self.floor)
+
+    @property
+    def gated(self) -> bool:
+        """Whether the cell counts only where its attack took: neither the floor nor a control is an attack."""
+        return self.undefended.key != self.floor.key and not self.control
+
+
+@dataclass(frozen=True, eq=False)
+class Inspection:
+    """One encoder before a detector.
+
+    goals: the tasks of its row. chain: the stages that lead to it, in order. detect: the verdict.
+    undefended, floors: evaluations of it and of the clean encoder, one per goal; they tell whether the attack took.
+    """
+
+    detection: str
+    attack: str
+    pretrain: str
+    goals: tuple[Goal, ...]
+    seed: int
+    evaluator: str
+    chain: tuple[Stage, ...]
+    detect: Stage
+    undefended: tuple[Stage, ...]
+    floors: tuple[Stage, ...]
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        return (*self.chain, self.detect, *self.undefended, *self.floors)
+
+    @property
+    def gated(self) -> bool:
+        """Whether the encoder counts as backdoored only where its attack took."""
+        return [stage.key for stage in self.undefended] != [stage.key for stage in self.floors]
+
+
+@dataclass
+class Plan:
+    """Cells and inspections in the order of the board.
+
+    departures: in what the run differs from the board (empty: on-board).
+    """
+
+    board: Board
+    cells: list[Cell]
+    departures: list[str] = field(default_factory=list)
+    inspections: list[Inspection] = field(default_factory=list)
+
+    @property
+    def stages(self) -> list[Stage]:
+        needed = [each.stages for each in self.cells] + [each.stages for each in self.inspections]
+        return distinct(stage for stages in needed for stage in stages)
+
+    def blocks(self) -> list[list[Cell]]:
+        """Cells that share a pre-training set, tasks and seed: what is computed together before the next ones."""
+        blocks: dict[tuple[str, str, int], list[Cell]] = {}
+        for cell in self.cells:
+            blocks.setdefault((cell.pretrain, cell.goal.task, cell.seed), []).append(cell)
+        return list(blocks.values())

@@ -39,6 +39,10 @@ def default_root() -> Path:
     return Path(os.environ.get("BENCHBD_STORE") or user_cache_path("benchbd"))
 
 
+def records_folder(root: Path, board: str) -> Path:
+    return root / "records" / board
+
+
 def canonical(value: Any) -> str:
     """JSON with sorted keys and no spaces: equal content, equal text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -100,11 +104,11 @@ class Store:
         folder = self.folder(key)
         if not (folder / MANIFEST).is_file():
             return None
-        problem = self._problem(folder)
-        if isinstance(problem, dict):
-            return Artifact(folder, problem)
+        found = self._verified(folder)
+        if isinstance(found, dict):
+            return Artifact(folder, found)
         aside = self._set_aside(folder)
-        log.warning("store: %s of stage %s is damaged; set aside in %s and computed again", problem, key[:12], aside)
+        log.warning("store: %s of stage %s is damaged; set aside in %s and computed again", found, key[:12], aside)
         return None
 
     def put(
@@ -155,8 +159,8 @@ class Store:
         found = (_read_manifest(path) for path in sorted(self.root.glob(f"stages/*/*/{MANIFEST}")))
         return [manifest for manifest in found if manifest is not None]
 
-    def _problem(self, folder: Path) -> dict[str, Any] | str:
-        """The manifest when all is well, else the name of what is damaged."""
+    def _verified(self, folder: Path) -> dict[str, Any] | str:
+        """The manifest where all is well, else the name of what is damaged."""
         manifest = _read_manifest(folder / MANIFEST)
         if manifest is None or manifest.get("key") != folder.name:
             return MANIFEST

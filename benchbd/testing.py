@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -254,8 +255,6 @@ def _check_dataset(method: Dataset, who: str) -> None:
     _require({"train", "test"} <= set(method.splits), f"{who}: splits must name train and test")
     if method.needs_files:
         return
-    from pathlib import Path
-
     for split, expected in method.splits.items():
         images = method.load(split, Path())
         _require(expected in (0, len(images)), f"{who}: {split} has {len(images)} images, splits says {expected}")

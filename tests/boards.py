@@ -14,10 +14,10 @@ import torch
 
 from benchbd import hookimpl
 from benchbd.api import Session
-from benchbd.planning import Plan, Selection
+from benchbd.planning import Selection
 from benchbd.plugins import Registry
 from benchbd.records import Record
-from benchbd.stages import Stage
+from benchbd.stages import Plan, Stage
 
 from .conftest import write_npz_set
 
@@ -69,7 +69,7 @@ class Tiny:
         return Session.open(
             self.board,
             Selection(**selection),
-            data_root_option=self.data,
+            data_root=self.data,
             store=self.store,
             device="cpu",
             registry=self.registry,

@@ -12,8 +12,8 @@ import benchbd
 from benchbd import UsageError
 from benchbd.api import pick_device
 from benchbd.errors import DataAbsentError, StoreError, UnknownNameError
-from benchbd.planning import Plan
 from benchbd.plugins import load_registry
+from benchbd.stages import Plan
 
 from .boards import Tiny, flip
 

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from benchbd import layouts
-from benchbd.data import DataLibrary, data_root
+from benchbd.data import DataLibrary, find_data_root
 from benchbd.errors import DataAbsentError, DataError, UnknownDataError, UnknownNameError, UsageError
 from benchbd.images import ImageSet
 from benchbd.methods import Dataset
@@ -420,12 +420,12 @@ def test_unwritable_cache_is_a_warning(tmp_path: Path, caplog: pytest.LogCapture
     assert "cannot be written" in caplog.text
 
 
-def test_data_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_find_data_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("BENCHBD_DATA", str(tmp_path / "variable"))
-    assert data_root("option") == Path("option")
-    assert data_root(None) == tmp_path / "variable"
+    assert find_data_root("option") == Path("option")
+    assert find_data_root(None) == tmp_path / "variable"
     monkeypatch.delenv("BENCHBD_DATA")
-    assert data_root(None).name == "benchbd"
+    assert find_data_root(None).name == "benchbd"
 
 
 @pytest.mark.realdata

@@ -10,8 +10,9 @@ import pytest
 from benchbd import Attack, AttackerKnowledge, Backdoor, Pretraining
 from benchbd.api import Session
 from benchbd.board import load_board
-from benchbd.planning import Plan, Selection
+from benchbd.planning import Selection
 from benchbd.plugins import Registry, load_registry
+from benchbd.stages import Plan
 
 from .boards import TINY, Tiny, keys, offering
 

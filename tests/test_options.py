@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 from benchbd import UsageError
 from benchbd.errors import UnknownNameError
 from benchbd.methods import Method
-from benchbd.options import build, merge, parse_options
+from benchbd.options import build, parse_options
 
 
 class Knob(Method):
@@ -65,13 +65,6 @@ def test_malformed(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_options([text])
     assert str(caught.value) == f"option {text!r} is not of the form NAME.FIELD=VALUE, such as ft.lr=0.001"
-
-
-def test_later_tables_win_field_by_field() -> None:
-    tables = ({"a": {"x": 1, "y": 1}}, {"b": {"x": 5}}, {"a": {"y": 2}})
-    assert merge(*tables) == {"a": {"x": 1, "y": 2}, "b": {"x": 5}}
-    assert tables[0] == {"a": {"x": 1, "y": 1}}  # untouched
-    assert merge() == {}
 
 
 def test_build() -> None:

@@ -129,9 +129,9 @@ def test_what_a_killed_run_left_is_cleared(store: Store) -> None:
 def test_two_runs_that_find_the_same_damage(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     put(store)
     (store.folder(KEY) / "a").write_bytes(b"2")
-    problem = store._problem(store.folder(KEY))
+    damaged = store._verified(store.folder(KEY))
     assert store.get(KEY) is None  # the other run was first
-    monkeypatch.setattr(Store, "_problem", lambda *_: problem)
+    monkeypatch.setattr(Store, "_verified", lambda *_: damaged)
     (store.folder(KEY)).mkdir()
     (store.folder(KEY) / MANIFEST).write_text("")
 

@@ -1,0 +1,125 @@
+"""The text of a plan: its stages, which of them the store has, what the others may cost, and which data are absent."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from tabulate import tabulate
+
+from benchbd.api import Session
+from benchbd.errors import DataAbsentError
+from benchbd.runner import machine
+from benchbd.stages import Plan, Stage
+from benchbd.store import Store
+
+
+def render(session: Session, plan: Plan, *, as_json: bool = False) -> str:
+    """The plan as text or as one JSON document, with a newline at the end."""
+    stages = plan.stages
+    rows = list(_rows(session, stages))
+    if as_json:
+        document = {
+            "board": session.board.name,
+            "cells": len(plan.cells),
+            "inspections": len(plan.inspections),
+            "departures": plan.departures,
+            "stages": rows,
+        }
+        return json.dumps(document, indent=1) + "\n"
+    lines = [_table(rows), "", *_totals(plan, rows), *(f"off-board: {departure}" for departure in plan.departures)]
+    if absent := sorted({ref for row in rows for ref in row["absent"]}):
+        lines.append(f"absent data sets, so keys are provisional: {', '.join(absent)}")
+        lines += [" ".join(advice.split()) for advice in _how_to_get(session, stages).values()]
+    return "\n".join(lines) + "\n"
+
+
+def _rows(session: Session, stages: Sequence[Stage]) -> Iterator[dict[str, Any]]:
+    store = Store(session.store, writable=False)
+    seconds = estimate_seconds(stages, store.manifests(), session.device)
+    for stage in stages:
+        yield {
+            "key": stage.key,
+            "kind": stage.kind,
+            "method": stage.method_name,
+            "label": stage.label,
+            "cached": store.has(stage.key),
+            "provisional": stage.provisional,
+            "absent": [f"{ref.name} ({ref.split})" for ref in stage.data.values() if ref.absent],
+            "image_forwards": stage.forwards(),
+            "seconds": seconds[stage.key],
+        }
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> str:
+    table = [
+        [r["kind"], r["label"], r["key"][:12] + ("?" if r["provisional"] else ""), _state(r), *_cost(r)] for r in rows
+    ]
+    headers = ["kind", "stage", "key", "", "image-forwards", "seconds"]
+    return tabulate(table, headers=headers, disable_numparse=True)
+
+
+def _state(row: dict[str, Any]) -> str:
+    return "cached" if row["cached"] else "absent data" if row["provisional"] else ""
+
+
+def _cost(row: dict[str, Any]) -> tuple[str, str]:
+    forwards, seconds = row["image_forwards"], row["seconds"]
+    return ("?" if forwards is None else f"{forwards:,}", "?" if seconds is None else f"{seconds:.0f}")
+
+
+def _totals(plan: Plan, rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """How much there is and how much of it is to compute; for how long, as far as past stages tell."""
+    todo = [row for row in rows if not row["cached"]]
+    inspections = f", {len(plan.inspections)} inspections" if plan.inspections else ""
+    yield (
+        f"{len(plan.cells)} cells{inspections}, {len(rows)} distinct stages, {len(rows) - len(todo)} cached, "
+        f"{len(todo)} to compute"
+    )
+    if todo:
+        known = [row["seconds"] for row in todo if row["seconds"] is not None]
+        unknown = len(todo) - len(known)
+        more = f" and {unknown} stages of unknown length" if unknown else ""
+        yield f"estimated: {_duration(sum(known))}{more} (from what past stages of the same methods cost here)"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _how_to_get(session: Session, stages: Sequence[Stage]) -> dict[str, str]:
+    """What the library says of each absent data set, by name."""
+    advice: dict[str, str] = {}
+    for ref in [ref for stage in stages for ref in stage.data.values() if ref.absent]:
+        if ref.name not in advice:
+            try:
+                session.library.info(ref.name, ref.split)
+            except DataAbsentError as absent:
+                advice[ref.name] = str(absent)
+    return advice
+
+
+def estimate_seconds(
+    stages: Iterable[Stage], manifests: Iterable[Mapping[str, Any]], device: torch.device
+) -> dict[str, float | None]:
+    """Estimated wall seconds by key, from the image-forwards a second of past stages in this store; None if unknown.
+
+    Only stages of the same method and architecture on the same device tell anything.
+    """
+    here = machine(device)["device"]
+    past: dict[tuple[str, ...], list[float]] = {}
+    for manifest in manifests:
+        cost, identity = manifest["cost"], manifest["identity"]
+        if cost["seconds"] > 0 and cost["image_forwards"] and manifest["machine"]["device"] == here:
+            name = identity["method"].get("name", identity["kind"])
+            rate = cost["image_forwards"] / cost["seconds"]
+            past.setdefault((identity["kind"], name, manifest.get("architecture", "")), []).append(rate)
+    estimates: dict[str, float | None] = {}
+    for stage in stages:
+        rates, forwards = past.get((stage.kind, stage.method_name, stage.architecture)), stage.forwards()
+        estimates[stage.key] = None if not rates or forwards is None else forwards / (sum(rates) / len(rates))
+    return estimates
