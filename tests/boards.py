@@ -157,7 +157,7 @@ def drive(log: Path, *arguments: str, hang: str = "-") -> subprocess.Popen[str]:
 
 def in_flight(process: subprocess.Popen[str], log: Path, kind: str) -> None:
     """Wait until a stage of this kind is being computed."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300  # a busy machine is slow to import torch; only a hang takes longer
     while not (log.is_file() and f"{kind} " in log.read_text()):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
