@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from benchbd.distill import attention_distance as attention_distance
     from benchbd.distill import attention_map as attention_map
     from benchbd.encoder import Encoder as Encoder
-    from benchbd.encoder import projection_head as projection_head
     from benchbd.errors import BenchbdError as BenchbdError
     from benchbd.errors import DataAbsentError as DataAbsentError
     from benchbd.errors import DataError as DataError
@@ -64,68 +63,53 @@ if TYPE_CHECKING:
     from benchbd.training import note as note
     from benchbd.training import nt_xent as nt_xent
     from benchbd.training import pretext_accuracy as pretext_accuracy
-    from benchbd.training import pretext_views as pretext_views
+    from benchbd.training import pretext_outputs as pretext_outputs
     from benchbd.training import project_views as project_views
     from benchbd.training import stream as stream
 
-_HOME = {
-    "Attack": "methods",
-    "AttackerKnowledge": "methods",
-    "AttentionForm": "distill",
-    "Augment": "augment",
-    "Backdoor": "methods",
-    "BenchbdError": "errors",
-    "ContrastiveMethod": "training",
-    "Controller": "inversion",
-    "CropScale": "augment",
-    "DataAbsentError": "errors",
-    "DataError": "errors",
-    "Dataset": "methods",
-    "DefenderKnowledge": "methods",
-    "Detection": "methods",
-    "Distiller": "distill",
-    "Diverged": "errors",
-    "Encoder": "encoder",
-    "Estimate": "mine",
-    "Evaluator": "methods",
-    "ImageSet": "images",
-    "Inversion": "inversion",
-    "Inverted": "inversion",
-    "Mine": "mine",
-    "Mitigation": "methods",
-    "NotApplicable": "errors",
-    "Predictions": "methods",
-    "Pretraining": "methods",
-    "Probe": "methods",
-    "Steps": "training",
-    "Target": "methods",
-    "Trigger": "images",
-    "UsageError": "errors",
-    "Verdict": "methods",
-    "Views": "training",
-    "attention_distance": "distill",
-    "attention_map": "distill",
-    "batch_indices": "training",
-    "decode_images": "layouts",
-    "detect": "api",
-    "derive_seed": "training",
-    "flip_and_shift": "augment",
-    "hookimpl": "hookspecs",
-    "keep": "training",
-    "load_encoder": "api",
-    "note": "training",
-    "nt_xent": "training",
-    "one_thread": "threads",
-    "plan": "api",
-    "pretext_accuracy": "training",
-    "pretext_views": "training",
-    "project_views": "training",
-    "projection_head": "encoder",
-    "resize_images": "layouts",
-    "run": "api",
-    "self_similarity": "inversion",
-    "stream": "training",
+_NAMES = {
+    "api": ("detect", "load_encoder", "plan", "run"),
+    "augment": ("Augment", "CropScale", "flip_and_shift"),
+    "distill": ("AttentionForm", "Distiller", "attention_distance", "attention_map"),
+    "encoder": ("Encoder",),
+    "errors": ("BenchbdError", "DataAbsentError", "DataError", "Diverged", "NotApplicable", "UsageError"),
+    "hookspecs": ("hookimpl",),
+    "images": ("ImageSet", "Trigger"),
+    "inversion": ("Controller", "Inversion", "Inverted", "self_similarity"),
+    "layouts": ("decode_images", "resize_images"),
+    "methods": (
+        "Attack",
+        "AttackerKnowledge",
+        "Backdoor",
+        "Dataset",
+        "DefenderKnowledge",
+        "Detection",
+        "Evaluator",
+        "Mitigation",
+        "Predictions",
+        "Pretraining",
+        "Probe",
+        "Target",
+        "Verdict",
+    ),
+    "mine": ("Estimate", "Mine"),
+    "threads": ("one_thread",),
+    "training": (
+        "ContrastiveMethod",
+        "Steps",
+        "Views",
+        "batch_indices",
+        "derive_seed",
+        "keep",
+        "note",
+        "nt_xent",
+        "pretext_accuracy",
+        "pretext_outputs",
+        "project_views",
+        "stream",
+    ),
 }
+_HOME = {name: module for module, names in _NAMES.items() for name in names}
 
 __version__ = "0.1.0"
 __all__ = sorted(_HOME)

@@ -98,7 +98,7 @@ class Workshop:
             self._resident[ref.digest] = self.library.load(ref.name, ref.split).to(self.device)
         return self._resident[ref.digest]
 
-    # The stages --------------------------------------------------------------------------------------------------
+    # The stages
 
     def _pretrain(self, stage: Stage) -> Outcome:
         method = cast(Pretraining, stage.method)

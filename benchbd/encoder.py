@@ -52,7 +52,7 @@ ARCHITECTURES: dict[str, Architecture] = {
 
 
 class Encoder(nn.Module):
-    """A frozen-able feature extractor f and, where there is one, its projection head g.
+    """A residual net f that makes features of images and, where there is one, its projection head g.
 
     ``encoder(x)``: float (N, 3, H, W) in [0, 1] -> raw features (N, feature_dim), not normalised.
     ``encoder.project(h)``: features -> projections (N, 128); only where ``encoder.head`` is not None.
@@ -262,9 +262,9 @@ class BasicBlock(nn.Module):
         return y
 
 
-def projection_head(dim: int, out: int = 128) -> nn.Sequential:
+def projection_head(dim: int) -> nn.Sequential:
     """g: Linear(d, d, no bias) - BatchNorm1d - ReLU - Linear(d, 128)."""
-    return nn.Sequential(nn.Linear(dim, dim, bias=False), nn.BatchNorm1d(dim), nn.ReLU(), nn.Linear(dim, out))
+    return nn.Sequential(nn.Linear(dim, dim, bias=False), nn.BatchNorm1d(dim), nn.ReLU(), nn.Linear(dim, 128))
 
 
 @contextmanager

@@ -111,7 +111,7 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     return paths
 
 
-# What the pictures are made of ---------------------------------------------------------------------------------------
+# What the pictures are made of
 
 
 @dataclass(frozen=True, eq=False)
@@ -261,7 +261,7 @@ def plane(features: Tensor) -> Plane:
     return Plane(x @ (axes * largest.sign()).T, (first, second))
 
 
-# The pictures: a figure, or why there is none ------------------------------------------------------------------------
+# The pictures: a figure, or why there is none
 
 
 def draw_trigger(scene: Scene) -> Figure | str:
@@ -301,7 +301,7 @@ def draw_trigger(scene: Scene) -> Figure | str:
         show(below, scene.triggered[row])
         below.set_xlabel(predicted_label(scene, hit, label))
         if hit == record.target:
-            frame(below, TARGET)
+            border(below, TARGET)
             below.set_xlabel(f"{scene.class_name(hit)}\n(hit)", color=HIT, weight="bold")
     for axes in grid[1:, len(rows) :].flat:
         axes.set_axis_off()
@@ -350,7 +350,7 @@ def draw_inversion(scene: Scene) -> Figure | str:
     return figure
 
 
-def draw_attention(scene: Scene) -> Figure | str:
+def draw_attention(scene: Scene) -> Figure:
     """Where each stage looks, clean and triggered, before and after the repair; one colour scale a column."""
     rows = scene.samples(MAPPED)
     pictures = torch.stack([part[row] for row in rows for part in (scene.test.pixels, scene.triggered)])
@@ -420,7 +420,7 @@ def draw_information(scene: Scene) -> Figure | str:
     return figure
 
 
-def draw_features(scene: Scene) -> Figure | str:
+def draw_features(scene: Scene) -> Figure:
     """Clean and triggered test images in the plane of their features, before and after the repair."""
     shown = torch.linspace(0, len(scene.test) - 1, min(POINTS, len(scene.test))).round().long()
     labels = scene.labels[shown]
@@ -467,7 +467,7 @@ PICTURES: dict[str, Callable[[Scene], Figure | str]] = {
 }
 
 
-# Images in axes ------------------------------------------------------------------------------------------------------
+# Images in axes
 
 
 def show(axes: Axes, image: Tensor) -> None:
@@ -502,7 +502,7 @@ def show_patch(axes: Axes, trigger: Trigger) -> None:
     show(axes, replace(trigger, wander=None).stamp(chequer))
 
 
-def frame(axes: Axes, colour: str) -> None:
+def border(axes: Axes, colour: str) -> None:
     for spine in axes.spines.values():
         spine.set_color(colour)
         spine.set_linewidth(2.0)

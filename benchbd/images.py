@@ -133,8 +133,8 @@ class Trigger:
             raise UsageError(f"a trigger wanders within 0 <= low <= high <= 1 of the image, not ({low:g}, {high:g})")
 
     @classmethod
-    def square(cls, size: int = 10, image_size: int = 32, value: int = 255, *, center: bool = False) -> Trigger:
-        """The papers' uniform square with a margin of one pixel: rows and columns H - size - 1 .. H - 2.
+    def square(cls, size: int = 10, image_size: int = 32, *, center: bool = False) -> Trigger:
+        """The papers' white square with a margin of one pixel: rows and columns H - size - 1 .. H - 2.
 
         center: in the middle of the image instead.
         """
@@ -146,7 +146,7 @@ class Trigger:
         keep = torch.ones(3, image_size, image_size, dtype=torch.bool)
         start = (image_size - size) // 2 if center else image_size - size - 1
         keep[:, start : start + size, start : start + size] = False
-        return cls(pattern=torch.where(keep, 0, value).to(torch.uint8), keep=keep)
+        return cls(pattern=torch.where(keep, 0, 255).to(torch.uint8), keep=keep)
 
     @classmethod
     def load(cls, path: str | Path) -> Trigger:

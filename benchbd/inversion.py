@@ -32,7 +32,7 @@ Objective = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Controller:
-    """How lambda, the weight of a patch's size, follows success. One event an update; K lambdas move independently.
+    """How lambda, the weight of a patch's size, follows success. One event a unit; K lambdas move independently.
 
     start: the first lambda. up, down: factors by which it is multiplied and divided.
     patience: so many successes (failures) in a row move it up (down); the count then starts again.

@@ -44,7 +44,7 @@ def stream(seed: int, name: str, device: torch.device | str = "cpu") -> torch.Ge
 
 @contextmanager
 def reporting(reporter: Reporter) -> Iterator[None]:
-    """Send the progress of every ``steps`` loop in the block to ``reporter(step, steps, loss)``."""
+    """Send the progress of every loop over ``Steps`` in the block to ``reporter(step, steps, loss)``."""
     token = _reporter.set(reporter)
     try:
         yield
@@ -259,7 +259,7 @@ class ContrastiveMethod(Method):
 
 
 @torch.no_grad()
-def pretext_views(
+def pretext_outputs(
     net: Callable[[Tensor], Tensor], images: ImageSet, augment: Augment, seed: int
 ) -> tuple[Tensor, Tensor]:
     """What ``net`` makes of one pair of random views of every image, (N, d) each: equal seeds give equal views.
@@ -278,8 +278,8 @@ def pretext_accuracy(first: Tensor, second: Tensor, block: int = 128) -> float:
 
     first, second: (N, d), the two views' projections, row by row. Neighbours are sought among the 2B projections of
     ``block`` images at a time; a rest of fewer images is a block of its own, and one of a single image, which could not
-    be wrong, is left out. The label-free stand-in for accuracy by
-    which pruning levels are chosen; ours, no source gives one.
+    be wrong, is left out. The label-free stand-in for accuracy by which pruning levels are chosen; ours, no source
+    gives one.
     """
     if len(first) > block and len(first) % block == 1:
         first, second = first[:-1], second[:-1]

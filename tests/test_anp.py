@@ -27,6 +27,8 @@ from benchbd.encoder import ForwardMeter
 from benchbd.options import build
 from benchbd.training import collecting
 
+from .nets import affine, random_encoder, same, settled, smooth_pixels
+
 QUICK: dict[str, Any] = {"batch": 16, "colour": "affine", "crop_scale": (0.95, 1.0)}
 CONSISTENCY: dict[str, Any] = {"loss": "consistency", "bn": "eval"}
 NEURONS = 16 * 3 + 32 * 3 + 64 * 3  # w16: a stem and a block without a shortcut, two blocks with one
@@ -35,23 +37,13 @@ NEURONS = 16 * 3 + 32 * 3 + 64 * 3  # w16: a stem and a block without a shortcut
 @pytest.fixture(scope="module")
 def images() -> ImageSet:
     """40 smooth random pictures."""
-    coarse = torch.rand(40, 3, 5, 5, generator=stream(0, "pictures"))
-    return ImageSet(F.interpolate(coarse, size=32, mode="bilinear").mul(255).byte())
+    return ImageSet(smooth_pixels(40))
 
 
 @pytest.fixture(scope="module")
 def prepared(images: ImageSet) -> Encoder:
     """Random weights, BatchNorm statistics of real images, affines that are not 1 and 0."""
-    encoder = Encoder.seeded("w16", (0.4, 0.5, 0.6), (0.2, 0.25, 0.3), seed=7, device="cpu").train()
-    draws = stream(1, "affines")
-    with torch.no_grad():
-        for module in encoder.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.weight.uniform_(0.5, 1.5, generator=draws)
-                module.bias.uniform_(-0.5, 0.5, generator=draws)
-        for _ in range(20):
-            encoder.project(encoder(images.pixels.float() / 255))
-    return encoder.eval()
+    return settled(affine(random_encoder()), images.pixels)
 
 
 @pytest.fixture
@@ -61,10 +53,6 @@ def encoder(prepared: Encoder) -> Encoder:
 
 def frozen(encoder: Encoder) -> Encoder:
     return encoder.requires_grad_(False)
-
-
-def same(a: Encoder, b: Encoder) -> bool:
-    return all(torch.equal(v, b.state_dict()[name]) for name, v in a.state_dict().items())
 
 
 def repaired(encoder: Encoder, images: ImageSet, seed: int = 3, **options: Any) -> tuple[Encoder, Any, Any]:

@@ -14,6 +14,8 @@ from torch import Tensor
 from benchbd import Attack, AttackerKnowledge, Augment, Diverged, Encoder, ImageSet, NotApplicable, Target, Trigger
 from benchbd.encoder import ForwardMeter
 
+from .nets import relative
+
 MEAN, STD = (0.45, 0.5, 0.55), (0.2, 0.25, 0.3)
 SHORT = {"steps": 2, "batch": 8, "lr": 0.05}
 
@@ -92,10 +94,6 @@ def released_loss(
 def gradient(encoder: Encoder, loss: Tensor) -> Tensor:
     weights = [p for p in encoder.backbone() if p.ndim > 1]
     return torch.cat([g.flatten() for g in torch.autograd.grad(loss, weights)])
-
-
-def relative(a: Tensor, b: Tensor) -> float:
-    return float((a - b).norm() / b.norm())
 
 
 TWO_REFERENCES = target(smooth_pixels(2, 7))

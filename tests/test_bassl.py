@@ -114,7 +114,7 @@ def test_the_seed_chooses() -> None:
 
 
 def test_two_targets_have_a_trigger_each() -> None:
-    corner, other = Trigger.square(10), Trigger.square(3, value=251)
+    corner, other = Trigger.square(10), Trigger.square(3)
     known = knowledge(target(10, 1, corner), target(6, 2, other))
     poisoned = Bassl(rho=0.5).poisoned(known)
     assert len(poisoned) == 20 + 5 + 3

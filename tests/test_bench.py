@@ -8,7 +8,7 @@ shows. With ``--benchmark-json`` the ratios are in ``extra_info``.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from statistics import median
 
 import numpy as np
@@ -24,21 +24,16 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision import transforms
 
-from benchbd import Augment, Encoder, ImageSet, Target, Trigger, attention_map, nt_xent, one_thread, stream
+from benchbd import Augment, Encoder, ImageSet, Target, Trigger, attention_map, nt_xent, stream
 from benchbd.augment import Colour, affine_colour, crop_and_flip, crop_boxes, draw_jitter, exact_colour
 
+from .nets import relative, settled, smooth_pixels
 from .test_augment import naive_affine, torchvision_colour
 
 pytestmark = pytest.mark.bench
 
 ROUNDS = 7
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    with one_thread():
-        yield
 
 
 class Watch:
@@ -75,11 +70,6 @@ def race(
     assert ratios["cpu"] >= at_least
 
 
-def smooth_pixels(n: int, seed: int = 0) -> Tensor:
-    coarse = torch.rand(n, 3, 5, 5, generator=stream(seed, "pictures"))
-    return F.interpolate(coarse, size=32, mode="bilinear").mul(255).byte()
-
-
 def numpy_trigger(trigger: Trigger) -> tuple[np.ndarray, np.ndarray]:
     """Mask and patch as the released files hold them, (H, W, 3)."""
     keep, pattern = (part.permute(1, 2, 0).numpy() for part in (trigger.keep, trigger.pattern))
@@ -92,11 +82,7 @@ def pil(pixels: Tensor) -> list[Image.Image]:
 
 def warm_encoder(seed: int) -> Encoder:
     """A w32 whose BatchNorm has seen images, in eval mode."""
-    encoder = Encoder.seeded("w32", MEAN, STD, seed=seed, device="cpu").train()
-    with torch.no_grad():
-        for _ in range(10):
-            encoder.project(encoder(smooth_pixels(64, seed).float() / 255))
-    return encoder.eval()
+    return settled(Encoder.seeded("w32", MEAN, STD, seed=seed, device="cpu"), smooth_pixels(64, seed), 10)
 
 
 def as_released(encoder: Encoder) -> Encoder:
@@ -109,10 +95,6 @@ def walk(encoder: Encoder, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     for name, stage in encoder.body.items():
         y = maps[name] = stage(y)
     return y.mean((2, 3)), maps
-
-
-def relative(a: Tensor, b: Tensor) -> float:
-    return float((a - b).norm() / b.norm())
 
 
 # ------------------------------------------------------------------------------------------------- images

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -39,13 +39,6 @@ def pictures(n: int, seed: int, *, separable: bool = True) -> ImageSet:
 
 def encoder_of(seed: int) -> Encoder:
     return Encoder.seeded("w16", (0.5,) * 3, (0.25,) * 3, seed=seed, device="cpu").requires_grad_(False).eval()
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """One thread: all here is tiny, and other processes may be at work."""
-    with one_thread():
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -89,13 +82,17 @@ def test_the_encoder_is_left_alone(evaluator: Evaluator, probe: Probe) -> None:
 
 
 def test_one_thread_puts_the_number_back() -> None:
+    before = torch.get_num_threads()
     torch.set_num_threads(2)
-    with one_thread():
-        assert torch.get_num_threads() == 1
-    assert torch.get_num_threads() == 2
-    with pytest.raises(RuntimeError), one_thread():
-        torch.ones(2) @ torch.ones(3)
-    assert torch.get_num_threads() == 2
+    try:
+        with one_thread():
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 2
+        with pytest.raises(RuntimeError), one_thread():
+            torch.ones(2) @ torch.ones(3)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 @evaluators

@@ -167,9 +167,8 @@ def test_the_trigger_is_the_boards(run: Run, scene: Scene) -> None:
 
 
 def test_a_trigger_from_a_file_is_found_by_content(tmp_path: Path) -> None:
-    ours = Trigger.square(4, value=200)
+    ours, theirs = (replace(white, pattern=white.pattern // 2) for white in map(Trigger.square, (4, 5)))
     ours.save(tmp_path / "ours.npz")
-    theirs = Trigger.square(5, value=9)
     theirs.save(tmp_path / "theirs.npz")
     spec, other = (TriggerSpec(file=str(tmp_path / name)) for name in ("ours.npz", "theirs.npz"))
     row = Row(pretrain="pool", tasks=("task:1",), triggers=(other,))

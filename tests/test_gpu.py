@@ -49,6 +49,8 @@ from benchbd.mine import Mine
 from benchbd.plugins import Registry
 from benchbd.runner import _tf32
 
+from .nets import random_encoder, settled, smooth_pixels
+
 pytestmark = pytest.mark.gpu
 
 DEVICE = "cuda"
@@ -63,22 +65,13 @@ def no_tf32() -> Iterator[None]:
         yield
 
 
-def smooth_pixels(n: int, seed: int = 0) -> Tensor:
-    coarse = torch.rand(n, 3, 5, 5, generator=stream(seed, "pictures"))
-    return F.interpolate(coarse, size=32, mode="bilinear").mul(255).byte()
-
-
 def pictures(n: int, seed: int = 0) -> ImageSet:
     return ImageSet(smooth_pixels(n, seed), torch.arange(n) % 4, tuple("abcd"))
 
 
 def warm(arch: str = "w16", seed: int = 0) -> Encoder:
     """On the CPU, in eval mode, with BatchNorm statistics of real images."""
-    encoder = Encoder.seeded(arch, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3), seed=seed, device="cpu").train()
-    with torch.no_grad():
-        for _ in range(5):
-            encoder.project(encoder(smooth_pixels(32, seed).float() / 255))
-    return encoder.eval()
+    return settled(random_encoder(seed, arch), smooth_pixels(32, seed), 5)
 
 
 def agree(gpu: Tensor, cpu: Tensor, tolerance: float = 1e-4) -> None:

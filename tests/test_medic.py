@@ -26,7 +26,8 @@ from benchbd.encoder import ForwardMeter, precision
 from benchbd.testing import check_method
 from benchbd.training import collecting
 
-MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+from .nets import MEAN, STD, random_encoder, settled, smooth_pixels
+
 QUICK: dict[str, Any] = {"batch": 16, "colour": "affine"}
 IMPACTS = ("rms_abs", "official", "none")
 BATCHNORM = nn.modules.batchnorm._BatchNorm
@@ -37,23 +38,19 @@ Views = tuple[Tensor, Tensor]
 @pytest.fixture(scope="module")
 def images() -> ImageSet:
     """64 smooth random pictures."""
-    coarse = torch.rand(64, 3, 5, 5, generator=stream(0, "pictures"))
-    return ImageSet(F.interpolate(coarse, size=32, mode="bilinear").mul(255).byte(), mean=MEAN, std=STD)
+    return ImageSet(smooth_pixels(64), mean=MEAN, std=STD)
 
 
 @pytest.fixture
 def teacher(images: ImageSet) -> Encoder:
     """Random weights, BatchNorm statistics of real images and an affine map of its own."""
-    encoder = Encoder.seeded("w16", MEAN, STD, seed=7, device="cpu").train()
-    draws = stream(0, "affine")
+    encoder, draws = random_encoder(), stream(0, "affine")
     with torch.no_grad():
         for module in encoder.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.weight.copy_(0.5 + torch.rand(module.weight.shape, generator=draws))
                 module.bias.copy_(0.3 * torch.randn(module.bias.shape, generator=draws))
-        for _ in range(20):
-            encoder.project(encoder(images.pixels.float() / 255))
-    return encoder.eval()
+    return settled(encoder, images.pixels)
 
 
 @pytest.fixture
@@ -61,8 +58,8 @@ def views(images: ImageSet) -> Views:
     return Medic().augment.pair(images.pixels[:6], stream(1, "views"))
 
 
-def student(seed: int = 3) -> Encoder:
-    return Encoder.seeded("w16", MEAN, STD, seed=seed, device="cpu").train()
+def student() -> Encoder:
+    return random_encoder(3)
 
 
 def random_channels(h: Tensor) -> Channels:

@@ -17,6 +17,8 @@ from benchbd import DefenderKnowledge, Diverged, Encoder, ImageSet, UsageError, 
 from benchbd.encoder import ForwardMeter
 from benchbd.training import collecting, reporting
 
+from .nets import random_encoder, settled, smooth_pixels
+
 Losses = dict[str, Tensor]
 STAGES = ("layer1", "layer2", "layer3")
 QUICK: dict[str, Any] = {"mi_epochs": 2, "mi_pool": 2, "mi_hidden": 16, "colour": "affine"}
@@ -25,18 +27,13 @@ QUICK: dict[str, Any] = {"mi_epochs": 2, "mi_pool": 2, "mi_hidden": 16, "colour"
 @pytest.fixture
 def images() -> ImageSet:
     """64 smooth random pictures."""
-    coarse = torch.rand(64, 3, 5, 5, generator=stream(0, "pictures"))
-    return ImageSet(F.interpolate(coarse, size=32, mode="bilinear").mul(255).byte())
+    return ImageSet(smooth_pixels(64))
 
 
 @pytest.fixture
 def teacher(images: ImageSet) -> Encoder:
     """Random weights, BatchNorm statistics of real images."""
-    encoder = Encoder.seeded("w16", (0.4, 0.5, 0.6), (0.2, 0.25, 0.3), seed=7, device="cpu").train()
-    with torch.no_grad():
-        for _ in range(20):
-            encoder.project(encoder(images.pixels.float() / 255))
-    return encoder.eval()
+    return settled(random_encoder(), images.pixels)
 
 
 @pytest.fixture
@@ -44,8 +41,8 @@ def views(images: ImageSet) -> tuple[Tensor, Tensor]:
     return Mimic().augment.pair(images.pixels[:12], stream(1, "views"))
 
 
-def student(seed: int = 3) -> Encoder:
-    return Encoder.seeded("w16", (0.4, 0.5, 0.6), (0.2, 0.25, 0.3), seed=seed, device="cpu").train()
+def student() -> Encoder:
+    return random_encoder(3)
 
 
 @contextmanager

@@ -22,11 +22,12 @@ from benchbd import (
     UsageError,
     Views,
     attention_distance,
-    stream,
 )
 from benchbd.encoder import ForwardMeter
 from benchbd.testing import check_method, toy_encoder
 from benchbd.training import collecting
+
+from .nets import smooth_pixels
 
 SHORT: dict[str, Any] = {"steps": 3, "batch": 8, "colour": "affine"}
 
@@ -34,8 +35,7 @@ SHORT: dict[str, Any] = {"steps": 3, "batch": 8, "colour": "affine"}
 @pytest.fixture
 def images() -> ImageSet:
     """20 smooth random pictures."""
-    coarse = torch.rand(20, 3, 4, 4, generator=stream(0, "pictures"))
-    return ImageSet(F.interpolate(coarse, size=32, mode="bilinear").mul(255).byte())
+    return ImageSet(smooth_pixels(20, grid=4))
 
 
 def repair(method: NAD | FT, images: ImageSet, seed: int = 1) -> dict[str, Tensor]:

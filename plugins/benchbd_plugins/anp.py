@@ -46,7 +46,7 @@ from benchbd import (
     note,
     nt_xent,
     pretext_accuracy,
-    pretext_views,
+    pretext_outputs,
     stream,
 )
 
@@ -206,11 +206,10 @@ class ANP(Mitigation):
         prune(encoder, kept, bias=self.prune_bias)
         self.report(encoder, masks, kept, before, tried)
 
-    @torch.no_grad()
     def utility(self, encoder: Encoder, images: ImageSet, seed: int) -> float:
         """Pretext accuracy, 0..1, on a fixed pair of views of every image: two forwards an image."""
         net = Net(encoder, project=encoder.head is not None)
-        return pretext_accuracy(*pretext_views(net, images, self.augment, seed))
+        return pretext_accuracy(*pretext_outputs(net, images, self.augment, seed))
 
     def report(self, encoder: Encoder, masks: Tensor, kept: Tensor, before: float, tried: list[Level]) -> None:
         """Note masks, pruning and utility, and what a reader of the table must know of them."""
@@ -231,7 +230,7 @@ class ANP(Mitigation):
             remarks.append("anp: more than half of the masks fell below the threshold; lr is too high for this loss")
         if before <= self.tolerance:
             remarks.append(f"anp: pretext accuracy is {before:.1%} before pruning, so the tolerance bounds nothing")
-        note("remarks", [*remarks])
+        note("remarks", remarks)
         note(
             "pruning",
             {

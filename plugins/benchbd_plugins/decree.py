@@ -57,14 +57,12 @@ class Finding:
     """The outcome of an inversion. patches: of every start. number: the smallest valid one, or the first.
 
     pl1: its share of the image; inf where no start ever succeeded.
-    similarity: s of the held-out images under it.
     remarks: what a reader must know.
     """
 
     patches: Inverted
     number: int
     pl1: float
-    similarity: float
     remarks: list[str]
 
     @property
@@ -185,7 +183,7 @@ class TriggerSearch(BaseModel):
         )
         keep("inverted.mask", patches.mask)
         keep("inverted.pattern", patches.pattern)
-        return Finding(patches, number, pl1[number], similarity, remarks)
+        return Finding(patches, number, pl1[number], remarks)
 
 
 class DecreeDetection(TriggerSearch, Detection):
@@ -200,7 +198,7 @@ class DecreeDetection(TriggerSearch, Detection):
 
     def inspect(self, encoder: Encoder, knowledge: DefenderKnowledge) -> Verdict:
         found = self.search(encoder.frozen(), knowledge.images, knowledge.seed)
-        note("remarks", [*found.remarks])
+        note("remarks", found.remarks)
         return Verdict(score=1 - found.pl1 if found.valid else -1.0, flagged=found.pl1 < self.threshold)
 
     def forwards(self, images: int) -> int | None:
@@ -235,7 +233,7 @@ class Decree(TriggerSearch, Mitigation):
         if found.pl1 >= self.threshold:
             size = f"PL1 = {found.pl1:.3f}, not below {self.threshold:g}"
             remarks.append(f"decree: {size}: {'left alone' if self.only_if_detected else 'unlearned all the same'}")
-        note("remarks", [*remarks])
+        note("remarks", remarks)
         if found.pl1 >= self.threshold and self.only_if_detected:
             return encoder.eval()
         return self.unlearn(encoder, original, found, knowledge.images, knowledge.seed)

@@ -33,7 +33,7 @@ from benchbd import (
     hookimpl,
     note,
     pretext_accuracy,
-    pretext_views,
+    pretext_outputs,
 )
 
 Site = Literal["output", "conv2"]
@@ -99,10 +99,9 @@ class FP(ContrastiveMethod, Mitigation):
 
         return accuracy
 
-    @torch.no_grad()
     def view_features(self, encoder: Encoder, images: ImageSet, seed: int) -> Tensor:
         """Raw features (2N, d) of a fixed pair of views of every image: the first views, then the second."""
-        return torch.cat(pretext_views(encoder, images, self.augment, seed))
+        return torch.cat(pretext_outputs(encoder, images, self.augment, seed))
 
     def level(self, utility: Callable[[int], float], channels: int) -> int:
         """How many of ``channels`` to prune, never all.
@@ -127,7 +126,7 @@ class FP(ContrastiveMethod, Mitigation):
             remarks.append("fp: no channel could be pruned within the tolerance; this is fine-tuning alone")
         if self.rule == "budget" and before <= self.tolerance:
             remarks.append(f"fp: pretext accuracy is {before:.1%} before pruning, so the tolerance bounds nothing")
-        note("remarks", [*remarks])
+        note("remarks", remarks)
         note(
             "pruning",
             {

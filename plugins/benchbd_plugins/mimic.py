@@ -103,7 +103,7 @@ class Mimic(ContrastiveMethod, Mitigation):
         fallback = self.weighting != "uniform" and not weightable(m)
         remarks = [f"mimic: the MI estimate is saturated at {', '.join(saturated)}"] if saturated else []
         remarks += ["mimic: the MI estimates do not tell the stages apart, so weights are uniform"] if fallback else []
-        note("remarks", [*remarks])
+        note("remarks", remarks)
         note(
             "mi",
             {
@@ -111,7 +111,7 @@ class Mimic(ContrastiveMethod, Mitigation):
                 "information": {
                     name: round(e.nats, 4) if math.isfinite(e.nats) else None for name, e in information.items()
                 },
-                "saturated": [*saturated],
+                "saturated": saturated,
                 "uniform_fallback": fallback,
             },
         )

@@ -12,7 +12,7 @@ quarter of the image or more, BatchNorm in eval mode.
 
 An encoder has no classes, and which adaptation MIMIC's table used is not published. Two are offered:
 
-``classes`` (variant B, the default) is ours. Spherical k-means of the clean features makes pseudo-classes, their
+``classes`` (the default) is ours. Spherical k-means of the clean features makes pseudo-classes, their
 centroids a classifier, and the label of an image is its own feature under the encoder as it was. A pair's images are
 drawn by pseudo-class; the released code takes those that a batch happens to have, most often none. All universal
 triggers are inverted at once on the encoder as it was; the code trains a step after each. A direction without a trigger
@@ -22,7 +22,7 @@ met only through the centroid that happens to be nearest.
 Not offered: the presets of the two released codes beyond ``bn``, ``lr`` and the passes (the share of a batch that is
 stamped, refinement from a lambda of 0.2, no augmentation).
 
-``similarity`` (variant A) follows the hardening in RECEIVE, by MIMIC's first author: no classes; every step inverts a
+``similarity`` follows the hardening in RECEIVE, by MIMIC's first author: no classes; every step inverts a
 trigger that makes stamped images alike on the encoder as it now is, from the last one, and then minimises the squared
 distance of stamped and clean features, with gradients through both. What differs: the similarity leaves out the
 diagonal, which its code counts before it scales by 1 - 1/32, so that its 0.9 would be 0.927 here; an inversion ends
@@ -71,8 +71,8 @@ WARM_SHARE = 0.5  # of a warm-up batch's images outside the target class, stampe
 RANDOM_PAIRS = 0.3
 LARGEST = 0.25  # share of the image from which on a trigger is not stamped
 MEMBERS = 20  # of a pseudo-class at least, where there are images enough
-CHUNK = 32  # images per update of an inversion at most
-PAIR_LR, UNIVERSAL_LEVEL, PAIR_LEVEL = 0.1, 0.99, 0.9
+CHUNK = 32  # images per update of an inversion at most; a pair's takes its pair_images at once
+INVERSION_LR, UNIVERSAL_LEVEL, PAIR_LEVEL = 0.1, 0.99, 0.9
 FIRST_LAMBDA, REFINE_LAMBDA = 1e-3, 1e-2
 SIMILAR_LRS, SIMILAR_LEVEL = (0.5, 0.01), 0.9  # the rates of the first inversion and of the later ones
 SIMILAR_LAMBDA = Controller(start=5e-2, up=1.2, down=1.5**1.5, patience=5)
@@ -217,7 +217,7 @@ class Moth(Mitigation):
     version = "1"
 
     variant: Literal["classes", "similarity"] = Field(
-        "classes", description="pairs of k-means pseudo-classes (B), or one trigger that makes images alike (A)"
+        "classes", description="pairs of k-means pseudo-classes, or one trigger that makes images alike"
     )
     steps: int = Field(300, ge=0, description="hardening steps; classes: after one of warm-up a pseudo-class")
     batch: int = Field(128, ge=8, description="images per hardening step; RECEIVE, for similarity: 32")
@@ -294,7 +294,7 @@ class Moth(Mitigation):
         step = 4 if self.loss == "feature" else 3  # forward and backward of the tuned, forward of the original
         return images + universal + 4 * self.pair_images * passes + step * batch * (self.classes + self.steps)
 
-    # Variant B
+    # variant: classes
 
     def pseudo_classes(self, original: Encoder, images: ImageSet, seed: int) -> PseudoClasses:
         """Clusters of what ``original`` makes of the images."""
@@ -414,12 +414,10 @@ class Moth(Mitigation):
                 )
                 found = triggers.valid[:, None, None, None]
                 mask, pattern = torch.where(found, triggers.mask, mask), torch.where(found, triggers.pattern, pattern)
-                sizes = [
-                    new if math.isfinite(new) else old for new, old in zip(triggers.size.tolist(), sizes, strict=True)
-                ]
                 failed = not bool(triggers.valid.all())
                 for number, way in enumerate(ways):
                     if triggers.valid[number]:
+                        sizes[number] = float(triggers.size[number])
                         pairs.hold(way, sizes[number], mask[number], pattern[number])
             for way, size, past in zip(ways, sizes, measured, strict=True):
                 past.append(size)
@@ -428,7 +426,7 @@ class Moth(Mitigation):
         for way, past in zip(ways, measured, strict=True):
             pairs.measured(way, mean(past))
 
-    # Variant A
+    # variant: similarity
 
     def by_similarity(self, encoder: Encoder, images: ImageSet, seed: int, log: Log) -> Iterator[Batch]:
         """The batches, every image of one under the trigger that is smallest on the encoder as it then is."""
@@ -472,7 +470,7 @@ class Moth(Mitigation):
         if log.skipped:
             limit = "valid and below a quarter of the image" if classes else "valid"
             remarks.append(f"moth: {log.skipped} of {tried} times no trigger was stamped, for want of one {limit}")
-        note("remarks", [*remarks])
+        note("remarks", remarks)
         # Of the triggers of every hardened direction, in pixels. Later inversions go on from earlier ones, so that a
         # fall may be better convergence, and only a rise is a grown distance.
         first, last = (mean([sizes[end] for sizes in log.sizes.values()] or [math.nan]) for end in (0, -1))
@@ -509,7 +507,7 @@ def most_promising(promise: Tensor, gain: Tensor, alpha: float) -> tuple[int, in
     return source, target
 
 
-def inversion(passes: int, level: float, controller: Controller, lr: float = PAIR_LR, unit: int = 1) -> Inversion:
+def inversion(passes: int, level: float, controller: Controller, lr: float = INVERSION_LR, unit: int = 1) -> Inversion:
     """MOTH's inversion: a pass of ``unit`` updates is what success is judged on."""
     return Inversion(steps=passes * unit, lr=lambda _: lr, controller=controller, level=level, unit=unit, jitter=JITTER)
 
