@@ -475,8 +475,8 @@ class Moth(Mitigation):
             limit = "valid and below a quarter of the image" if classes else "valid"
             remarks.append(f"moth: {log.skipped} of {tried} times no trigger was stamped, for want of one {limit}")
         note("remarks", [*remarks])
-        # Of the triggers of every hardened direction, in pixels. A refinement starts from the last trigger, a period from
-        # the largest so far: a change may be one of convergence, and need not be one of distance.
+        # Of the triggers of every hardened direction, in pixels. A refinement starts from the last trigger, a period
+        # from the largest so far: a change may be one of convergence, and need not be one of distance.
         first, last = (mean([sizes[end] for sizes in log.sizes.values()] or [math.nan]) for end in (0, -1))
         note(
             "moth",
