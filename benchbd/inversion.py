@@ -76,7 +76,8 @@ class Inverted:
 
     mask: float32 (K, 1, H, W). pattern: float32 (K, 3, H, W). Both in [0, 1]; of a run without success, its last.
     size: float32 (K,), sum of the mask, one channel; inf for a run without success.
-    rate: float32 (K,), what the objective reported for the kept patch.
+    rate: float32 (K,), what the objective reported for the kept patch; where an update unit has several patches, the
+        mean over them, of which the kept one is the last.
     valid: bool (K,), whether there was a success at all.
     steps: Adam updates that were made.
     settled: whether every run came to its end by itself, before or at the last update.

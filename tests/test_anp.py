@@ -142,9 +142,11 @@ def test_noise_stays_in_its_ball(encoder: Encoder, images: ImageSet) -> None:
 
 
 def test_ascent_raises_the_loss(encoder: Encoder, images: ImageSet) -> None:
-    for options in ({}, CONSISTENCY):
+    for options in ({}, {"bn": "eval"}, CONSISTENCY):
         anp, start = (ANP(ascent_steps=n, **QUICK | options) for n in (1, 0))
-        losses = anp.losses(Neurons(frozen(encoder), project=anp.loss == "contrastive"), images, 0)
+        losses = anp.losses(
+            Neurons(frozen(encoder).train(anp.bn == "train"), project=anp.loss == "contrastive"), images, 0
+        )
         masks, raised = torch.ones(NEURONS), 0
         for i, rows in enumerate(batch_indices(40, 16, 10, stream(0, "order"))):
             loss = losses(rows)
@@ -337,6 +339,24 @@ def test_the_budget_by_hand(monkeypatch: pytest.MonkeyPatch, encoder: Encoder, i
     assert (pruning["threshold"], pruning["pruned"], pruning["utility_after"]) == (None, 0, 0.9)
     assert remarks == ["anp: nothing was pruned (every threshold costs too much utility)"]
     assert same(pruned, encoder)
+
+
+def test_a_lowered_threshold_that_prunes_nothing_says_so(
+    monkeypatch: pytest.MonkeyPatch, encoder: Encoder, images: ImageSet
+) -> None:
+    """0.2 and 0.15 reject 2 neurons and 1 and cost too much, 0.1 rejects none."""
+    masks = torch.cat([torch.tensor([0.12, 0.18]), torch.ones(NEURONS - 2)])
+    pruned = encoder.copy()
+    monkeypatch.setattr(ANP, "utility", lambda self, net, *_: 0.9 if same(net, encoder) else 0.5)
+    with collecting() as findings:
+        ANP().prune_within_budget(pruned, masks, images, 0)
+    pruning: Any = findings.notes["pruning"]
+    assert same(pruned, encoder)
+    assert (pruning["threshold"], pruning["pruned"], pruning["utility_after"]) == (0.1, 0, 0.9)
+    assert [level["pruned"] for level in pruning["tried"]] == [2, 1, 0]
+    assert findings.notes["remarks"] == [
+        "anp: nothing was pruned (every threshold that prunes costs too much utility; 0.1 prunes none)"
+    ]
 
 
 def test_a_threshold_below_every_mask_changes_nothing(encoder: Encoder, images: ImageSet) -> None:

@@ -366,13 +366,27 @@ def test_what_a_reader_must_know(encoder: Encoder, images: ImageSet, monkeypatch
     ]
     assert not torch.equal(repaired.stem[0].weight, encoder.stem[0].weight)
     found_by(monkeypatch, torch.full((1, 1, 32, 32), 0.25), [256.0])
-    repaired, notes = repair(encoder, images, only_if_detected=True)
+    repaired, notes = repair(encoder, images, only_if_detected=True, level=0.5)
     assert notes["remarks"] == ["decree: PL1 = 0.250, not below 0.1: left alone"]
     assert all(torch.equal(a, b) for a, b in zip(repaired.tensors().values(), encoder.tensors().values(), strict=True))
     found_by(monkeypatch, torch.full((1, 1, 32, 32), 0.05), [51.2])
-    repaired, notes = repair(encoder, images, only_if_detected=True)
+    repaired, notes = repair(encoder, images, only_if_detected=True, level=0.5)
     assert notes["remarks"] == []
     assert not torch.equal(repaired.stem[0].weight, encoder.stem[0].weight)
+
+
+def test_a_trigger_that_fails_on_held_out_images_is_remarked(
+    encoder: Encoder, images: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Below the level by however little; a pattern that hides the image reaches any."""
+    for share, low in ((1.0, False), (0.05, True)):
+        found_by(monkeypatch, torch.full((1, 1, 32, 32), share), [51.2])
+        _, notes, _ = look(encoder, images)
+        line = f"the trigger's similarity is {notes['decree']['similarity_held_out']:.4f}, below 0.99"
+        assert notes["remarks"] == ([f"decree: on held-out images {line}"] if low else [])
+    similarity = Decree().search(encoder, images, 0).similarity
+    for level, low in ((similarity - 1e-6, False), (similarity + 1e-6, True)):
+        assert bool(Decree(level=level).search(encoder, images, 0).remarks) is low
 
 
 def test_same_seed_same_bits(encoder: Encoder, images: ImageSet) -> None:

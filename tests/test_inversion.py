@@ -332,6 +332,32 @@ def test_a_new_best_restarts_near_itself() -> None:
         assert moved > 0.1 if jitter == 0 else abs(moved) < 0.004  # back at the best, not where Adam went
 
 
+def test_the_pattern_restarts_with_its_mask() -> None:
+    seen: list[tuple[float, float]] = []
+
+    def brighten(features: Tensor) -> tuple[Tensor, Tensor]:
+        return -features[..., 0].mean(-1), torch.ones(len(features))
+
+    class Watched(Corner):
+        def forward(self, x: Tensor) -> Tensor:
+            black, white = x.detach().mean((1, 2, 3)).tolist()
+            seen.append((1 - white + black, black / (1 - white + black)))  # the mask and the pattern
+            return super().forward(x)
+
+    def both() -> Iterator[Tensor]:
+        while True:
+            yield torch.stack([torch.zeros(3, 8, 8), torch.ones(3, 8, 8)])
+
+    start = torch.full((1, 1, 8, 8), 0.5), torch.full((1, 3, 8, 8), 0.25)
+    for jitter in (0.0, 0.01):
+        seen.clear()
+        plain = Inversion(steps=2, lr=lr(1.0), jitter=jitter, controller=Controller(start=1.0))
+        plain(cast(Encoder, Watched()), both(), brighten, size=8, seed=0, start=start)
+        assert seen[0] == pytest.approx((0.5, 0.25), abs=1e-4)
+        for first, then in zip(*seen, strict=True):
+            assert abs(then - first) > 0.1 if jitter == 0 else 1e-5 < abs(then - first) < 0.004
+
+
 def test_it_stops_when_nothing_improves() -> None:
     """The best comes at update 1; then nothing new, so that the count exceeds 3 at update 5, an epoch's end."""
 

@@ -212,6 +212,25 @@ def test_a_dormant_neuron_weighs_less_than_uniform(teacher: Encoder, images: Ima
     assert float(clone_distance(s, t, w, statistics["layer1.0.relu"])) < 10
 
 
+def test_a_neuron_that_fires_seldom_weighs_more_than_uniform_where_it_does(teacher: Encoder, images: ImageSet) -> None:
+    """At one position in a thousand: sigma is small, z is large, and the other entries are left little."""
+    norm: Any = teacher.get_submodule("body.layer1.0.bn1")
+    x = images.pixels.float() / 255
+    with torch.no_grad():
+        norm.bias[5] -= norm(hooked_tensors(teacher, x)["layer1.0.conv1"])[:, 5].flatten().quantile(0.999)
+        firing = hooked_tensors(teacher, x)["layer1.0.relu"][:, 5] > 0
+    assert 0.0005 < float(firing.float().mean()) < 0.0015
+    statistics, seldom = channel_statistics(teacher, images), firing.any(2).any(1)
+    both = x[seldom], x[seldom].flip(3)
+    for impact in IMPACTS:
+        _, weights = Medic(impact=impact).importance(teacher.frozen(), statistics, both)
+        w, fires = weights["layer1.0.relu"], firing[seldom]
+        assert float(w[:, 5][fires].mean()) > 5 / w[0].numel()
+        assert float(w[:, 5][~fires].max()) < 1 / w[0].numel()
+        where = (w[:, 5] * fires).sum((1, 2))
+        assert float((where > w.sum((1, 2, 3)) - where).float().mean()) > 0.7  # in most images it is nearly alone
+
+
 def test_the_released_impact_is_inert(teacher: Encoder, images: ImageSet) -> None:
     statistics = channel_statistics(teacher, images)
     views = Medic().augment.pair(images.pixels, stream(1, "views"))

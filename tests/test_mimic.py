@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from benchbd_plugins.mimic import Mimic, stage_weights
 from torch import Tensor, nn
 
-from benchbd import DefenderKnowledge, Diverged, Encoder, ImageSet, UsageError, note, stream
+from benchbd import DefenderKnowledge, Diverged, Encoder, Estimate, ImageSet, Mine, UsageError, note, stream
 from benchbd.encoder import ForwardMeter
 from benchbd.training import collecting, reporting
 
@@ -89,6 +89,32 @@ def test_what_is_estimated(teacher: Encoder, images: ImageSet) -> None:
     assert all(0 <= m <= math.log(64) for m in mi["information"].values())
     if not mi["uniform_fallback"]:
         assert sum(mi["beta"].values()) == pytest.approx(13_000)
+
+
+def test_a_stage_is_estimated_from_its_own_maps_and_normalised_features(teacher: Encoder, images: ImageSet) -> None:
+    x, mine = images.pixels.float() / 255, Mine(3, 32, hidden=16, pool=4)
+    with torch.no_grad():
+        h, maps = teacher.intermediates(x)
+    found = Mimic(mi_epochs=3, mi_batch=32, mi_hidden=16, mi_pool=4).information(teacher.frozen(), images, 5)
+    assert list(found) == list(STAGES)
+    for name in STAGES:
+        wanted = mine(maps[name], F.normalize(h, dim=1), 5).readings
+        assert found[name].readings == pytest.approx(wanted, abs=1e-6)
+        assert found[name].readings != pytest.approx(mine(maps[name], h, 5).readings, abs=1e-6)
+
+
+def test_a_stage_is_weighted_by_its_own_estimate(
+    teacher: Encoder, images: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Information 1, 2 and 5 of 8 nats: 1000 + 10,000 m / 8."""
+    scripted = {name: Estimate(m, (m,), 9.0, 0.0) for name, m in zip(STAGES, (1.0, 2.0, 5.0), strict=True)}
+    monkeypatch.setattr(Mimic, "information", lambda *_: scripted)
+    with collecting() as notes:
+        beta = Mimic().layer_weights(teacher.frozen(), images, 0)
+    assert beta == pytest.approx({"layer1": 2250, "layer2": 3500, "layer3": 7250})
+    mi: Any = notes.notes["mi"]
+    assert mi["beta"] == pytest.approx(beta)
+    assert mi["information"] == {"layer1": 1.0, "layer2": 2.0, "layer3": 5.0}
 
 
 def test_uniform_weights_need_no_estimate(teacher: Encoder, images: ImageSet) -> None:

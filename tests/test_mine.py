@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -85,6 +86,36 @@ def test_moving_average_is_that_of_the_exponentials() -> None:
     assert float(average) == pytest.approx(math.log(0.99 * math.e + 0.01 * math.e**2))
     assert not average.requires_grad
     assert float(moving_average(torch.tensor(200.0), torch.tensor(-200.0))) == pytest.approx(200 + math.log(0.99))
+
+
+def test_the_gradient_divides_by_the_moving_average(monkeypatch: pytest.MonkeyPatch) -> None:
+    """E_P[dT] - E_Q[exp(T) dT] / average at every step, where this batch's own mean is another number."""
+    asked: list[tuple[Statistic, Tensor, Tensor, tuple[int, ...] | range]] = []
+    made: list[list[Tensor | None]] = []
+    forward, step = Statistic.forward, torch.optim.Adam.step
+
+    def asking(self: Statistic, f: Tensor, z: Tensor, shifts: tuple[int, ...] | range) -> tuple[Tensor, Tensor]:
+        if torch.is_grad_enabled():  # a step, not a reading
+            asked.append((copy.deepcopy(self), f, z, shifts))
+        return forward(self, f, z, shifts)
+
+    def stepping(self: torch.optim.Adam) -> None:
+        made.append([p.grad.clone() for p in self.param_groups[0]["params"]])
+        step(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Statistic, "forward", asking)
+        patch.setattr(torch.optim.Adam, "step", stepping)
+        Mine(epochs=4, hidden=8, lr=0.03, evaluation="train")(*gaussians(0.9, n=32), 0)
+    average: Tensor | None = None
+    assert len(asked) == len(made) == 4
+    for (t, f, z, shifts), gradient in zip(asked, made, strict=True):
+        joint, marginal = t(f, z, shifts)
+        own = marginal.detach().exp().mean()
+        average = own if average is None else 0.99 * average + 0.01 * own
+        wanted = torch.autograd.grad(marginal.exp().mean() / average - joint.mean(), list(t.parameters()))
+        torch.testing.assert_close(gradient, list(wanted), rtol=1e-4, atol=1e-6)
+    assert abs(float(own / average) - 1) > 0.02
 
 
 def test_saturation_is_finite_and_reported() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import benchbd_plugins.moth as module
@@ -27,7 +28,17 @@ from benchbd_plugins.moth import (
 )
 from torch import Tensor, nn
 
-from benchbd import Controller, DefenderKnowledge, Encoder, ImageSet, Inverted, NotApplicable, UsageError, stream
+from benchbd import (
+    Controller,
+    DefenderKnowledge,
+    Encoder,
+    ImageSet,
+    Inverted,
+    NotApplicable,
+    UsageError,
+    flip_and_shift,
+    stream,
+)
 from benchbd.encoder import ForwardMeter
 from benchbd.testing import toy_encoder
 from benchbd.training import collecting
@@ -533,6 +544,104 @@ def test_the_inversions_of_similarity(knowledge: DefenderKnowledge, monkeypatch:
     rule = module.SIMILAR_LAMBDA
     assert (rule.up, rule.patience) == (1.2, 5)
     assert rule.down == pytest.approx(1.837, abs=1e-3)
+
+
+@dataclass
+class Call:
+    """An inversion that was asked for: its passes, the encoder's first weights at that time, and the start's sizes."""
+
+    passes: int
+    weights: Tensor
+    sizes: list[float]
+    inks: list[float]
+
+
+def scripted(monkeypatch: pytest.MonkeyPatch, sizes: list[list[float]]) -> list[Call]:
+    """Inversions find even masks of the next sizes, the last ones for ever, in an ink of a hundredth of the size."""
+    calls: list[Call] = []
+
+    def script(passes: int, *protocol: Any, **more: Any) -> Any:
+        def find(encoder: Encoder, *_: Any, start: Any, **more: Any) -> Inverted:
+            mask, pattern = start or (torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, 1))
+            weights = encoder.stem[0].weight.detach().clone()
+            calls.append(Call(passes, weights, mask.sum((1, 2, 3)).tolist(), (100 * pattern.mean((1, 2, 3))).tolist()))
+            found = triggers(sizes[min(len(calls), len(sizes)) - 1])
+            ink = torch.where(found.valid, found.size, 0.0) / 100
+            return replace(found, pattern=ink[:, None, None, None].expand_as(found.pattern))
+
+        return find
+
+    monkeypatch.setattr(module, "inversion", script)
+    return calls
+
+
+@pytest.mark.parametrize("options", [QUICK, SIMILAR], ids=["classes", "similarity"])
+def test_a_trigger_is_inverted_on_the_encoder_as_it_then_is(
+    options: dict[str, Any], knowledge: DefenderKnowledge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The universal triggers, and the first of similarity, on the given one; then on one that every step changes."""
+    calls = scripted(monkeypatch, [[20.0] * 3, [20.0] * 2] if options is QUICK else [[20.0]])
+    encoder = toy_encoder()
+    run(Moth(**options | {"lr": 0.1}), encoder, knowledge)
+    assert len(calls) == (1 + 4 if options is QUICK else 3)
+    assert torch.equal(calls[0].weights, encoder.stem[0].weight)
+    for number, call in enumerate(calls):
+        assert not any(torch.equal(call.weights, before.weights) for before in calls[:number])
+
+
+def test_where_the_inversions_of_a_pair_start(knowledge: DefenderKnowledge, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A period at the largest triggers so far, a refinement at the last ones, whether or not these are the largest."""
+    found = [[20, 30, 40], [50, 10], [40, 25], [35, 22], [math.inf, 28], [45, 27], [45, 29], [60, 5]]
+    calls = scripted(monkeypatch, found)
+    asked: list[int] = []
+    monkeypatch.setattr(Pairs, "choose", lambda self, step, generator: asked.append(step) or (0, 1))
+    run(Moth(**QUICK | {"steps": 8}), toy_encoder(), knowledge)
+    assert asked == [0, 3, 6]
+    starts = [[30, 20], [50, 10], [40, 25], [50, 25], [50, 28], [45, 27], [50, 29], [60, 5]]
+    for call, start in zip(calls[1:], starts, strict=True):
+        assert call.sizes == pytest.approx(start, abs=1e-3)
+        assert call.inks == pytest.approx(start, abs=1e-3)
+    assert [call.passes for call in calls] == [2, 2, 1, 1, 2, 2, 1, 2, 1]
+
+
+def test_an_inversion_moves_after_each_best() -> None:
+    made = inversion(5, 0.9, Controller(1e-3), unit=3)
+    assert (made.steps, made.unit, made.level, made.lr(7), made.jitter) == (15, 3, 0.9, 0.1, 0.01)
+
+
+@pytest.mark.usefixtures("always")
+@pytest.mark.parametrize("options", [QUICK, QUICK | {"loss": "proto"}, SIMILAR], ids=["feature", "proto", "similarity"])
+def test_hardening_equals_the_naive_form(
+    options: dict[str, Any], knowledge: DefenderKnowledge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Classes: mirrored and shifted views, stamped, towards their own clean feature or their image's class."""
+    batches: list[Batch] = []
+    inner = Batch.dressed
+    monkeypatch.setattr(Batch, "dressed", lambda *args: batches.append(inner(*args)) or batches[-1])
+    method, encoder, images = Moth(**options | {"lr": 0.1}), toy_encoder(), knowledge.images
+    repaired, _, _ = run(method, encoder, knowledge)
+
+    original, wanted, draws = encoder.frozen(), encoder.copy(), stream(3, "views")
+    classes = None if options is SIMILAR else method.pseudo_classes(original, images, 3)
+    optimizer = torch.optim.SGD(wanted.train(classes is None).backbone(), 0.1, 0.9, nesterov=True)
+    for batch in batches:
+        pixels = images.pixels[batch.rows]
+        views = (flip_and_shift(pixels, draws) if classes else pixels).float() / 255
+        h = wanted((1 - batch.mask) * views + batch.mask * batch.pattern)
+        if classes is None:
+            loss = (h - wanted(views)).square().mean()
+        elif method.loss == "proto":
+            logits = F.normalize(h, dim=1) @ classes.centroids.T / 0.1
+            loss = F.cross_entropy(logits, classes.labels[batch.rows])
+        else:
+            loss = 1 - F.cosine_similarity(h, original(views)).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert len(batches) == (3 if options is SIMILAR else 3 + 4)
+    with torch.no_grad():
+        for p, q, old in zip(repaired.backbone(), wanted.backbone(), encoder.backbone(), strict=True):
+            assert (p - q).norm() < 1e-3 * (p - old).norm()
 
 
 # Cost, seeds, notes

@@ -223,6 +223,9 @@ class ANP(Mitigation):
             remarks.append("anp: nothing was pruned (every threshold costs too much utility)")
         elif not tried[0].pruned:
             remarks.append(f"anp: nothing was pruned (no mask fell to {self.threshold:g})")
+        elif not accepted.pruned:
+            none = f"{accepted.threshold:g} prunes none"
+            remarks.append(f"anp: nothing was pruned (every threshold that prunes costs too much utility; {none})")
         elif len(tried) > 1:
             lowered = f"from {self.threshold:g} to {accepted.threshold:g}"
             remarks.append(f"anp: threshold lowered {lowered} to keep pretext accuracy; {accepted.pruned} pruned")

@@ -6,7 +6,8 @@
 The paper's: the objective, PL1 and its threshold; no label, target or clean feature is needed. The released code's: λ
 follows success by factors of 5, Adam's lr falls by epoch, at most 1000 epochs on batches of 128. Its rule that puts λ
 back to the start after 11 successes below the floor can never act, because the sixth raises λ above the floor; it is
-left out. The paper's data are 1,000 test images; here they are the defender's, less a tenth on which s is checked.
+left out. The data of the code are 1,000 test images for CIFAR-10 (a tenth of STL10's test set, 10,000 for ImageNet);
+here they are the defender's, less a tenth on which s is checked.
 
 As a defense, DECREE is MIMIC's baseline: invert a trigger once, then unlearn it. "Reducing the similarity" of clean and
 stamped images, as that text has it, cannot remove a backdoor, and its authors' code of a later method raises it. So the
@@ -172,6 +173,9 @@ class TriggerSearch(BaseModel):
         remarks = [] if math.isfinite(pl1[number]) else ["decree: no valid trigger found, PL1 is inf"]
         if not patches.settled and steps < full:
             remarks.append(f"decree: the inversion was cut at {steps} of {full} updates")
+        if math.isfinite(pl1[number]) and similarity < self.level:
+            trigger = f"the trigger's similarity is {similarity:.4f}, below {self.level:g}"
+            remarks.append(f"decree: on held-out images {trigger}")
         note(
             "decree",
             {

@@ -1,7 +1,9 @@
 """MIMIC: distil a clean student out of a backdoored teacher, guided by mutual information.
 
 The student starts empty (random weights), so it inherits nothing but what the clean images draw out of the teacher.
-Phase 1 estimates, stage by stage, how much the teacher's maps tell about its features, and turns that into weights.
+Phase 1 estimates, stage by stage, how much of the teacher's features a small critic learns to tell from its maps, and
+turns that into weights. The estimates are lower bounds of information that is unbounded (see ``benchbd.Mine``): neither
+their order nor their size is evidence about the layers by itself.
 Phase 2 trains the student to copy the teacher's features and, by those weights, its spatial attention.
 
 Where paper and released code differ, the defaults are: the teacher's information (the paper; the code passes the random

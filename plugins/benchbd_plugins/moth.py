@@ -15,9 +15,11 @@ An encoder has no classes, and which adaptation MIMIC's table used is not publis
 ``classes`` (the default) is ours. Spherical k-means of the clean features makes pseudo-classes, their
 centroids a classifier, and the label of an image is its own feature under the encoder as it was. A pair's images are
 drawn by pseudo-class; the released code takes those that a batch happens to have, most often none. All universal
-triggers are inverted at once on the encoder as it was; the code trains a step after each. A direction without a trigger
-has the size of the whole image and promises nothing. If the attacker's target is near no pseudo-class, the backdoor is
-met only through the centroid that happens to be nearest.
+triggers are inverted at once on the encoder as it was; the code trains a step after each. Where an inversion fails, the
+size is that of the last trigger that its period found in this direction, else of the largest one so far, the universal
+one included, and the whole image's only where there was none; without a universal trigger a direction promises nothing.
+If the attacker's target is near no pseudo-class, the backdoor is met only through the centroid that happens to be
+nearest.
 
 Not offered: the presets of the two released codes beyond ``bn``, ``lr`` and the passes (the share of a batch that is
 stamped, refinement from a lambda of 0.2, no augmentation).
@@ -471,8 +473,8 @@ class Moth(Mitigation):
             limit = "valid and below a quarter of the image" if classes else "valid"
             remarks.append(f"moth: {log.skipped} of {tried} times no trigger was stamped, for want of one {limit}")
         note("remarks", remarks)
-        # Of the triggers of every hardened direction, in pixels. Later inversions go on from earlier ones, so that a
-        # fall may be better convergence, and only a rise is a grown distance.
+        # Of the triggers of every hardened direction, in pixels. A refinement starts from the last trigger, a period
+        # from the largest so far: a change may be one of convergence, and need not be one of distance.
         first, last = (mean([sizes[end] for sizes in log.sizes.values()] or [math.nan]) for end in (0, -1))
         note(
             "moth",
