@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from statistics import fmean
 
 import pytest
 
 from benchbd.api import Session
-from benchbd.board import boards_folder
+from benchbd.board import boards_folder, load_board
 from benchbd.detections import populations
 from benchbd.planning import Selection
 from benchbd.plugins import Registry
 from benchbd.records import Record, read_records
+from benchbd.summary import Order, summarise
 
 DEFENSES = ("ft", "fp", "nad", "anp", "moth", "decree", "medic", "mimic")
 
@@ -119,3 +121,14 @@ def test_the_published_matrix_is_whole_and_its_budgets_are_equal() -> None:
         assert costs.pop("decree") <= 520_000  # its inversion stops by itself
         assert min(costs.values()) >= 0.85 * max(costs.values())
     assert {r.seed for r in records if r.attack == "bassl-control"} >= {1}
+
+
+def test_the_notes_of_the_scaling_board_show_its_curve() -> None:
+    """One line a setting, every one of the make target's, as the records have it."""
+    folder = boards_folder() / "bassl-scaling"
+    rows = summarise(read_records(folder / "records"), Order.of(load_board(folder)), off_board=True)
+    attacked = [row.asr_nontarget_to_floor for row in rows if row.attack == "bassl"]
+    assert len(attacked) == 8
+    shown = re.findall(r"\| ([+-]\S+ ± \S+) \|", (folder / "notes.md").read_text())
+    assert sorted(shown) == sorted(f"{value.mean:+.2f} ± {value.half:.2f}" for value in attacked)
+    assert all(abs(value.mean or 0) <= (value.half or 0) for value in attacked)  # which the notes say
