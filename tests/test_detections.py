@@ -22,6 +22,7 @@ from benchbd.records import DETECTIONS, Counts, DetectionRecord, Gain, read_dete
 from benchbd.testing import ContractError, check_method
 
 from .boards import TINY, Tiny, keys, offering
+from .records_factory import digest
 
 SEEN: list[DefenderKnowledge] = []
 
@@ -179,6 +180,15 @@ def test_the_suite_for_plugin_authors_knows_detectors() -> None:
 
 
 def inspection(attack: str, seed: int, score: float | None, status: str = "ok", **fields: Any) -> DetectionRecord:
+    attacked = {} if attack == "none" else {"attack": {"method": {"name": attack}, "seed": seed}}
+    identity = {"pretrain": {"seed": seed}, **attacked, "detect": {"method": {"name": "decree"}, "of": [attack, seed]}}
+    clean = Counts(total=10, correct=5, hits=2, nontarget=8, hits_nontarget=1)
+    taken = (
+        clean
+        if attack == "none" or status == "attack-failed"
+        else Counts(**{**clean.model_dump(), "hits": 8, "hits_nontarget": 7})
+    )
+    gain = Gain(counts=taken, baseline_counts=clean)
     known: dict[str, Any] = {
         "schema": 1,
         "board": "detect",
@@ -187,8 +197,10 @@ def inspection(attack: str, seed: int, score: float | None, status: str = "ok", 
         "tasks": ["shapes:7"],
         "detection": "decree",
         "evaluator": "mlp",
-        "stages": {"pretrain": f"clean{seed}"},
-        "key": f"{attack}{seed}".ljust(64, "0"),
+        "identity": identity,
+        "stages": {"pretrain": digest(identity["pretrain"])},
+        "key": digest(identity["detect"]),
+        "gains": {} if score is None else {"shapes:7": gain},
         "cost": {"detect": {"seconds": 2.0, "cpu_seconds": 3.0, "image_forwards": 1000}},
     }
     flagged = None if score is None else score > 0.9

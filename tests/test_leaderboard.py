@@ -271,7 +271,7 @@ def test_build_writes_the_board_and_only_its_records(tmp_path: Path) -> None:
     stale = make_record(defense="gone")
     write_records([stale], tmp_path / "records")
     (tmp_path / "notes.md").write_text("Trained *overnight*.\n", encoding="utf-8")
-    records = [*paper_like(), make_record(defense="ft", on_board=False, departures=["x=1"], key="f" * 64)]
+    records = [*paper_like(), make_record(defense="ft", on_board=False, departures=["x=1"])]
     files = build("demo", records, tmp_path, ORDER, "Generated images.")
     assert {name: (tmp_path / name).read_text(encoding="utf-8") for name in files} == files
     assert sorted(files) == ["README.md", "board.csv", "board.json", "board.tex"]
