@@ -181,7 +181,11 @@ def test_the_suite_for_plugin_authors_knows_detectors() -> None:
 
 def inspection(attack: str, seed: int, score: float | None, status: str = "ok", **fields: Any) -> DetectionRecord:
     attacked = {} if attack == "none" else {"attack": {"method": {"name": attack}, "seed": seed}}
-    identity = {"pretrain": {"seed": seed}, **attacked, "detect": {"method": {"name": "decree"}, "of": [attack, seed]}}
+    identity = {
+        "pretrain": {"seed": seed},
+        **attacked,
+        "detect": {"method": {"name": "decree"}, "parents": [attack, seed]},
+    }
     clean = Counts(total=10, correct=5, hits=2, nontarget=8, hits_nontarget=1)
     taken = (
         clean
@@ -230,6 +234,25 @@ def test_attacks_that_failed_are_no_positives_but_are_counted() -> None:
     text = render(records)
     assert "ok, 1 attack-failed" in text
     assert "badencoder seed 9: attack-failed: gains +2.0 points" in text
+
+
+def test_clean_encoders_that_failed_are_counted_too() -> None:
+    lost = [inspection("none", seed, None, status="failed", reason="NaN") for seed in (8, 9)]
+    (population,) = populations([*separated(2), *lost])
+    assert population.left_out == {"clean failed": 2}
+    text = render([*separated(2)[2:], *lost])
+    assert "2 clean failed" in text
+    assert "no clean encoders" not in text
+
+
+def test_encoders_of_two_protocols_are_not_one_population() -> None:
+    def of_version(version: str, attack: str, seed: int) -> DetectionRecord:
+        method = {"name": "decree", "version": version}
+        return inspection(attack, seed, 0.5, identity={"pretrain": {"seed": seed}, "detect": {"method": method}})
+
+    for attack, seed in (("none", 1), ("badencoder", 1)):
+        with pytest.raises(DataError, match=r"of two protocols: identity\.detect\.method\.version is"):
+            populations([of_version("1", "none", 0), of_version("2", attack, seed)])
 
 
 def test_one_population_alone_has_no_curve() -> None:
