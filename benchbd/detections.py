@@ -128,7 +128,7 @@ def _population(place: _Place, attacked: Sequence[DetectionRecord], clean: Seque
     detection, pretrain, departures, tasks, attack = place
     positives = [(r.score, r.flagged) for r in attacked if r.status == "ok" and r.score is not None]
     negatives = [(r.score, r.flagged) for r in clean if r.status == "ok" and r.score is not None]
-    others = [record.status for record in attacked if record.status != "ok"]
+    others: list[str] = [record.status for record in attacked if record.status != "ok"]
     others += [f"clean {record.status}" for record in clean if record.status != "ok"]
     everyone = [*clean, *attacked]
     check_protocol(clean)
