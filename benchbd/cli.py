@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,12 +17,12 @@ import click
 
 from benchbd import __version__
 from benchbd.board import DEFAULT
-from benchbd.errors import BenchbdError, UnknownNameError, UsageError
+from benchbd.errors import BenchbdError, DataError, UnknownNameError, UsageError
 
 if TYPE_CHECKING:
     from benchbd.api import Session
     from benchbd.board import Board
-    from benchbd.records import Record
+    from benchbd.records import DetectionRecord, Record
 
 # Read when torch is loaded: how long its threads spin before they sleep. At the default of 300,000 rounds two threads
 # beside a busy process are an order of magnitude slower; a few thousand cost nothing on a quiet machine.
@@ -62,6 +63,19 @@ def _one_line_errors() -> Iterator[None]:
         raise _Error(error.format_message() + hint) from error
     except BenchbdError as error:
         raise _Error(str(error)) from error
+    except OSError as error:
+        if error.errno == errno.EPIPE:  # click's: a reader that has seen enough is no error
+            raise
+        if error.errno == errno.ENOSPC and error.filename is None:
+            _forget_stdout()
+        place = f"{error.filename}: " if error.filename is not None else ""
+        raise _Error(f"{place}{error.strerror or error}") from error
+
+
+def _forget_stdout() -> None:
+    """What stdout still holds cannot be written: let it go quietly when the interpreter ends."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class _Group(click.Group):
@@ -331,21 +345,35 @@ def plugins(as_json: bool) -> None:
     click.echo(tabulate(rows, headers=headers, disable_numparse=True, maxcolwidths=[None, None, None, 48, 60]))
 
 
-def _records_of(board: Board, named: str, records: Path | None, store: Path | None) -> tuple[Path, list[Record]]:
-    """The records of a board and their folder: --records, else the store's, else those published with the board."""
+def _records_of(
+    board: Board, named: str, records: Path | None, store: Path | None
+) -> tuple[list[Record], list[DetectionRecord]]:
+    """The records of a board: those in --records, else the store's, else those published with the board."""
     from benchbd.board import board_path
+    from benchbd.leaderboard import check_board
     from benchbd.records import read_detections, read_records
     from benchbd.store import default_root, records_folder
 
-    stored = records_folder(store or default_root(), board.name)
-    places = [records] if records is not None else [stored, board_path(named).parent / "records"]
-    for place in places:
-        if place.is_dir() and ((found := read_records(place)) or read_detections(place)):
-            return place, found
-    looked = " or ".join(map(str, places))
-    raise UsageError(
-        f"no records of board {board.name} in {looked}: run it first with benchbd run --board {board.name}"
+    stored, published = records_folder(store or default_root(), board.name), board_path(named).parent / "records"
+    places = [records] if records is not None else [stored, published]
+    # What --records is easily taken for: the folder of the board, or the store.
+    near = [] if records is None else [records / "records", records_folder(records, board.name)]
+    hint = "".join(
+        f"; records are in {place}" for place in near if os.path.isdir(place) and any(place.glob("*_s*.json"))
     )
+    for place in places:
+        try:
+            found, detected = read_records(place), read_detections(place)
+        except DataError as error:
+            raise DataError(f"{error}{hint}") from error
+        if found or detected:
+            check_board((*found, *detected), board.name, place)
+            if place == stored and records is None and any(published.rglob("*.json")):
+                click.echo(f"reading {stored}; the published records are in {published} (--records)", err=True)
+            return found, detected
+    looked = " or ".join(map(str, places))
+    instead = hint or f": run it first with benchbd run --board {board.name}"
+    raise UsageError(f"no records of board {board.name} in {looked}{instead}")
 
 
 def record_options(command: F) -> F:
@@ -379,7 +407,7 @@ def compare(board: str | None, paper: bool, records: Path | None, store: Path | 
     if not paper:
         raise UsageError("say what to compare with: --paper")
     loaded = load_board(board or DEFAULT)
-    _, found = _records_of(loaded, board or DEFAULT, records, store)
+    found, _ = _records_of(loaded, board or DEFAULT, records, store)
     click.echo(render(loaded, found, form), nl=False)
 
 
@@ -451,16 +479,16 @@ def build_leaderboard(
     from benchbd import detections
     from benchbd.board import load_board
     from benchbd.leaderboard import build, render
-    from benchbd.records import read_detections
     from benchbd.summary import Order
 
     loaded = load_board(board or DEFAULT)
-    place, found = _records_of(loaded, board or DEFAULT, records, store)
-    detected = read_detections(place)
+    found, detected = _records_of(loaded, board or DEFAULT, records, store)
+    known = [*found, *detected]
+    if not off_board and not any(record.on_board for record in known):
+        click.echo(f"all {len(known)} records are off-board and left out: --off-board shows them", err=True)
     if out is not None:
         build(loaded.name, found, out, Order.of(loaded), loaded.description, off_board, detected)
-        count = len(found) + len(detected)
-        click.echo(f"wrote the tables and {count} records of board {loaded.name} to {out}", err=True)
+        click.echo(f"wrote the tables and {len(known)} records of board {loaded.name} to {out}", err=True)
         return
     click.echo(render(found, form, loaded.title, Order.of(loaded), off_board), nl=False)
     if form == "markdown" and (table := detections.render(detected, form, Order.of(loaded), off_board)):

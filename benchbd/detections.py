@@ -17,7 +17,7 @@ import pandas as pd
 from benchbd.errors import DataError
 from benchbd.metrics import auroc, auroc_interval, binomial_interval, true_positives
 from benchbd.records import DetectionRecord
-from benchbd.summary import BY_NAME, FLOOR, Order, departures, rank_of
+from benchbd.summary import BY_NAME, FLOOR, Order, check_protocol, departures, rank_of
 from benchbd.tables import WIDTH, escaped, pipe
 
 LEGEND = (
@@ -34,7 +34,7 @@ LEGEND = (
 class Population:
     """One detector against one attack: the scores of the clean encoders and of the attacked ones.
 
-    tasks: of the attacked encoders' row. left_out: attacked encoders that do not count, by status.
+    tasks: of the attacked encoders' row. left_out: encoders that do not count, by status; clean ones as "clean failed".
     seconds, image_forwards: means over every inspection.
     """
 
@@ -86,8 +86,9 @@ _Place = tuple[Any, ...]
 def populations(
     records: Sequence[DetectionRecord], order: Order = BY_NAME, off_board: bool = False
 ) -> list[Population]:
-    """One population per detector, attack and row of the board, in its order; DataError for two verdicts of one seed.
+    """One population per detector, attack and row of the board, in its order.
 
+    DataError for two verdicts of one seed, and for encoders of two protocols.
     Clean encoders without attacked ones are a population too, whose attack is "".
     """
     groups: dict[_Place, dict[object, DetectionRecord]] = {}
@@ -127,8 +128,12 @@ def _population(place: _Place, attacked: Sequence[DetectionRecord], clean: Seque
     detection, pretrain, departures, tasks, attack = place
     positives = [(r.score, r.flagged) for r in attacked if r.status == "ok" and r.score is not None]
     negatives = [(r.score, r.flagged) for r in clean if r.status == "ok" and r.score is not None]
-    others = [record.status for record in attacked if record.status != "ok"]
+    others: list[str] = [record.status for record in attacked if record.status != "ok"]
+    others += [f"clean {record.status}" for record in clean if record.status != "ok"]
     everyone = [*clean, *attacked]
+    check_protocol(clean)
+    check_protocol(attacked)
+    check_protocol([*clean[:1], *attacked[:1]], ("pretrain", "detect"))
     costs = [record.cost["detect"] for record in everyone if "detect" in record.cost]
     notes = [f"{r.attack} seed {r.seed}: {r.status}: {r.reason}" for r in everyone if r.reason]
     if len(attacked) > 1 and len({record.stages.get("pretrain", record.seed) for record in everyone}) == 1:
@@ -203,7 +208,9 @@ def render(
 def _cells(population: Population, footnotes: dict[str, int]) -> list[str]:
     clean, attacked = population.clean, population.attacked
     said = [str(number) for note, number in footnotes.items() if note in population.notes]
-    status = ["ok"] if population.judged else ["no attacked encoders" if clean else "no clean encoders"]
+    status = ["ok"] if population.judged else ["no attacked encoders"] if clean else ["no clean encoders"]
+    if not clean and any(status.startswith("clean ") for status in population.left_out):
+        status = []  # there are some: the count says why they have no score
     status += [f"{count} {status}" for status, count in population.left_out.items()]
     status += ["off-board"] if population.departures else []
     return [

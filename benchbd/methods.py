@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from benchbd.errors import DataAbsentError, DataError
+from benchbd.errors import DataAbsentError, DataError, PluginError
+from benchbd.verify import CONTROL
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -186,12 +187,19 @@ class Attack(Method):
 
     retrains: True where ``inject`` runs the knowledge's pre-training again, and so costs what that did.
     control_of: the name of the attack whose control this is. A control is never gated, and a board plans it without
-        defenses: its own undefended row is what it is for.
+        defenses: its own undefended row is what it is for. Its name ends in "-control", by which readers of its
+        records know it.
     """
 
     axis: ClassVar[str] = "attack"
     retrains: ClassVar[bool] = False
     control_of: ClassVar[str] = ""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        if bool(cls.control_of) != getattr(cls, "name", "").endswith(CONTROL):
+            raise PluginError(f"attack {cls.__name__}: control_of and a name that ends in {CONTROL!r} go together")
 
     def inject(self, knowledge: AttackerKnowledge) -> Backdoor:
         """The backdoored encoder. NotApplicable where the attack makes no sense for ``knowledge``."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from benchbd import verify
 from benchbd.errors import DataError, StoreError
 from benchbd.files import commit
 
@@ -22,7 +23,7 @@ Status = Literal["ok", "attack-failed", "n/a", "failed"]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Counts(_Part):
@@ -181,30 +182,51 @@ def write_records(records: Iterable[Entry], folder: Path) -> list[Path]:
 
 
 def read_records(folder: Path) -> list[Record]:
-    """Every record of a folder, by file name. DataError names a file that is not a record or cannot be read."""
-    return _read(folder, Record)
+    """Every record of a folder, verified, by file name. DataError names a file that is not a record, cannot be read,
+    or contradicts itself, and the field that does."""
+    return _read(folder, Record, verify.cell)
 
 
 def read_detections(folder: Path) -> list[DetectionRecord]:
     """Every detection record under ``folder``, the folder of a board's records; they lie apart from those of cells."""
-    return _read(folder / DETECTIONS, DetectionRecord)
+    return _read(folder / DETECTIONS, DetectionRecord, verify.inspection)
 
 
 def read_record(path: Path) -> Record:
-    """One record. DataError where the file is not one or cannot be read."""
-    return _read_one(path, Record)
+    """One record, verified. DataError where the file is not one, cannot be read or contradicts itself."""
+    return _read_one(path, Record, verify.cell)
 
 
-def _read(folder: Path, kind: type[E]) -> list[E]:
-    return [_read_one(path, kind) for path in sorted(folder.glob("*.json"))]
-
-
-def _read_one(path: Path, kind: type[E]) -> E:
+def _read(folder: Path, kind: type[E], problem: Callable[[E], str]) -> list[E]:
     try:
-        return kind.model_validate_json(path.read_bytes())
+        paths = sorted(path for path in folder.iterdir() if path.suffix == ".json")
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be read ({error.strerror or error})") from error
+    return [_read_one(path, kind, problem) for path in paths]
+
+
+def _read_one(path: Path, kind: type[E], problem: Callable[[E], str]) -> E:
+    try:
+        text = path.read_bytes()
+        record = kind.model_validate_json(text)
     except ValidationError as error:
+        if kind is Record and _is_detection(text):
+            raise DataError(f"{path}: a detector's record, which has no pictures and no row among cells") from error
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         raise DataError(f"{path}: not a benchbd record ({field + ': ' if field else ''}{first['msg']})") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+    if wrong := problem(record):
+        raise DataError(f"{path}: contradicts itself: {wrong}")
+    return record
+
+
+def _is_detection(text: bytes) -> bool:
+    try:
+        DetectionRecord.model_validate_json(text)
+    except ValidationError:
+        return False
+    return True

@@ -23,8 +23,8 @@ from benchbd.records import Cost, Counts, DetectionRecord, Gain, Record, Status
 from benchbd.stages import Cell, Inspection, Plan, Stage, distinct
 from benchbd.store import Artifact, Store
 from benchbd.training import collecting, reporting
+from benchbd.verify import GATE
 
-GATE = 15.0  # points by which an undefended ASR must exceed the clean floor for the attack to count
 HEADS_TOGETHER = 8  # heads that are trained together on a GPU; a CPU gains nothing from company
 
 log = logging.getLogger("benchbd")
@@ -207,7 +207,8 @@ class Runner:
             return line
         told = f"{stage.kind} {stage.label}\n\n{''.join(traceback.format_exception(error))}"
         path = self.store.log(f"{stage.key[:12]}.log", told)
-        return f"{type(error).__name__}: {line} (traceback in {path})"
+        # Records are published: nothing of where the store lies.
+        return f"{type(error).__name__}: {line} (traceback in {path.relative_to(self.store.root)} of the store)"
 
     def _tell(self, hook: str, **facts: Any) -> None:
         """Call the observers; one that fails is named, once, and does not stop the run."""

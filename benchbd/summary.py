@@ -5,8 +5,9 @@ All metrics are percentages, all differences percentage points. Reads records on
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from statistics import fmean
 from typing import Any, NamedTuple, get_args
@@ -125,6 +126,7 @@ class Row:
 
 
 def summarise(records: Sequence[Record], order: Order, off_board: bool) -> list[Row]:
+    """The rows of the board, in its order. DataError where a cell has two records, or a row is of two protocols."""
     cells: dict[tuple[object, ...], dict[int, Record]] = {}
     for record in sorted(records, key=lambda record: (record.seed, record.name)):
         if record.on_board or off_board:
@@ -133,6 +135,8 @@ def summarise(records: Sequence[Record], order: Order, off_board: bool) -> list[
             if other != record:  # counted as two seeds, they would fake a narrow interval
                 keys = f"keys {other.key[:12]} and {record.key[:12]}"
                 raise DataError(f"{record.name}: two records of one cell, {keys}; remove the one out of date")
+    for seeds in cells.values():
+        check_protocol(list(seeds.values()))
     scratch: dict[tuple[object, ...], Record] = {
         (_place(record), record.attack, record.seed): record
         for seeds in cells.values()
@@ -228,6 +232,48 @@ def task_name(record: Record) -> str:
 def departures(record: Entry) -> tuple[str, ...]:
     """In what a record is off-board, sorted; empty for an on-board one alone."""
     return () if record.on_board else tuple(sorted(record.departures)) or ("not said in what",)
+
+
+def check_protocol(records: Sequence[Entry], stages: Collection[str] = ()) -> None:
+    """DataError where records that are averaged differ in more than their seed. stages: look at these alone."""
+    known = [(record, _protocol(record, stages)) for record in records]
+    for record, own in known[1:]:
+        first, expected = known[0]
+        for name in sorted({*expected, *own}):
+            if (one := expected.get(name, "absent")) != (other := own.get(name, "absent")):
+                raise DataError(
+                    f"{first.name} and {record.name} are of two protocols: identity.{name} is {json.dumps(one)} in "
+                    f"one and {json.dumps(other)} in the other; leave one of them out, or run it again"
+                )
+
+
+def _protocol(record: Entry, stages: Collection[str]) -> dict[str, Any]:
+    """Every value by its dotted name that the identities of a row's seeds share: methods, options, versions, data."""
+    shared = {}
+    for kind, identity in record.identity.items():
+        if kind in stages or not stages:
+            for place, value in _leaves(identity):
+                names = place.split(".")
+                # A seed changes its stages' own seeds, those that data are drawn with (clean.seed, pool_seed) and, by
+                # them, the keys of parents, whose own identities are here too. An option named seed is no such thing.
+                drawn = names[-1] == "seed" or names[-1].endswith("_seed")
+                if names[0] == "method" or not (drawn or names[0] == "parents"):
+                    shared[f"{kind}.{place}" if place else kind] = value
+    return shared
+
+
+def _leaves(value: Any) -> Iterator[tuple[str, Any]]:
+    """What nested dictionaries hold, by dotted name; a list is one value, unless it holds dictionaries."""
+    items: Iterable[tuple[object, Any]] = ()
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, list) and any(isinstance(each, dict) for each in value):
+        items = enumerate(value)
+    else:
+        yield "", value
+    for name, each in items:
+        for rest, leaf in _leaves(each):
+            yield f"{name}.{rest}" if rest else str(name), leaf
 
 
 def defense_forwards(record: Record) -> int | None:

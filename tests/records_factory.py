@@ -5,37 +5,68 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from benchbd.records import Baseline, Cost, Metrics, Record
+from benchbd.records import Baseline, Cost, Counts, Metrics, Record
+from benchbd.store import canonical
 
 MACHINE = {"device": "cpu", "threads": 2, "torch": "2.15.0"}
+TAKEN = (80.0, 99.0, 98.0)  # acc, asr, asr_nontarget under an attack that took
 
 
 def make_record(
     attack: str = "badencoder",
     defense: str = "none",
     seed: int = 0,
-    metrics: tuple[float, float, float] | None = (80.0, 99.0, 98.0),
+    metrics: tuple[float, float, float] | None = TAKEN,
     baseline: tuple[float, float, float] | None = (82.0, 5.0, 3.0),
     forwards: int | None = None,
     seconds: float | None = None,
     **fields: Any,
 ) -> Record:
-    """A record of the board "demo". metrics: acc, asr, asr_nontarget; baseline: ca, asr_b, asr_b_nontarget."""
+    """A record of the board "demo". metrics: acc, asr, asr_nontarget; baseline: ca, asr_b, asr_b_nontarget.
+
+    Its counts and identity follow from the rest, unless they are given: written, it is one that can be read.
+    """
     place = {"pretrain": "cifar10", "task": "gtsrb", "target": 12, "target_name": "priority road", "evaluator": "mlp"}
     known = {"board": "demo", "on_board": True, "status": "ok", "machine": MACHINE, **place, **fields}
-    cell = (attack, defense, seed, *(known[name] for name in place))
-    known.setdefault("key", hashlib.sha256(repr(cell).encode()).hexdigest())
+    cell = [attack, defense, *(known[name] for name in place)]
+    methods = {"attack": attack, "defend": defense, "evaluate": known["evaluator"]}
+    stages = {
+        kind: {"method": {"name": name}, "params": {"cell": cell}, "seed": seed}
+        for kind, name in methods.items()
+        if name != "none"
+    }
+    known = {"identity": stages, "key": digest(stages["evaluate"]), **known}
+    known = {"counts": counts_of(metrics), "baseline_counts": counts_of(baseline), **known}
+    known.setdefault("undefended", _metrics(metrics if defense == "none" else baseline if attack == "none" else TAKEN))
     if forwards is not None and seconds is not None:
         known["cost"] = {"defend": Cost(seconds=seconds, cpu_seconds=2 * seconds, image_forwards=forwards)}
     return Record(
         attack=attack,
         defense=defense,
         seed=seed,
-        metrics=metrics and Metrics(**dict(zip(Metrics.model_fields, metrics, strict=True))),
+        metrics=_metrics(metrics),
         baseline=baseline and Baseline(**dict(zip(Baseline.model_fields, baseline, strict=True))),
         seconds=seconds,
         **known,
     )
+
+
+def _metrics(values: tuple[float, float, float] | None) -> Metrics | None:
+    return values and Metrics(**dict(zip(Metrics.model_fields, values, strict=True)))
+
+
+def counts_of(percent: tuple[float, float, float] | None) -> Counts | None:
+    """Counts that give these percentages, of up to two decimals."""
+    if percent is None:
+        return None
+    acc, asr, asr_nontarget = percent
+    hits = {"hits": round(200 * asr), "hits_nontarget": round(100 * asr_nontarget)}
+    return Counts(total=20_000, nontarget=10_000, correct=round(200 * acc), **hits)
+
+
+def digest(identity: dict[str, Any]) -> str:
+    """The key of a stage of this identity."""
+    return hashlib.sha256(canonical(identity).encode()).hexdigest()
 
 
 def paper_like() -> list[Record]:
@@ -72,7 +103,7 @@ def paper_like() -> list[Record]:
                     kept = floor[2] + (start[2] - floor[2]) * (1 + share)
                     repaired = (round(start[0] + loss, 2), round(kept + 0.7, 2), round(kept, 2))
                     cost = {"scratch": (1_200_000, 61.4), "ft": (1_200_000, 58.9), "mimic": (9_010_000, 412.0)}[defense]
-                    state = why if attack == "badencoder" else {}
+                    state = {**why, "undefended": _metrics(found)} if attack == "badencoder" else {}
                     more = {"forwards": cost[0], "seconds": cost[1]}
                     records.append(make_record(attack, defense, seed, repaired, floor, **place, **more, **state))
     return records

@@ -22,6 +22,7 @@ from benchbd.records import DETECTIONS, Counts, DetectionRecord, Gain, read_dete
 from benchbd.testing import ContractError, check_method
 
 from .boards import TINY, Tiny, keys, offering
+from .records_factory import digest
 
 SEEN: list[DefenderKnowledge] = []
 
@@ -179,6 +180,19 @@ def test_the_suite_for_plugin_authors_knows_detectors() -> None:
 
 
 def inspection(attack: str, seed: int, score: float | None, status: str = "ok", **fields: Any) -> DetectionRecord:
+    attacked = {} if attack == "none" else {"attack": {"method": {"name": attack}, "seed": seed}}
+    identity = {
+        "pretrain": {"seed": seed},
+        **attacked,
+        "detect": {"method": {"name": "decree"}, "parents": [attack, seed]},
+    }
+    clean = Counts(total=10, correct=5, hits=2, nontarget=8, hits_nontarget=1)
+    taken = (
+        clean
+        if attack == "none" or status == "attack-failed"
+        else Counts(**{**clean.model_dump(), "hits": 8, "hits_nontarget": 7})
+    )
+    gain = Gain(counts=taken, baseline_counts=clean)
     known: dict[str, Any] = {
         "schema": 1,
         "board": "detect",
@@ -187,8 +201,10 @@ def inspection(attack: str, seed: int, score: float | None, status: str = "ok", 
         "tasks": ["shapes:7"],
         "detection": "decree",
         "evaluator": "mlp",
-        "stages": {"pretrain": f"clean{seed}"},
-        "key": f"{attack}{seed}".ljust(64, "0"),
+        "identity": identity,
+        "stages": {"pretrain": digest(identity["pretrain"])},
+        "key": digest(identity["detect"]),
+        "gains": {} if score is None else {"shapes:7": gain},
         "cost": {"detect": {"seconds": 2.0, "cpu_seconds": 3.0, "image_forwards": 1000}},
     }
     flagged = None if score is None else score > 0.9
@@ -218,6 +234,25 @@ def test_attacks_that_failed_are_no_positives_but_are_counted() -> None:
     text = render(records)
     assert "ok, 1 attack-failed" in text
     assert "badencoder seed 9: attack-failed: gains +2.0 points" in text
+
+
+def test_clean_encoders_that_failed_are_counted_too() -> None:
+    lost = [inspection("none", seed, None, status="failed", reason="NaN") for seed in (8, 9)]
+    (population,) = populations([*separated(2), *lost])
+    assert population.left_out == {"clean failed": 2}
+    text = render([*separated(2)[2:], *lost])
+    assert "2 clean failed" in text
+    assert "no clean encoders" not in text
+
+
+def test_encoders_of_two_protocols_are_not_one_population() -> None:
+    def of_version(version: str, attack: str, seed: int) -> DetectionRecord:
+        method = {"name": "decree", "version": version}
+        return inspection(attack, seed, 0.5, identity={"pretrain": {"seed": seed}, "detect": {"method": method}})
+
+    for attack, seed in (("none", 1), ("badencoder", 1)):
+        with pytest.raises(DataError, match=r"of two protocols: identity\.detect\.method\.version is"):
+            populations([of_version("1", "none", 0), of_version("2", attack, seed)])
 
 
 def test_one_population_alone_has_no_curve() -> None:

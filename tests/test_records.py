@@ -8,22 +8,31 @@ from pathlib import Path
 import pytest
 
 from benchbd.errors import DataError, StoreError
-from benchbd.records import Counts, Record, read_records, write_records
+from benchbd.records import Counts, Metrics, Record, read_records, write_records
 
-from .records_factory import make_record, paper_like
+from .records_factory import digest, make_record, paper_like
 
 
 def full_record() -> Record:
+    defense = {"options": {"lr": 0.001, "nested": [1, None, True]}}
+    encoder = {"method": {"name": "ft", **defense}, "seed": 7}
+    evaluate = {"method": {"name": "mlp"}, "parents": {"encoder": digest(encoder)}}
     return make_record(
+        defense="ft",
         seconds=12.3,
         forwards=1000,
+        metrics=(80.0, 90.0, 88.8889),
+        counts=Counts(total=10, correct=8, hits=9, nontarget=9, hits_nontarget=8),
+        baseline=(70.0, 10.0, 11.1111),
+        baseline_counts=Counts(total=10, correct=7, hits=1, nontarget=9, hits_nontarget=1),
+        undefended=Metrics(acc=80.0, asr=20.0, asr_nontarget=22.2222),
         status="attack-failed",
         reason='weak: "5.1" against 4.9 – café',
         notes=["the reference is not classified as the target"],
-        counts=Counts(total=10, correct=8, hits=9, nontarget=9, hits_nontarget=8),
         clean_images=[5, 3, 2000],
-        stages={"defend": "d" * 64},
-        identity={"attack": {"options": {"lr": 0.001, "nested": [1, None, True]}}},
+        identity={"attack": {"method": {"name": "badencoder"}}, "defend": encoder, "evaluate": evaluate},
+        stages={"defend": digest(encoder)},
+        key=digest(evaluate),
         departures=["ft.lr=0.01"],
         on_board=False,
     )

@@ -41,8 +41,8 @@ from benchbd import (
 from benchbd.api import Session
 from benchbd.plugins import Registry, load_registry
 from benchbd.records import Record
-from benchbd.runner import GATE
 from benchbd.store import Store
+from benchbd.verify import GATE
 
 from .boards import TINY, Tiny, Watch, drive, flip, in_flight, keys, offering, weights
 from .conftest import write_npz_set
@@ -340,7 +340,7 @@ def collapsed(encoder: Encoder, _: DefenderKnowledge) -> Encoder:
 @pytest.mark.parametrize(
     ("act", "status", "reason", "traceback"),
     [
-        (raises(RuntimeError("boom\nmore")), "failed", "defend odd: RuntimeError: boom (traceback in ", True),
+        (raises(RuntimeError("boom\nmore")), "failed", "defend odd: RuntimeError: boom (traceback in logs/", True),
         (raises(SystemExit(0)), "failed", "defend odd: SystemExit: 0", True),
         (raises(UsageError("needs 5 images")), "failed", "defend odd: needs 5 images", False),
         (raises(NotApplicable("no head")), "n/a", "defend odd: no head", False),
@@ -369,7 +369,7 @@ def test_a_failure_stays_in_its_cells(
         assert set(record.stages) >= {"pretrain"}
         assert "evaluate" not in record.stages
         if traceback:
-            log = Path(record.reason.partition("traceback in ")[2].rstrip(")"))
+            log = tiny.store / record.reason.partition("traceback in ")[2].partition(" of the store")[0]
             assert "repair" in log.read_text()
             assert "Traceback" in log.read_text()
         assert cell(records, attack, "ft").status in ("ok", "attack-failed")
