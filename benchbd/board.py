@@ -76,8 +76,12 @@ class ReferenceSpec(_Table):
 class Budget(_Table):
     """Steps and batch that every defense gets which has such fields; said once for the whole board."""
 
-    steps: int | None = Field(None, ge=0)
-    batch: int | None = Field(None, ge=2)
+    steps: int | None = Field(None, ge=0, description="optimiser steps; null: each defense's own")
+    batch: int | None = Field(None, ge=2, description="images per step; null: each defense's own")
+
+
+SECTIONS: dict[str, type[BaseModel]] = {"trigger": TriggerSpec, "reference": ReferenceSpec, "budget": Budget}
+"""Parts of the protocol that ``-o`` reaches like methods."""
 
 
 class Board(_Table):

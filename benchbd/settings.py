@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
-from benchbd.board import Board
+from benchbd.board import SECTIONS, Board
 from benchbd.errors import UnknownNameError, UsageError
 from benchbd.methods import Method
 from benchbd.options import Options, build, parse_options
 from benchbd.plugins import AXES, Registry
-
-SECTIONS = ("trigger", "reference", "budget")  # parts of the protocol that -o reaches like methods
 
 M = TypeVar("M", bound=Method)
 
