@@ -177,7 +177,7 @@ def _first_fault(error: ValidationError) -> str:
     if first["type"] != "extra_forbidden":
         return f"{place}: {first['msg'].removeprefix('Value error, ').lower()}"
     above, _, field = place.rpartition(".")
-    tables = {"rows": Row, "triggers": TriggerSpec, "data": Pin, **SECTIONS}
+    tables: dict[str, type[BaseModel]] = {"rows": Row, "triggers": TriggerSpec, "data": Pin, **SECTIONS}
     table = next((tables[part] for part in reversed(above.split(".")) if part in tables), Board)
     return str(UnknownNameError(f"field of {above}" if above else "field", field, table.model_fields))
 

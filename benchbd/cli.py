@@ -111,10 +111,10 @@ class _Place(click.Path):
     """A path; an empty one, as of a shell variable that is not set, counts as not given."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return Path(super().convert(value, param, ctx)) if value else None
+        return super().convert(value, param, ctx) if value else None
 
 
-data_root_option = click.option("--data-root", type=_Place(), help="Data sets.  [env: BENCHBD_DATA]")
+data_root_option = click.option("--data-root", type=_Place(path_type=Path), help="Data sets.  [env: BENCHBD_DATA]")
 device_option = click.option(
     "--device", default=None, metavar="DEVICE", help="cpu, cuda or cuda:N.  [default: cuda if any]"
 )
@@ -138,7 +138,7 @@ def grid_options(command: F) -> F:
                 "-o", "--option", "options", multiple=True, metavar="NAME.FIELD=VALUE", help="Method option; repeat."
             ),
             data_root_option,
-            click.option("--store", type=_Place(), help="Results.  [env: BENCHBD_STORE]"),
+            click.option("--store", type=_Place(path_type=Path), help="Results.  [env: BENCHBD_STORE]"),
             device_option,
             click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout."),
             click.option("--quiet", is_flag=True, help="No progress."),
@@ -373,7 +373,7 @@ def _records_of(board: Board, named: str, records: Path | None, store: Path | No
 def record_options(command: F) -> F:
     """Where a command that reads records finds them."""
     for option in (
-        click.option("--store", type=_Place(), help="Read the store's records.  [env: BENCHBD_STORE]"),
+        click.option("--store", type=_Place(path_type=Path), help="Read the store's records.  [env: BENCHBD_STORE]"),
         click.option(
             "--records", type=click.Path(path_type=Path, file_okay=False), help="Read records from this folder."
         ),
@@ -413,7 +413,7 @@ def compare(board: str | None, paper: bool, records: Path | None, store: Path | 
     help="Folder.",
 )
 @click.option("--board", metavar="B", help="The record's board where it is not one of benchbd's: it has the trigger.")
-@click.option("--store", type=_Place(), help="Where it was computed.  [env: BENCHBD_STORE]")
+@click.option("--store", type=_Place(path_type=Path), help="Where it was computed.  [env: BENCHBD_STORE]")
 @data_root_option
 @device_option
 def figures(
