@@ -134,7 +134,8 @@ def _fields(cls: type[BaseModel], head: str = "option") -> str:
 
 
 def _code(stubs: Iterator[str] | list[str]) -> str:
-    return "```python\n" + "\n\n".join(stubs) + "\n```"
+    """A block of Python, laid out as the formatter would."""
+    return "```python\n" + "\n\n\n".join(stubs) + "\n```"
 
 
 def _class(cls: type, members: tuple[str, ...] | list[str] = ()) -> str:
@@ -159,7 +160,7 @@ def _own(cls: type) -> list[str]:
 
 def _stub(function: Callable[..., Any]) -> str:
     """The signature and docstring of a function."""
-    signature = re.sub(r"(: |-> )'([^']*)'", r"\1\2", str(inspect.signature(function)))
+    signature = re.sub(r"(: |-> )'([^']*)'", r"\1\2", str(inspect.signature(function))).replace("'", '"')
     return f"def {function.__name__}{signature}:\n{_docstring(function)}"
 
 
