@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
 
 import torch
 
@@ -21,12 +21,11 @@ from benchbd.plugins import Registry, load_registry
 from benchbd.records import DETECTIONS, DetectionRecord, Record, write_records
 from benchbd.runner import Runner
 from benchbd.stages import Plan
-from benchbd.store import Store, default_root, records_folder
+from benchbd.store import Store, find_root, records_folder
 
 if TYPE_CHECKING:
     import pandas as pd
 
-T = TypeVar("T", str, int)
 Names = str | Sequence[str]
 Seeds = int | Sequence[int]
 
@@ -55,7 +54,7 @@ class Session:
         registry: Registry | None = None,
     ) -> Session:
         registry = registry or load_registry()
-        root = Path(store) if store is not None else default_root()
+        root = find_root(store)
         datasets: dict[str, Dataset] = {
             name: found() for name, found in registry.methods["dataset"].items() if issubclass(found, Dataset)
         }
@@ -149,7 +148,7 @@ def _open(
         defenses=_several(defense),
         pretrain=pretrain,
         tasks=_several(task),
-        seeds=_several(seed),
+        seeds=_seeds(seed),
         evaluators=_several(evaluator),
         options=_several(option),
         detections=_several(detection),
@@ -157,9 +156,18 @@ def _open(
     return Session.open(board, selection, data_root=data_root, store=store, device=device, download=download)
 
 
-def _several(value: T | Sequence[T]) -> tuple[T, ...]:
+def _several(value: Names) -> tuple[str, ...]:
     """One value stands for a list of it alone: "ft" is no list of letters."""
-    return (value,) if isinstance(value, str | int) else tuple(value)
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+def _seeds(value: object) -> tuple[int, ...]:
+    """One seed or several; UsageError where one is not a whole number from 0 on."""
+    seeds = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
+    for seed in seeds:
+        if not isinstance(seed, int) or seed < 0:
+            raise UsageError(f"seed {seed!r}: must be a whole number from 0 on, such as seed=1 or seed=[1, 2]")
+    return seeds
 
 
 def plan(board: str | Path = DEFAULT, **request: Unpack[Request]) -> Plan:
@@ -189,7 +197,7 @@ def detect(board: str | Path = DEFAULT, **request: Unpack[Request]) -> pd.DataFr
 
 def load_encoder(key: str, *, store: str | Path | None = None, device: str | None = None) -> Encoder:
     """The encoder of a pretrain, attack or defend stage, by its key or the start of it (as records print it)."""
-    root = Path(store) if store is not None else default_root()
+    root = find_root(store)
     found = [path for path in root.glob(f"stages/*/{key}*") if (path / ENCODER).is_file()]
     if not found:
         raise UsageError(f"no encoder with key {key!r} in {root}; records print the keys of their stages")

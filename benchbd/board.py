@@ -5,9 +5,9 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from benchbd.errors import UnknownNameError, UsageError
 
@@ -16,6 +16,17 @@ DEFAULT = "demo"
 
 class _Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    for seed in seeds:
+        if seeds.count(seed) > 1:
+            raise ValueError(f"seed {seed} stands there {seeds.count(seed)} times; once is right")
+    return seeds
+
+
+Seed = Annotated[int, Field(ge=0)]
+Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_distinct)]
 
 
 class TriggerSpec(_Table):
@@ -48,17 +59,17 @@ class Row(_Table):
     triggers: one per task where several are attacked at once; without them the board's trigger serves all.
     """
 
-    pretrain: str
-    tasks: tuple[str, ...] = Field(min_length=1)
-    triggers: tuple[TriggerSpec, ...] | None = None
+    pretrain: str = Field(description="data set that the encoder is pre-trained on")
+    tasks: tuple[str, ...] = Field(min_length=1, description="DATASET:TARGET, the class by index or name")
+    triggers: tuple[TriggerSpec, ...] | None = Field(None, description="one per task; null: the board's for all")
 
 
 class Pin(_Table):
     """What a data set must be for a run to be on-board: counts per split, or content digests."""
 
-    train: int | str | None = None
-    test: int | str | None = None
-    unlabeled: int | str | None = None
+    train: int | str | None = Field(None, description="of the training images")
+    test: int | str | None = Field(None, description="of the test images")
+    unlabeled: int | str | None = Field(None, description="of the unlabelled images")
 
 
 class ReferenceSpec(_Table):
@@ -76,33 +87,37 @@ class ReferenceSpec(_Table):
 class Budget(_Table):
     """Steps and batch that every defense gets which has such fields; said once for the whole board."""
 
-    steps: int | None = Field(None, ge=0)
-    batch: int | None = Field(None, ge=2)
+    steps: int | None = Field(None, ge=0, description="optimiser steps; null: each defense's own")
+    batch: int | None = Field(None, ge=2, description="images per step; null: each defense's own")
+
+
+SECTIONS: dict[str, type[BaseModel]] = {"trigger": TriggerSpec, "reference": ReferenceSpec, "budget": Budget}
+"""Parts of the protocol that ``-o`` reaches like methods."""
 
 
 class Board(_Table):
     """Protocol and grid. Cells are attacks x defenses x rows x seeds, each under every evaluator."""
 
-    name: str = Field(pattern=r"^\w[\w.-]*$")
-    title: str = ""
-    description: str = ""
-    pretraining: str = "simclr"
-    rows: tuple[Row, ...] = Field(min_length=1)
-    attacks: tuple[str, ...] = Field(("none",), min_length=1)
-    defenses: tuple[str, ...] = Field(("none",), min_length=1)
+    name: str = Field(pattern=r"^\w[\w.-]*$", description="by default that of the file or its folder")
+    title: str = Field("", description="one line for lists")
+    description: str = Field("", description="what stands above the tables")
+    pretraining: str = Field("simclr", description="pre-training method")
+    rows: tuple[Row, ...] = Field(min_length=1, description="pre-training sets with their tasks")
+    attacks: tuple[str, ...] = Field(("none",), min_length=1, description="attacks by name")
+    defenses: tuple[str, ...] = Field(("none",), min_length=1, description="defenses by name")
     detections: tuple[str, ...] = Field((), description="detectors that every encoder, clean or attacked, goes before")
-    evaluators: tuple[str, ...] = Field(("mlp",), min_length=1)
-    seeds: tuple[int, ...] = Field((1,), min_length=1)
-    repair_seeds: tuple[int, ...] | None = Field(None, description="seeds of the defended cells; default: seeds")
-    pretrain_seed: int | None = Field(None, description="pins pre-training, so that intervals leave it out")
+    evaluators: tuple[str, ...] = Field(("mlp",), min_length=1, description="downstream classifiers by name")
+    seeds: Seeds = Field((1,), description="run seeds, each once")
+    repair_seeds: Seeds | None = Field(None, description="seeds of the defended cells; default: seeds")
+    pretrain_seed: Seed | None = Field(None, description="pins pre-training, so that intervals leave it out")
     clean_images: int = Field(2000, ge=2, description="clean unlabelled images of the pool that a defender gets")
     shadow_images: int = Field(50_000, ge=2, description="unlabelled images of the pool that an attacker tunes on")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on CUDA, fp32 on a CPU")
-    trigger: TriggerSpec = TriggerSpec()
-    reference: ReferenceSpec = ReferenceSpec()
-    budget: Budget = Budget()
+    trigger: TriggerSpec = Field(TriggerSpec(), description="the trigger of all tasks; see below")
+    reference: ReferenceSpec = Field(ReferenceSpec(), description="the attacker's reference inputs; see below")
+    budget: Budget = Field(Budget(), description="steps and batch of every defense; see below")
     options: dict[str, dict[str, Any]] = Field(default_factory=dict, description="method defaults of this board")
-    data: dict[str, Pin] = Field(default_factory=dict)
+    data: dict[str, Pin] = Field(default_factory=dict, description="what data sets must be for a run to be on-board")
 
     def seeds_of(self, defense: str) -> tuple[int, ...]:
         return self.seeds if defense == "none" or self.repair_seeds is None else self.repair_seeds
@@ -147,13 +162,24 @@ def load_board(board: str | Path) -> Board:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise UsageError(f"board {path}: {error}") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        raise UsageError(f"board {path}: {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}") from error
+        raise UsageError(f"board {path}: {_first_fault(error)}") from error
     if loaded.name in board_names() and path.resolve() != (boards_folder() / loaded.name / "board.toml").resolve():
         raise UsageError(
             f"board {path}: the name {loaded.name!r} is that of a board of benchbd; give it a name of its own"
         )
     return loaded
+
+
+def _first_fault(error: ValidationError) -> str:
+    """The first thing that is wrong in a board's file; where it is an unknown field, with the nearest one."""
+    first = error.errors()[0]
+    place = ".".join(map(str, first["loc"]))
+    if first["type"] != "extra_forbidden":
+        return f"{place}: {first['msg'].removeprefix('Value error, ').lower()}"
+    above, _, field = place.rpartition(".")
+    tables: dict[str, type[BaseModel]] = {"rows": Row, "triggers": TriggerSpec, "data": Pin, **SECTIONS}
+    table = next((tables[part] for part in reversed(above.split(".")) if part in tables), Board)
+    return str(UnknownNameError(f"field of {above}" if above else "field", field, table.model_fields))
 
 
 def _with_files_beside(board: Board, folder: Path) -> Board:

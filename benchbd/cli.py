@@ -121,7 +121,14 @@ def main() -> None:
     """
 
 
-data_root_option = click.option("--data-root", type=click.Path(path_type=Path), help="Data sets.  [env: BENCHBD_DATA]")
+class _Place(click.Path):
+    """A path; an empty one, as of a shell variable that is not set, counts as not given."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return super().convert(value, param, ctx) if value else None
+
+
+data_root_option = click.option("--data-root", type=_Place(path_type=Path), help="Data sets.  [env: BENCHBD_DATA]")
 device_option = click.option(
     "--device", default=None, metavar="DEVICE", help="cpu, cuda or cuda:N.  [default: cuda if any]"
 )
@@ -145,7 +152,7 @@ def grid_options(command: F) -> F:
                 "-o", "--option", "options", multiple=True, metavar="NAME.FIELD=VALUE", help="Method option; repeat."
             ),
             data_root_option,
-            click.option("--store", type=click.Path(path_type=Path), help="Results.  [env: BENCHBD_STORE]"),
+            click.option("--store", type=_Place(path_type=Path), help="Results.  [env: BENCHBD_STORE]"),
             device_option,
             click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout."),
             click.option("--quiet", is_flag=True, help="No progress."),
@@ -180,6 +187,7 @@ def run(download: bool, **arguments: Any) -> None:
     """
     from benchbd import detections
     from benchbd.leaderboard import terminal_table
+    from benchbd.store import records_folder
     from benchbd.summary import Order
     from benchbd.terminal import Terminal
 
@@ -189,6 +197,8 @@ def run(download: bool, **arguments: Any) -> None:
     with terminal:
         records = session.run()
         inspected = session.inspect()
+    if not arguments["quiet"]:
+        click.echo(f"records: {records_folder(session.store, session.board.name)}", err=True)
     if arguments["as_json"]:
         document = {
             "board": session.board.name,
@@ -259,33 +269,45 @@ def list_(axis: str | None, data_root: Path | None, as_json: bool) -> None:
 def show(name: str, as_json: bool) -> None:
     """Show a method: what it does, its paper, and every option with type, bounds, default and help. Or a board's grid.
 
-    NAME is the name of a method or board, or AXIS:NAME where a name stands on several axes.
+    NAME is the name of a method or board, or AXIS:NAME where a name stands on several axes; the path of a board; or a
+    part of the protocol that -o reaches too: trigger, reference, budget.
     """
-    from benchbd.board import board_names, load_board
-    from benchbd.describe import document
+    from benchbd.board import SECTIONS, board_names, load_board
+    from benchbd.describe import document, section
     from benchbd.plugins import AXES, load_registry
 
     registry = load_registry()
+    methods = {known for axis in AXES for known in registry.names(axis)}
+    if name not in methods and (name.endswith(".toml") or (Path(name) / "board.toml").is_file()):
+        _show_board(load_board(name), as_json)
+        return
+    if name in SECTIONS:
+        _show_methods([section(name)], as_json)
+        return
     axis, _, bare = name.rpartition(":")
     if axis not in ("", "board", *AXES):
         raise UnknownNameError("axis", axis, [*AXES, "board"])
-    methods = {known for axis in AXES for known in registry.names(axis)}
     if axis == "board" or (not axis and bare in board_names() and bare not in methods):
         _show_board(load_board(bare), as_json)
         return
     if not axis and bare not in methods:
-        raise UnknownNameError("method", bare, methods | {*board_names()})
+        raise UnknownNameError("method", bare, {*methods, *board_names(), *SECTIONS})
     classes = [registry.get(axis, bare)] if axis else registry.find(bare)
-    documents = [document(cls, registry.plugin_of(cls.axis, cls.name).distribution) for cls in classes]
+    _show_methods([document(cls, registry.plugin_of(cls.axis, cls.name).distribution) for cls in classes], as_json)
+
+
+def _show_methods(documents: list[dict[str, Any]], as_json: bool) -> None:
+    """Methods, or parts of the protocol, which have no version and paper."""
     if as_json:
         click.echo(json.dumps(documents[0] if len(documents) == 1 else documents, indent=1))
         return
     from tabulate import tabulate
 
     for about in documents:
-        click.echo(f"{about['axis']} {about['name']} (version {about['version']}, {about['distribution']})")
-        click.echo(f"\n{about['help']}\n")
-        click.echo(f"paper: {about['paper'] or '-'}\n")
+        version = f" (version {about['version']}, {about['distribution']})" if "version" in about else ""
+        click.echo(f"{about['axis']} {about['name']}{version}\n\n{about['help']}\n")
+        if "paper" in about:
+            click.echo(f"paper: {about['paper'] or '-'}\n")
         rows = [[f["name"], f["type"], f["bounds"], json.dumps(f["default"]), f["help"]] for f in about["options"]]
         if rows:
             headers = ["option", "type", "bounds", "default", "help"]
@@ -379,9 +401,7 @@ def _records_of(
 def record_options(command: F) -> F:
     """Where a command that reads records finds them."""
     for option in (
-        click.option(
-            "--store", type=click.Path(path_type=Path), help="Read the store's records.  [env: BENCHBD_STORE]"
-        ),
+        click.option("--store", type=_Place(path_type=Path), help="Read the store's records.  [env: BENCHBD_STORE]"),
         click.option(
             "--records", type=click.Path(path_type=Path, file_okay=False), help="Read records from this folder."
         ),
@@ -421,7 +441,7 @@ def compare(board: str | None, paper: bool, records: Path | None, store: Path | 
     help="Folder.",
 )
 @click.option("--board", metavar="B", help="The record's board where it is not one of benchbd's: it has the trigger.")
-@click.option("--store", type=click.Path(path_type=Path), help="Where it was computed.  [env: BENCHBD_STORE]")
+@click.option("--store", type=_Place(path_type=Path), help="Where it was computed.  [env: BENCHBD_STORE]")
 @data_root_option
 @device_option
 def figures(

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any, Literal, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from benchbd.board import SECTIONS
 from benchbd.methods import Method
 
 
@@ -14,9 +19,32 @@ def summary(cls: type[Method]) -> str:
 
 def document(cls: type[Method], distribution: str) -> dict[str, Any]:
     """Everything that a method declares, with every option."""
+    return {
+        "axis": cls.axis,
+        "name": cls.name,
+        "version": cls.effective_version(),
+        "distribution": distribution,
+        "paper": cls.paper,
+        "help": inspect.cleandoc(cls.__doc__ or ""),
+        "options": fields_of(cls),
+    }
+
+
+def section(name: str) -> dict[str, Any]:
+    """A part of the protocol that ``-o`` reaches like a method, described like one."""
+    cls = SECTIONS[name]
+    return {"axis": "protocol", "name": name, "help": inspect.cleandoc(cls.__doc__ or ""), "options": fields_of(cls)}
+
+
+def fields_of(cls: type[BaseModel]) -> list[dict[str, Any]]:
+    """Name, type, bounds, default and help of every field; the default is None where there is none."""
     options = []
     for field, info in cls.model_fields.items():
         default = info.get_default(call_default_factory=True, validated_data={})
+        if default is PydanticUndefined:
+            default = None
+        if isinstance(default, BaseModel):
+            default = default.model_dump()
         bounds = []
         for constraint in info.metadata:
             for attribute, sign in (("gt", ">"), ("ge", ">="), ("lt", "<"), ("le", "<=")):
@@ -31,21 +59,21 @@ def document(cls: type[Method], distribution: str) -> dict[str, Any]:
                 "help": info.description or "",
             }
         )
-    return {
-        "axis": cls.axis,
-        "name": cls.name,
-        "version": cls.effective_version(),
-        "distribution": distribution,
-        "paper": cls.paper,
-        "help": inspect.cleandoc(cls.__doc__ or ""),
-        "options": options,
-    }
+    return options
 
 
 def _type_name(annotation: Any) -> str:
     """``float``, ``int | None``, or the values that a choice allows."""
     if get_origin(annotation) is Literal:
         return " | ".join(map(str, get_args(annotation)))
-    if isinstance(annotation, type) and not get_args(annotation):
-        return annotation.__name__
-    return str(annotation).replace("NoneType", "None")
+    arguments = get_args(annotation)
+    if get_origin(annotation) is Annotated:
+        return _type_name(arguments[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return " | ".join(map(_type_name, arguments))
+    if isinstance(annotation, type) and not arguments:
+        return "None" if annotation is NoneType else annotation.__name__
+    if arguments:
+        inner = ", ".join("..." if each is Ellipsis else _type_name(each) for each in arguments)
+        return f"{get_origin(annotation).__name__}[{inner}]"
+    return str(annotation)

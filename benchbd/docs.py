@@ -1,30 +1,54 @@
 """The generated parts of the documentation: `make docs` writes them, a test checks that they are current.
 
-docs/reference.md holds the help of every command and the options of every method that comes with benchbd; README.md
-holds, between markers, the table of a published board.
+docs/reference.md holds the help of every command, the fields of a board, the options of every method that comes with
+benchbd, and what authors of plugins work with; README.md holds, between markers, the table of a published board.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass
 from pathlib import Path
+from textwrap import indent
+from types import FunctionType
+from typing import Any
 
 import click
+from pydantic import BaseModel
 from tabulate import tabulate
 
-from benchbd.board import board_names, boards_folder, load_board
+import benchbd
+from benchbd import hookspecs
+from benchbd.board import SECTIONS, Board, Pin, Row, board_names, boards_folder, load_board
 from benchbd.cli import main
-from benchbd.describe import document
+from benchbd.describe import document, fields_of
 from benchbd.leaderboard import render
-from benchbd.plugins import AXES, FIRST_PARTY, Registry, load_registry
+from benchbd.methods import Method
+from benchbd.plugins import AXES, FIRST_PARTY, WORK, Registry, load_registry
 from benchbd.records import read_records
 from benchbd.summary import Order
 from benchbd.tables import WIDTH
 
 BLOCK = re.compile(r"(<!-- board: (?P<board>[\w-]+) -->\n).*?(<!-- end of board -->)", re.DOTALL)
+
+
+HANDED = ("DefenderKnowledge", "AttackerKnowledge", "Target", "Backdoor", "Verdict", "Probe", "Predictions", "ImageSet")
+ENCODER = (
+    "forward",
+    "extract",
+    "intermediates",
+    "project",
+    "backbone",
+    "copy",
+    "frozen",
+    "untrained",
+    "stages",
+    "device",
+)
 
 
 def reference(registry: Registry) -> str:
@@ -38,9 +62,32 @@ def reference(registry: Registry) -> str:
         tabulate(
             [[f"`{name}`", load_board(name).title] for name in board_names()], headers=["board", ""], tablefmt="github"
         ),
+        "### Fields of a board",
+        "A board is a TOML file. `-o` reaches `trigger.*`, `reference.*` and `budget.*`, as in `-o trigger.size=5`; "
+        "what departs from the board is off-board, and says so. The tables `[options.NAME]` set options of methods.",
+        _fields(Board, head="field"),
+        *(_table(f"An entry of `{name}`", cls) for name, cls in (("rows", Row), ("data", Pin))),
+        *(_table(f"`[{name}]`", cls) for name, cls in SECTIONS.items()),
         "## Methods",
         "An option is set with `-o NAME.FIELD=VALUE` or in a board's `[options.NAME]`.",
         *(_method(registry, axis, name) for axis in AXES for name in registry.names(axis)),
+        "## For authors of plugins",
+        "Everything here is imported from `benchbd`.",
+        "### Hooks",
+        _code(_stub(hook) for name, hook in vars(hookspecs).items() if name.startswith("benchbd_")),
+        "### The classes to derive from",
+        "A class must define "
+        + ", ".join(f"`{work}` ({axis})" for axis, work in WORK.items())
+        + "; a pre-training method `architecture` too. What else stands here has a default.",
+        _code([_class(Method, ["forwards"])]),
+        *(_code([_class(base, _own(base))]) for _, base in AXES.values()),
+        "### What it is handed and returns",
+        _code(_class(getattr(benchbd, name)) for name in HANDED),
+        "### Encoder",
+        _code([_class(benchbd.Encoder, ENCODER)]),
+        "### Randomness, findings, refusals",
+        _code(_stub(getattr(benchbd, name)) for name in ("stream", "note", "keep")),
+        _code(_class(getattr(benchbd, name)) for name in ("NotApplicable", "Diverged")),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -63,19 +110,63 @@ def _method(registry: Registry, axis: str, name: str) -> str:
     parts = [f"### {axis} `{name}`", about["help"]]
     if about["paper"]:
         parts.append(f"Source: {about['paper']}.")
+    parts.append(_fields(registry.get(axis, name)))
+    return "\n\n".join(part for part in parts if part)
+
+
+def _table(heading: str, cls: type[BaseModel]) -> str:
+    return "\n\n".join([f"#### {heading}", inspect.getdoc(cls) or "", _fields(cls, head="field")])
+
+
+def _fields(cls: type[BaseModel], head: str = "option") -> str:
+    """A Markdown table of a model's fields; empty where it has none."""
     rows = [
         [
-            f"`{option['name']}`",
-            _cell(option["type"]),
-            option["bounds"],
-            f"`{json.dumps(option['default'])}`",
-            option["help"],
+            f"`{field['name']}`",
+            _cell(field["type"]),
+            field["bounds"],
+            f"`{json.dumps(field['default'])}`" if not cls.model_fields[field["name"]].is_required() else "-",
+            field["help"],
         ]
-        for option in about["options"]
+        for field in fields_of(cls)
     ]
-    if rows:
-        parts.append(tabulate(rows, headers=["option", "type", "bounds", "default", ""], tablefmt="github"))
+    return tabulate(rows, headers=[head, "type", "bounds", "default", ""], tablefmt="github") if rows else ""
+
+
+def _code(stubs: Iterator[str] | list[str]) -> str:
+    """A block of Python, laid out as the formatter would."""
+    return "```python\n" + "\n\n\n".join(stubs) + "\n```"
+
+
+def _class(cls: type, members: tuple[str, ...] | list[str] = ()) -> str:
+    """A class with its docstring, a dataclass with its fields, and these members with their docstrings."""
+    bases = ", ".join(base.__name__ for base in cls.__bases__ if base is not object)
+    parts = [f"class {cls.__name__}{bases and f'({bases})'}:\n{_docstring(cls)}"]
+    if is_dataclass(cls):
+        parts.append("\n".join(f"    {field.name}: {field.type}" for field in fields(cls)))
+    for name in members:
+        member: Any = inspect.getattr_static(cls, name)
+        if isinstance(member, property) and member.fget is not None:
+            parts.append(indent(f"@property\n{_stub(member.fget)}", "    "))
+        else:
+            parts.append(indent(_stub(getattr(cls, name)), "    "))
     return "\n\n".join(parts)
+
+
+def _own(cls: type) -> list[str]:
+    """The functions and properties that a class defines for others."""
+    return [name for name, value in vars(cls).items() if name[0] != "_" and isinstance(value, FunctionType | property)]
+
+
+def _stub(function: Callable[..., Any]) -> str:
+    """The signature and docstring of a function."""
+    signature = re.sub(r"(: |-> )'([^']*)'", r"\1\2", str(inspect.signature(function))).replace("'", '"')
+    return f"def {function.__name__}{signature}:\n{_docstring(function)}"
+
+
+def _docstring(thing: Any) -> str:
+    text = inspect.cleandoc(thing.__doc__ or "")
+    return indent(f'"""{text}' + ('\n"""' if "\n" in text else '"""'), "    ")
 
 
 def _cell(text: str) -> str:

@@ -117,13 +117,16 @@ class Encoder(nn.Module):
 
     @property
     def stages(self) -> tuple[str, ...]:
+        """The names of its stages, in order."""
         return tuple(self.body)
 
     @property
     def device(self) -> torch.device:
+        """Where its weights are."""
         return self.mean.device
 
     def forward(self, x: Tensor) -> Tensor:
+        """Features (N, d), float32, of images (N, 3, H, W) in [0, 1]."""
         return self.intermediates(x)[0]
 
     def intermediates(self, x: Tensor, *, every: bool = False) -> tuple[Tensor, dict[str, Tensor]]:

@@ -36,9 +36,10 @@ class UnknownNameError(UsageError):
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:
-    """A question that offers the nearest of ``known``; empty where none is near."""
-    near = get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else ""
+    """A question that offers the nearest of ``known``, whatever its case; empty where none is near."""
+    by_lower = {each.lower(): each for each in known}
+    near = get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
+    return f"did you mean {by_lower[near[0]]!r}?" if near else ""
 
 
 class DataError(BenchbdError):

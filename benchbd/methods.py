@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from benchbd.errors import DataAbsentError, DataError, PluginError
 from benchbd.verify import CONTROL
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 
 class Method(BaseModel):
-    """The base of every method: a frozen set of hyperparameters.
+    """The base of every method: a frozen set of hyperparameters, each with a default.
 
-    name: how users call it; unique on its axis.
+    name: how users call it, in lower-case letters, digits, '-' and '_'; unique on its axis.
     paper: where it comes from, one line; empty for controls.
     version: raise it when results change. Where a class declares none, it is the digest of the module's source, so
         that an author who edits the code gets a fresh run.
@@ -66,10 +66,7 @@ class Method(BaseModel):
 
     def shortened(self, images: int) -> str | None:
         """A line for the table where these options cost less than nine tenths of the defaults; else None."""
-        try:
-            own, full = self.forwards(images), type(self)().forwards(images)
-        except ValidationError:  # an option without a default
-            return None
+        own, full = self.forwards(images), type(self)().forwards(images)
         if not own or not full or own >= 0.9 * full:
             return None
         share = 100 * own / full

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from benchbd.board import Board
 from benchbd.errors import UnknownNameError, UsageError
 
 M = TypeVar("M", bound=BaseModel)
@@ -22,6 +23,10 @@ def parse_options(arguments: Iterable[str]) -> Options:
     for argument in arguments:
         path, equals, text = argument.partition("=")
         name, dot, field = path.rpartition(".")
+        if equals and not dot and field in Board.model_fields:
+            raise UsageError(
+                f"option {argument!r}: {field} is a field of the board; set it in a board file of your own"
+            )
         if not (equals and dot and name and field):
             raise UsageError(f"option {argument!r} is not of the form NAME.FIELD=VALUE, such as ft.lr=0.001")
         options.setdefault(name, {})[field] = _value(text)

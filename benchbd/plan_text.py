@@ -73,16 +73,23 @@ def _cost(row: dict[str, Any]) -> tuple[str, str]:
 def _totals(plan: Plan, rows: Sequence[dict[str, Any]]) -> Iterator[str]:
     """How much there is and how much of it is to compute; for how long, as far as past stages tell."""
     todo = [row for row in rows if not row["cached"]]
-    inspections = f", {len(plan.inspections)} inspections" if plan.inspections else ""
+    inspections = f", {_count(len(plan.inspections), 'inspection')}" if plan.inspections else ""
     yield (
-        f"{len(plan.cells)} cells{inspections}, {len(rows)} distinct stages, {len(rows) - len(todo)} cached, "
-        f"{len(todo)} to compute"
+        f"{_count(len(plan.cells), 'cell')}{inspections}, {_count(len(rows), 'distinct stage')}, "
+        f"{len(rows) - len(todo)} cached, {len(todo)} to compute"
     )
     if todo:
         known = [row["seconds"] for row in todo if row["seconds"] is not None]
         unknown = len(todo) - len(known)
-        more = f" and {unknown} stages of unknown length" if unknown else ""
+        if not known:
+            yield "estimated: unknown (the store has no past stages of these methods)"
+            return
+        more = f" and {_count(unknown, 'stage')} of unknown length" if unknown else ""
         yield f"estimated: {_duration(sum(known))}{more} (from what past stages of the same methods cost here)"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def _duration(seconds: float) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -13,8 +13,10 @@ from typing import Any
 import pluggy
 
 from benchbd import hookspecs
-from benchbd.errors import UnknownNameError
+from benchbd.board import SECTIONS
+from benchbd.errors import UnknownNameError, UsageError
 from benchbd.methods import Attack, Dataset, Detection, Evaluator, Method, Mitigation, Pretraining
+from benchbd.options import build
 
 GROUP = "benchbd"
 FIRST_PARTY = "benchbd"
@@ -28,6 +30,18 @@ AXES: dict[str, tuple[str, type[Method]]] = {
     "evaluator": ("benchbd_evaluators", Evaluator),
 }
 """Per axis: the hook that collects its methods, and the class they derive from."""
+
+WORK = {
+    "dataset": "load",
+    "pretraining": "pretrain",
+    "attack": "inject",
+    "defense": "repair",
+    "detection": "inspect",
+    "evaluator": "evaluate",
+}
+"""Per axis: the method that a class must define."""
+
+RESERVED = {*SECTIONS, *AXES, "board"}
 
 log = logging.getLogger("benchbd")
 
@@ -86,9 +100,13 @@ class Registry:
                 if impl.plugin_name != plugin.name:
                     continue
                 try:
-                    offered = list(impl.function())
+                    returned = impl.function()
+                    offered = list(returned) if isinstance(returned, Iterable) else None
                 except (Exception, SystemExit) as error:
                     plugin.problem = f"{hook}() raised {type(error).__name__}: {error}"
+                    continue
+                if offered is None:
+                    plugin.problem = f"{hook}() must return a list of classes, not {_called(returned)}"
                     continue
                 for cls in offered:
                     if problem := self._add(plugin, axis, cls, base):
@@ -96,10 +114,10 @@ class Registry:
 
     def _add(self, plugin: Plugin, axis: str, cls: Any, base: type[Method]) -> str:
         if not (isinstance(cls, type) and issubclass(cls, base)):
-            return f"offers {cls!r} as {axis}, which is not a class derived from benchbd.{base.__name__}"
-        name = getattr(cls, "name", "")
-        if not (isinstance(name, str) and name):
-            return f"{cls.__name__} has no name"
+            return f"offers {_called(cls)} as {axis}, which is not a class derived from benchbd.{base.__name__}"
+        if flaw := flaw_of(cls):
+            return f"{cls.__name__}: {flaw}"
+        name = cls.name
         if name in self.methods[axis]:
             other = self._owner[axis, name]
             return f"its {axis} {name!r} is already the name of one in plugin {other.name!r} ({other.distribution})"
@@ -107,6 +125,36 @@ class Registry:
         self._owner[axis, name] = plugin
         plugin.adds.setdefault(axis, []).append(name)
         return ""
+
+
+def flaw_of(cls: type[Method]) -> str:
+    """What keeps a class from being a method of its axis, in one line; empty where nothing does."""
+    name = getattr(cls, "name", "")
+    if not (isinstance(name, str) and name):
+        return "it has no name; give it one, as in name = 'shrink'"
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
+        return f"the name {name!r} is not made of lower-case letters, digits, '-' and '_'"
+    if name in RESERVED:
+        return f"the name {name!r} is reserved, as are all of {', '.join(sorted(RESERVED))}"
+    for option, info in cls.model_fields.items():
+        if info.is_required():
+            return f"option {option!r} has no default; every option needs one, as in Field(0.9, description=...)"
+    try:
+        build(cls, {}, name)
+    except UsageError as error:
+        return f"a default is not valid: {error}"
+    except Exception as error:
+        return f"its defaults raise {type(error).__name__}: {error}"
+    base = next(base for _, base in AXES.values() if issubclass(cls, base))
+    work = WORK[base.axis]
+    if getattr(cls, work) is getattr(base, work):
+        return f"it does not define {work}()"
+    return ""
+
+
+def _called(thing: object) -> str:
+    """What to call a thing that is not what it should be."""
+    return f"the class {thing.__name__}" if isinstance(thing, type) else repr(thing)
 
 
 def make_plugin_manager() -> pluggy.PluginManager:
@@ -164,15 +212,16 @@ def _register(
     except (ValueError, pluggy.PluginValidationError) as error:  # no hooks; arguments or hooks that do not exist
         if manager.get_plugin(plugin.name) is module:
             manager.unregister(module)
-        plugin.problem = _hint(str(error).splitlines()[-1])
+        plugin.problem = _explained(str(error))
     return plugin
 
 
-def _hint(message: str) -> str:
-    """pluggy's message; where it names an unknown hook, with the nearest one that exists."""
-    hooks = [name for name in vars(hookspecs) if name.startswith("benchbd_")]
-    for word in message.replace("'", " ").split():
-        near = get_close_matches(word, hooks, n=1)
-        if word.startswith("benchbd_") and word not in hooks and near:
-            return f"{message}: did you mean {near[0]}?"
-    return message
+def _explained(message: str) -> str:
+    """pluggy's message without its internals: an unknown hook with the nearest one, or what a hook cannot be given."""
+    if unknown := re.search(r"unknown hook '(\w+)'", message):
+        return str(
+            UnknownNameError("hook", unknown[1], (name for name in vars(hookspecs) if name.startswith("benchbd_")))
+        )
+    if surplus := re.search(r"hookimpl definition: (.*)\nArgument\(s\) \{(.*)\}", message):
+        return f"{surplus[1]}: the hook has no argument {surplus[2]}"
+    return message.splitlines()[-1]

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
-from benchbd.board import Board
+from benchbd.board import SECTIONS, Board
 from benchbd.errors import UnknownNameError, UsageError
 from benchbd.methods import Method
 from benchbd.options import Options, build, parse_options
 from benchbd.plugins import AXES, Registry
-
-SECTIONS = ("trigger", "reference", "budget")  # parts of the protocol that -o reaches like methods
 
 M = TypeVar("M", bound=Method)
 
@@ -32,6 +31,7 @@ class Settings:
         self.reference = self._section("reference", board.reference)
         self.budget = self._section("budget", board.budget)
         _reject_unknown(registry, board.options)
+        self._check_tables()
 
     def _section(self, name: str, default: Any) -> Any:
         """A part of the protocol with the user's changes."""
@@ -48,15 +48,34 @@ class Settings:
     def _method(self, axis: str, name: str) -> Method:
         cls = self.registry.get(axis, name)
         if name in self._asked and len(self.registry.find(name)) > 1:
-            field = next(iter(self._asked[name]))
-            raise UsageError(f"option {name}.{field}: {name!r} stands on two axes; write {axis}:{name}.")
+            field, value = next(iter(self._asked[name].items()))
+            text = value if isinstance(value, str) else json.dumps(value)
+            raise UsageError(f"option {name}.{field}: {name!r} stands on two axes; write {axis}:{name}.{field}={text}")
         self._used.update(key for key in (name, f"{axis}:{name}") if key in self._asked)
-        own = self._budgeted(cls, self.board.budget) | _named(self.board.options, axis, name)
+        own = self._boards(cls)
         budget = self._budgeted(cls, self.budget) if "budget" in self._asked else {}
         ours = build(cls, own, name)
         theirs = build(cls, own | budget | _named(self._asked, axis, name), name)
         self._compare(name, ours.model_dump(), theirs.model_dump())
         return theirs
+
+    def _boards(self, cls: type[Method]) -> dict[str, Any]:
+        """What the board says of a method: its part of the budget, and its tables on top."""
+        return self._budgeted(cls, self.board.budget) | _named(self.board.options, cls.axis, cls.name)
+
+    def _check_tables(self) -> None:
+        """UsageError where a table of the board does not fit the method, or any of those, that bear its name."""
+        for table in self.board.options:
+            axis, _, bare = table.rpartition(":")
+            problems: list[UsageError] = []
+            classes = [self.registry.get(axis, bare)] if axis else self.registry.find(bare)
+            for cls in classes:
+                try:
+                    build(cls, self._boards(cls), bare)
+                except UsageError as error:
+                    problems.append(error)
+            if len(problems) == len(classes):
+                raise UsageError(f"board {self.board.name}: {problems[0]}") from problems[0]
 
     @staticmethod
     def _budgeted(cls: type[Method], budget: Any) -> dict[str, Any]:
@@ -72,18 +91,22 @@ class Settings:
     def reject_unused(self) -> None:
         """UsageError where ``-o`` speaks of something that takes no part in the run."""
         unused = [name for name in self._asked if name not in self._used]
-        _reject_unknown(self.registry, (name for name in unused if name not in SECTIONS))
+        _reject_unknown(self.registry, unused, besides=SECTIONS)
         for name in unused:
             raise UsageError(f"option {name}.{next(iter(self._asked[name]))}: {name} takes no part in this run")
 
 
-def _reject_unknown(registry: Registry, names: Iterable[str]) -> None:
-    """UnknownNameError where a table of options speaks of a method that nobody registered."""
+def _reject_unknown(registry: Registry, names: Iterable[str], besides: Iterable[str] = ()) -> None:
+    """UnknownNameError where a table of options speaks of a method that nobody registered, and of none ``besides``."""
+    known = {*besides, *(name for axis in AXES for name in registry.names(axis))}
     for name in names:
         axis, _, bare = name.rpartition(":")
         if axis and axis not in AXES:
             raise UnknownNameError("axis", axis, AXES)
-        (registry.get(axis, bare) if axis else registry.find(bare))
+        if axis:
+            registry.get(axis, bare)
+        elif bare not in known:
+            raise UnknownNameError("method", bare, known)
 
 
 def _named(options: Options, axis: str, name: str) -> dict[str, Any]:

@@ -99,9 +99,10 @@ class Stage:
     def forwards(self) -> int | None:
         """Estimated cost in image-forwards, where the method knows."""
         if self.kind == "evaluate":  # feature extraction; the head is not counted in encoder forwards
-            return self.data["train"].count + 2 * self.data["test"].count
+            train, test = self.data["train"].count, self.data["test"].count
+            return train + 2 * test if train and test else None
         if not isinstance(self.method, Method):  # the reference inputs: features of the training split
-            return self.data["train"].count
+            return self.data["train"].count or None
         if isinstance(self.method, Attack) and self.method.retrains:
             return self.parents["encoder"].forwards()
         return self.method.forwards(self._images) if self._images else None

@@ -39,6 +39,17 @@ def default_root() -> Path:
     return Path(os.environ.get("BENCHBD_STORE") or user_cache_path("benchbd"))
 
 
+def find_root(option: str | Path | None = None) -> Path:
+    """``option``, or where it is absent or empty ``default_root()``; StoreError where a file stands in the way."""
+    root = Path(option or default_root())
+    existing = next((path for path in (root, *root.parents) if path.exists()), root)
+    if existing.is_file():
+        raise StoreError(
+            f"the store {root} cannot be written ({existing} is a file): choose another with --store or BENCHBD_STORE"
+        )
+    return root
+
+
 def records_folder(root: Path, board: str) -> Path:
     return root / "records" / board
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
 
@@ -34,6 +35,8 @@ _COLOURS = {
 class Terminal:
     """Prints stages and cells as they come. Use it as a context manager, which gives the terminal back in any case.
 
+    Within it, what a method prints goes to the stream too: stdout is the caller's.
+
     stream: where to; stderr if None. live: whether to redraw; None asks the stream whether it is a terminal.
     quiet: print nothing. clock: seconds, monotonic.
     """
@@ -51,6 +54,7 @@ class Terminal:
         self._console = Console(file=self.stream, highlight=False, soft_wrap=True, force_terminal=live)
         self._live = self._console.is_interactive if live is None else live  # a dumb terminal cannot redraw
         self._running: dict[str, _Running] = {}
+        self._redirected = redirect_stdout(self.stream)
         self._cached = 0
         bar = [BarColumn(16)] if self._console.width >= 90 else []
         self._progress = Progress(
@@ -60,12 +64,11 @@ class Terminal:
             _Figures(),
             console=self._console,
             transient=True,
-            # What a method prints goes above the view; where stdout is a pipe it is not touched.
-            redirect_stdout=sys.stdout.isatty(),
             refresh_per_second=4,
         )
 
     def __enter__(self) -> Self:
+        self._redirected.__enter__()
         return self
 
     def __exit__(
@@ -73,6 +76,7 @@ class Terminal:
     ) -> None:
         if self._progress.live.is_started:
             self._progress.stop()
+        self._redirected.__exit__(kind, error, trace)
         for running in self._running.values():
             self._line(f"{running.name} interrupted after {_duration(self._clock() - running.since)}", "interrupted")
         self._running.clear()

@@ -20,10 +20,12 @@ import torch
 from torch import Tensor
 
 from benchbd.encoder import Encoder
+from benchbd.errors import BenchbdError, UsageError
 from benchbd.images import ImageSet, Trigger
 from benchbd.methods import (
     Attack,
     AttackerKnowledge,
+    Backdoor,
     Dataset,
     DefenderKnowledge,
     Detection,
@@ -36,7 +38,8 @@ from benchbd.methods import (
     Target,
     Verdict,
 )
-from benchbd.plugins import AXES
+from benchbd.options import build
+from benchbd.plugins import AXES, flaw_of
 
 TARGET = 1
 
@@ -97,18 +100,24 @@ def check_method(cls: type[Method], **options: Any) -> None:
     """Raise ContractError where a method class breaks its contract.
 
     options: fields that make it quick, such as ``steps=3``; everything else is the method's default.
-    Checks: name, docstring and paper; frozen; options round-trip; the right type comes back and can be used;
-    input untouched; the same seed gives the same result, bit for bit; no hook left; torch's global generator of the
-    CPU untouched.
+    Checks: name, docstring and paper; every option with default and description; frozen; options round-trip; the right
+    type comes back and can be used; input untouched; the same seed gives the same result, bit for bit; no hook left;
+    torch's global generator of the CPU untouched.
     """
     _require(isinstance(cls, type) and issubclass(cls, Method), f"{cls!r} is not a class derived from benchbd.Method")
     who = f"{cls.__module__}.{cls.__name__}"
-    _require(bool(getattr(cls, "name", "")), f"{who}: give it a name")
+    bases = [base for _, base in AXES.values() if issubclass(cls, base)]
+    _require(bool(bases), f"{who}: derives from none of {', '.join(base.__name__ for _, base in AXES.values())}")
+    if flaw := flaw_of(cls):
+        raise ContractError(f"{who}: {flaw}")
     _require(bool((cls.__doc__ or "").strip()) and cls.__doc__ != Method.__doc__, f"{who}: give it a docstring")
     _require(bool(cls.paper), f"{who}: paper must say where it comes from ('control; ...' for a control)")
     for field, info in cls.model_fields.items():
         _require(bool(info.description), f"{who}.{field}: give the option a description")
-    method = cls(**options)
+    try:
+        method = build(cls, options, cls.name)
+    except UsageError as error:
+        raise ContractError(str(error)) from error
     _require(cls.model_validate(method.model_dump(mode="json")) == method, f"{who}: options do not survive JSON")
     _require(cls.effective_version() != "", f"{who}: no version")
     checks: dict[type[Method], Callable[[Any, str], None]] = {
@@ -119,13 +128,9 @@ def check_method(cls: type[Method], **options: Any) -> None:
         Evaluator: _check_evaluator,
         Dataset: _check_dataset,
     }
-    for base, check in checks.items():
-        if issubclass(cls, base):
-            with torch.random.fork_rng(devices=[]):
-                _other_randomness(0)
-                check(method, who)
-            return
-    raise ContractError(f"{who}: derives from none of {', '.join(base.__name__ for _, base in AXES.values())}")
+    with torch.random.fork_rng(devices=[]):
+        _other_randomness(0)
+        checks[bases[0]](method, who)
 
 
 def _require(condition: bool, message: str) -> None:
@@ -139,9 +144,15 @@ def _other_randomness(seed: int) -> None:
 
 
 def _call(who: str, work: Callable[..., R], *arguments: object) -> R:
-    """The result of a method's work, which leaves the global generator as it was."""
+    """The result of a method's work, which leaves the global generator as it was and raises no error but ours."""
     before = torch.random.get_rng_state()
-    result = work(*arguments)
+    try:
+        result = work(*arguments)
+    except BenchbdError:  # an answer, such as NotApplicable, or a line already
+        raise
+    except Exception as error:
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ContractError(f"{who}: {work.__name__}() raised {what}") from error
     untouched = torch.equal(before, torch.random.get_rng_state())
     _require(
         untouched, f"{who}: the global generator was touched; draw from benchbd.stream, or in torch.random.fork_rng"
@@ -184,6 +195,9 @@ def _check_attack(method: Attack, who: str) -> None:
         knowledge = toy_attacker(seed=1)
         shadow, references = knowledge.shadow.pixels.clone(), knowledge.targets[0].references.clone()
         backdoor = _call(who, method.inject, knowledge)
+        _require(
+            isinstance(backdoor, Backdoor), f"{who}: must return a benchbd.Backdoor, not {type(backdoor).__name__}"
+        )
         _require(torch.equal(shadow, knowledge.shadow.pixels), f"{who}: the shadow images were changed")
         _require(torch.equal(references, knowledge.targets[0].references), f"{who}: the references were changed")
         _require(
@@ -206,7 +220,7 @@ def _check_mitigation(method: Mitigation, who: str) -> None:
         _other_randomness(99)
     _require(_same(*results), f"{who}: the same seed gave other weights")
     if not method.uses_weights:
-        other = method.repair(toy_encoder(seed=5).copy(), toy_defender(seed=1))
+        other = _call(who, method.repair, toy_encoder(seed=5).copy(), toy_defender(seed=1))
         _require(_same(results[0], other.tensors()), f"{who}: uses_weights is False, but the weights matter")
 
 
@@ -256,7 +270,7 @@ def _check_dataset(method: Dataset, who: str) -> None:
     if method.needs_files:
         return
     for split, expected in method.splits.items():
-        images = method.load(split, Path())
+        images = _call(who, method.load, split, Path())
         _require(expected in (0, len(images)), f"{who}: {split} has {len(images)} images, splits says {expected}")
         _require(images.labels is not None and bool(images.classes), f"{who}: {split} needs labels and class names")
         _require(images.digest == method.load(split, Path()).digest, f"{who}: {split} differs from call to call")

@@ -100,6 +100,12 @@ def test_it_raises_what_the_commands_print(tiny: Tiny, tmp_path: Path) -> None:
         benchbd.load_encoder("a", store=tmp_path)
 
 
+@pytest.mark.parametrize("seed", ["a", -1, 1.5, [1, "2"]])
+def test_a_seed_is_a_whole_number(tiny: Tiny, seed: Any) -> None:
+    with pytest.raises(UsageError, match="must be a whole number from 0 on"):
+        benchbd.plan(tiny.board, seed=seed, **places(tiny))
+
+
 def test_one_value_stands_for_a_list_of_it(tiny: Tiny) -> None:
     one = {"attack": "none", "defense": "ft", "task": "task:2", "seed": 0, "evaluator": "knn", "option": "ft.lr=0.01"}
     many = {name: [value] for name, value in one.items()}

@@ -41,7 +41,23 @@ def test_unknown_board_offers_the_nearest() -> None:
         ("rows = [", "board .*mine.toml: "),
         ("", "rows: field required"),
         ('rows = [{pretrain = "a", tasks = []}]', "rows.0.tasks"),
-        ('rows = [{pretrain = "a", tasks = ["b:1"]}]\nsedes = [1]', "sedes: extra inputs"),
+        (
+            'rows = [{pretrain = "a", tasks = ["b:1"]}]\natacks = ["none"]',
+            "mine.toml: unknown field 'atacks': did you mean 'attacks'",
+        ),
+        (
+            'rows = [{pretrain = "a", tasks = ["b:1"], task = 1}]',
+            "unknown field of rows.0 'task': did you mean 'tasks'",
+        ),
+        (
+            'rows = [{pretrain = "a", tasks = ["b:1"]}]\ntrigger = {siz = 3}',
+            "unknown field of trigger 'siz': did you mean 'size'",
+        ),
+        (
+            'rows = [{pretrain = "a", tasks = ["b:1"]}]\nseeds = [-1]',
+            "seeds.0: input should be greater than or equal to 0",
+        ),
+        ('rows = [{pretrain = "a", tasks = ["b:1"]}]\nseeds = [1, 1]', "seeds: seed 1 stands there 2 times"),
         ('rows = [{pretrain = "a", tasks = ["b:1"]}]\nattacks = []', "attacks: tuple should have at least 1"),
         ('rows = [{pretrain = "a", tasks = ["b:1"]}]\nname = "../../x"', "name: string should match"),
         ('rows = [{pretrain = "a", tasks = ["b:1"]}]\nname = "demo"', "'demo' is that of a board of benchbd"),

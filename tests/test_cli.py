@@ -20,6 +20,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from benchbd import Mitigation, NotApplicable, Trigger
+from benchbd.board import boards_folder
 from benchbd.cli import main
 from benchbd.plugins import load_registry
 from benchbd.records import Record
@@ -156,6 +157,14 @@ def test_plan_of_data_that_nobody_knows_says_how_to_get_them(tmp_path: Path) -> 
     one_line(call("run", *arguments), "accepted: Parquet")
 
 
+def test_plan_of_what_nobody_knows(ran: Tiny) -> None:
+    result = call("plan", *ran.arguments, "--task", "shapse:3", "--attack", "none", "--defense", "none")
+    assert "1 cell, 2 distinct stages, 1 cached, 1 to compute" in result.stdout
+    assert "estimated: unknown (the store has no past stages of these methods)" in result.stdout
+    (stage,) = [line for line in result.stdout.splitlines() if line.startswith("evaluate")]
+    assert stage.split()[-2:] == ["?", "?"]
+
+
 def test_plan_of_a_misspelt_data_set_offers_the_nearest(ran: Tiny) -> None:
     for arguments in (["--task", "tsk:1"], ["--pretrain", "pol"]):
         result = call("plan", *ran.arguments, *arguments)
@@ -206,7 +215,15 @@ def test_show_in_both_forms() -> None:
     assert json.loads(call("show", "attack:none", "--json").stdout)["axis"] == "attack"
 
 
+def test_show_a_part_of_the_protocol() -> None:
+    document = json.loads(call("show", "trigger", "--json").stdout)
+    assert [option["name"] for option in document["options"]] == ["size", "file", "position"]
+    assert all(option["help"] for option in document["options"])
+    assert call("show", "budget").stdout.startswith("protocol budget\n")
+
+
 def test_show_a_board() -> None:
+    assert call("show", boards_folder() / "table1" / "board.toml").stdout == call("show", "table1").stdout
     text = call("show", "table1").stdout
     assert text.startswith("board table1: ")
     for part in ("cifar10 -> gtsrb:12", "stl10 -> cifar10:0", "attacks ", "defenses ", "seeds ", "clean images "):
@@ -342,6 +359,23 @@ def test_a_failed_cell_is_exit_code_1(tiny: Tiny, monkeypatch: pytest.MonkeyPatc
     assert [status in row for row in rows] == [True, True], table.stdout
 
 
+def test_what_a_method_prints_is_kept_out_of_the_document(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Chatty(Fussy):
+        """Prints."""
+
+        name = "chatty"
+
+        def repair(self, encoder: Any, knowledge: Any) -> Any:
+            print("hello from a plugin")
+            return encoder
+
+    extra = {"chatty": offering(benchbd_defenses=[Chatty])}
+    monkeypatch.setattr("benchbd.api.load_registry", lambda: load_registry(extra=extra))
+    result = call("run", *tiny.arguments, "--attack", "none", "--defense", "chatty", "--json")
+    assert json.loads(result.stdout)["board"] == "tiny"
+    assert "hello from a plugin" in result.stderr
+
+
 def test_damage_does_not_change_the_exit_code(tiny: Tiny) -> None:
     before = call("run", *tiny.arguments).stdout
     key = json.loads(call("plan", *tiny.arguments, "--json").stdout)["stages"][0]["key"]
@@ -414,6 +448,10 @@ BAD_ARGUMENTS: list[tuple[list[str], list[str]]] = [
     (["--task", "task:red"], ["unknown target class of task task 'red'"]),
     (["--task", ":1"], ["DATASET:TARGET"]),
     (["-o", "ft.lrr=1"], ["unknown option of ft 'lrr'", "did you mean 'lr'"]),
+    (["-o", "clean_images=3"], ["clean_images is a field of the board"]),
+    (["-o", "trigg.size=3"], ["unknown method 'trigg'", "did you mean 'trigger'"]),
+    (["--defense", "FT"], ["unknown defense 'FT'", "did you mean 'ft'"]),
+    (["--defense", "decree", "-o", "decree.steps=3"], ["write defense:decree.steps=3"]),
     (["-o", "ftt.lr=1"], ["unknown method 'ftt'", "did you mean 'ft'"]),
     (["-o", "defence:ft.lr=1"], ["unknown axis 'defence'", "did you mean 'defense'"]),
     (["-o", "ft.lr=0"], ["ft.lr: input should be greater than 0 (got 0)"]),
@@ -478,7 +516,12 @@ def test_unknown_names_elsewhere() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "part"),
     [
-        ("clean_images = 16", "clean_imges = 16", "clean_imges"),
+        ("clean_images = 16", "clean_imges = 16", "unknown field 'clean_imges': did you mean 'clean_images'"),
+        (
+            "[options.mimic]",
+            "[options.nad]\nlr = -1\n[options.mimic]",
+            "board tiny: nad.lr: input should be greater than 0",
+        ),
         ("clean_images = 16", "clean_images = 61", "61 clean images, but the pool pool has 60"),
         ("seeds = [1]", "seeds = [", "tiny.toml"),
         ("[options.simclr]", "[options.smclr]", "unknown method 'smclr': did you mean 'simclr'"),
@@ -569,6 +612,16 @@ def test_a_store_that_cannot_be_written(ran: Tiny, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for store in (tmp_path / "file", tmp_path / "file" / "store", Path("/proc/benchbd")):
         one_line(call("run", *ran.arguments, "--store", store), str(store), "cannot be written", "--store")
+    one_line(call("plan", *ran.arguments, "--store", tmp_path / "file"), "cannot be written", "is a file")
+
+
+def test_an_empty_store_is_the_default(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BENCHBD_STORE", str(tiny.store))
+    result = call("run", *tiny.arguments, "--store", "")
+    assert result.exit_code == 0
+    assert result.stderr.endswith(f"records: {tiny.store / 'records' / 'tiny'}\n")
+    assert "11 stages from the store" in result.stderr
 
 
 def test_a_store_that_fills_up_loses_nothing(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,12 +90,20 @@ def _leave_a_hook(self: Any, encoder: Encoder, knowledge: DefenderKnowledge) -> 
     return encoder
 
 
+def _raise(self: Any, encoder: Encoder, knowledge: DefenderKnowledge) -> Encoder:
+    raise KeyError("two lines")
+
+
 @pytest.mark.parametrize(
     ("members", "complaint"),
     [
         ({"__doc__": ""}, "docstring"),
         ({"paper": ""}, "paper"),
-        ({"name": ""}, "name"),
+        ({"name": ""}, "it has no name"),
+        ({"name": "../odd name|x"}, "is not made of lower-case letters"),
+        ({"name": "trigger"}, "the name 'trigger' is reserved"),
+        ({"repair": Mitigation.repair}, r"it does not define repair\(\)"),
+        ({"repair": _raise}, r"Variant: _raise\(\) raised KeyError: 'two lines'$"),
         ({"repair": lambda self, encoder, knowledge: None}, "must return a benchbd.Encoder"),
         ({"repair": _write_to_images}, "clean images were changed"),
         ({"repair": _global_randomness}, "the global generator was touched"),
@@ -108,6 +116,24 @@ def _leave_a_hook(self: Any, encoder: Encoder, knowledge: DefenderKnowledge) -> 
 def test_breaches_are_named(members: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ContractError, match=complaint):
         check_method(variant(**members))
+
+
+def test_a_breach_names_the_option() -> None:
+    for options, complaint in (
+        ({"strenght": 1}, "unknown option of honest 'strenght': did you mean 'strength'"),
+        ({"strength": "x"}, "honest.strength: input should be a valid number"),
+    ):
+        with pytest.raises(ContractError, match=complaint) as caught:
+            check_method(Honest, **options)
+        assert "\n" not in str(caught.value)
+
+    class Required(Honest):
+        """Has an option without a default."""
+
+        factor: float = Field(description="a factor")
+
+    with pytest.raises(ContractError, match="option 'factor' has no default"):
+        check_method(Required, factor=1)
 
 
 @pytest.mark.parametrize("name", ["train", "test", "triggered"])

@@ -13,7 +13,7 @@ from benchbd import hookspecs
 from benchbd.board import boards_folder, load_board
 from benchbd.docs import reference, with_boards
 from benchbd.leaderboard import build
-from benchbd.plugins import AXES, Registry
+from benchbd.plugins import AXES, Registry, load_registry
 from benchbd.records import read_detections, read_records
 from benchbd.summary import Order
 from benchbd.testing import check_method
@@ -69,14 +69,18 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
-def test_the_readmes_plugin_is_a_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = next(block for block in blocks("python") if "@hookimpl" in block)
-    (tmp_path / "benchbd_shrink.py").write_text(source)
+def test_the_readmes_plugins_are_plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    defense, detector = (block for block in blocks("python") if "@hookimpl" in block)
+    (tmp_path / "benchbd_shrink.py").write_text(defense)
+    (tmp_path / "benchbd_crowded.py").write_text(detector)
     monkeypatch.syspath_prepend(tmp_path)
     import importlib
 
-    module: Any = importlib.import_module("benchbd_shrink")
-    check_method(*module.benchbd_defenses())
+    modules: list[Any] = [importlib.import_module(name) for name in ("benchbd_shrink", "benchbd_crowded")]
+    check_method(*modules[0].benchbd_defenses(), factor=0.8)
+    check_method(*modules[1].benchbd_detections())
+    extra = {module.__name__: module for module in modules}
+    assert load_registry(extra=extra).problems == []
     (entry,) = (tomllib.loads(block) for block in blocks("toml"))
     assert entry["project"]["entry-points"]["benchbd"] == {"shrink": "benchbd_shrink"}
 

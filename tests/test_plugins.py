@@ -41,30 +41,63 @@ BROKEN = {
     "broken": ("import nothing_of_that_name", "failed to import: ModuleNotFoundError: No module named 'nothing_of"),
     "syntax": ("def (:", "failed to import: SyntaxError: "),
     "leaving": ("import sys\nsys.exit(0)", "failed to import: SystemExit: 0"),
-    "misspelt": (HOOK + "def benchbd_defences():\n    return []\n", "did you mean benchbd_defenses?"),
-    "arguments": (HOOK + "def benchbd_defenses(encoder):\n    return []\n", "encoder"),
+    "misspelt": (
+        HOOK + "def benchbd_defences():\n    return []\n",
+        "unknown hook 'benchbd_defences': did you mean 'benchbd_defenses'? known: ",
+    ),
+    "arguments": (
+        HOOK + "def benchbd_defenses(encoder):\n    return []\n",
+        "benchbd_defenses(encoder): the hook has no argument 'encoder'",
+    ),
     "unmarked": (
         GOOD.format(cls="Mine", name="mine").replace("@hookimpl\n", ""),
         "implements no hook of benchbd; is @hookimpl missing?",
     ),
     "raising": (HOOK + "def benchbd_defenses():\n    raise KeyError('x')\n", "benchbd_defenses() raised KeyError: 'x'"),
-    "nothing": (HOOK + "def benchbd_defenses():\n    return None\n", "benchbd_defenses() raised TypeError"),
+    "nothing": (
+        HOOK + "def benchbd_defenses():\n    return None\n",
+        "benchbd_defenses() must return a list of classes, not None",
+    ),
+    "one_class": (
+        GOOD.format(cls="Mine", name="mine").replace("[Mine]", "Mine"),
+        "benchbd_defenses() must return a list of classes, not the class Mine",
+    ),
     "no_method": (
         HOOK + "def benchbd_defenses():\n    return [dict]\n",
-        "offers <class 'dict'> as defense, which is not a class derived from benchbd.Mitigation",
+        "offers the class dict as defense, which is not a class derived from benchbd.Mitigation",
     ),
     "wrong_axis": (
         GOOD.format(cls="Axis", name="axis").replace("def benchbd_defenses", "def benchbd_attacks"),
         "as attack, which is not a class derived from benchbd.Attack",
     ),
-    "nameless": (GOOD.format(cls="Nameless", name=""), "Nameless has no name"),
+    "nameless": (GOOD.format(cls="Nameless", name=""), "Nameless: it has no name; give it one"),
+    "odd_name": (
+        GOOD.format(cls="Odd", name="../odd name|x"),
+        "Odd: the name '../odd name|x' is not made of lower-case letters, digits, '-' and '_'",
+    ),
+    "reserved": (
+        GOOD.format(cls="Taken", name="budget"),
+        "Taken: the name 'budget' is reserved, as are all of attack, ",
+    ),
+    "required": (
+        GOOD.format(cls="Strong", name="strong").replace('version = "1"', "strength: float"),
+        "Strong: option 'strength' has no default; every option needs one, as in Field(0.9, description=...)",
+    ),
+    "bad_default": (
+        GOOD.format(cls="Odd", name="odd").replace('version = "1"', "strength: float = 'x'"),
+        "Odd: a default is not valid: odd.strength: input should be a valid number",
+    ),
+    "idle": (
+        GOOD.format(cls="Idle", name="idle").replace("def repair", "def mend"),
+        "Idle: it does not define repair()",
+    ),
     "duplicate": (
         GOOD.format(cls="Mine", name="ft"),
         "its defense 'ft' is already the name of one in plugin 'ft' (benchbd)",
     ),
     "half": (
         GOOD.format(cls="Half", name="half").replace("[Half]", "[Half, int]"),
-        "offers <class 'int'> as defense",
+        "offers the class int as defense",
     ),
 }
 
@@ -181,7 +214,7 @@ def test_the_command_shows_it(plugins: Path, monkeypatch: pytest.MonkeyPatch) ->
     rows = {line.split()[0]: line for line in result.stdout.splitlines() if line.split()}
     assert rows["good"].split()[-3:] == ["defense:", "good", "ok"]
     assert rows["badencoder"].split()[1:] == ["benchbd", "0.1.0", "attack:", "badencoder", "ok"]
-    assert "did you mean benchbd_defenses?" in " ".join(result.stdout.split())
+    assert "did you mean 'benchbd_defenses'?" in " ".join(result.stdout.split())
     listed = CliRunner().invoke(main, ["list", "defense"])
     assert "  good            Does nothing.\n" in listed.stdout
     assert listed.stderr.startswith("warning: plugin 'misspelt'")
