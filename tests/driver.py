@@ -5,6 +5,7 @@ python tests/driver.py LOG KIND_TO_HANG_IN ARGUMENT...
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from typing import Any
@@ -29,6 +30,7 @@ def spy(name: str) -> None:
     setattr(Workshop, name, logged)
 
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite that runs in the background inherits it ignored
 spy("compute")
 spy("evaluate")
 main(ARGUMENTS)
