@@ -36,11 +36,10 @@ def inspection(record: DetectionRecord) -> str:
 
 def _of_cell(record: Record) -> Iterator[str]:
     yield from _shared(record, "evaluate")
-    for name, part, own in (
-        ("counts", record.counts, record.metrics),
-        ("baseline_counts", record.baseline_counts, record.baseline),
+    for label, own, name, part in (
+        ("metrics", record.metrics, "counts", record.counts),
+        ("baseline", record.baseline, "baseline_counts", record.baseline_counts),
     ):
-        label = "metrics" if name == "counts" else "baseline"
         if (part is None) != (own is None):
             yield f"{name if part is None else label}: missing; {label} and {name} go together"
         if part is not None and own is not None:
