@@ -21,6 +21,8 @@ from benchbd.stages import Plan, Stage
 
 from .conftest import write_npz_set
 
+PATIENCE = 300.0  # seconds for a process to get on: a busy machine is slow to import torch; only a hang takes longer
+
 TINY = """
 title = "Tiny"
 attacks = ["none", "badencoder"]
@@ -157,7 +159,7 @@ def drive(log: Path, *arguments: str, hang: str = "-") -> subprocess.Popen[str]:
 
 def in_flight(process: subprocess.Popen[str], log: Path, kind: str) -> None:
     """Wait until a stage of this kind is being computed."""
-    deadline = time.monotonic() + 300  # a busy machine is slow to import torch; only a hang takes longer
+    deadline = time.monotonic() + PATIENCE
     while not (log.is_file() and f"{kind} " in log.read_text()):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline

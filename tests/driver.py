@@ -24,7 +24,7 @@ def spy(name: str) -> None:
             with open(LOG, "a") as log:
                 log.write(f"{stage.kind} {stage.key}\n")
             if stage.kind == HANG:
-                time.sleep(120)
+                time.sleep(3600)
         return work(self, what)
 
     setattr(Workshop, name, logged)

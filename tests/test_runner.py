@@ -44,7 +44,7 @@ from benchbd.records import Record
 from benchbd.store import Store
 from benchbd.verify import GATE
 
-from .boards import TINY, Tiny, Watch, drive, flip, in_flight, keys, offering, weights
+from .boards import PATIENCE, TINY, Tiny, Watch, drive, flip, in_flight, keys, offering, weights
 from .conftest import write_npz_set
 
 ENCODER, PREDICTIONS, MANIFEST = "encoder.safetensors", "predictions.safetensors", "manifest.json"
@@ -655,7 +655,7 @@ def test_a_method_that_writes_to_its_images_spoils_nobody_elses(
 def test_two_processes_share_a_store(first: First, tmp_path: Path, registry: Registry) -> None:
     tiny, log = Tiny(tmp_path, registry), tmp_path / "log"
     processes = [drive(log, "run", *tiny.arguments, "--json", "--quiet") for _ in range(2)]
-    results = [process.communicate(timeout=120) for process in processes]
+    results = [process.communicate(timeout=PATIENCE) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], results
     computed = [line.split()[1] for line in log.read_text().splitlines()]
     assert sorted(computed) == sorted(keys(tiny.plan()))  # each stage once
@@ -670,7 +670,7 @@ def test_kill_9_loses_the_stage_in_flight(first: First, tmp_path: Path) -> None:
     process = drive(log, "run", *tiny.arguments, "--quiet", hang="attack")
     in_flight(process, log, "attack")
     process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=30)
+    process.communicate(timeout=PATIENCE)
     assert process.returncode == -signal.SIGKILL
     *finished, lost = [line.split()[1] for line in log.read_text().splitlines()]
     records = tiny.run()  # its lock died with it

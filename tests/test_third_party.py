@@ -13,6 +13,8 @@ import pytest
 
 from benchbd.testing import check_method
 
+from .boards import PATIENCE
+
 MODULE = '''"""Pulls every weight towards zero."""
 
 import torch
@@ -64,7 +66,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def benchbd(site: Path, *arguments: str) -> tuple[str, str]:
     environment = {**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout, done.stderr
 
