@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+from filelock import Timeout
 
 from benchbd import __version__
 from benchbd.compute import Workshop, draw_rows, kept_blobs, read_predictions
@@ -49,6 +50,7 @@ class Runner:
         self.workshop = Workshop(library, device, self._artifact)
         self._artifacts: dict[str, Artifact] = {}
         self._failures: dict[str, StageFailed] = {}
+        self._later: list[Stage] = []
         self._complained: set[tuple[str, str]] = set()
         self._position = 0
         self._total = 0
@@ -57,7 +59,7 @@ class Runner:
         """Compute, and yield the record of each cell as soon as its block is done, in the order of the plan."""
         self._open(stage for cell in self.plan.cells for stage in cell.stages)
         for block in self.plan.blocks():
-            self._attempt_all(cell.stages for cell in block)
+            self._settle_all(stage for cell in block for stage in cell.stages)
             for cell in block:
                 record = self._record(cell)
                 self._tell("benchbd_cell_finished", record=record)
@@ -67,7 +69,7 @@ class Runner:
         """Compute, and yield the record of each inspection, in the order of the plan."""
         self._open(stage for inspection in self.plan.inspections for stage in inspection.stages)
         for inspection in self.plan.inspections:
-            self._attempt_all([inspection.stages])
+            self._settle_all(inspection.stages)
             yield self._detection_record(inspection)
 
     def _open(self, needed: Iterable[Stage]) -> None:
@@ -75,17 +77,21 @@ class Runner:
         stages = [stage for stage in distinct(needed) if stage.key not in self._artifacts]
         cached = [stage for stage in stages if self._load(stage)]
         self._total += len(stages) - len(cached)
+        self._later = [stage for stage in stages if not self._settled(stage)]
         for stage in cached:
             self._tell("benchbd_stage_finished", stage=stage, status="cached", seconds=0.0, message="")
 
-    def _attempt_all(self, needed: Iterable[Sequence[Stage]]) -> None:
-        """Every stage that some cells or inspections need; evaluations last, in groups."""
-        wanted = distinct(stage for stages in needed for stage in stages)
-        for stage in wanted:
-            if stage.kind != "evaluate":
-                self._attempt([stage])
-        for group in self._groups([stage for stage in wanted if stage.kind == "evaluate"]):
-            self._attempt(group)
+    def _settle_all(self, needed: Iterable[Stage]) -> None:
+        """Settle the stages. Those that another run on the same store is computing are left to it: meanwhile this run
+        goes on with the rest, then with what comes later in the plan, and waits only where nothing else is left."""
+        wanted = distinct(needed)
+        while left := [stage for stage in wanted if not self._settled(stage)]:
+            attempts = [self._attempt(group) for group in self._groups(left)]
+            if not any(attempts):
+                self._later = [stage for stage in self._later if not self._settled(stage)]
+                ahead = any(self._attempt(group) for group in self._groups(self._later))  # the first that is free
+                if not ahead:
+                    self._attempt(next(self._groups(left)), wait=True)
 
     # Stages ------------------------------------------------------------------------------------------------------
 
@@ -99,19 +105,28 @@ class Runner:
     def _artifact(self, stage: Stage) -> Artifact:
         return self._artifacts[stage.key]
 
+    def _settled(self, stage: Stage) -> bool:
+        """Whether there is nothing left to do about it: it is there, or it failed."""
+        return stage.key in self._artifacts or stage.key in self._failures
+
     def _groups(self, stages: Sequence[Stage]) -> Iterator[list[Stage]]:
-        """Evaluate stages that may be computed together: one evaluator, task and feature dimension."""
-        ready: dict[tuple[object, ...], list[Stage]] = {}
-        for stage in stages:
-            if stage.key in self._artifacts or self._blocked(stage) is not None:
+        """Stages whose parents are settled by the time they are asked for, each alone; then evaluations, those together
+        that have one evaluator, task and feature dimension."""
+
+        def ready(stage: Stage) -> bool:
+            return not self._settled(stage) and all(map(self._settled, stage.parents.values()))
+
+        yield from ([stage] for stage in stages if stage.kind != "evaluate" and ready(stage))
+        alike: dict[tuple[object, ...], list[Stage]] = {}
+        for stage in (stage for stage in stages if stage.kind == "evaluate" and ready(stage)):
+            if self._blocked(stage) is not None:
                 yield [stage]
                 continue
             arch = self._artifact(stage.parents["encoder"]).result["arch"]
-            ready.setdefault((stage.method, stage.data["train"].digest, stage.data["test"].digest, arch), []).append(
-                stage
-            )
+            likeness = (stage.method, stage.data["train"].digest, stage.data["test"].digest, arch)
+            alike.setdefault(likeness, []).append(stage)
         size = HEADS_TOGETHER if self.device.type == "cuda" else 1
-        for group in ready.values():
+        for group in alike.values():
             yield from (group[start : start + size] for start in range(0, len(group), size))
 
     def _blocked(self, stage: Stage) -> StageFailed | None:
@@ -121,19 +136,38 @@ class Runner:
                 return self._failures[parent.key]
         return None
 
-    def _attempt(self, group: Sequence[Stage]) -> None:
-        """Have every stage of the group in ``_artifacts`` or, with the reason, in ``_failures``."""
-        todo = [stage for stage in group if stage.key not in self._artifacts and stage.key not in self._failures]
-        for stage in list(todo):
+    def _attempt(self, group: Sequence[Stage], *, wait: bool = False) -> bool:
+        """Settle the group: each stage in ``_artifacts`` or, with the reason, in ``_failures``. Returns False, with
+        nothing done, where another run holds one of them and this one is not to wait."""
+        todo = []
+        for stage in group:
             if (failure := self._blocked(stage)) is not None:
                 self._failures[stage.key] = failure
-                todo.remove(stage)
-        if not todo:
-            return
-        for stage in todo:
+            else:
+                todo.append(stage)
+        with ExitStack() as locks:
+            if wait:
+                self._announce(todo)  # it is under way, if not here
+            for stage in sorted(todo, key=lambda s: s.key):
+                try:
+                    locks.enter_context(self.store.lock(stage.key).acquire(blocking=wait))
+                except Timeout:
+                    return False
+            ours = [stage for stage in todo if not self._load(stage)]
+            if not wait:
+                self._announce(ours)
+            for stage in todo:
+                if stage not in ours:  # another run has computed it since
+                    self._position += not wait
+                    self._tell("benchbd_stage_finished", stage=stage, status="cached", seconds=0.0, message="")
+            if ours:
+                self._settle(ours)
+        return True
+
+    def _announce(self, stages: Iterable[Stage]) -> None:
+        for stage in stages:
             self._position += 1
             self._tell("benchbd_stage_started", stage=stage, position=self._position, total=self._total)
-        self._settle(todo)
 
     def _settle(self, stages: Sequence[Stage]) -> None:
         """Compute the stages together; where one of them spoils that, one by one."""
@@ -158,47 +192,42 @@ class Runner:
             self._tell("benchbd_stage_finished", stage=stage, status=status, seconds=seconds, message=message)
 
     def _compute(self, stages: Sequence[Stage]) -> None:
-        """Compute and commit under the stages' locks; another run may have done it meanwhile."""
-        with ExitStack() as locks:
-            for stage in sorted(stages, key=lambda s: s.key):
-                locks.enter_context(self.store.lock(stage.key))
-            if not (stages := [stage for stage in stages if not self._load(stage)]):
-                return
-            first = stages[0]
+        """Compute and commit; the caller holds the stages' locks."""
+        first = stages[0]
 
-            def report(step: int, steps: int, loss: float | None) -> None:
-                self._tell("benchbd_stage_progress", stage=first, step=step, steps=steps, loss=loss)
+        def report(step: int, steps: int, loss: float | None) -> None:
+            self._tell("benchbd_stage_progress", stage=first, step=step, steps=steps, loss=loss)
 
-            wall, cpu = time.perf_counter(), time.process_time()
-            with (
-                ForwardMeter() as meter,
-                reporting(report),
-                collecting() as findings,
-                precision(first.numerics["precision"]),
-                _tf32(first.numerics["tf32"]),
-            ):
-                together = first.kind == "evaluate"
-                outcomes = self.workshop.evaluate(stages) if together else [self.workshop.compute(s) for s in stages]
-            share = len(stages)
-            cost = {
-                "seconds": round((time.perf_counter() - wall) / share, 3),
-                "cpu_seconds": round((time.process_time() - cpu) / share, 3),
-                "image_forwards": meter.images // share,
-            }
-            for stage, outcome in zip(stages, outcomes, strict=True):
-                self._artifacts[stage.key] = self.store.put(
-                    stage.key,
-                    {**outcome.blobs, **kept_blobs(findings)},
-                    identity=stage.identity,
-                    result=outcome.result,
-                    meta={
-                        "label": stage.label,
-                        "architecture": stage.architecture,
-                        "cost": cost,
-                        "notes": findings.notes,
-                        "machine": machine(self.device),
-                    },
-                )
+        wall, cpu = time.perf_counter(), time.process_time()
+        with (
+            ForwardMeter() as meter,
+            reporting(report),
+            collecting() as findings,
+            precision(first.numerics["precision"]),
+            _tf32(first.numerics["tf32"]),
+        ):
+            together = first.kind == "evaluate"
+            outcomes = self.workshop.evaluate(stages) if together else [self.workshop.compute(s) for s in stages]
+        share = len(stages)
+        cost = {
+            "seconds": round((time.perf_counter() - wall) / share, 3),
+            "cpu_seconds": round((time.process_time() - cpu) / share, 3),
+            "image_forwards": meter.images // share,
+        }
+        for stage, outcome in zip(stages, outcomes, strict=True):
+            self._artifacts[stage.key] = self.store.put(
+                stage.key,
+                {**outcome.blobs, **kept_blobs(findings)},
+                identity=stage.identity,
+                result=outcome.result,
+                meta={
+                    "label": stage.label,
+                    "architecture": stage.architecture,
+                    "cost": cost,
+                    "notes": findings.notes,
+                    "machine": machine(self.device),
+                },
+            )
 
     def _explain(self, stage: Stage, error: BaseException) -> str:
         """One line for the table; the traceback goes to a file that the line names, unless the text says it all."""

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -159,8 +160,13 @@ def drive(log: Path, *arguments: str, hang: str = "-") -> subprocess.Popen[str]:
 
 def in_flight(process: subprocess.Popen[str], log: Path, kind: str) -> None:
     """Wait until a stage of this kind is being computed."""
+    wait_until(process, lambda: log.is_file() and f"{kind} " in log.read_text())
+
+
+def wait_until(process: subprocess.Popen[str], condition: Callable[[], bool]) -> None:
+    """Wait for the condition, while the process lives."""
     deadline = time.monotonic() + PATIENCE
-    while not (log.is_file() and f"{kind} " in log.read_text()):
+    while not condition():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -44,7 +44,7 @@ from benchbd.records import Record
 from benchbd.store import Store
 from benchbd.verify import GATE
 
-from .boards import PATIENCE, TINY, Tiny, Watch, drive, flip, in_flight, keys, offering, weights
+from .boards import PATIENCE, TINY, Tiny, Watch, drive, flip, in_flight, keys, offering, wait_until, weights
 from .conftest import write_npz_set
 
 ENCODER, PREDICTIONS, MANIFEST = "encoder.safetensors", "predictions.safetensors", "manifest.json"
@@ -661,6 +661,27 @@ def test_two_processes_share_a_store(first: First, tmp_path: Path, registry: Reg
     assert sorted(computed) == sorted(keys(tiny.plan()))  # each stage once
     assert results[0] == results[1]
     assert [err for _, err in results] == ["", ""]
+    assert [r.counts for r in tiny.run()] == [r.counts for r in first.records]
+
+
+def test_a_second_run_computes_what_the_first_has_not_begun(first: First, tmp_path: Path, registry: Registry) -> None:
+    """Only when nothing else is left does it wait; and where the other dies, it computes that stage too."""
+    tiny, logs = Tiny(tmp_path, registry), [tmp_path / "log1", tmp_path / "log2"]
+    one = drive(logs[0], "run", *tiny.arguments, "--quiet", hang="defend")
+    in_flight(one, logs[0], "defend")
+    *before, held = [line.split()[1] for line in logs[0].read_text().splitlines()]
+    plan, store = tiny.plan(), Store(tiny.store)
+    free = {s.key for s in plan.stages if held not in {s.key, *(parent.key for parent in s.parents.values())}}
+    two = drive(logs[1], "run", *tiny.arguments, "--quiet")
+    wait_until(two, lambda: all(map(store.has, free)))
+    assert not store.has(held)
+    one.send_signal(signal.SIGKILL)
+    _, stderr = two.communicate(timeout=PATIENCE)
+    one.communicate(timeout=PATIENCE)
+    assert two.returncode == 0, stderr
+    computed = [line.split()[1] for line in logs[1].read_text().splitlines()]
+    assert sorted([*before, *computed]) == sorted(keys(plan))
+    assert set(computed[-2:]) == keys(plan) - free  # the stage that the first run held, and its evaluation
     assert [r.counts for r in tiny.run()] == [r.counts for r in first.records]
 
 
