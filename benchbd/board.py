@@ -108,7 +108,6 @@ class Board(_Table):
     detections: tuple[str, ...] = Field((), description="detectors that every encoder, clean or attacked, goes before")
     evaluators: tuple[str, ...] = Field(("mlp",), min_length=1, description="downstream classifiers by name")
     seeds: Seeds = Field((1,), description="run seeds, each once")
-    repair_seeds: Seeds | None = Field(None, description="seeds of the defended cells; default: seeds")
     pretrain_seed: Seed | None = Field(None, description="pins pre-training, so that intervals leave it out")
     clean_images: int = Field(2000, ge=2, description="clean unlabelled images of the pool that a defender gets")
     shadow_images: int = Field(50_000, ge=2, description="unlabelled images of the pool that an attacker tunes on")
@@ -118,9 +117,6 @@ class Board(_Table):
     budget: Budget = Field(Budget(), description="steps and batch of every defense; see below")
     options: dict[str, dict[str, Any]] = Field(default_factory=dict, description="method defaults of this board")
     data: dict[str, Pin] = Field(default_factory=dict, description="what data sets must be for a run to be on-board")
-
-    def seeds_of(self, defense: str) -> tuple[int, ...]:
-        return self.seeds if defense == "none" or self.repair_seeds is None else self.repair_seeds
 
 
 def boards_folder() -> Path:

@@ -334,7 +334,6 @@ def _show_board(board: Board, as_json: bool) -> None:
         *((("detections", ", ".join(board.detections)),) if board.detections else ()),
         ("evaluators", ", ".join(board.evaluators)),
         ("seeds", ", ".join(map(str, board.seeds))),
-        ("seeds of repairs", ", ".join(map(str, board.repair_seeds or board.seeds))),
         ("budget of defenses", ", ".join(f"{name} {value}" for name, value in budget.items()) or "their defaults"),
         ("clean images", str(board.clean_images)),
         *((f"{name}.{field}", json.dumps(v)) for name, table in board.options.items() for field, v in table.items()),

@@ -185,9 +185,7 @@ class _Planner:
                 # An encoder goes before a detector once: clean ones are shared by rows, or by seeds where pinned.
                 inspections.setdefault((inspection.detection, inspection.chain[-1].key), inspection)
         self.departures += [f"evaluator {e.name}" for e in evaluators if e.name not in board.evaluators]
-        for defense in defenses:
-            extra = sorted(set(self._seeds_of(defense.name)) - set(board.seeds_of(defense.name)))
-            self.departures += [f"seed {seed} of defense {defense.name}" for seed in extra]
+        self.departures += [f"seed {seed}" for seed in sorted(set(self._seeds()) - set(board.seeds))]
         return Plan(board, cells, list(dict.fromkeys(self.departures)), list(inspections.values()))
 
     def _row_cells(
@@ -202,12 +200,11 @@ class _Planner:
         goals = [self._goal(task) for task in row.tasks]
         triggers = self._triggers(row)
         cells = []
-        wanted = [(d, s) for d in defenses for s in self._seeds_of(d.name)]
-        for seed in dict.fromkeys(seed for _, seed in wanted):
+        for seed in self._seeds():
             pretrain = self._pretrain(row.pretrain, seed)
             for attack in attacks:
                 published = self._attack(attack, row, goals, triggers, seed, pretrain)
-                for defense in [d for d, s in wanted if s == seed and self._crosses(attack, d)]:
+                for defense in [d for d in defenses if self._crosses(attack, d)]:
                     repaired = self._defend(defense, row, seed, published)
                     for number, (task, goal, trigger) in enumerate(zip(row.tasks, goals, triggers, strict=True)):
                         if task not in tasks:
@@ -238,13 +235,8 @@ class _Planner:
         asked = attack.name in self.selection.attacks and self.selection.defenses
         return not attack.control_of or defense.passthrough or bool(asked)
 
-    def _seeds_of(self, defense: str) -> list[int]:
-        """The seeds of a defense: the board's own; of those asked for, what the board gives it, if it is not named."""
-        own, asked = self.board.seeds_of(defense), list(dict.fromkeys(self.selection.seeds))
-        if not asked:
-            return list(own)
-        known = {*self.board.seeds, *(self.board.repair_seeds or ())}
-        return [seed for seed in asked if self.selection.defenses or seed in own or seed not in known]
+    def _seeds(self) -> list[int]:
+        return list(dict.fromkeys(self.selection.seeds or self.board.seeds))
 
     def _row_inspections(
         self, row: Row, attacks: Sequence[Attack], detections: Sequence[Detection]
@@ -257,7 +249,7 @@ class _Planner:
         goals = tuple(self._goal(task) for task in row.tasks)
         triggers = self._triggers(row)
         pinned = self.board.pretrain_seed
-        for seed in dict.fromkeys(self.selection.seeds or self.board.seeds):
+        for seed in self._seeds():
             for attack in (floor, *(a for a in attacks if not a.passthrough and not a.control_of)):
                 # A clean encoder that several seeds share is inspected under its own.
                 own = pinned if attack is floor and pinned is not None else seed

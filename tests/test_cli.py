@@ -314,7 +314,7 @@ def test_every_part_can_be_chosen(tiny: Tiny) -> None:
         "trigger.size=5 (the board's: 10)",
         "task pool -> task:2",
         "evaluator knn",
-        "seed 7 of defense none",
+        "seed 7",
     ]
     # In the store the board's own records stay as they were.
     assert len(list((tiny.store / "records" / "tiny").glob("*.json"))) == 7

@@ -105,11 +105,10 @@ def test_every_defense_gets_the_same_images(tiny: Tiny) -> None:
     assert len(clean) == 1
 
 
-def test_repair_seeds_and_pinned_pretraining(tmp_path: Path, registry: Registry) -> None:
-    board = TINY.replace("seeds = [1]", "seeds = [1, 2, 3]\nrepair_seeds = [1]\npretrain_seed = 7")
+def test_a_pinned_pretraining_is_shared_by_the_seeds(tmp_path: Path, registry: Registry) -> None:
+    board = TINY.replace("seeds = [1]", "seeds = [1, 2, 3]\npretrain_seed = 7")
     cells = Tiny(tmp_path, registry, board).plan().cells
-    assert sorted({c.seed for c in cells if c.defense == "none"}) == [1, 2, 3]
-    assert {c.seed for c in cells if c.defense != "none"} == {1}
+    assert {(c.defense, c.seed) for c in cells} == {(d, s) for d in ("none", "scratch", "ft") for s in (1, 2, 3)}
     assert len({c.chain[0].key for c in cells}) == 1
 
 
@@ -129,7 +128,7 @@ def test_departures(tiny: Tiny) -> None:
     assert tiny.plan(options=("ft.lr=0.01",)).departures == ["ft.lr=0.01 (the board's: 0.001)"]
     assert tiny.plan(options=("trigger.size=5",)).departures == ["trigger.size=5 (the board's: 10)"]
     assert tiny.plan(tasks=("task:2",)).departures == ["task pool -> task:2"]
-    assert tiny.plan(seeds=(5,), defenses=("ft",)).departures == ["seed 5 of defense ft"]
+    assert tiny.plan(seeds=(5,), defenses=("ft",)).departures == ["seed 5"]
     assert tiny.plan(evaluators=("mlp", "knn")).departures == ["evaluator knn"]
     assert tiny.plan(options=("budget.steps=3",)).departures[0] == "budget.steps=3 (the board's: 2)"
     write_npz_set(tiny.data, "task", train=63, seed=2)
@@ -147,12 +146,6 @@ def test_a_pool_is_pinned_by_its_parts(tmp_path: Path, registry: Registry) -> No
         found = tiny.plan().departures
         assert len(found) == len(departures)
         assert all(text.startswith(start) for text, start in zip(found, departures, strict=True))
-
-
-def test_a_seed_that_a_defense_does_not_have_is_a_departure(tmp_path: Path, registry: Registry) -> None:
-    tiny = Tiny(tmp_path, registry, TINY.replace("seeds = [1]", "seeds = [1, 2]\nrepair_seeds = [1]"))
-    assert tiny.plan(seeds=(2,), defenses=("none",)).departures == []
-    assert tiny.plan(seeds=(2,), defenses=("none", "ft")).departures == ["seed 2 of defense ft"]
 
 
 TWO = """
@@ -256,16 +249,13 @@ def test_absent_data_make_provisional_keys(tiny: Tiny) -> None:
     assert not next(stage for stage in plan.stages if stage.kind == "pretrain").provisional
 
 
-def test_seeds_asked_for_are_a_subset_of_the_boards_grid(tmp_path: Path, registry: Registry) -> None:
-    """A board that repairs under one seed alone gives the other seeds their undefended cells, still on-board."""
-    board = TINY.replace("seeds = [1]", "seeds = [1, 2]\nrepair_seeds = [1]")
-    tiny = Tiny(tmp_path, registry, board)
-    part = tiny.plan(seeds=[2])
-    assert {(cell.defense, cell.seed) for cell in part.cells} == {("none", 2)}
+def test_seeds_asked_for_are_a_part_of_the_boards_grid_or_a_departure(tmp_path: Path, registry: Registry) -> None:
+    tiny = Tiny(tmp_path, registry, TINY.replace("seeds = [1]", "seeds = [1, 2]"))
+    part = tiny.plan(seeds=[2, 2])
+    assert [(cell.defense, cell.seed) for cell in part.cells[:3]] == [("none", 2), ("scratch", 2), ("ft", 2)]
+    assert {cell.seed for cell in part.cells} == {2}
     assert part.departures == []
-    named = tiny.plan(seeds=[2], defenses=["ft"])
-    assert named.departures == ["seed 2 of defense ft"]
-    assert len(tiny.plan(seeds=[7]).departures) == 3  # a seed that the board has nowhere is for every defense
+    assert tiny.plan(seeds=[7, 2, 5]).departures == ["seed 5", "seed 7"]
 
 
 def test_a_trigger_option_does_not_reach_rows_with_triggers_of_their_own(tmp_path: Path, registry: Registry) -> None:
