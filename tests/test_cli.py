@@ -412,7 +412,7 @@ def test_the_second_run_is_quick(ran: Tiny) -> None:
         "import sys, time, torch; imported = time.process_time()\n"
         "from benchbd.cli import main; main(sys.argv[1:], standalone_mode=False)\n"
         "assert not {'torch._dynamo', 'torchvision'} & set(sys.modules), 'seconds of imports that nothing needs'\n"
-        "assert time.process_time() < 2.5 * imported, (imported, time.process_time())"
+        "assert time.process_time() < 3 * imported, (imported, time.process_time())"
     )
     command = [sys.executable, "-c", program, "run", *ran.arguments]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
