@@ -182,8 +182,8 @@ def _session(arguments: dict[str, Any], **more: Any) -> Session:
 def run(download: bool, **arguments: Any) -> None:
     """Compute every cell of a board, or of a part of it, and print the table.
 
-    What the store has is not computed again, so the same command resumes an interrupted run. Exit code: 0 all cells
-    done, 1 some failed, 2 wrong usage or data, 130 interrupted.
+    What the store has is not computed again, so the same command resumes an interrupted run, and runs on one store at
+    the same time share the work. Exit code: 0 all cells done, 1 some failed, 2 wrong usage or data, 130 interrupted.
     """
     from benchbd import detections
     from benchbd.leaderboard import terminal_table
