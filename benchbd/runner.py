@@ -158,7 +158,7 @@ class Runner:
                 self._announce(ours)
             for stage in todo:
                 if stage not in ours:  # another run has computed it since
-                    self._position += not wait
+                    self._position += not wait  # if it was not announced: positions end at the total in any case
                     self._tell("benchbd_stage_finished", stage=stage, status="cached", seconds=0.0, message="")
             if ours:
                 self._settle(ours)
