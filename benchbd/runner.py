@@ -50,7 +50,7 @@ class Runner:
         self.workshop = Workshop(library, device, self._artifact)
         self._artifacts: dict[str, Artifact] = {}
         self._failures: dict[str, StageFailed] = {}
-        self._later: list[Stage] = []
+        self._planned: list[Stage] = []
         self._complained: set[tuple[str, str]] = set()
         self._position = 0
         self._total = 0
@@ -77,7 +77,7 @@ class Runner:
         stages = [stage for stage in distinct(needed) if stage.key not in self._artifacts]
         cached = [stage for stage in stages if self._load(stage)]
         self._total += len(stages) - len(cached)
-        self._later = [stage for stage in stages if not self._settled(stage)]
+        self._planned = stages
         for stage in cached:
             self._tell("benchbd_stage_finished", stage=stage, status="cached", seconds=0.0, message="")
 
@@ -88,8 +88,7 @@ class Runner:
         while left := [stage for stage in wanted if not self._settled(stage)]:
             attempts = [self._attempt(group) for group in self._groups(left)]
             if not any(attempts):
-                self._later = [stage for stage in self._later if not self._settled(stage)]
-                ahead = any(self._attempt(group) for group in self._groups(self._later))  # the first that is free
+                ahead = any(self._attempt(group) for group in self._groups(self._planned))  # the first that is free
                 if not ahead:
                     self._attempt(next(self._groups(left)), wait=True)
 

@@ -114,7 +114,8 @@ def test_the_published_matrix_is_whole_and_its_budgets_are_equal() -> None:
     records = [r for r in published() if r.task == "gtsrb"]
     for attack, status, seeds in (("badencoder", "ok", {1, 2, 3}), ("bassl", "attack-failed", {1})):
         cells = [r for r in records if r.attack == attack]
-        for defense in ("none", "scratch", *DEFENSES):
+        assert {r.defense for r in cells} == {"none", "scratch", *DEFENSES}
+        for defense in {r.defense for r in cells}:
             assert {r.seed for r in cells if r.defense == defense} >= seeds
         assert {r.status for r in cells} == {status}
         assert all(bool(r.reason) == (status != "ok") for r in cells)
