@@ -24,6 +24,9 @@ from benchbd.metrics import (
 )
 from benchbd.records import Baseline, Counts, Metrics
 
+T_TABLE = """12.706205 4.302653 3.182446 2.776445 2.570582 2.446912 2.364624 2.306004 2.262157 2.228139
+2.200985 2.178813 2.160369 2.144787 2.131450 2.119905 2.109816 2.100922 2.093024 2.085963
+2.079614 2.073873 2.068658 2.063899 2.059539 2.055529 2.051831 2.048407 2.045230 2.042272"""
 LABELS = torch.tensor([0, 0, 1, 1, 2, 2, 2, 0])
 
 
@@ -84,6 +87,12 @@ def test_the_interval_by_hand() -> None:
     assert mean_interval([7.25]) == (7.25, None)
     with pytest.raises(ValueError, match="at least one"):
         mean_interval([])
+
+
+def test_t_quantiles_are_those_of_the_printed_tables_to_1e_4() -> None:
+    table = dict(enumerate(map(float, T_TABLE.split()), start=1))
+    for df, quantile in {**table, 40: 2.021075, 60: 2.000298, 120: 1.979930, 1000: 1.962339}.items():
+        assert abs(t_975(df) - quantile) < 1e-4, df
 
 
 @pytest.mark.parametrize("df", [1, 2, 3, 5, 10, 11, 15, 30, 100, 10_000])
