@@ -246,7 +246,7 @@ def test_linear_is_the_plain_loop_on_standardised_features(probe: Probe) -> None
     test = F.normalize(probe.encoder.extract(probe.test), dim=1)
     for d in range(train.shape[1]):
         mean = sum(train[:, d].tolist()) / len(train)
-        variance = sum((v - mean) ** 2 for v in train[:, d].tolist()) / len(train)
+        variance = sum((v - mean) ** 2 for v in train[:, d].tolist()) / (len(train) - 1)
         train[:, d] = (train[:, d] - mean) / (variance + 1e-5) ** 0.5
         test[:, d] = (test[:, d] - mean) / (variance + 1e-5) ** 0.5
     probed = Linear(epochs=7, milestones=(2, 4), batch=128)
@@ -283,3 +283,27 @@ def test_knn_is_the_double_loop(k: int) -> None:
         for cosine, label in sorted(cosines, reverse=True)[:k]:
             votes[label] += 2.718281828459045 ** (cosine / 0.5)
         assert answer == votes.index(max(votes))
+
+
+@pytest.mark.parametrize(
+    ("temperature", "expected"),
+    [(1e300, [1, 1]), (1e-2, [1, 0]), (1e-3, [2, 0]), (1e-40, [2, 0]), (5e-324, [2, 0])],
+)
+def test_knn_votes_overflow_at_no_temperature(temperature: float, expected: list[int]) -> None:
+    """Two images of class 1 outvote the one of class 2 that is nearest, until the temperature is below their distance.
+
+    From 1 / 89 down exp(cosine / temperature) is infinite in float32, from 1 / 710 in float64.
+    """
+    bank = F.normalize(torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.9, 0.11], [0.0, 1.0]]), dim=1)
+    queries = F.normalize(torch.tensor([[1.0, 0.01], [0.05, 1.0]]), dim=1)
+    voted = KNN(k=4, temperature=temperature).vote(queries, bank, torch.tensor([2, 1, 1, 0]), 3)
+    assert voted.tolist() == expected
+
+
+def test_knn_figures_at_a_low_temperature_are_those_of_the_nearest_image(probe: Probe) -> None:
+    assert same(KNN(k=15, temperature=1e-3).evaluate(probe), KNN(k=1).evaluate(probe))
+
+
+def test_linear_needs_two_training_images(probe: Probe) -> None:
+    with pytest.raises(DataError, match="linear: features are standardised over at least 2 training images, not 1"):
+        Linear().evaluate(replace(probe, train=pictures(1, seed=1)))

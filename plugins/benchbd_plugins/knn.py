@@ -2,6 +2,9 @@
 
 The k most similar training images vote for their class with exp(cosine / temperature). Nothing is trained. A trigger
 that fools a trained head often moves too few neighbours to be seen here: report the final figures with ``mlp``.
+
+Only the ratio of two votes matters, so the nearest image's cosine is taken off first: its vote weighs 1 at every
+temperature and no vote overflows. Votes are float64, in which the smallest temperature is no 0.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ class KNN(Evaluator):
 
     name = "knn"
     paper = "Wu et al. (CVPR 2018), as in BadEncoder's monitor"
-    version = "1"
+    version = "2"
 
     k: int = Field(200, ge=1, description="neighbours that vote; all images where there are fewer")
     temperature: float = Field(0.5, gt=0, description="a vote weighs exp(cosine / temperature)")
@@ -39,8 +42,9 @@ class KNN(Evaluator):
     def vote(self, queries: Tensor, bank: Tensor, labels: Tensor, classes: int) -> Tensor:
         """Classes, int64 (Q,), of queries (Q, d) from a bank (N, d) with labels (N,). All features have length 1."""
         similarity, nearest = (queries @ bank.T).topk(min(self.k, len(bank)), dim=1)
-        votes = queries.new_zeros(len(queries), classes)
-        return votes.scatter_add_(1, labels[nearest], (similarity / self.temperature).exp()).argmax(1)
+        below = similarity.double() - similarity[:, :1]  # of the nearest, which topk puts first
+        votes = below.new_zeros(len(queries), classes)
+        return votes.scatter_add_(1, labels[nearest], (below / self.temperature).exp()).argmax(1)
 
 
 @hookimpl
