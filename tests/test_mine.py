@@ -127,6 +127,26 @@ def test_saturation_is_finite_and_reported() -> None:
     assert estimate.saturated
 
 
+@pytest.mark.parametrize(("of_pairs", "at_bound"), [(0.0, 0.0), (9.9, 1.0), (-9.9, 0.0)])
+def test_only_pairs_near_the_upper_bound_are_at_the_bound(
+    of_pairs: float, at_bound: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fifth of the unrelated pairs near -10, as T learns to put those that it can tell apart."""
+    forward = Statistic.forward
+
+    def planted(self: Statistic, f: Tensor, z: Tensor, shifts: tuple[int, ...] | range) -> tuple[Tensor, Tensor]:
+        joint, marginal = (0 * part for part in forward(self, f, z, shifts))
+        marginal = marginal.index_fill(0, torch.arange(len(marginal) // 5), -9.9)
+        return joint + of_pairs, marginal
+
+    monkeypatch.setattr(Statistic, "forward", planted)
+    estimate = Mine(epochs=2, hidden=8)(*gaussians(0.5, n=200), 0)
+    assert estimate.at_bound == at_bound
+    assert estimate.saturated == (at_bound > 0.1)
+    if of_pairs == 0:
+        assert estimate.nats == pytest.approx(-math.log(0.8), abs=0.01)
+
+
 def test_an_estimate_is_capped_at_ln_n() -> None:
     z = torch.eye(24)
     estimate = Mine(epochs=150, hidden=64, evaluation="train")(z, z, 0)
