@@ -71,7 +71,18 @@ class Session:
     @cached_property
     def _runner(self) -> Runner:
         store = Store(self.store)  # first: a store that cannot be written is said before data are decoded
-        return Runner(self.plan(strict=True), self.registry, self.library, store, self.device)
+        plan = self.plan(strict=True)
+        # What will be read is read now: a digest from the cache that the images do not have would be a wrong identity.
+        # Labels of test images are needed for the counts of stages that are there already.
+        needed = {
+            (ref.name, ref.split, ref.digest)
+            for stage in plan.stages
+            for ref in stage.data.values()
+            if ref.split == "test" or not store.has(stage.key)
+        }
+        if not self.library.holds(sorted(needed)):
+            plan = self.plan(strict=True)
+        return Runner(plan, self.registry, self.library, store, self.device)
 
     def run(self) -> list[Record]:
         """Compute the cells of the plan; every record lands in the store as soon as it is there."""

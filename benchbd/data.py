@@ -15,7 +15,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,17 +23,19 @@ from typing import Any
 import numpy as np
 import torch
 from platformdirs import user_data_path
+from pydantic import TypeAdapter
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from benchbd.errors import DataAbsentError, DataError, UnknownDataError, UnknownNameError, UsageError
-from benchbd.files import commit, file_digest
+from benchbd.files import commit, expanded, file_digest, sealed, unsealed
 from benchbd.images import RESIZE_RULE, ImageSet
 from benchbd.layouts import ACCEPTED, READERS, SIZE, WITHOUT_LABELS, Raw, check_labels, expand, first_line, layouts_in
 from benchbd.methods import Dataset
 
 SPLITS = ("train", "test", "unlabeled", "pool")
 CACHE_SCHEMA = 1  # raise it when decoding changes
+ENTRY_SCHEMA = 1  # raise it when the fields of a cache entry change; an entry without one is of schema 1
 ABSENT = "absent:"  # begins what stands for the digest of a split that is not there
 
 _OWN = "the data set's own layout"
@@ -43,7 +45,7 @@ log = logging.getLogger("benchbd")
 
 def find_data_root(option: str | Path | None = None) -> Path:
     """The folder that holds the data sets: ``option``, else ``BENCHBD_DATA``, else the user's data directory."""
-    return Path(option or os.environ.get("BENCHBD_DATA") or user_data_path("benchbd")).expanduser()
+    return expanded(option or os.environ.get("BENCHBD_DATA") or user_data_path("benchbd"))
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,9 @@ class SplitInfo:
         return cls(images.digest, len(images), images.size, images.classes, tuple(histogram), mean, std)
 
 
+_INFO = TypeAdapter(SplitInfo)
+
+
 class DataLibrary:
     """The data sets under ``root`` and those that plugins know, decoded once.
 
@@ -93,6 +98,7 @@ class DataLibrary:
         self._keys: dict[tuple[str, str], str] = {}
         self._infos: dict[tuple[str, str], SplitInfo] = {}
         self._images: dict[tuple[str, str], ImageSet] = {}
+        self._complained: set[Path] = set()
 
     def names(self) -> list[str]:
         """Known data sets, and folders under the root that hold one in a known layout; sorted."""
@@ -117,6 +123,14 @@ class DataLibrary:
         """
         _check_split(split)
         return self._load(name, split)
+
+    def holds(self, refs: Iterable[tuple[str, str, str]]) -> bool:
+        """Whether each (name, split, digest) is what loading it gives; ``info`` knows better where one is not.
+
+        An entry of the cache may be sound and yet out of date, where another decoder reads the same files.
+        """
+        differ = [name for name, split, digest in refs if self._load(name, split).digest != digest]
+        return not differ
 
     def _load(self, name: str, split: str) -> ImageSet:
         if (name, split) not in self._images:
@@ -218,8 +232,10 @@ class DataLibrary:
     def _pool(self, name: str) -> ImageSet:
         parts = [self._load(name, part) for part in self._parts(name)]
         pixels = parts[0].pixels if len(parts) == 1 else torch.cat([part.pixels for part in parts])
-        pool = ImageSet(pixels)
-        if self._memo(name, "pool") is None:
+        pool, memo = ImageSet(pixels), self._memo(name, "pool")
+        if memo is not None and memo.digest != pool.digest:
+            self._complain(name, "pool", ".json")
+        if memo is None or memo.digest != pool.digest:
             self._remember(name, "pool", pool)
         return pool
 
@@ -254,23 +270,39 @@ class DataLibrary:
             images = ImageSet(tensors["pixels"], tensors.get("labels"), memo.classes)
             if images.digest == memo.digest:
                 return images
-        except (OSError, SafetensorError, KeyError, DataError):
+        except OSError as error:
+            self._complain(name, split, ".safetensors", f"cannot be read ({error.strerror or error})")
+            return None
+        except (SafetensorError, KeyError, DataError):
             pass
-        log.warning("data cache: %s is damaged; %s %s is decoded again", path, name, split)
+        self._complain(name, split, ".safetensors")
         return None
 
     def _memo(self, name: str, split: str) -> SplitInfo | None:
+        """What the cache entry says of a split, verified; None, with a line of warning, where it is damaged.
+
+        None without one where there is no entry, or only one of the days before they had a checksum.
+        """
         path = self._cache_file(name, split, ".json")
         try:
-            fields: dict[str, Any] = json.loads(path.read_bytes())
-            fields |= {name: tuple(fields[name]) for name in ("classes", "histogram", "mean", "std")}
-            return SplitInfo(**fields)
-        except OSError:  # not there, as far as we can tell
+            content = path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
             return None
-        except (ValueError, TypeError, KeyError):
-            log.warning("data cache: %s is damaged; %s %s is decoded again", path, name, split)
-            path.unlink(missing_ok=True)  # one warning is enough
+        except OSError as error:
+            self._complain(name, split, ".json", f"cannot be read ({error.strerror or error})")
             return None
+        found = _read_entry(content, path.stem)
+        if isinstance(found, str):
+            self._complain(name, split, ".json", found)
+            return None
+        return found
+
+    def _complain(self, name: str, split: str, suffix: str, what: str = "is damaged") -> None:
+        """One line of warning a file."""
+        path = self._cache_file(name, split, suffix)
+        if path not in self._complained:
+            log.warning("data cache: %s %s; %s %s is decoded again", path, what, name, split)
+        self._complained.add(path)
 
     def _remember(self, name: str, split: str, images: ImageSet, *, blob: bool = False) -> None:
         """Write the cache entry, the statistics last. A cache that cannot be written costs time, not the run."""
@@ -280,7 +312,8 @@ class DataLibrary:
             self.cache.mkdir(parents=True, exist_ok=True)
             if blob:
                 commit(self._cache_file(name, split, ".safetensors"), lambda part: save_file(tensors, part))
-            text = json.dumps(asdict(info))
+            key = self._key(name, split)
+            text = sealed("entry", {"schema": ENTRY_SCHEMA, "key": key, "info": asdict(info)})
             commit(self._cache_file(name, split, ".json"), lambda part: part.write_text(text))
         except (OSError, SafetensorError) as error:
             log.warning(
@@ -303,6 +336,21 @@ def _read_own(dataset: Dataset, split: str, root: Path) -> Raw:
     if labels is not None:
         check_labels(where, split, labels, classes)
     return Raw(images.pixels.permute(0, 2, 3, 1).numpy(), labels, classes)
+
+
+def _read_entry(content: bytes, key: str) -> SplitInfo | str | None:
+    """The statistics of a cache entry, or what is wrong with it; None for one that never had a checksum."""
+    body = unsealed("entry", content)
+    try:
+        entry = json.loads(body or content)
+        if body is None:
+            return "is damaged" if "sha256" in entry else None
+        if (schema := entry.get("schema", 1)) > ENTRY_SCHEMA:
+            return f"was written by a newer benchbd (schema {schema}, this one reads up to {ENTRY_SCHEMA})"
+        info = _INFO.validate_json(json.dumps(entry["info"], allow_nan=False), strict=True)
+        return info if entry["key"] == key else "is damaged"
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return "is damaged"
 
 
 def _check_split(split: str) -> None:

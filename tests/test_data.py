@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -15,9 +16,10 @@ import pytest
 import torch
 from PIL import Image
 
-from benchbd import layouts
+from benchbd import data, layouts
 from benchbd.data import DataLibrary, find_data_root
 from benchbd.errors import DataAbsentError, DataError, UnknownDataError, UnknownNameError, UsageError
+from benchbd.files import sealed
 from benchbd.images import ImageSet
 from benchbd.methods import Dataset
 
@@ -410,6 +412,94 @@ def test_damaged_cache_is_decoded_again(
     assert again(library).load("toy", "train").digest == expected.digest
     assert not caplog.records
     assert not list(library.cache.glob(".*"))
+
+
+def entry_of(library: DataLibrary, split: str) -> Path:
+    """The JSON of a split in the cache."""
+    return library.cache / (library._key("toy", split) + ".json")
+
+
+def changed(text: str, field: str) -> str:
+    """One digit of a field of a cache entry changed."""
+    at = text.index(
+        next(c for c in text[text.index(f'"{field}"') + len(field) + 3 :] if c.isdigit()), text.index(field)
+    )
+    return text[:at] + str((int(text[at]) + 1) % 10) + text[at + 1 :]
+
+
+@pytest.mark.parametrize("split", ["train", "pool"])
+@pytest.mark.parametrize("field", ["digest", "count", "mean"])
+def test_one_digit_of_a_cache_entry_is_noticed(
+    library: DataLibrary, caplog: pytest.LogCaptureFixture, split: str, field: str
+) -> None:
+    write_set(library.root / "toy", "npz")
+    expected = library.info("toy", split)
+    path = entry_of(library, split)
+    path.write_text(changed(path.read_text(), field))
+    assert again(library).info("toy", split) == expected
+    assert [record.getMessage() for record in caplog.records] == [
+        f"data cache: {path} is damaged; toy {split} is decoded again"
+    ]
+    caplog.clear()
+    assert again(library).info("toy", split) == expected
+    assert not caplog.records
+
+
+def test_cache_entries_of_other_days(library: DataLibrary, caplog: pytest.LogCaptureFixture) -> None:
+    """Without a checksum: nothing vouches for it. Without a schema: it is of the first. Newer, deep, huge: one line."""
+    write_set(library.root / "toy", "npz")
+    expected = library.info("toy", "train")
+    path = entry_of(library, "train")
+    fields = {**dataclasses.asdict(expected), "count": 5}
+    path.write_text(json.dumps(fields))
+    assert again(library).info("toy", "train") == expected
+    path.write_text(sealed("entry", {"key": path.stem, "info": fields}))
+    assert again(library).info("toy", "train").count == 5
+    assert not caplog.records
+
+    deep, huge = "[" * 100_000, '{"count": ' + "9" * 5000 + "}"
+    wrong_key, text = {"key": "0" * 64, "info": fields}, {"key": path.stem, "info": fields | {"count": "nine"}}
+    far = {"key": path.stem, "info": fields | {"mean": (float("inf"),) * 3}}
+    for content in (deep, huge, "7", *(sealed("entry", value) for value in (wrong_key, text, far, [], {}))):
+        path.write_text(content)
+        assert again(library).info("toy", "train") == expected
+        assert [" is damaged; toy train is decoded again" in line for line in caplog.messages] == [True], content[:80]
+        caplog.clear()
+    path.write_text(sealed("entry", {"schema": 2, "key": path.stem, "statistics": {}}))
+    assert again(library).info("toy", "train") == expected
+    assert "was written by a newer benchbd (schema 2, this one reads up to 1); toy train is dec" in caplog.messages[0]
+    assert len(caplog.messages) == 1
+
+
+def test_a_cache_that_may_not_be_read_is_not_damaged(
+    library: DataLibrary, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_set(library.root / "toy", "npz")
+    expected = library.load("toy", "train")
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(data, "load_file", refuse)
+        assert again(library).load("toy", "train").digest == expected.digest
+    assert "safetensors cannot be read (Permission denied); toy train is decoded again" in caplog.text
+    assert "damaged" not in caplog.text
+
+
+def test_an_entry_that_is_sound_but_out_of_date_is_known(library: DataLibrary) -> None:
+    """As where another version of Pillow gives other pixels: what the plan read of the cache does not hold."""
+    write_set(library.root / "toy", "npz")
+    expected = library.info("toy", "pool")
+    path = entry_of(library, "pool")
+    fields = {**dataclasses.asdict(expected), "digest": "0" * 64}
+    path.write_text(sealed("entry", {"schema": 1, "key": path.stem, "info": fields}))
+    fresh = again(library)
+    planned = fresh.info("toy", "pool").digest
+    assert planned == "0" * 64
+    assert not fresh.holds([("toy", "pool", planned)])
+    assert fresh.info("toy", "pool") == expected
+    assert fresh.holds([("toy", "pool", expected.digest)])
 
 
 def test_unwritable_cache_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from benchbd.errors import DataAbsentError, DataError, UnknownNameError, UsageError
+from benchbd.files import sealed
 from benchbd.images import Trigger
 from benchbd.plugins import Registry
 
@@ -270,3 +272,17 @@ def test_a_budget_that_cuts_a_method_is_said_in_figures(tiny: Tiny) -> None:
     assert said["ft"] == f"ft: 0.1 % of the {full:,} image-forwards that its defaults take"
     whole = tiny.plan(options=["ft.steps=1000", "ft.batch=16"])
     assert [s.shortened() for s in whole.stages if s.method_name == "ft"] == [None, None]
+
+
+def test_a_plan_from_a_cache_out_of_date_is_made_again(
+    tmp_path: Path, registry: Registry, caplog: pytest.LogCaptureFixture
+) -> None:
+    tiny = Tiny(tmp_path, registry)
+    sound = tiny.session()
+    plan = sound.plan(strict=True)
+    path = sound.library.cache / (sound.library._key("pool", "pool") + ".json")
+    fields = asdict(sound.library.info("pool", "pool")) | {"digest": "0" * 64}
+    path.write_text(sealed("entry", {"key": path.stem, "info": fields}))
+    assert keys(tiny.plan()) != keys(plan)
+    assert keys(tiny.session()._runner.plan) == keys(plan)
+    assert caplog.messages == [f"data cache: {path} is damaged; pool pool is decoded again"]
