@@ -6,9 +6,10 @@ import errno
 import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,6 +19,7 @@ import click
 from benchbd import __version__
 from benchbd.board import DEFAULT
 from benchbd.errors import BenchbdError, DataError, UnknownNameError, UsageError
+from benchbd.process import Stopped, discard, messages_may_be_lost, stopped_by_signals
 
 if TYPE_CHECKING:
     from benchbd.api import Session
@@ -36,10 +38,11 @@ def _one_line(message: object) -> str:
 
 
 class _Warnings(logging.Handler):
-    """One line per warning on stderr."""
+    """One line per warning, or remark on progress, on stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        click.echo(f"warning: {_one_line(record.getMessage())}", err=True)
+        mark = "warning: " if record.levelno >= logging.WARNING else ""
+        click.echo(f"{mark}{_one_line(record.getMessage())}", err=True)
 
 
 class _Error(click.ClickException):
@@ -67,19 +70,13 @@ def _one_line_errors() -> Iterator[None]:
         if error.errno == errno.EPIPE:  # click's: a reader that has seen enough is no error
             raise
         if error.errno == errno.ENOSPC and error.filename is None:
-            _forget_stdout()
+            discard(sys.stdout)
         place = f"{error.filename}: " if error.filename is not None else ""
         raise _Error(f"{place}{error.strerror or error}") from error
 
 
-def _forget_stdout() -> None:
-    """What stdout still holds cannot be written: let it go quietly when the interpreter ends."""
-    with suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 class _Group(click.Group):
-    """Every mistake is one line and exit code 2, an interrupt is 130."""
+    """Every mistake is one line and exit code 2; a signal that ends the process is 128 and its number."""
 
     group_class = type  # subgroups are of this class too
 
@@ -88,9 +85,11 @@ class _Group(click.Group):
         handler = _Warnings()
         log.addHandler(handler)
         try:
-            return super().main(*args, **kwargs)
+            with messages_may_be_lost(), stopped_by_signals():
+                return super().main(*args, **kwargs)
         finally:
             log.removeHandler(handler)
+            log.setLevel(logging.NOTSET)
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         with _one_line_errors():
@@ -100,9 +99,9 @@ class _Group(click.Group):
         try:
             with _one_line_errors():
                 return super().invoke(ctx)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
             click.echo("interrupted: finished stages are kept; the same command goes on from there", err=True)
-            ctx.exit(130)
+            ctx.exit(128 + (stop.number if isinstance(stop, Stopped) else signal.SIGINT))
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -183,7 +182,8 @@ def run(download: bool, **arguments: Any) -> None:
     """Compute every cell of a board, or of a part of it, and print the table.
 
     What the store has is not computed again, so the same command resumes an interrupted run, and runs on one store at
-    the same time share the work. Exit code: 0 all cells done, 1 some failed, 2 wrong usage or data, 130 interrupted.
+    the same time share the work. Exit code: 0 all cells done, 1 some failed, 2 wrong usage or data, 130 interrupted,
+    143 terminated.
     """
     from benchbd import detections
     from benchbd.leaderboard import terminal_table
@@ -193,6 +193,8 @@ def run(download: bool, **arguments: Any) -> None:
 
     session = _session(arguments, download=download)
     terminal = Terminal(sys.stderr, quiet=arguments["quiet"])
+    if not arguments["quiet"]:
+        logging.getLogger("benchbd").setLevel(logging.INFO)  # for whom a run waits
     session.registry.manager.register(terminal, name="terminal")
     with terminal:
         records = session.run()

@@ -5,21 +5,54 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+STALE = 24 * 3600.0  # seconds after which nobody is taken to be still writing a file
+
 
 def commit(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a file aside, sync it and move it into place: after a crash it is whole or not there."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    """Let ``write`` fill a file aside, sync it and move it into place: after a crash it is whole or not there.
+
+    The file may be read and written by whoever may do so in its folder, whatever the umask. Its name aside is random:
+    processes in two containers have the same number.
+    """
+    part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
     try:
         write(part)
+        share(part)
         _sync(part, os.O_RDWR)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
     _sync(path.parent, os.O_RDONLY)
+
+
+def share(path: Path) -> None:
+    """Give a file, or a folder, that this user made the permissions of the folder that it lies in."""
+    mode = path.parent.stat().st_mode
+    with suppress(PermissionError):  # a file system without permissions, or one that another user made meanwhile
+        path.chmod(mode & (0o7777 if path.is_dir() else 0o666))
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and what is missing above it, each with the permissions of the folder that it lies in."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in reversed(missing):
+        share(folder)
+
+
+def sweep(root: Path) -> None:
+    """Remove what killed processes left below ``root`` of files that they were writing."""
+    for part in root.rglob(".*.part"):
+        with suppress(FileNotFoundError, PermissionError):  # another process sweeps too; or it is another user's
+            if time.time() - part.stat().st_mtime > STALE:
+                part.unlink()
 
 
 def _sync(path: Path, mode: int) -> None:

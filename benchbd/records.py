@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from benchbd import verify
 from benchbd.errors import DataError, StoreError
-from benchbd.files import commit
+from benchbd.files import commit, make_folder
 
 SCHEMA: Literal[1] = 1
 
@@ -171,7 +171,7 @@ def write_records(records: Iterable[Entry], folder: Path) -> list[Path]:
     """One file per record, each replaced atomically. StoreError where the folder cannot be written."""
     paths = []
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         for record in records:
             text = record.to_json()
             paths.append(folder / record.name)

@@ -11,7 +11,6 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from filelock import Timeout
 
 from benchbd import __version__
 from benchbd.compute import Workshop, draw_rows, kept_blobs, read_predictions
@@ -148,10 +147,13 @@ class Runner:
             if wait:
                 self._announce(todo)  # it is under way, if not here
             for stage in sorted(todo, key=lambda s: s.key):
-                try:
-                    locks.enter_context(self.store.lock(stage.key).acquire(blocking=wait))
-                except Timeout:
+                held = self.store.hold(stage.key, wait=False)
+                if held is None and wait:
+                    log.info("waiting for %s %s: %s computes it", stage.kind, stage.label, self.store.holder(stage.key))
+                    held = self.store.hold(stage.key, wait=True)
+                if held is None:
                     return False
+                locks.enter_context(held)
             ours = [stage for stage in todo if not self._load(stage)]
             if not wait:
                 self._announce(ours)

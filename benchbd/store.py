@@ -2,7 +2,7 @@
 
 <root>/stages/<ab>/<key>/<blob>          safetensors
 <root>/stages/<ab>/<key>/manifest.json   identity, digests of the blobs, result, cost, machine
-<root>/locks/<key>.lock                  held while a stage is computed
+<root>/locks/<key>.lock                  held while a stage is computed; says by whom
 <root>/records/<board>/                  a JSON file per cell, as records.py writes it
 <root>/damaged/                          what failed verification, set aside
 <root>/data/                             decoded data sets
@@ -15,19 +15,28 @@ import hashlib
 import json
 import logging
 import os
+import secrets
+import socket
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from benchbd.errors import StoreError
-from benchbd.files import commit, file_digest
+from benchbd.files import commit, file_digest, make_folder, share, sweep
 
 MANIFEST = "manifest.json"
+SCHEMA = 1  # of manifests; one without the field is of schema 1
+_FIELDS = {
+    **dict.fromkeys(("key", "label", "architecture"), str),
+    **dict.fromkeys(("identity", "blobs", "result", "cost", "notes", "machine"), dict),
+}
+_COST = ("seconds", "cpu_seconds", "image_forwards")
 
 log = logging.getLogger("benchbd")
 
@@ -90,10 +99,11 @@ class Store:
         root = self.root
         try:
             for name in ("stages", "locks", "data", "logs"):
-                (root / name).mkdir(parents=True, exist_ok=True)
-            probe = root / "locks" / f".probe-{os.getpid()}"
+                make_folder(root / name)
+            probe = root / "locks" / f".probe-{secrets.token_hex(8)}"
             probe.write_bytes(b"")
             probe.unlink()
+            sweep(root)
         except OSError as error:
             raise self._unwritable(error) from error
 
@@ -101,6 +111,12 @@ class Store:
         reason = getattr(error, "strerror", None) or error
         return StoreError(
             f"the store {self.root} cannot be written ({reason}): choose another with --store or BENCHBD_STORE"
+        )
+
+    def _unreadable(self, error: OSError) -> StoreError:
+        return StoreError(
+            f"{error.filename or self.root}: cannot be read ({error.strerror or error}): mend that, or choose another "
+            "store with --store or BENCHBD_STORE"
         )
 
     def folder(self, key: str) -> Path:
@@ -111,11 +127,17 @@ class Store:
         return (self.folder(key) / MANIFEST).is_file()
 
     def get(self, key: str) -> Artifact | None:
-        """The verified artifact, or None where there is none. A damaged one is named, set aside, and counts as none."""
+        """The verified artifact, or None where there is none. A damaged one is named, set aside, and counts as none.
+
+        StoreError, and nothing is moved, where it cannot be read or a newer benchbd wrote it: neither is damage.
+        """
         folder = self.folder(key)
-        if not (folder / MANIFEST).is_file():
+        try:
+            found = self._verified(folder)
+        except OSError as error:
+            raise self._unreadable(error) from error
+        if found is None:
             return None
-        found = self._verified(folder)
         if isinstance(found, dict):
             return Artifact(folder, found)
         aside = self._set_aside(folder)
@@ -137,14 +159,14 @@ class Store:
         """
         folder = self.folder(key)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             for left_over in folder.glob(".*.part"):  # of a run that was killed
                 left_over.unlink()
             digests = {}
             for name, write in blobs.items():
                 commit(folder / name, write)
                 digests[name] = file_digest(folder / name)
-            manifest = {"key": key, "identity": identity, "blobs": digests, "result": result, **meta}
+            manifest = {"schema": SCHEMA, "key": key, "identity": identity, "blobs": digests, "result": result, **meta}
             body = json.dumps(manifest, indent=1, sort_keys=True)
             text = f'{{"sha256": "{hashlib.sha256(body.encode()).hexdigest()}", "manifest":\n{body}\n}}\n'
             commit(folder / MANIFEST, lambda part: part.write_text(text))
@@ -152,34 +174,74 @@ class Store:
             raise self._unwritable(error) from error
         return Artifact(folder, manifest)
 
-    def lock(self, key: str) -> FileLock:
-        """Held by whoever computes ``key``; released by the system when the process dies."""
-        return FileLock(self.root / "locks" / f"{key}.lock")
+    def hold(self, key: str, *, wait: bool) -> AbstractContextManager[object] | None:
+        """The lock of whoever computes ``key``, taken; the system releases it when the process dies.
+
+        None where another process holds it and ``wait`` is False. StoreError where the file system takes no locks.
+        """
+        path = self._lock(key)
+        # A soft lock, which is a file alone, would outlive a process that is killed.
+        lock = FileLock(path, fallback_to_soft=False)
+        try:
+            held = lock.acquire(blocking=wait)
+            try:
+                share(path)
+                path.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+            except OSError:
+                lock.release()
+                raise
+        except Timeout:
+            return None
+        except OSError as error:
+            raise StoreError(
+                f"{path}: the lock cannot be taken ({error.strerror or error}): choose a store on a file system with "
+                "locks, such as a local disk, with --store or BENCHBD_STORE"
+            ) from error
+        return held
+
+    def holder(self, key: str) -> str:
+        """Who holds the lock of ``key``, in words."""
+        try:
+            return self._lock(key).read_text(encoding="utf-8", errors="replace") or "another run"
+        except OSError:
+            return "another run"
+
+    def _lock(self, key: str) -> Path:
+        return self.root / "locks" / f"{key}.lock"
 
     def log(self, name: str, text: str) -> Path:
         """Keep ``text`` under logs/ and return where. StoreError where it cannot be written."""
         path = self.root / "logs" / name
         try:
             path.write_text(text, encoding="utf-8")
+            share(path)
         except OSError as error:
             raise self._unwritable(error) from error
         return path
 
     def manifests(self) -> list[dict[str, Any]]:
-        """Every readable manifest: what past runs cost."""
-        found = (_read_manifest(path) for path in sorted(self.root.glob(f"stages/*/*/{MANIFEST}")))
-        return [manifest for manifest in found if manifest is not None]
+        """Every sound manifest that can be read: what past runs cost."""
+        found = []
+        for path in sorted(self.root.glob(f"stages/*/*/{MANIFEST}")):
+            try:
+                found.append(_read_manifest(path))
+            except (OSError, StoreError):
+                continue  # ``get`` says so where it matters
+        return [manifest for manifest in found if isinstance(manifest, dict)]
 
-    def _verified(self, folder: Path) -> dict[str, Any] | str:
-        """The manifest where all is well, else the name of what is damaged."""
-        manifest = _read_manifest(folder / MANIFEST)
-        if manifest is None or manifest.get("key") != folder.name:
-            return MANIFEST
+    def _verified(self, folder: Path) -> dict[str, Any] | str | None:
+        """The manifest where all is well, the name of what is damaged, or None where there is nothing."""
+        try:
+            manifest = _read_manifest(folder / MANIFEST)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        if isinstance(manifest, str):
+            return manifest
         for name, digest in manifest["blobs"].items():
             try:
                 if file_digest(folder / name) != digest:
                     return str(name)
-            except OSError:
+            except (FileNotFoundError, IsADirectoryError):
                 return str(name)
         return manifest
 
@@ -187,7 +249,7 @@ class Store:
         damaged = self.root / "damaged"
         aside = damaged / f"{folder.name}.{time.time_ns()}"
         try:
-            damaged.mkdir(exist_ok=True)
+            make_folder(damaged)
             folder.rename(aside)
         except FileNotFoundError:  # another run has found the damage too
             pass
@@ -196,15 +258,40 @@ class Store:
         return aside
 
 
-def _read_manifest(path: Path) -> dict[str, Any] | None:
-    """The manifest, or None where it does not hold what its own digest says."""
+def _read_manifest(path: Path) -> dict[str, Any] | str:
+    """The manifest, or the name of what is damaged where it does not hold what its own digest and its key say.
+
+    OSError where it cannot be read, StoreError where a newer benchbd wrote it.
+    """
+    data = path.read_bytes()
     try:
-        text = path.read_text(encoding="utf-8")
+        text = data.decode()
         wrapped = json.loads(text)
         body = text[text.index("\n") + 1 : text.rindex("\n}")]
-    except (OSError, ValueError):
-        return None
+    except (ValueError, RecursionError):
+        return MANIFEST
     if not isinstance(wrapped, dict) or hashlib.sha256(body.encode()).hexdigest() != wrapped.get("sha256"):
-        return None
+        return MANIFEST
     manifest = wrapped.get("manifest")
-    return manifest if isinstance(manifest, dict) else None
+    if not isinstance(manifest, dict):
+        return MANIFEST
+    schema = manifest.get("schema", SCHEMA)
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise StoreError(
+            f"{path}: a newer benchbd wrote it (schema {schema}; this one reads up to {SCHEMA}): update benchbd, or "
+            "choose another store with --store or BENCHBD_STORE"
+        )
+    return manifest if schema == SCHEMA and _is_sound(manifest, path.parent.name) else MANIFEST
+
+
+def _is_sound(manifest: Mapping[str, Any], key: str) -> bool:
+    """Whether every field is there and of its type, and the identity is that of ``key``."""
+    if not all(isinstance(manifest.get(name), kind) for name, kind in _FIELDS.items()):
+        return False
+    cost, blobs, identity = manifest["cost"], manifest["blobs"], manifest["identity"]
+    return (
+        all(isinstance(cost.get(name), (int, float)) for name in _COST)
+        and all(isinstance(digest, str) and Path(name).name == name for name, digest in blobs.items())
+        and isinstance(manifest["machine"].get("device"), str)
+        and manifest["key"] == key == hashlib.sha256(canonical(identity).encode()).hexdigest()
+    )

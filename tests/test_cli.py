@@ -388,13 +388,14 @@ def test_damage_does_not_change_the_exit_code(tiny: Tiny) -> None:
     assert "warning" not in call("run", *tiny.arguments).stderr
 
 
-def test_an_interrupt_is_130_and_keeps_what_is_done(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_128_and_its_number_and_keeps_what_is_done(tmp_path: Path, number: signal.Signals) -> None:
     tiny, log = Tiny(tmp_path, load_registry()), tmp_path / "log"
     process = drive(log, "run", *tiny.arguments, hang="defend")
     in_flight(process, log, "defend")
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     stdout, stderr = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 130
+    assert process.returncode == 128 + number
     assert stdout == ""
     assert "Traceback" not in stderr
     *_, stage, last = stderr.splitlines()

@@ -7,6 +7,7 @@ import random
 import re
 import shutil
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path, PurePath
@@ -672,13 +673,16 @@ def test_a_second_run_computes_what_the_first_has_not_begun(first: First, tmp_pa
     *before, held = [line.split()[1] for line in logs[0].read_text().splitlines()]
     plan, store = tiny.plan(), Store(tiny.store)
     free = {s.key for s in plan.stages if held not in {s.key, *(parent.key for parent in s.parents.values())}}
-    two = drive(logs[1], "run", *tiny.arguments, "--quiet")
+    two = drive(logs[1], "run", *tiny.arguments)
     wait_until(two, lambda: all(map(store.has, free)))
     assert not store.has(held)
     one.send_signal(signal.SIGKILL)
     _, stderr = two.communicate(timeout=PATIENCE)
     one.communicate(timeout=PATIENCE)
     assert two.returncode == 0, stderr
+    waiting = [line for line in stderr.splitlines() if line.startswith("waiting for ")]
+    (stage,) = (stage for stage in plan.stages if stage.key == held)
+    assert waiting == [f"waiting for defend {stage.label}: process {one.pid} on {socket.gethostname()} computes it"]
     computed = [line.split()[1] for line in logs[1].read_text().splitlines()]
     assert sorted([*before, *computed]) == sorted(keys(plan))
     assert set(computed[-2:]) == keys(plan) - free  # the stage that the first run held, and its evaluation

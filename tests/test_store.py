@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
+import json
 import logging
 import os
+import stat
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +16,34 @@ import pytest
 from safetensors import SafetensorError
 
 from benchbd.errors import StoreError
-from benchbd.store import MANIFEST, Store, canonical, default_root
+from benchbd.files import STALE, commit
+from benchbd.store import MANIFEST, SCHEMA, Store, canonical, default_root
 
-KEY = "ab" + "0" * 62
+IDENTITY = {"kind": "pretrain", "x": 1}
+KEY = hashlib.sha256(canonical(IDENTITY).encode()).hexdigest()
+META = {
+    "label": "clean",
+    "architecture": "w16",
+    "cost": {"seconds": 1.0, "cpu_seconds": 1.0, "image_forwards": 5},
+    "notes": {},
+    "machine": {"device": "x86_64 CPU"},
+}
 
 
 def put(store: Store, key: str = KEY, **blobs: bytes) -> None:
     writers = {name: (lambda path, data=data: path.write_bytes(data)) for name, data in (blobs or {"a": b"1"}).items()}
-    store.put(key, writers, identity={"x": 1}, result={"r": 2}, meta={"cost": {"seconds": 1.0}})
+    store.put(key, writers, identity=IDENTITY, result={"r": 2}, meta=META)
+
+
+def rewrite(store: Store, change: Any) -> None:
+    """Put a changed manifest in place of the store's, with a digest that fits it."""
+    path = store.folder(KEY) / MANIFEST
+    body = json.dumps(change(json.loads(path.read_text())["manifest"]), indent=1)
+    path.write_text(f'{{"sha256": "{hashlib.sha256(body.encode()).hexdigest()}", "manifest":\n{body}\n}}\n')
+
+
+def rights(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
 
 
 @pytest.fixture
@@ -34,7 +59,7 @@ def test_round_trip(store: Store) -> None:
     assert artifact is not None
     assert artifact.blob("a").read_bytes() == b"one"
     assert artifact.result == {"r": 2}
-    assert artifact.manifest["identity"] == {"x": 1}
+    assert artifact.manifest["identity"] == IDENTITY
     assert store.has(KEY)
     assert [m["key"] for m in store.manifests()] == [KEY]
 
@@ -142,12 +167,156 @@ def test_two_runs_that_find_the_same_damage(store: Store, monkeypatch: pytest.Mo
     assert store.get(KEY) is None
 
 
-def test_lock_is_exclusive(store: Store) -> None:
-    from filelock import Timeout
+@pytest.mark.parametrize("name", ["a", MANIFEST])
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ESTALE])
+def test_what_may_not_be_read_is_no_damage(
+    store: Store, name: str, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(store)
+    place = str(store.folder(KEY) / name)
 
-    with store.lock(KEY), pytest.raises(Timeout):
-        store.lock(KEY).acquire(timeout=0)
-    store.lock(KEY).acquire(timeout=0).lock.release()
+    def refuse(self: Path, original: Any, *given: Any, **named: Any) -> Any:
+        if str(self) == place:
+            raise OSError(number, os.strerror(number), place)
+        return original(self, *given, **named)
+
+    for method in ("open", "read_bytes"):
+        original = getattr(Path, method)
+        monkeypatch.setattr(Path, method, lambda self, *a, o=original, **k: refuse(self, o, *a, **k))
+    with pytest.raises(StoreError) as caught:
+        store.get(KEY)
+    assert str(caught.value) == (
+        f"{place}: cannot be read ({os.strerror(number)}): mend that, or choose another store with --store or "
+        "BENCHBD_STORE"
+    )
+    assert len(store.manifests()) == (name != MANIFEST)
+    monkeypatch.undo()
+    assert store.get(KEY) is not None  # nothing was moved
+
+
+def test_a_manifest_of_a_newer_benchbd_is_one_line_and_stays(store: Store) -> None:
+    put(store)
+    rewrite(store, lambda manifest: manifest | {"schema": SCHEMA + 1})
+    with pytest.raises(StoreError, match=rf"a newer benchbd wrote it \(schema {SCHEMA + 1}; .* update benchbd"):
+        store.get(KEY)
+    assert store.manifests() == []
+    assert store.has(KEY)
+
+
+def test_a_manifest_without_a_schema_is_of_the_first(store: Store) -> None:
+    put(store)
+    rewrite(store, lambda manifest: {name: value for name, value in manifest.items() if name != "schema"})
+    artifact = store.get(KEY)
+    assert artifact is not None
+    assert artifact.result == {"r": 2}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({name: None} for name in ("key", "label", "architecture", "identity", "blobs", "result", "notes", "machine")),
+        {"schema": "1"},
+        {"schema": 0},
+        {"cost": {"seconds": 1.0, "cpu_seconds": 1.0}},
+        {"cost": {"seconds": "1", "cpu_seconds": 1.0, "image_forwards": 5}},
+        {"blobs": {"a": 1}},
+        {"blobs": {"../a": "0" * 64}},
+        {"machine": {}},
+        {"identity": IDENTITY | {"x": 2}},  # of another stage
+        {"key": "0" * 64},
+    ],
+    ids=str,
+)
+def test_a_manifest_whose_fields_are_wrong_is_damaged(
+    store: Store, change: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    put(store)
+    rewrite(store, lambda manifest: manifest | change)
+    assert store.manifests() == []
+    assert store.get(KEY) is None
+    assert f"{MANIFEST} of stage {KEY[:12]} is damaged; set aside" in caplog.text
+    put(store)
+    assert store.get(KEY) is not None
+
+
+def test_a_manifest_that_nests_too_deep_is_damaged(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    put(store)
+    (store.folder(KEY) / MANIFEST).write_text("[" * 100_000)
+    assert store.get(KEY) is None
+    assert "is damaged" in caplog.text
+
+
+def test_lock_is_exclusive(store: Store) -> None:
+    held = store.hold(KEY, wait=False)
+    assert held is not None
+    with held:
+        assert store.hold(KEY, wait=False) is None
+        assert store.holder(KEY).startswith(f"process {os.getpid()} on ")
+    again = store.hold(KEY, wait=True)
+    assert again is not None
+    with again:
+        pass
+
+
+def test_nobody_known_holds_an_empty_lock(store: Store) -> None:
+    assert store.holder(KEY) == "another run"
+    (store.root / "locks" / f"{KEY}.lock").touch()
+    assert store.holder(KEY) == "another run"
+
+
+def test_a_file_system_without_locks_is_one_line(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    fcntl = pytest.importorskip("fcntl", reason="a system without flock")
+
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(StoreError) as caught:
+        store.hold(KEY, wait=False)
+    assert str(caught.value) == (
+        f"{store.root / 'locks' / KEY}.lock: the lock cannot be taken (No locks available): choose a store on a file "
+        "system with locks, such as a local disk, with --store or BENCHBD_STORE"
+    )
+
+
+@pytest.mark.parametrize("umask", [0o077, 0o000])
+@pytest.mark.parametrize("mode", [0o2770, 0o755])
+def test_what_a_store_holds_is_shared_as_its_folder_is(tmp_path: Path, umask: int, mode: int) -> None:
+    root = tmp_path / "store"
+    root.mkdir()
+    root.chmod(mode)
+    before = os.umask(umask)
+    try:
+        store = Store(root)
+        put(store)
+        held = store.hold(KEY, wait=True)
+        assert held is not None
+        with held:
+            pass
+    finally:
+        os.umask(before)
+    files = [path for path in root.rglob("*") if path.is_file()]
+    assert {path.name for path in files} == {"a", MANIFEST, f"{KEY}.lock"}
+    assert {rights(path) for path in files} == {mode & 0o666}
+    assert {rights(path) for path in root.rglob("*") if path.is_dir()} == {mode}
+
+
+def test_two_processes_of_one_number_write_aside_to_two_files(tmp_path: Path) -> None:
+    names: list[str] = []
+    for _ in range(2):
+        commit(tmp_path / "a", lambda part: (names.append(part.name), part.write_bytes(b"1")))
+    assert len(set(names)) == 2
+
+
+def test_what_killed_processes_left_aside_is_swept_once_it_is_old(store: Store) -> None:
+    old, new = store.root / "data" / ".a.json.0.part", store.root / "data" / ".b.json.1.part"
+    for path in (old, new):
+        path.write_bytes(b"half")
+    long_ago = time.time() - STALE - 60
+    os.utime(old, (long_ago, long_ago))
+    Store(store.root)
+    assert not old.exists()
+    assert new.exists()
 
 
 def test_default_root(monkeypatch: pytest.MonkeyPatch) -> None:
