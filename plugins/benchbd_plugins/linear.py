@@ -1,7 +1,7 @@
 """linear: BASSL's linear probe, a cheap second opinion.
 
 Features are L2-normalised and then standardised per dimension with the training images' mean and unbiased variance; one
-linear layer, SGD .01 with momentum .9 and weight decay 1e-4, 40 epochs of batches of 256, the rate x0.1 after 15 and 30.
+linear layer, SGD .01 with momentum .9 and weight decay 1e-4, 40 epochs of batches of 256, the rate x0.1 after 15, 30.
 
 All of that is the released code's. Ours: the layer is trained on one fixed feature of every image, computed once; the
 original computes features anew in every epoch from randomly cropped and flipped images. Figures of the two do not
