@@ -17,7 +17,7 @@ import pandas as pd
 from benchbd.errors import DataError
 from benchbd.metrics import auroc, auroc_interval, binomial_interval, true_positives
 from benchbd.records import DetectionRecord
-from benchbd.summary import BY_NAME, FLOOR, Order, check_protocol, departures, rank_of
+from benchbd.summary import BY_NAME, FLOOR, Order, check_protocol, departures, nearest_departures, rank_of
 from benchbd.tables import WIDTH, escaped, pipe
 
 LEGEND = (
@@ -100,9 +100,10 @@ def populations(
                 _take(clean.setdefault(place, {}), record.stages.get("pretrain", record.seed), record)
             else:
                 _take(groups.setdefault((*place, tuple(record.tasks), record.attack), {}), record.seed, record)
-    for place in clean:
-        if not any(group[:3] == place for group in groups):  # clean encoders alone still have their false positives
-            groups[(*place, (), "")] = {}
+    beside = {group: _clean_place(group, clean) for group in groups}
+    for place in clean.keys() - beside.values():  # clean encoders alone still have their false positives
+        groups[(*place, (), "")] = {}
+        beside[(*place, (), "")] = place
 
     def rank(place: _Place) -> tuple[object, ...]:
         detection, pretrain, departures, row, attack = place
@@ -111,9 +112,16 @@ def populations(
         return (detection, departures, min(places, default=len(tasks)), pretrain, *rank_of(attack, order.attacks))
 
     return [
-        _population(place, list(groups[place].values()), list(clean.get(place[:3], {}).values()))
+        _population(place, list(groups[place].values()), list(clean.get(beside[place], {}).values()))
         for place in sorted(groups, key=rank)
     ]
+
+
+def _clean_place(attacked: _Place, clean: Iterable[_Place]) -> _Place:
+    """Where the clean encoders lie that attacked ones are told from: what changes an attack alone leaves them be."""
+    detection, pretrain, departures, *_ = attacked
+    known = [place[2] for place in clean if place[:2] == (detection, pretrain)]
+    return detection, pretrain, nearest_departures(departures, known)
 
 
 def _take(into: dict[object, DetectionRecord], encoder: object, record: DetectionRecord) -> None:

@@ -12,7 +12,7 @@ from tabulate import tabulate
 from benchbd.api import Session
 from benchbd.errors import DataAbsentError
 from benchbd.runner import machine
-from benchbd.stages import Plan, Stage
+from benchbd.stages import Cell, Inspection, Plan, Stage
 from benchbd.store import Store
 
 
@@ -29,7 +29,7 @@ def render(session: Session, plan: Plan, *, as_json: bool = False) -> str:
             "stages": rows,
         }
         return json.dumps(document, indent=1) + "\n"
-    lines = [_table(rows), "", *_totals(plan, rows), *(f"off-board: {departure}" for departure in plan.departures)]
+    lines = [_table(rows), "", *_totals(plan, rows), *_off_board(plan)]
     if absent := sorted({ref for row in rows for ref in row["absent"]}):
         lines.append(f"absent data sets, so keys are provisional: {', '.join(absent)}")
         lines += [" ".join(advice.split()) for advice in _how_to_get(session, stages).values()]
@@ -86,6 +86,14 @@ def _totals(plan: Plan, rows: Sequence[dict[str, Any]]) -> Iterator[str]:
             return
         more = f" and {_count(unknown, 'stage')} of unknown length" if unknown else ""
         yield f"estimated: {_duration(sum(known))}{more} (from what past stages of the same methods cost here)"
+
+
+def _off_board(plan: Plan) -> Iterator[str]:
+    """Each departure, and of how many of the cells and inspections: a departure is of those that stand on it."""
+    parts: list[Cell | Inspection] = [*plan.cells, *plan.inspections]
+    for departure in plan.departures:
+        off = sum(departure in part.departures for part in parts)
+        yield f"off-board: {departure}" + (f", in {off} of {len(parts)}" if off < len(parts) else "")
 
 
 def _count(number: int, noun: str) -> str:

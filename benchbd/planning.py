@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from benchbd.board import Board, ReferenceSpec, Row, TriggerSpec, resolve_target, split_task
 from benchbd.data import ABSENT, DataLibrary, SplitInfo
 from benchbd.errors import DataAbsentError, DataError, UnknownNameError, UsageError
 from benchbd.images import Trigger, content_digest, load_references
-from benchbd.methods import Attack, Detection, Evaluator, Mitigation, Pretraining
+from benchbd.methods import Attack, Detection, Evaluator, Method, Mitigation, Pretraining
 from benchbd.plugins import Registry
-from benchbd.settings import Settings
-from benchbd.stages import Cell, DataRef, Goal, Inspection, Plan, Stage, distinct
+from benchbd.settings import Settings, differences
+from benchbd.stages import Cell, DataRef, Goal, Inspection, Kind, Plan, Stage, distinct
 from benchbd.summary import FLOOR
 from benchbd.training import derive_seed
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,26 @@ def make_plan(
     return _Planner(board, selection, registry, library, precision, strict).plan()
 
 
+class _Line(NamedTuple):
+    """A row to compute, for these of its tasks, and in what it is not one of the board's."""
+
+    row: Row
+    tasks: list[str]
+    departures: Sequence[str]
+
+
+def _described(trigger: Trigger) -> dict[str, Any]:
+    """A trigger by its content, in the words of ``TriggerSpec``; one that is no square has its digest as its file."""
+    patch = replace(trigger, wander=None)
+    top, _, bottom, _ = trigger.box or (0, 0, -1, -1)
+    size = min(bottom - top + 1, trigger.size - 1)
+    places = {"fixed": False, "center": True} if trigger.wander is None else {"random": False}
+    for position, center in places.items():
+        if patch.digest == Trigger.square(size, trigger.size, center=center).digest:
+            return {"size": size, "position": position, "file": None}
+    return {"position": next(iter(places)), "file": patch.digest[:12]}
+
+
 class _Planner:
     def __init__(
         self,
@@ -62,33 +85,33 @@ class _Planner:
         self.numerics = {"precision": precision, "tf32": precision == "bf16"}
         self.infos: dict[tuple[str, str], SplitInfo] = {}
         self.settings = Settings(board, registry, selection.options)
-        self.departures = self.settings.departures
+        self.off_pins: dict[tuple[str, str], tuple[str, ...]] = {}
         (self.pretraining,) = self.settings.methods(Pretraining, [board.pretraining])
 
     # What was asked for ------------------------------------------------------------------------------------------
 
-    def _rows(self) -> list[tuple[Row, list[str]]]:
-        """The board's rows, narrowed or changed by --pretrain and --task, and the tasks of each to evaluate."""
+    def _lines(self) -> list[_Line]:
+        """The board's rows, narrowed or changed by --pretrain and --task, with the tasks of each to evaluate."""
         rows, pretrain = list(self.board.rows), self.selection.pretrain
+        other: list[str] = []
         if pretrain is not None and any(row.pretrain == pretrain for row in rows):
             rows = [row for row in rows if row.pretrain == pretrain]
         elif pretrain is not None:
-            self.departures.append(f"pre-training set {pretrain}")
+            other = [f"pre-training set {pretrain}"]
             rows = [row.model_copy(update={"pretrain": pretrain}) for row in {row.tasks: row for row in rows}.values()]
         if not self.selection.tasks:
-            return [(row, list(row.tasks)) for row in rows]
-        chosen: dict[Row, list[str]] = {}
+            return [_Line(row, list(row.tasks), other) for row in rows]
+        chosen: dict[Row, _Line] = {}
         for wanted in self.selection.tasks:
-            declared = [(row, task) for row in rows for task in row.tasks if self._means(wanted, task)]
+            declared = [(row, task, other) for row in rows for task in row.tasks if self._means(wanted, task)]
             if not declared:
                 self._check_new_task(wanted)
-                sets = dict.fromkeys(row.pretrain for row in rows)
-                declared = [(Row(pretrain=name, tasks=(wanted,)), wanted) for name in sets]
-                self.departures += [f"task {row.pretrain} -> {task}" for row, task in declared]
-            for row, task in declared:
-                tasks = chosen.setdefault(row, [])
-                tasks += [task] if task not in tasks else []
-        return list(chosen.items())
+                new = [Row(pretrain=name, tasks=(wanted,)) for name in dict.fromkeys(row.pretrain for row in rows)]
+                declared = [(row, wanted, [*other, f"task {row.pretrain} -> {self._goal(wanted)}"]) for row in new]
+            for row, task, departures in declared:
+                line = chosen.setdefault(row, _Line(row, [], departures))
+                line.tasks.extend([task] if task not in line.tasks else [])
+        return list(chosen.values())
 
     def _means(self, wanted: str, task: str) -> bool:
         """Whether ``wanted``, with or without a target, is the ``task`` of a row."""
@@ -120,7 +143,6 @@ class _Planner:
                 count = self._official_count(name, split)
                 info = SplitInfo(f"{ABSENT}{name}:{split}", count, 32, (), (), (0.5,) * 3, (0.25,) * 3)
             self.infos[name, split] = info
-            self._pin(name, split, info)
         return self.infos[name, split]
 
     def _official_count(self, name: str, split: str) -> int:
@@ -130,23 +152,28 @@ class _Planner:
         wanted = ("train", "unlabeled") if split == "pool" else (split,)
         return sum(splits.get(part, 0) for part in wanted)
 
-    def _pin(self, name: str, split: str, info: SplitInfo) -> None:
-        """Note a departure where a split is not what the board pins; a pool is pinned by its parts."""
-        pin = self.board.data.get(name)
+    def _off_pins(self, name: str, split: str) -> tuple[str, ...]:
+        """In what a split is not what the board pins; a pool is pinned by its parts."""
+        if (name, split) not in self.off_pins:
+            self.off_pins[name, split] = tuple(self._compare_pins(name, split))
+        return self.off_pins[name, split]
+
+    def _compare_pins(self, name: str, split: str) -> Iterator[str]:
+        pin, info = self.board.data.get(name), self._info(name, split)
         if pin is None or info.absent:
             return
         pinned: int | str | None
         if split == "pool":
             parts = {part: value for part in ("train", "unlabeled") if (value := getattr(pin, part)) is not None}
             for part in [part for part, value in parts.items() if isinstance(value, str)]:
-                self._info(name, part)
+                yield from self._off_pins(name, part)
             counts = [value for value in parts.values() if isinstance(value, int)]
             pinned = sum(counts) if counts and len(counts) == len(parts) else None
         else:
             pinned = getattr(pin, split)
         actual = info.count if isinstance(pinned, int) else info.digest
         if pinned is not None and actual != pinned:
-            self.departures.append(f"{name} {split} is {actual}, the board pins {pinned}")
+            yield f"{name} {split} is {actual}, the board pins {pinned}"
 
     def _ref(self, name: str, split: str) -> DataRef:
         info = self._info(name, split)
@@ -179,24 +206,22 @@ class _Planner:
         self.settings.reject_unused()
         cells: list[Cell] = []
         inspections: dict[tuple[str, str], Inspection] = {}
-        for row, tasks in self._rows():
-            cells += self._row_cells(row, tasks, attacks, defenses, evaluators)
-            for inspection in self._row_inspections(row, attacks, detections):
+        for line in self._lines():
+            cells += self._row_cells(line, attacks, defenses, evaluators)
+            for inspection in self._row_inspections(line, attacks, detections):
                 # An encoder goes before a detector once: clean ones are shared by rows, or by seeds where pinned.
                 inspections.setdefault((inspection.detection, inspection.chain[-1].key), inspection)
-        self.departures += [f"evaluator {e.name}" for e in evaluators if e.name not in board.evaluators]
-        self.departures += [f"seed {seed}" for seed in sorted(set(self._seeds()) - set(board.seeds))]
-        return Plan(board, cells, list(dict.fromkeys(self.departures)), list(inspections.values()))
+        return Plan(board, cells, list(inspections.values()))
 
     def _row_cells(
         self,
-        row: Row,
-        tasks: Sequence[str],
+        line: _Line,
         attacks: Sequence[Attack],
         defenses: Sequence[Mitigation],
         evaluators: Sequence[Evaluator],
     ) -> list[Cell]:
         """The cells of one row, for those of its tasks that are asked for; an attack always gets the whole row."""
+        row = line.row
         goals = [self._goal(task) for task in row.tasks]
         triggers = self._triggers(row)
         cells = []
@@ -207,27 +232,26 @@ class _Planner:
                 for defense in [d for d in defenses if self._crosses(attack, d)]:
                     repaired = self._defend(defense, row, seed, published)
                     for number, (task, goal, trigger) in enumerate(zip(row.tasks, goals, triggers, strict=True)):
-                        if task not in tasks:
+                        if task not in line.tasks:
                             continue
                         reference = published.parents.get(f"reference{number}")
                         chain = dict.fromkeys(s for s in (pretrain, reference, published, repaired) if s is not None)
                         for evaluator in evaluators:
                             judge = (evaluator, goal, seed, trigger)
-                            cells.append(
-                                Cell(
-                                    attack.name,
-                                    defense.name,
-                                    row.pretrain,
-                                    goal,
-                                    seed,
-                                    evaluator.name,
-                                    chain=tuple(chain),
-                                    evaluate=self._evaluate(repaired, *judge),
-                                    undefended=self._evaluate(published, *judge),
-                                    floor=self._evaluate(pretrain, *judge),
-                                    control=bool(attack.control_of),
-                                )
+                            cell = Cell(
+                                attack.name,
+                                defense.name,
+                                row.pretrain,
+                                goal,
+                                seed,
+                                evaluator.name,
+                                chain=tuple(chain),
+                                evaluate=self._evaluate(repaired, *judge),
+                                undefended=self._evaluate(published, *judge),
+                                floor=self._evaluate(pretrain, *judge),
+                                control=bool(attack.control_of),
                             )
+                            cells.append(replace(cell, departures=self._departures(cell, line, seed)))
         return cells
 
     def _crosses(self, attack: Attack, defense: Mitigation) -> bool:
@@ -238,14 +262,28 @@ class _Planner:
     def _seeds(self) -> list[int]:
         return list(dict.fromkeys(self.selection.seeds or self.board.seeds))
 
+    def _departures(self, of: Cell | Inspection, line: _Line, seed: int | None) -> tuple[str, ...]:
+        """In what a cell or an inspection differs from the board: by its own stages, and by where it stands.
+
+        seed: the run seed, None where the board pins the one seed that matters.
+        """
+        board = self.board
+        place = list(line.departures)
+        if of.evaluator not in board.evaluators:
+            place.append(f"evaluator {of.evaluator}")
+        if seed not in (None, *board.seeds):  # the record says which: all of them are one row of one table
+            place.append(f"seed not of the board (its seeds: {', '.join(map(str, board.seeds))})")
+        return tuple(dict.fromkeys([*(text for stage in of.stages for text in stage.departed), *place]))
+
     def _row_inspections(
-        self, row: Row, attacks: Sequence[Attack], detections: Sequence[Detection]
+        self, line: _Line, attacks: Sequence[Attack], detections: Sequence[Detection]
     ) -> Iterator[Inspection]:
         """Every encoder of the row, clean and attacked, before every detector. The board's first evaluator gates."""
         if not detections:
             return
         (floor,) = self.settings.methods(Attack, [FLOOR])
         (evaluator,) = self.settings.methods(Evaluator, self.board.evaluators[:1])
+        row = line.row
         goals = tuple(self._goal(task) for task in row.tasks)
         triggers = self._triggers(row)
         pinned = self.board.pretrain_seed
@@ -257,7 +295,7 @@ class _Planner:
                 published = self._attack(attack, row, goals, triggers, own, pretrain)
                 judges = [(evaluator, goal, own, trigger) for goal, trigger in zip(goals, triggers, strict=True)]
                 for detection in detections:
-                    yield Inspection(
+                    inspection = Inspection(
                         detection.name,
                         attack.name,
                         row.pretrain,
@@ -269,6 +307,8 @@ class _Planner:
                         undefended=tuple(self._evaluate(published, *judge) for judge in judges),
                         floors=tuple(self._evaluate(pretrain, *judge) for judge in judges),
                     )
+                    drawn = None if own == pinned else own
+                    yield replace(inspection, departures=self._departures(inspection, line, drawn))
 
     def _triggers(self, row: Row) -> list[Trigger]:
         """One trigger per task of the row: its own, or the board's for all."""
@@ -282,6 +322,15 @@ class _Planner:
         size = self._info(row.pretrain, "pool").size
         return [self._trigger(spec, size) for spec in specs]
 
+    def _trigger_departures(self, trigger: Trigger) -> Iterable[str]:
+        """In what the trigger of an evaluation is not the board's; only a board whose rows have none can have others.
+        By content: a file that holds the board's trigger is the board's, and equal files are equal wherever they lie.
+        """
+        if self.settings.trigger == self.board.trigger:
+            return ()
+        board = self._trigger(self.board.trigger, trigger.size)
+        return differences("trigger", _described(board), _described(trigger)).values()
+
     def _trigger(self, spec: TriggerSpec, image_size: int) -> Trigger:
         square = Trigger.square(spec.size, image_size, center=spec.position == "center")
         trigger = Trigger.load(spec.file) if spec.file is not None else square
@@ -294,7 +343,7 @@ class _Planner:
 
     def _pretrain(self, name: str, seed: int) -> Stage:
         seed = seed if self.board.pretrain_seed is None else self.board.pretrain_seed
-        return Stage(
+        return self._stage(
             "pretrain",
             f"{self.pretraining.name} on {name} seed {seed}",
             self.pretraining,
@@ -302,28 +351,62 @@ class _Planner:
             data={"pool": self._ref(name, "pool")},
             params={"normalization": [list(v) for v in (self._info(name, "pool").mean, self._info(name, "pool").std)]},
             parents={},
-            numerics=self.numerics,
+            departures=self.settings.departures(self.pretraining),
+        )
+
+    def _stage(
+        self,
+        kind: Kind,
+        label: str,
+        method: Method | ReferenceSpec,
+        seed: int,
+        *,
+        data: Mapping[str, DataRef],
+        params: Mapping[str, Any],
+        parents: Mapping[str, Stage],
+        departures: Iterable[str],
+        attachments: Mapping[str, Any] | None = None,
+    ) -> Stage:
+        """A stage under the run's numerics. departures: those of its method; those of its data are found here."""
+        off_pins = [text for ref in data.values() for text in self._off_pins(ref.name, ref.split)]
+        return Stage(
+            kind,
+            label,
+            method,
+            seed,
+            data,
+            params,
+            parents,
+            self.numerics,
+            attachments or {},
+            (*departures, *off_pins),
         )
 
     def _reference(self, goal: Goal, seed: int, pretrain: Stage) -> Stage:
         spec: ReferenceSpec = self.settings.reference
-        params: dict[str, Any] = {"target": goal.label, "count": spec.count, "file": None}
-        attachments = {}
-        if spec.file is not None:
-            pixels = load_references(spec.file, goal.label, self._info(goal.task, "train").size)
-            params |= {"file": content_digest(pixels, None, ()), "count": len(pixels)}
-            attachments["references"] = pixels
-        return Stage(
+        pixels, digest = self._references(spec, goal)
+        departures: Iterable[str] = ()
+        if spec != (board := self.board.reference):
+            theirs = {"count": board.count, "file": self._references(board, goal)[1]}
+            departures = differences("reference", theirs, {"count": spec.count, "file": digest}).values()
+        return self._stage(
             "reference",
             f"{goal} on {pretrain.data['pool'].name} seed {seed}",
             spec.model_copy(update={"file": None}),  # a file is identified by what is in it
             derive_seed(seed, "reference"),
             data={"train": self._ref(goal.task, "train")},
-            params=params,
+            params={"target": goal.label, "count": spec.count if pixels is None else len(pixels), "file": digest},
             parents={"encoder": pretrain},
-            numerics=self.numerics,
-            attachments=attachments,
+            departures=departures,
+            attachments={} if pixels is None else {"references": pixels},
         )
+
+    def _references(self, spec: ReferenceSpec, goal: Goal) -> tuple[Tensor | None, str | None]:
+        """The reference inputs in the file of ``spec``, and their digest; None and None where it names none."""
+        if spec.file is None:
+            return None, None
+        pixels = load_references(spec.file, goal.label, self._info(goal.task, "train").size)
+        return pixels, content_digest(pixels, None, ())
 
     def _attack(
         self,
@@ -344,7 +427,7 @@ class _Planner:
         pool = self._ref(row.pretrain, "pool")
         shadow = {"shadow": {"count": count, "seed": derive_seed(seed, "shadow")}} if pool.count > count else {}
         references = {f"reference{i}": self._reference(g, seed, pretrain) for i, g in enumerate(goals)}
-        return Stage(
+        return self._stage(
             "attack",
             f"{attack.name} {row.pretrain} -> {' + '.join(map(str, goals))} seed {seed}",
             attack,
@@ -355,7 +438,7 @@ class _Planner:
             },
             params={"targets": targets, "pool_seed": pretrain.seed, **shadow},
             parents={"encoder": pretrain, **references},
-            numerics=self.numerics,
+            departures=self.settings.departures(attack),
             attachments={"goals": tuple(zip(goals, triggers, strict=True))},
         )
 
@@ -377,7 +460,7 @@ class _Planner:
         if not defense.uses_weights:
             params["architecture"] = self.pretraining.architecture
             parents, origin = {}, f"clean images of {row.pretrain} seed {seed}"
-        return Stage(
+        return self._stage(
             "defend",
             f"{defense.name} on {origin}",
             defense,
@@ -385,11 +468,11 @@ class _Planner:
             data={"pool": self._ref(row.pretrain, "pool")},
             params=params,
             parents=parents,
-            numerics=self.numerics,
+            departures=self.settings.departures(defense),
         )
 
     def _detect(self, detection: Detection, row: Row, seed: int, published: Stage) -> Stage:
-        return Stage(
+        return self._stage(
             "detect",
             f"{detection.name} on {published.label}",
             detection,
@@ -397,11 +480,11 @@ class _Planner:
             data={"pool": self._ref(row.pretrain, "pool")},
             params={"clean": self._clean(row, seed)},
             parents={"encoder": published},
-            numerics=self.numerics,
+            departures=self.settings.departures(detection),
         )
 
     def _evaluate(self, encoder: Stage, evaluator: Evaluator, goal: Goal, seed: int, trigger: Trigger) -> Stage:
-        return Stage(
+        return self._stage(
             "evaluate",
             f"{evaluator.name} {goal} seed {seed} of {encoder.label}",
             evaluator,
@@ -409,6 +492,6 @@ class _Planner:
             data={"train": self._ref(goal.task, "train"), "test": self._ref(goal.task, "test")},
             params={"trigger": trigger.digest},
             parents={"encoder": encoder},
-            numerics=self.numerics,
+            departures=[*self._trigger_departures(trigger), *self.settings.departures(evaluator)],
             attachments={"trigger": trigger},
         )

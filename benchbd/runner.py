@@ -333,8 +333,8 @@ class Runner:
         seconds = cost[kind].seconds if kind in cost else None
         return {
             "board": self.plan.board.name,
-            "on_board": not self.plan.departures,
-            "departures": self.plan.departures,
+            "on_board": not of.departures,
+            "departures": list(of.departures),
             "attack": of.attack,
             "pretrain": of.pretrain,
             "seed": of.seed,

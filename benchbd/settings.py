@@ -1,4 +1,4 @@
-"""A board's protocol with a user's changes: validated methods, and in what the run departs from the board."""
+"""A board's protocol with a user's changes: validated methods, and in what each departs from the board."""
 
 from __future__ import annotations
 
@@ -19,12 +19,11 @@ class Settings:
     """What ``-o`` and the board's tables make of the protocol.
 
     trigger, reference, budget: the parts of the protocol, changed or not.
-    departures: grows with every value that is not the board's; empty for an on-board run.
     """
 
     def __init__(self, board: Board, registry: Registry, options: Sequence[str]) -> None:
         self.board, self.registry = board, registry
-        self.departures: list[str] = []
+        self._departures: dict[tuple[str, str], list[str]] = {}
         self._asked = parse_options(options)
         self._used: set[str] = set()
         self.trigger = self._section("trigger", board.trigger)
@@ -37,9 +36,7 @@ class Settings:
         """A part of the protocol with the user's changes."""
         changes = self._asked.get(name, {})
         self._used.update({name} if changes else ())
-        value = build(type(default), {**default.model_dump(), **changes}, name)
-        self._compare(name, default.model_dump(), value.model_dump())
-        return value
+        return build(type(default), {**default.model_dump(), **changes}, name)
 
     def methods(self, base: type[M], names: Sequence[str]) -> list[M]:
         """The methods of ``base``'s axis by name, each once, with the board's options and the user's on top."""
@@ -56,8 +53,13 @@ class Settings:
         budget = self._budgeted(cls, self.budget) if "budget" in self._asked else {}
         ours = build(cls, own, name)
         theirs = build(cls, own | budget | _named(self._asked, axis, name), name)
-        self._compare(name, ours.model_dump(), theirs.model_dump())
+        self._departures[axis, name] = self._compare(cls, ours.model_dump(mode="json"), theirs.model_dump(mode="json"))
         return theirs
+
+    def departures(self, method: Method) -> list[str]:
+        """In what a method that ``methods`` gave differs from the board's, one "NAME.FIELD=VALUE (the board's: ...)"
+        an option. What the budget changes is said of the budget, in the same words for all that it reaches."""
+        return self._departures[method.axis, method.name]
 
     def _boards(self, cls: type[Method]) -> dict[str, Any]:
         """What the board says of a method: its part of the budget, and its tables on top."""
@@ -83,10 +85,11 @@ class Settings:
         values = budget.model_dump() if cls.axis == "defense" else {}
         return {field: value for field, value in values.items() if value is not None and field in cls.model_fields}
 
-    def _compare(self, name: str, board: Mapping[str, Any], run: Mapping[str, Any]) -> None:
-        for option, value in run.items():
-            if value != board[option]:
-                self.departures.append(f"{name}.{option}={value} (the board's: {board[option]})")
+    def _compare(self, cls: type[Method], board: Mapping[str, Any], run: Mapping[str, Any]) -> list[str]:
+        shared = self._budgeted(cls, self.budget).keys() - _named(self._asked, cls.axis, cls.name).keys()
+        of_budget = differences("budget", self.board.budget.model_dump(), self.budget.model_dump())
+        own = differences(cls.name, board, run)
+        return [of_budget[option] if option in shared & of_budget.keys() else own[option] for option in own]
 
     def reject_unused(self) -> None:
         """UsageError where ``-o`` speaks of something that takes no part in the run."""
@@ -107,6 +110,15 @@ def _reject_unknown(registry: Registry, names: Iterable[str], besides: Iterable[
             registry.get(axis, bare)
         elif bare not in known:
             raise UnknownNameError("method", bare, known)
+
+
+def differences(name: str, board: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, str]:
+    """What the values of ``run`` that are not those of ``board`` are called, by option."""
+    return {
+        option: f"{name}.{option}={value} (the board's: {board.get(option)})"
+        for option, value in run.items()
+        if value != board.get(option)
+    }
 
 
 def _named(options: Options, axis: str, name: str) -> dict[str, Any]:

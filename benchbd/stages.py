@@ -47,6 +47,7 @@ class Stage:
     seed: the stage's own seed, derived from the run seed and the kind alone.
     data: data sets by role. params: further JSON that determines the result. parents: stages by role.
     numerics: precision and TF32. attachments: objects (triggers, references) whose digests are in ``params``.
+    departures: in what the stage itself differs from the board's; no part of the identity.
     """
 
     kind: Kind
@@ -58,6 +59,7 @@ class Stage:
     parents: Mapping[str, Stage]
     numerics: Mapping[str, Any]
     attachments: Mapping[str, Any] = field(default_factory=dict)
+    departures: tuple[str, ...] = ()
 
     @property
     def method_name(self) -> str:
@@ -82,6 +84,12 @@ class Stage:
     def key(self) -> str:
         """64 hex digits; the first 12 are printed."""
         return hashlib.sha256(canonical(self.identity).encode()).hexdigest()
+
+    @cached_property
+    def departed(self) -> tuple[str, ...]:
+        """In what it and the stages that it stands on differ from the board's, each once."""
+        above = [departure for parent in self.parents.values() for departure in parent.departed]
+        return tuple(dict.fromkeys([*above, *self.departures]))
 
     @property
     def provisional(self) -> bool:
@@ -151,6 +159,7 @@ class Cell:
     chain: the stages that lead to its encoder, in order. evaluate: its own evaluation; undefended and floor: those of
     the attacked encoder as published and of the clean encoder, under the same task, evaluator and seed.
     control: whether its attack is the control of another.
+    departures: in what it differs from the board, by its own stages, place and seed; empty for an on-board cell.
     """
 
     attack: str
@@ -164,6 +173,7 @@ class Cell:
     undefended: Stage
     floor: Stage
     control: bool = False
+    departures: tuple[str, ...] = ()
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -181,6 +191,7 @@ class Inspection:
 
     goals: the tasks of its row. chain: the stages that lead to it, in order. detect: the verdict.
     undefended, floors: evaluations of it and of the clean encoder, one per goal; they tell whether the attack took.
+    departures: as of a cell.
     """
 
     detection: str
@@ -193,6 +204,7 @@ class Inspection:
     detect: Stage
     undefended: tuple[Stage, ...]
     floors: tuple[Stage, ...]
+    departures: tuple[str, ...] = ()
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -206,15 +218,17 @@ class Inspection:
 
 @dataclass
 class Plan:
-    """Cells and inspections in the order of the board.
-
-    departures: in what the run differs from the board (empty: on-board).
-    """
+    """Cells and inspections in the order of the board."""
 
     board: Board
     cells: list[Cell]
-    departures: list[str] = field(default_factory=list)
     inspections: list[Inspection] = field(default_factory=list)
+
+    @property
+    def departures(self) -> list[str]:
+        """In what any of them differs from the board, each once."""
+        parts: list[Cell | Inspection] = [*self.cells, *self.inspections]
+        return list(dict.fromkeys(text for part in parts for text in part.departures))
 
     @property
     def stages(self) -> list[Stage]:

@@ -137,12 +137,10 @@ def summarise(records: Sequence[Record], order: Order, off_board: bool) -> list[
                 raise DataError(f"{record.name}: two records of one cell, {keys}; remove the one out of date")
     for seeds in cells.values():
         check_protocol(list(seeds.values()))
-    scratch: dict[tuple[object, ...], Record] = {
-        (_place(record), record.attack, record.seed): record
-        for seeds in cells.values()
-        for record in seeds.values()
-        if record.defense == SCRATCH and record.metrics
-    }
+    scratch: dict[tuple[object, ...], list[Record]] = {}
+    for record in (record for seeds in cells.values() for record in seeds.values()):
+        if record.defense == SCRATCH and record.metrics:
+            scratch.setdefault((*_place(record)[:-1], record.attack, record.seed), []).append(record)
 
     def rank(records: Sequence[Record]) -> tuple[object, ...]:
         first = records[0]
@@ -160,17 +158,40 @@ def summarise(records: Sequence[Record], order: Order, off_board: bool) -> list[
     return [_row(cell, scratch) for cell in sorted((list(seeds.values()) for seeds in cells.values()), key=rank)]
 
 
-def _row(records: Sequence[Record], scratch: Mapping[tuple[object, ...], Record]) -> Row:
+def _scratch_of(record: Record, scratch: Mapping[tuple[object, ...], Sequence[Record]]) -> Record | None:
+    """The ``scratch`` run that a record is compared with: in its own place, under the same evaluation.
+
+    The trigger is the attack's, so its own scratch cell comes first; the weights are the same in both.
+    """
+    for attack in (record.attack, FLOOR):
+        known = scratch.get((*_place(record)[:-1], attack, record.seed), ())
+        alike = [each for each in known if _evaluation(each) == _evaluation(record)]
+        if (nearest := nearest_departures(departures(record), map(departures, alike))) is not None:
+            return next(each for each in alike if departures(each) == nearest)
+    return None
+
+
+def _evaluation(record: Record) -> tuple[Any, ...]:
+    """What an encoder was measured with: evaluator, data and trigger."""
+    identity = record.identity.get("evaluate", {})
+    return identity.get("method"), identity.get("data"), identity.get("params", {}).get("trigger")
+
+
+def nearest_departures(own: Sequence[str], known: Iterable[tuple[str, ...]]) -> tuple[str, ...] | None:
+    """What a record that is off-board by ``own`` is compared with: of ``known`` those that share the most of its
+    departures and have no other; None where there are none. A departure marks only what stands on it: where the
+    learning rate of a repair is another, its floor and its control are still the board's."""
+    return max((each for each in known if set(each) <= set(own)), key=len, default=None)
+
+
+def _row(records: Sequence[Record], scratch: Mapping[tuple[object, ...], Sequence[Record]]) -> Row:
     first = records[0]
     measured = [(record, record.metrics) for record in records if record.metrics]
     floored = [(metrics, record.baseline) for record, metrics in measured if record.baseline]
-    # The trigger is the attack's, so its own scratch cell comes first; the weights are the same in both.
     controls = [
         (record, metrics, control.metrics)
         for record, metrics in measured
-        if (control := scratch.get((_place(record), record.attack, record.seed)))
-        or (control := scratch.get((_place(record), FLOOR, record.seed)))
-        if control.metrics
+        if (control := _scratch_of(record, scratch)) and control.metrics
     ]
     notes = _notes(records)
     if 0 < len(controls) < len(measured):

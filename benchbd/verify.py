@@ -21,6 +21,7 @@ CONTROL = "-control"  # how the name of an attack that is another's control ends
 
 _TOLERANCE = 1e-3  # of a percentage: a record rounds to 1e-4
 _NAME = re.compile(r"[^\s./\\:][^/\\:\x00-\x1f]*")  # names become file names; a data set is named after any folder
+_OPTION = re.compile(r"(?P<name>[^.=]+)\.(?P<field>[^.=]+)=(?P<value>.*) \(the board's: .*\)", re.DOTALL)
 _METHODS = {"attack": "attack", "defend": "defense", "evaluate": "evaluator", "detect": "detection"}
 
 
@@ -83,7 +84,21 @@ def _shared(record: Entry, last: str) -> Iterator[str]:
     if record.on_board == bool(record.departures):
         said = f"departures are {', '.join(record.departures)}" if record.departures else "there are no departures"
         yield f"on_board: {str(record.on_board).lower()}, but {said}; a record is on-board where it has none"
+    yield from _departed(record)
     yield from _identities(record, last)
+
+
+def _departed(record: Entry) -> Iterator[str]:
+    """Departures by an option of a method that took part, with another value than its identity has."""
+    for departure in record.departures:
+        if said := _OPTION.fullmatch(departure):
+            for kind, identity in record.identity.items():
+                options = _in(identity, "method", "options")
+                if _in(identity, "method", "name") != said["name"] or said["field"] not in (options or {}):
+                    continue
+                value = str(options[said["field"]])
+                if said["value"].replace("(", "[").replace(")", "]") != value.replace("(", "[").replace(")", "]"):
+                    yield f"departures: {departure}, but identity.{kind} has {said['field']} {value}"
 
 
 def _identities(record: Entry, last: str) -> Iterator[str]:

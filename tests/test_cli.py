@@ -128,7 +128,7 @@ def test_plan_in_both_forms(ran: Tiny, tmp_path: Path) -> None:
     fresh = [(s["kind"], s["method"]) for s in changed["stages"] if not s["cached"]]
     assert sorted(fresh) == [("defend", "ft")] * 2 + [("evaluate", "mlp")] * 2
     text = call("plan", *ran.arguments, "-o", "ft.lr=0.01").stdout
-    assert "off-board: ft.lr=0.01 (the board's: 0.001)" in text
+    assert "off-board: ft.lr=0.01 (the board's: 0.001), in 2 of 6\n" in text
     assert "6 cells, 11 distinct stages, 7 cached, 4 to compute" in text
 
     empty = [*ran.arguments, "--store", tmp_path / "empty"]
@@ -314,7 +314,7 @@ def test_every_part_can_be_chosen(tiny: Tiny) -> None:
         "trigger.size=5 (the board's: 10)",
         "task pool -> task:2",
         "evaluator knn",
-        "seed 7",
+        "seed not of the board (its seeds: 1)",
     ]
     # In the store the board's own records stay as they were.
     assert len(list((tiny.store / "records" / "tiny").glob("*.json"))) == 7

@@ -293,6 +293,18 @@ def test_off_board_inspections_are_a_population_of_their_own() -> None:
     assert [p.departures for p in populations(records, off_board=True)] == [(), tuple(other[0].departures)]
 
 
+def test_attacked_encoders_that_depart_are_told_from_the_boards_clean_ones() -> None:
+    departures = ["badencoder.steps=3 (the board's: 9)"]
+    records = [*separated(2), inspection("badencoder", 1, 0.4, on_board=False, departures=departures)]
+    off = populations(records, off_board=True)[1]
+    assert (off.departures, off.clean, off.attacked) == (tuple(departures), populations(records)[0].clean, (0.4,))
+    other = ["decree.steps=3 (the board's: 9)"]
+    both = [inspection("badencoder", 1, 0.4, on_board=False, departures=[*departures, *other])]
+    both += [inspection("none", 1, 0.3, on_board=False, departures=other)]
+    (population,) = (p for p in populations([*records, *both], off_board=True) if len(p.departures) == 2)
+    assert population.clean == (0.3,)
+
+
 def test_every_format_says_the_same() -> None:
     records = separated()
     markdown, csv = render(records, "markdown"), render(records, "csv")

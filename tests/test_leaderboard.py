@@ -21,7 +21,7 @@ from benchbd.records import Cost, Record, read_records, write_records
 from benchbd.summary import Order
 from benchbd.tables import WIDTH
 
-from .records_factory import MACHINE, make_record, paper_like
+from .records_factory import MACHINE, digest, make_record, paper_like
 
 ORDER = Order(
     attacks=["none", "badencoder"],
@@ -131,6 +131,30 @@ def test_off_board_records_are_left_out_and_counted() -> None:
     assert [row["Status"] for row in rows] == ["ok", "ok, off-board"]
     assert "evaluator mlp; off-board: ft.lr=0.01\n" in render(records, "markdown", off_board=True)
     assert "evaluator mlp; off-board: ft.lr=0.01\n" in terminal_table(records)
+
+
+def test_a_row_that_departs_is_compared_with_the_scratch_that_shares_the_most_of_it() -> None:
+    def scratch(acc: float, *departures: str, trigger: str = "a") -> Record:
+        evaluate = {"method": {"name": "mlp"}, "params": {"trigger": trigger}}
+        return make_record(
+            defense="scratch" if acc != 80 else "ft",
+            metrics=(acc, 9.0, 8.0),
+            on_board=not departures,
+            departures=list(departures),
+            identity={"evaluate": evaluate},
+            key=digest(evaluate),
+            status="ok",
+        )
+
+    def points(*records: Record) -> float:
+        return float(only(summary([*records], off_board=True), defense="ft").acc_to_scratch)
+
+    assert points(scratch(80, "ft.lr=1"), scratch(60)) == 20
+    assert points(scratch(80, "ft.lr=1"), scratch(50, "scratch.lr=1"), scratch(60)) == 20
+    assert points(scratch(80, "ft.lr=1", "simclr.lr=2"), scratch(60), scratch(50, "simclr.lr=2")) == 30
+    small = scratch(80, "ft.lr=1", "trigger.size=5", trigger="b")
+    assert pd.isna(points(small, scratch(60)))  # the board's scratch was measured with another trigger
+    assert points(small, scratch(60), scratch(55, "trigger.size=5", trigger="b")) == 25
 
 
 def test_statuses_and_reasons() -> None:

@@ -130,11 +130,85 @@ def test_departures(tiny: Tiny) -> None:
     assert tiny.plan(options=("ft.lr=0.01",)).departures == ["ft.lr=0.01 (the board's: 0.001)"]
     assert tiny.plan(options=("trigger.size=5",)).departures == ["trigger.size=5 (the board's: 10)"]
     assert tiny.plan(tasks=("task:2",)).departures == ["task pool -> task:2"]
-    assert tiny.plan(seeds=(5,), defenses=("ft",)).departures == ["seed 5"]
+    assert tiny.plan(seeds=(5,), defenses=("ft",)).departures == ["seed not of the board (its seeds: 1)"]
     assert tiny.plan(evaluators=("mlp", "knn")).departures == ["evaluator knn"]
     assert tiny.plan(options=("budget.steps=3",)).departures[0] == "budget.steps=3 (the board's: 2)"
     write_npz_set(tiny.data, "task", train=63, seed=2)
     assert tiny.plan().departures == ["task train is 63, the board pins 60"]
+
+
+def departed(tiny: Tiny, **selection: Any) -> dict[tuple[str, str], tuple[str, ...]]:
+    """The cells that are off-board, with their departures."""
+    return {(c.attack, c.defense): c.departures for c in tiny.plan(**selection).cells if c.departures}
+
+
+def test_a_departure_is_of_the_cells_that_stand_on_it(tmp_path: Path, registry: Registry) -> None:
+    tiny = Tiny(tmp_path, registry)
+    ft = ("ft.lr=0.01 (the board's: 0.001)",)
+    assert departed(tiny, options=["ft.lr=0.01"]) == {(attack, "ft"): ft for attack in ("none", "badencoder")}
+    for option in ("badencoder.steps=3 (the board's: 2)", "reference.count=2 (the board's: 1)"):
+        found = departed(tiny, options=[option.partition(" ")[0]])
+        assert found == {("badencoder", defense): (option,) for defense in ("none", "scratch", "ft")}
+    budget = ("budget.steps=3 (the board's: 2)",)  # one table for all that it reaches, and no more
+    found = departed(tiny, options=["budget.steps=3"])
+    assert found == {(attack, d): budget for attack in ("none", "badencoder") for d in ("scratch", "ft")}
+    found = departed(tiny, options=["budget.steps=3", "ft.steps=4"])
+    assert found["none", "ft"] == ("ft.steps=4 (the board's: 2)",)
+    assert found["none", "scratch"] == budget
+    for option in ("simclr.lr=0.1", "trigger.size=5", "mlp.lr=0.1"):
+        assert len(departed(tiny, options=[option])) == 6
+    both = tiny.plan(tasks=["task:1", "task:2"], evaluators=["mlp", "knn"])
+    assert {(str(c.goal), c.evaluator): c.departures for c in both.cells} == {
+        ("task:1", "mlp"): (),
+        ("task:1", "knn"): ("evaluator knn",),
+        ("task:2", "mlp"): ("task pool -> task:2",),
+        ("task:2", "knn"): ("task pool -> task:2", "evaluator knn"),
+    }
+
+
+def test_other_data_mark_only_the_rows_that_have_them(tmp_path: Path, registry: Registry) -> None:
+    rows = 'rows = [{ pretrain = "pool", tasks = ["task:1"] }, { pretrain = "pool", tasks = ["other:2"] }]'
+    board = TINY.replace('rows = [{ pretrain = "pool", tasks = ["task:1"] }]', rows)
+    tiny = Tiny(tmp_path, registry, board.replace("[data]", "[data]\nother = { test = 99 }"))
+    write_npz_set(tiny.data, "other", seed=3)
+    off = {str(cell.goal): cell.departures for cell in tiny.plan().cells}
+    assert off == {"task:1": (), "other:2": ("other test is 30, the board pins 99",)}
+
+
+def test_files_count_by_content(tiny: Tiny, tmp_path: Path) -> None:
+    for name, size in (("board", 10), ("five", 5)):
+        Trigger.square(size).save(tmp_path / f"{name}.npz")
+    corner = Trigger.square(4)
+    mixed = Trigger(corner.pattern.roll(-20, 1), corner.keep.roll(-20, 1))
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        mixed.save(tmp_path / folder / "t.npz")
+        x = np.full((2, 32, 32, 3), 7, np.uint8)
+        np.savez(tmp_path / folder / "r.npz", x=x, y=np.array([1, 1]))
+    assert departed(tiny, options=[f"trigger.file={tmp_path / 'board.npz'}"]) == {}
+    square, size = ({"options": [option]} for option in (f"trigger.file={tmp_path / 'five.npz'}", "trigger.size=5"))
+    assert departed(tiny, **square) == departed(tiny, **size)
+    for name in ("t", "r"):
+        part = {"t": "trigger", "r": "reference"}[name]
+        one, other = (tiny.plan(options=[f"{part}.file={tmp_path / folder / name}.npz"]) for folder in ("a", "b"))
+        assert one.departures == other.departures
+        assert one.departures[0].startswith(f"{part}.file=")
+        assert str(tmp_path) not in "".join(one.departures)
+    assert one.departures[0].endswith(" (the board's: None)")
+
+
+def test_the_boards_own_file_elsewhere_is_the_boards(tmp_path: Path, registry: Registry) -> None:
+    np.savez(tmp_path / "r.npz", x=np.full((1, 32, 32, 3), 7, np.uint8), y=np.array([1]))
+    np.savez(tmp_path / "copy.npz", x=np.full((1, 32, 32, 3), 7, np.uint8), y=np.array([1]))
+    Trigger.square(7, center=True).save(tmp_path / "t.npz")
+    Trigger.square(7, center=True).save(tmp_path / "tcopy.npz")
+    tiny = Tiny(tmp_path, registry, f'{TINY}\n[reference]\nfile = "r.npz"\n[trigger]\nfile = "t.npz"\n')
+    assert tiny.plan(options=[f"reference.file={tmp_path / 'copy.npz'}"]).departures == []
+    assert tiny.plan(options=[f"trigger.file={tmp_path / 'tcopy.npz'}"]).departures == []
+    assert departed(tiny, options=[f"trigger.file={tmp_path / 'tcopy.npz'}", "ft.lr=0.1"]).keys() == {
+        ("none", "ft"),
+        ("badencoder", "ft"),
+    }
 
 
 def test_a_pool_is_pinned_by_its_parts(tmp_path: Path, registry: Registry) -> None:
@@ -257,7 +331,9 @@ def test_seeds_asked_for_are_a_part_of_the_boards_grid_or_a_departure(tmp_path: 
     assert [(cell.defense, cell.seed) for cell in part.cells[:3]] == [("none", 2), ("scratch", 2), ("ft", 2)]
     assert {cell.seed for cell in part.cells} == {2}
     assert part.departures == []
-    assert tiny.plan(seeds=[7, 2, 5]).departures == ["seed 5", "seed 7"]
+    off = {cell.seed: cell.departures for cell in tiny.plan(seeds=[7, 2, 5]).cells}
+    assert off == {2: (), 5: off[7], 7: tiny.plan(seeds=[7]).cells[0].departures}  # alone or together: one table
+    assert off[7] == ("seed not of the board (its seeds: 1, 2)",)
 
 
 def test_a_trigger_option_does_not_reach_rows_with_triggers_of_their_own(tmp_path: Path, registry: Registry) -> None:

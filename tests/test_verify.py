@@ -69,6 +69,10 @@ def test_what_is_published_is_sound(folder: Path) -> None:
         ({"identity.attack.seed": float("nan")}, "identity: holds a number that is not finite"),
         ({"defense": "ft"}, "defense: 'ft', but identity.defend is of 'mimic'"),
         ({"departures": ["mimic.epochs=1"]}, "on_board: true, but departures are mimic.epochs=1"),
+        (
+            {"departures": ["mimic.lambda1=3.5 (the board's: 1.0)"], "on_board": False},
+            "departures: mimic.lambda1=3.5 (the board's: 1.0), but identity.defend has lambda1 ",
+        ),
         ({"on_board": False}, "on_board: false, but there are no departures"),
         ({"attack": "../../escaped"}, "attack: '../../escaped' is no name; one has no slash"),
         ({"task": ".hidden"}, "task: '.hidden' is no name"),
