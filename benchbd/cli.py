@@ -19,7 +19,7 @@ import click
 from benchbd import __version__
 from benchbd.board import DEFAULT
 from benchbd.errors import BenchbdError, DataError, UnknownNameError, UsageError
-from benchbd.process import Stopped, discard, messages_may_be_lost, stopped_by_signals
+from benchbd.process import Stopped, discard, kept_stdout, messages_may_be_lost, say, stopped_by_signals
 
 if TYPE_CHECKING:
     from benchbd.api import Session
@@ -75,12 +75,27 @@ def _one_line_errors() -> Iterator[None]:
         raise _Error(f"{place}{error.strerror or error}") from error
 
 
-class _Group(click.Group):
-    """Every mistake is one line and exit code 2; a signal that ends the process is 128 and its number."""
+class _Command(click.Command):
+    """What it works with may print: only what it says itself reaches stdout."""
 
+    def invoke(self, ctx: click.Context) -> Any:
+        top = ctx.find_root().command
+        with kept_stdout(restore=not (isinstance(top, _Group) and top.standalone)):
+            return super().invoke(ctx)
+
+
+class _Group(click.Group):
+    """Every mistake is one line and exit code 2; a signal that ends the process is 128 and its number.
+
+    standalone: whether the process ends with the command.
+    """
+
+    command_class = _Command
     group_class = type  # subgroups are of this class too
+    standalone = False
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
+        self.standalone = kwargs.get("standalone_mode", True)
         log = logging.getLogger("benchbd")
         handler = _Warnings()
         log.addHandler(handler)
@@ -207,12 +222,12 @@ def run(download: bool, **arguments: Any) -> None:
             "records": [json.loads(record.to_json()) for record in records],
             "detections": [json.loads(record.to_json()) for record in inspected],
         }
-        click.echo(json.dumps(document, indent=1))
+        say(json.dumps(document, indent=1))
     else:
         order = Order.of(session.board)
-        click.echo(terminal_table(records, order), nl=False)
+        say(terminal_table(records, order), nl=False)
         if text := detections.render(inspected, order=order, off_board=True):
-            click.echo(f"\n{text}", nl=False)
+            say(f"\n{text}", nl=False)
     if any(record.status == "failed" for record in (*records, *inspected)):
         sys.exit(1)
 
@@ -225,7 +240,7 @@ def plan(download: bool, **arguments: Any) -> None:
     from benchbd.plan_text import render
 
     session = _session(arguments)
-    click.echo(render(session, session.plan(strict=False), as_json=arguments["as_json"]), nl=False)
+    say(render(session, session.plan(strict=False), as_json=arguments["as_json"]), nl=False)
 
 
 @main.command("list")
@@ -251,10 +266,10 @@ def list_(axis: str | None, data_root: Path | None, as_json: bool) -> None:
             raise UnknownNameError("axis", axis, axes)
         axes = {singular: axes[singular]}
     if as_json:
-        click.echo(json.dumps(axes, indent=1))
+        say(json.dumps(axes, indent=1))
         return
     for name, methods in axes.items():
-        click.echo(f"{name}")
+        say(f"{name}")
         for method in methods:
             if name == "board":
                 about = load_board(method).title
@@ -262,7 +277,7 @@ def list_(axis: str | None, data_root: Path | None, as_json: bool) -> None:
                 about = summary(registry.get(name, method))
             else:
                 about = f"In {root / method}."
-            click.echo(f"  {method:<16}{about}".rstrip())
+            say(f"  {method:<16}{about}".rstrip())
 
 
 @main.command()
@@ -301,32 +316,32 @@ def show(name: str, as_json: bool) -> None:
 def _show_methods(documents: list[dict[str, Any]], as_json: bool) -> None:
     """Methods, or parts of the protocol, which have no version and paper."""
     if as_json:
-        click.echo(json.dumps(documents[0] if len(documents) == 1 else documents, indent=1))
+        say(json.dumps(documents[0] if len(documents) == 1 else documents, indent=1))
         return
     from tabulate import tabulate
 
     for about in documents:
         version = f" (version {about['version']}, {about['distribution']})" if "version" in about else ""
-        click.echo(f"{about['axis']} {about['name']}{version}\n\n{about['help']}\n")
+        say(f"{about['axis']} {about['name']}{version}\n\n{about['help']}\n")
         if "paper" in about:
-            click.echo(f"paper: {about['paper'] or '-'}\n")
+            say(f"paper: {about['paper'] or '-'}\n")
         rows = [[f["name"], f["type"], f["bounds"], json.dumps(f["default"]), f["help"]] for f in about["options"]]
         if rows:
             headers = ["option", "type", "bounds", "default", "help"]
-            click.echo(tabulate(rows, headers=headers, disable_numparse=True, maxcolwidths=[None, 24, None, 18, 60]))
+            say(tabulate(rows, headers=headers, disable_numparse=True, maxcolwidths=[None, 24, None, 18, 60]))
         else:
-            click.echo("no options")
+            say("no options")
 
 
 def _show_board(board: Board, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(board.model_dump(mode="json"), indent=1))
+        say(json.dumps(board.model_dump(mode="json"), indent=1))
         return
     from tabulate import tabulate
 
-    click.echo(f"board {board.name}: {board.title}")
+    say(f"board {board.name}: {board.title}")
     if about := board.description.strip():
-        click.echo(f"\n{about}")
+        say(f"\n{about}")
     budget = board.budget.model_dump(exclude_none=True)
     grid = [
         *(("row", f"{row.pretrain} -> {', '.join(row.tasks)}") for row in board.rows),
@@ -340,7 +355,7 @@ def _show_board(board: Board, as_json: bool) -> None:
         ("clean images", str(board.clean_images)),
         *((f"{name}.{field}", json.dumps(v)) for name, table in board.options.items() for field, v in table.items()),
     ]
-    click.echo(f"\n{tabulate(grid, tablefmt='plain', disable_numparse=True)}")
+    say(f"\n{tabulate(grid, tablefmt='plain', disable_numparse=True)}")
 
 
 @main.command()
@@ -356,7 +371,7 @@ def plugins(as_json: bool) -> None:
     finally:
         log.disabled = False
     if as_json:
-        click.echo(json.dumps([vars(plugin) for plugin in found], indent=1))
+        say(json.dumps([vars(plugin) for plugin in found], indent=1))
         return
     from tabulate import tabulate
 
@@ -365,7 +380,7 @@ def plugins(as_json: bool) -> None:
         adds = "; ".join(f"{axis}: {', '.join(names)}" for axis, names in plugin.adds.items())
         rows.append([plugin.name, plugin.distribution, plugin.version, adds or "-", plugin.problem or "ok"])
     headers = ["plugin", "distribution", "version", "adds", "state"]
-    click.echo(tabulate(rows, headers=headers, disable_numparse=True, maxcolwidths=[None, None, None, 48, 60]))
+    say(tabulate(rows, headers=headers, disable_numparse=True, maxcolwidths=[None, None, None, 48, 60]))
 
 
 def _records_of(
@@ -429,7 +444,7 @@ def compare(board: str | None, paper: bool, records: Path | None, store: Path | 
         raise UsageError("say what to compare with: --paper")
     loaded = load_board(board or DEFAULT)
     found, _ = _records_of(loaded, board or DEFAULT, records, store)
-    click.echo(render(loaded, found, form), nl=False)
+    say(render(loaded, found, form), nl=False)
 
 
 @main.command()
@@ -470,7 +485,7 @@ def figures(
         board=session.board if named else None,
     )
     for path in drawn.paths:
-        click.echo(path)
+        say(path)
     for line in drawn.left_out:
         click.echo(f"left out: {line}", err=True)
 
@@ -511,9 +526,9 @@ def build_leaderboard(
         build(loaded.name, found, out, Order.of(loaded), loaded.description, off_board, detected)
         click.echo(f"wrote the tables and {len(known)} records of board {loaded.name} to {out}", err=True)
         return
-    click.echo(render(found, form, loaded.title, Order.of(loaded), off_board), nl=False)
+    say(render(found, form, loaded.title, Order.of(loaded), off_board), nl=False)
     if form == "markdown" and (table := detections.render(detected, form, Order.of(loaded), off_board)):
-        click.echo(f"\n## Detection\n\n{table}", nl=False)
+        say(f"\n## Detection\n\n{table}", nl=False)
     elif detected:
         click.echo(f"{len(detected)} detection records are not in this format: give --out", err=True)
 

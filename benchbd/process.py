@@ -1,4 +1,4 @@
-"""The process of a command: signals that end it, and standard streams that cannot be written."""
+"""The process of a command: signals that end it, standard streams that cannot be written, and who writes to them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
+from contextvars import ContextVar
 from types import FrameType
 from typing import Any, TextIO, cast
 
+import click
+
+_kept: ContextVar[TextIO | None] = ContextVar("benchbd_stdout", default=None)
 ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
@@ -95,3 +99,58 @@ def _fill(descriptor: int) -> None:
     if nowhere != descriptor:
         os.dup2(nowhere, descriptor)
         os.close(nowhere)
+
+
+def say(text: object = "", *, nl: bool = True) -> None:
+    """Write a line (without its end where ``nl`` is False) to the stdout that the command was started with."""
+    click.echo(text, nl=nl, file=_kept.get())
+
+
+@contextmanager
+def kept_stdout(*, restore: bool) -> Iterator[None]:
+    """Within the block ``say`` alone reaches stdout, and what else would goes to stderr: a plugin may print when it is
+    imported, write to descriptor 1, call a C library that does, start a process that inherits it, or print at exit.
+
+    restore: give it back afterwards. Where the process is about to end that would let through what C libraries still
+        hold, and what runs at exit.
+    """
+    stdout = sys.stdout
+    if stdout is None:
+        yield
+    elif not _is_descriptor_1(stdout):  # an object: a test's, or a notebook's
+        with redirect_stdout(sys.stderr), _keeping(stdout):
+            yield
+    else:
+        stdout.flush()
+        document = os.fdopen(os.dup(1), "w", encoding=stdout.encoding, errors=stdout.errors)
+        os.dup2(2, 1)
+        # A wrapper of its own: a plugin that closes sys.stdout closes nothing else.
+        diverted = os.fdopen(1, "w", buffering=1, encoding=stdout.encoding, errors="backslashreplace", closefd=False)
+        sys.stdout = cast(TextIO, _Lossy(diverted))
+        try:
+            with _keeping(document):
+                yield
+        finally:
+            if restore:
+                with suppress(OSError, ValueError):
+                    sys.stdout.flush()
+                sys.stdout = stdout
+                os.dup2(document.fileno(), 1)
+            with suppress(OSError):  # what could not be written was an error where it was said
+                document.close()
+
+
+@contextmanager
+def _keeping(stream: TextIO) -> Iterator[None]:
+    token = _kept.set(stream)
+    try:
+        yield
+    finally:
+        _kept.reset(token)
+
+
+def _is_descriptor_1(stream: TextIO) -> bool:
+    try:
+        return stream.fileno() == 1
+    except (OSError, ValueError, AttributeError):  # it has none, or is closed
+        return False
