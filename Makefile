@@ -7,7 +7,7 @@ STAMP := $(VENV)/.ready
 PYTEST := $(PYTHON) -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format lock realdata slow gpu bench scaling docs
+.PHONY: help setup demo test check format lock realdata slow gpu latex bench scaling docs
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -47,6 +47,12 @@ slow: $(STAMP) ## tests that take minutes
 
 gpu: $(STAMP) ## CPU and CUDA must agree (needs a CUDA device)
 	$(PYTEST) -m gpu
+
+latex: $(STAMP) ## compile every board.tex and read its pages back; TeX Live and poppler come from Debian if absent
+	@if ! command -v pdflatex >/dev/null || ! command -v pdftotext >/dev/null; then \
+	  root=$$([ $$(id -u) = 0 ] || echo sudo); $$root apt-get update -q && $$root apt-get install -qy \
+	  --no-install-recommends texlive-latex-base texlive-latex-recommended poppler-utils; fi
+	$(PYTEST) -m latex
 
 bench: $(STAMP) ## each hot path against its naive form: equality, then ratios
 	$(PYTEST) -m bench -s

@@ -15,8 +15,9 @@ from statistics import fmean
 
 import pandas as pd
 
-from benchbd import detections
+from benchbd import detections, latex
 from benchbd.errors import DataError, StoreError, UnknownNameError
+from benchbd.latex import Column
 from benchbd.records import DETECTIONS, DetectionRecord, Entry, Record, read_detections, read_records, write_records
 from benchbd.summary import (
     BY_NAME,
@@ -276,6 +277,15 @@ _HEADERS = (
     *("Attack", "Defense", "n", "ACC", "ASR", "ASR non-target", "Δ floor ACC", "Δ floor ASR"),
     *("Δ scratch ACC", "Δ scratch ASR", "Seconds", "Image-forwards", "Status"),
 )
+_COST = ("Seconds", "Image-forwards")
+# Widths in points: with every figure as wide as "100.00 ± 100.00", the table is as wide as the text of A4.
+_TEX_NAMES = (Column("Attack", 46), Column("Defense", 34))
+_TEX_FIGURES = (
+    *(*_TEX_NAMES, Column("n"), Column("ACC"), Column("ASR"), Column("ASR non-target")),
+    *(Column(header) for header in ("ACC", "ASR") * 2),  # under "Δ floor" and "Δ scratch"
+    Column("Status", 56),
+)
+_TEX_COSTS = (*_TEX_NAMES, *map(Column, _COST))
 _TERMINAL_HEADERS = ("attack", "defense", "ACC", "ASR", "ASR-nt", "ACC", "ASR", "ACC", "ASR", "s", "status")
 
 
@@ -378,38 +388,22 @@ def _json(table: _Table, title: str) -> str:
     return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-_TEX = str.maketrans(
-    {char: f"\\{char}" for char in "&%$#_{}"}
-    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$"}
-    | {"±": r"$\pm$", "Δ": r"$\Delta$", "†": r"$^\dagger$", "→": r"$\to$", "×": r"$\times$", "…": r"\dots{}"}
-)
-
-
 def _latex(table: _Table, title: str) -> str:
-    def tex(text: str) -> str:
-        return text.replace("->", "→").translate(_TEX)
-
-    def line(cells: Iterable[str]) -> str:
-        shown = ("--" if cell == "-" else f"${cell}$" if cell[:1] in {"+", "-"} else tex(cell) for cell in cells)
-        return " & ".join(shown) + r" \\"
-
-    lines = [r"% needs \usepackage{booktabs}", r"\begin{table*}", r"\centering\footnotesize\setlength{\tabcolsep}{3pt}"]
-    lines += [rf"\caption{{{tex(title)}}}"] if title else []
-    lines += [r"\begin{tabular}{ll" + "r" * (len(_HEADERS) - 3) + "l}", r"\toprule"]
-    # The differences stand in pairs under "Δ floor" and "Δ scratch".
-    lines += [r" & & & & & & \multicolumn{2}{c}{$\Delta$ floor} & \multicolumn{2}{c}{$\Delta$ scratch} & & & \\"]
-    lines += [
-        r"\cmidrule(lr){7-8}\cmidrule(lr){9-10}",
-        line(header.split()[-1] if "Δ" in header else header for header in _HEADERS),
-    ]
+    """A table of figures for each heading, one of costs where there are any, and the notes under them all."""
+    parts = [latex.BEGIN]
     for heading, rows in table.groups():
-        span = rf"\multicolumn{{{len(_HEADERS)}}}{{l}}{{\textit{{{tex(heading)}}}}} \\"
-        lines += [r"\midrule", span, r"\addlinespace", *(line(_cells(row, table)) for row in rows)]
-    lines += [r"\bottomrule", r"\end{tabular}", "", r"\raggedright"]
+        caption = f"{title}: {heading}" if title else heading
+        lines = [dict(zip(_HEADERS, _cells(row, table), strict=True)) for row in rows]
+        figures = [[cell for header, cell in line.items() if header not in _COST] for line in lines]
+        parts.append(latex.longtable(caption, _TEX_FIGURES, figures, spans=[("Δ floor", 7, 8), ("Δ scratch", 9, 10)]))
+        costs = [
+            [line[column.header] for column in _TEX_COSTS] for line in lines if any(line[name] != "-" for name in _COST)
+        ]
+        if costs:
+            parts.append(latex.longtable(f"Cost of the defenses. {caption}", _TEX_COSTS, costs))
     notes = [table.header(), *table.legend(), *table.remarks]
     notes += [f"[{number}] {text}" for text, number in table.footnotes.items()]
-    lines += [tex(text) + r"\par" for text in notes]
-    return "\n".join([*lines, r"\end{table*}"]) + "\n"
+    return "\n".join([*parts, latex.notes(notes), latex.END]) + "\n"
 
 
 _WRITERS = {"markdown": _markdown, "csv": _csv, "json": _json, "latex": _latex}

@@ -1,4 +1,4 @@
-"""What several tables are written with: Markdown escaped and in pipe tables, and marked notes for a terminal."""
+"""What several tables are written with: text that is safe to show, Markdown, and marked notes for a terminal."""
 
 from __future__ import annotations
 
@@ -10,9 +10,21 @@ from tabulate import tabulate
 WIDTH = 100  # columns of what a terminal shows
 
 
+def plain(text: str) -> str:
+    """Text on one line that steers no terminal: whitespace becomes spaces, what cannot be printed its escape in Python.
+
+    That is control characters, and those that only format, as marks that turn the direction of reading.
+    """
+    return text if text.isprintable() else "".join(map(_plain, text))
+
+
+def _plain(char: str) -> str:
+    return char if char.isprintable() else " " if char.isspace() else ascii(char)[1:-1]
+
+
 def escaped(text: str) -> str:
     """Plain text as Markdown that stays within its cell."""
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+    return plain(text).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
 
 
 def pipe(headers: Sequence[str], body: Sequence[Sequence[str]], left: Collection[str]) -> str:

@@ -250,18 +250,6 @@ def test_json_and_csv_carry_numbers() -> None:
     assert (float(lines[0]["acc"]), lines[0]["seeds"]) == (81.84, "0 1 2")
 
 
-def test_latex_is_escaped() -> None:
-    records = [make_record("bad_encoder", "f&t", notes=["50 % of {x} ~ $y^2 #1 \\n"], target_name="a_b")]
-    text = render(records, "latex", "T&T -> 100 %")
-    assert r"\caption{T\&T $\to$ 100 \%}" in text
-    assert r"bad\_encoder & f\&t & 1$^\dagger$ & 80.00 & 99.00 & 98.00 & $-2.00$ & $+95.00$ & -- & -- & -- & --" in text
-    assert r"50 \% of \{x\} \textasciitilde{} \$y\textasciicircum{}2 \#1 \textbackslash{}n" in text
-    body = [line for line in text.splitlines() if line.endswith(r"\\") and "multicolumn" not in line]
-    assert {line.replace(r"\&", "").count("&") for line in body} == {12}
-    assert text.count(r"\begin{") == text.count(r"\end{")
-    assert text.isascii()
-
-
 def test_the_terminal_table_fits_and_is_aligned() -> None:
     wide = [
         make_record(
