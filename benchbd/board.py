@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from benchbd.errors import UnknownNameError, UsageError
+from benchbd.files import expanded
+from benchbd.inputs import file_kind, obstacle
 
 DEFAULT = "demo"
 
@@ -30,7 +32,7 @@ Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_distinc
 
 
 class TriggerSpec(_Table):
-    """The trigger of a board: a uniform square, or a file in the released npz format.
+    """The trigger of a board: a uniform square, or a file: the released npz, a PNG or a .npy.
 
     fixed: the papers' corner, or where the file has the patch. center: the square in the middle. random: every image
     gets the patch at a place of its own, as in the official BASSL; an attack that poisons images may keep it nearer to
@@ -38,7 +40,7 @@ class TriggerSpec(_Table):
     """
 
     size: int = Field(10, ge=0, description="side of the white square in pixels")
-    file: str | None = Field(None, description="an npz file with t and tm instead of the square")
+    file: str | None = Field(None, description="a file instead: npz (t, tm), PNG or npy")
     position: Literal["fixed", "center", "random"] = Field("fixed", description="where the patch goes in each image")
 
     @model_validator(mode="after")
@@ -81,7 +83,7 @@ class ReferenceSpec(_Table):
     """
 
     count: int = Field(1, ge=1, description="reference inputs per target")
-    file: str | None = Field(None, description="an npz file with x (r, H, W, 3) and y instead")
+    file: str | None = Field(None, description="a file instead: npz (x, y), PNG or npy")
 
 
 class Budget(_Table):
@@ -132,7 +134,7 @@ def board_names() -> list[str]:
 
 def board_path(board: str | Path) -> Path:
     """The TOML file of a board given by name, by file, or by the folder that holds its ``board.toml``."""
-    path = Path(board)
+    path = expanded(board)
     if path.is_dir() and (path / "board.toml").is_file():
         return path / "board.toml"
     if path.suffix == ".toml":
@@ -153,10 +155,13 @@ def load_board(board: str | Path) -> Board:
     path = board_path(board)
     name = path.parent.resolve().name if path.name == "board.toml" else path.stem
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # Windows editors write a BOM
         loaded = _with_files_beside(Board.model_validate({"name": name, **data}), path.parent)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise UsageError(f"board {path}: {error}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        kind = file_kind(path)
+        raise UsageError(f"board {path}: {error if kind in ('', 'text') else f'it is {kind}'}") from error
+    except (OSError, RecursionError, MemoryError) as error:
+        raise UsageError(f"board {path}: cannot be read ({obstacle(error) or 'it is nested too deeply'})") from error
     except ValidationError as error:
         raise UsageError(f"board {path}: {_first_fault(error)}") from error
     if loaded.name in board_names() and path.resolve() != (boards_folder() / loaded.name / "board.toml").resolve():
@@ -179,10 +184,10 @@ def _first_fault(error: ValidationError) -> str:
 
 
 def _with_files_beside(board: Board, folder: Path) -> Board:
-    """Files that a board names lie beside it."""
+    """Files that a board names lie beside it, where their paths are relative."""
 
     def placed(spec: Any) -> Any:
-        return spec if spec.file is None else spec.model_copy(update={"file": str(folder / spec.file)})
+        return spec if spec.file is None else spec.model_copy(update={"file": str(folder / expanded(spec.file))})
 
     rows = [
         row.model_copy(update={"triggers": tuple(map(placed, row.triggers))}) if row.triggers else row

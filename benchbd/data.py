@@ -30,6 +30,7 @@ from safetensors.torch import load_file, save_file
 from benchbd.errors import DataAbsentError, DataError, UnknownDataError, UnknownNameError, UsageError
 from benchbd.files import commit, expanded, file_digest, sealed, unsealed
 from benchbd.images import RESIZE_RULE, ImageSet
+from benchbd.inputs import file_kind, is_stand_in, reading
 from benchbd.layouts import ACCEPTED, READERS, SIZE, WITHOUT_LABELS, Raw, check_labels, expand, first_line, layouts_in
 from benchbd.methods import Dataset
 
@@ -109,8 +110,9 @@ class DataLibrary:
         """Digest, count and statistics of a split; it is decoded only where the cache does not know it."""
         _check_split(split)
         if (name, split) not in self._infos:
-            memo = self._memo(name, split)
-            self._infos[name, split] = memo or SplitInfo.of(self.load(name, split))
+            with reading(self.root / name):
+                memo = self._memo(name, split)
+                self._infos[name, split] = memo or SplitInfo.of(self.load(name, split))
         info, dataset = self._infos[name, split], self.datasets.get(name)
         if dataset and dataset.normalization:
             return replace(info, mean=dataset.normalization[0], std=dataset.normalization[1])
@@ -122,14 +124,15 @@ class DataLibrary:
         DataAbsentError or DataError where it is not there or damaged.
         """
         _check_split(split)
-        return self._load(name, split)
+        with reading(self.root / name):
+            return self._load(name, split)
 
     def holds(self, refs: Iterable[tuple[str, str, str]]) -> bool:
         """Whether each (name, split, digest) is what loading it gives; ``info`` knows better where one is not.
 
         An entry of the cache may be sound and yet out of date, where another decoder reads the same files.
         """
-        differ = [name for name, split, digest in refs if self._load(name, split).digest != digest]
+        differ = [name for name, split, digest in refs if self.load(name, split).digest != digest]
         return not differ
 
     def _load(self, name: str, split: str) -> ImageSet:
@@ -208,7 +211,7 @@ class DataLibrary:
                 identity["dataset"] = dataset.identity() if dataset and layout == _OWN else None
                 for file in expand(files):
                     digest.update(f"{file.relative_to(self.root / name).as_posix()}\0".encode())
-                    digest.update(_digest(file))
+                    digest.update(bytes.fromhex(file_digest(file)))
             digest.update(json.dumps(identity, sort_keys=True).encode())
             self._keys[name, split] = digest.hexdigest()
         return self._keys[name, split]
@@ -244,7 +247,7 @@ class DataLibrary:
         files, layout, expected = self._required(name, split), self._layout(name), self._expected_classes(name, split)
         folder = self.root / name
         if layout == _OWN:
-            raw = _read_own(self.datasets[name], split, self.root)
+            raw = _read_own(self.datasets[name], split, self.root, files)
         else:
             raw = READERS[layout].read(files, split, expected)
         if not len(raw.pixels):
@@ -324,9 +327,15 @@ class DataLibrary:
         return self.cache / (self._key(name, split) + suffix)
 
 
-def _read_own(dataset: Dataset, split: str, root: Path) -> Raw:
-    """What the plugin loads, held to the same rules as a folder in a known layout."""
-    images, where = dataset.load(split, root), root / dataset.name
+def _read_own(dataset: Dataset, split: str, root: Path, files: list[Path]) -> Raw:
+    """What the plugin loads, held to the same rules as a folder in a known layout. files: what it is read from."""
+    where = root / dataset.name
+    try:
+        images = dataset.load(split, root)
+    except Exception as error:
+        if page := next((file for file in expand(files) if is_stand_in(file_kind(file))), None):
+            raise DataError(f"{page}: it is {file_kind(page)}") from error
+        raise
     if images.size != SIZE or images.pixels.shape[2] != SIZE:
         raise DataError(f"{where}: images must be {SIZE}x{SIZE}, not {tuple(images.pixels.shape[2:])}")
     if (count := dataset.splits[split]) and count != len(images):
@@ -374,10 +383,3 @@ def _agree(folder: Path, split: str, raw: Raw, expected: tuple[str, ...]) -> tup
         raise DataError(f"{folder}: train and test name their classes differently: {detail}")
     assert raw.labels is not None
     return raw.classes or expected or tuple(str(label) for label in range(int(raw.labels.max()) + 1))
-
-
-def _digest(path: Path) -> bytes:
-    try:
-        return bytes.fromhex(file_digest(path))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error

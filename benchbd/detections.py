@@ -129,7 +129,9 @@ def _take(into: dict[object, DetectionRecord], encoder: object, record: Detectio
     other = into.setdefault(encoder, record)
     if other.seed == record.seed and other.key != record.key:
         keys = f"keys {other.key[:12]} and {record.key[:12]}"
-        raise DataError(f"{record.name}: two records of one encoder, {keys}; remove the one out of date")
+        raise DataError(
+            f"{other.file} and {record.file}: two records of one encoder, {keys}; remove the one out of date"
+        )
 
 
 def _population(place: _Place, attacked: Sequence[DetectionRecord], clean: Sequence[DetectionRecord]) -> Population:

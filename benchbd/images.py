@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
+from benchbd.arrays import Array, picture_or_array, read_npz
 from benchbd.errors import DataError, UsageError
+from benchbd.files import expanded
 
 RESIZE_RULE = "pil-bilinear-32"  # part of every content digest: how a picture of another size became 32x32
+
+log = logging.getLogger("benchbd")
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,12 +155,20 @@ class Trigger:
         return cls(pattern=torch.where(keep, 0, 255).to(torch.uint8), keep=keep)
 
     @classmethod
-    def load(cls, path: str | Path) -> Trigger:
-        """An npz file with ``t`` (pattern) and ``tm`` (1 = keep), (1, H, W, 3) or (H, W, 3), integer or float."""
-        arrays = read_npz(path, "t", "tm")
-        if arrays["t"].ndim == 4 and len(arrays["t"]) > 1:
-            raise DataError(f"{path}: {len(arrays['t'])} triggers in one file; give each task a file of its own")
-        t, tm = (a[0] if a.ndim == 4 and len(a) else a for a in (arrays["t"], arrays["tm"]))
+    def load(cls, path: str | Path, image_size: int = 32) -> Trigger:
+        """A patch from a file, which is told by what is in it.
+
+        npz: ``t`` (pattern) and ``tm`` (1 = keep) of the images' size, (1, H, W, 3) or (H, W, 3), integer or float. A
+            release that repeats its trigger once per reference, (r, H, W, 3), holds one.
+        PNG, npy: (H, W, 4) with alpha, 0 where the image is kept and 255 where it is replaced; or (H, W, 3), of which
+            black is kept, as in ``t``, where it has the size of the images, and which else replaces all it covers. A
+            patch smaller than images of ``image_size`` goes where ``square`` has its corner.
+        DataError where it is anything else, several triggers, or too large.
+        """
+        path = expanded(path)
+        image = picture_or_array(path)
+        arrays = read_npz(path, "t", "tm") if image is None else _laid_out(path, _only(path, image), image_size)
+        t, tm = (_only(path, arrays[name]) for name in ("t", "tm"))
         if t.shape != tm.shape or t.ndim != 3 or t.shape[-1] != 3 or t.shape[0] != t.shape[1] or not t.size:
             raise DataError(f"{path}: t and tm must both be (1, H, H, 3) or (H, H, 3), not {t.shape} and {tm.shape}")
         if not (np.isin(tm, (0, 1)).all() and np.isin(t, np.arange(256)).all()):
@@ -243,33 +257,67 @@ class Trigger:
 
 
 def load_references(path: str | Path, label: int, size: int) -> Tensor:
-    """Reference inputs from an npz in the released format: ``x`` uint8 (r, H, W, 3), ``y`` (r,) or (r, 1).
+    """Reference inputs from a file, which is told by what is in it; uint8 (r, 3, H, W), each of class ``label``.
 
-    Returns uint8 (r', 3, H, W): those whose ``y`` is ``label``. DataError where there are none or of another size.
+    npz, as released: those of ``x`` uint8 (r, H, W, 3) whose ``y``, (r,) or (r, 1), is ``label``.
+    npy: uint8 (r, H, W, 3) or (H, W, 3); PNG: one picture, resized where need be. Neither says of what class it is: it
+    is taken to be the target's. DataError where there are none or of another size.
     """
-    arrays = read_npz(path, "x", "y")
-    x, y = arrays["x"], arrays["y"].reshape(-1)
+    path = expanded(path)
+    image = picture_or_array(path)
+    if image is None:
+        arrays = read_npz(path, "x", "y")
+        x, y = arrays["x"], arrays["y"].reshape(-1)
+    else:
+        x = _resized(path, image, size)
+        y = np.full(len(x), label)
     if x.dtype != np.uint8 or x.ndim != 4 or x.shape[1:] != (size, size, 3) or len(y) != len(x):
-        raise DataError(f"{path}: x must be uint8 (r, {size}, {size}, 3) with one y each, not {x.dtype} {x.shape}")
+        each = " with one y each" if image is None else ""
+        raise DataError(f"{path}: x must be uint8 (r, {size}, {size}, 3){each}, not {x.dtype} {x.shape}")
     if label not in y:
         raise DataError(f"{path}: no reference of class {label}; it has {sorted(set(y.tolist()))}")
     return torch.from_numpy(x[y == label]).permute(0, 3, 1, 2).contiguous()
 
 
-def read_npz(path: str | Path, *keys: str) -> dict[str, np.ndarray[Any, Any]]:
-    """The named arrays of an npz file; DataError where the file is absent, damaged or lacks one. Never unpickles."""
-    try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            absent = [key for key in keys if key not in archive]
-            if absent:
-                raise DataError(f"{path}: no array {absent[0]!r} in it; it has {sorted(archive.files)}")
-            arrays = {key: archive[key] for key in keys}
-            if not all(isinstance(array, np.ndarray) for array in arrays.values()):
-                raise DataError(f"{path}: not a readable npz file (a member is no array)")
-            return arrays
-    except DataError:
-        raise
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except Exception as error:  # a damaged archive fails in zipfile, zlib, struct and numpy, each in its own ways
-        raise DataError(f"{path}: not a readable npz file ({' '.join(str(error).split())})") from error
+def _only(path: Path, array: Array) -> Array:
+    """The one entry of (r, H, W, C), repeated where r > 1; the array itself where it has no such axis."""
+    if array.ndim != 4 or not len(array):
+        return array
+    for number in range(1, len(array)):
+        if not np.array_equal(array[number], array[0]):
+            raise DataError(
+                f"{path}: {len(array)} triggers in one file, and number {number} is not number 0: "
+                "give each task a file of its own"
+            )
+    only: Array = array[0]
+    return only
+
+
+def _laid_out(path: Path, patch: Array, size: int) -> dict[str, Array]:
+    """A patch, (h, w, 3) or (h, w, 4) with alpha, as ``t`` and ``tm`` of images of ``size``."""
+    if patch.ndim != 3 or patch.shape[-1] not in (3, 4) or not patch.size or max(patch.shape[:2]) > size:
+        raise DataError(f"{path}: a trigger is (H, W, 3) or (H, W, 4) of at most {size}x{size}, not {patch.shape}")
+    replaced: Array = np.ones(patch.shape[:2], bool)
+    if patch.shape[-1] == 4:
+        if not np.isin(patch[..., 3], (0, 255)).all():
+            raise DataError(f"{path}: alpha must be 0 (keep the image) or 255 (replace it): a trigger does not blend")
+        replaced = patch[..., 3] == 255
+    elif patch.shape[:2] == (size, size):
+        replaced = patch.max(-1) > 0
+    t, tm = np.zeros((size, size, 3), patch.dtype), np.ones((size, size, 3), bool)
+    # As of the square: one pixel from the lower right corner.
+    box = tuple(slice(start := max(0, size - side - 1), start + side) for side in patch.shape[:2])
+    t[box] = patch[..., :3] * replaced[..., None]
+    tm[box] = ~replaced[..., None]
+    return {"t": t, "tm": tm}
+
+
+def _resized(path: Path, image: Array, size: int) -> Array:
+    """A picture, or an array of several, as (r, H, W, 3); a picture of another size is resized by RESIZE_RULE."""
+    if image.ndim != 3 or image.dtype != np.uint8:
+        return image
+    if image.shape[:2] != (size, size):
+        height, width = image.shape[:2]
+        log.warning("%s: resized from %dx%d to %dx%d", path, width, height, size, size)
+        image = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
+    return image[None, ..., :3]

@@ -19,10 +19,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from benchbd.arrays import bounded_pictures, picture_fault, read_npz
 from benchbd.errors import DataError
-from benchbd.images import read_npz
+from benchbd.inputs import HEAD, file_kind, obstacle
 
 SIZE = 32  # pixels; images.RESIZE_RULE names how pictures of other sizes get there
 STORED = ("train", "test", "unlabeled", "train_unlabeled")  # the splits that a folder may hold
@@ -50,10 +51,21 @@ def decode_images(pictures: Sequence[bytes | Path], where: Callable[[int], str])
                     return image.convert("RGBA").convert("RGB")
                 return image.convert("RGB")
         except Exception as error:  # Pillow's decoders raise whatever they like on damaged bytes
-            reason = "not a picture" if isinstance(error, UnidentifiedImageError) else first_line(error)
-            raise DataError(f"{where(row)}: not a readable picture ({reason})") from error
+            raise DataError(f"{where(row)}: {picture_fault(error, _head(picture))}") from error
 
-    return _in_threads(len(pictures), decode)
+    with bounded_pictures():
+        return _in_threads(len(pictures), decode)
+
+
+def _head(picture: bytes | Path) -> bytes:
+    """The first bytes of a picture; none where its file cannot be read."""
+    if isinstance(picture, bytes):
+        return picture[:HEAD]
+    try:
+        with picture.open("rb") as file:
+            return file.read(HEAD)
+    except OSError:
+        return b""
 
 
 def resize_images(pixels: Pixels) -> Pixels:
@@ -135,7 +147,11 @@ def _read_shard(file: Path, split: str) -> tuple[list[bytes], Labels, tuple[str,
                 raise DataError(f"{file}: no column {absent[0]!r}; it has {', '.join(schema.names)}")
             table = parquet.read([name for name in (column, "label") if name in schema.names])
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{file}: not a readable Parquet file ({first_line(error)})") from error
+        if reason := obstacle(error):
+            raise DataError(f"{file}: cannot be read ({reason})") from error
+        kind = file_kind(file)
+        found = f"it is {kind}" if kind and "Parquet" not in kind else first_line(error)
+        raise DataError(f"{file}: not a readable Parquet file ({found})") from error
     image = table[column].combine_chunks()
     if pa.types.is_struct(image.type) and image.type.get_field_index("bytes") >= 0:
         image = image.field("bytes")

@@ -333,7 +333,7 @@ class _Planner:
 
     def _trigger(self, spec: TriggerSpec, image_size: int) -> Trigger:
         square = Trigger.square(spec.size, image_size, center=spec.position == "center")
-        trigger = Trigger.load(spec.file) if spec.file is not None else square
+        trigger = Trigger.load(spec.file, image_size) if spec.file is not None else square
         trigger = replace(trigger, wander=spec.wander)
         if trigger.size != image_size:
             raise UsageError(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -13,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from benchbd import verify
 from benchbd.errors import DataError, StoreError
-from benchbd.files import commit, make_folder
+from benchbd.files import commit, expanded, make_folder
+from benchbd.inputs import HEAD, kind_of, reading
 
 SCHEMA: Literal[1] = 1
 
@@ -101,6 +103,11 @@ class Entry(_Part):
         parts = self._parts()
         variant = hashlib.sha256("\n".join([self.key, *sorted(self.departures)]).encode()).hexdigest()[:12]
         return "_".join(parts if self.on_board else [*parts, variant]) + ".json"
+
+    @cached_property
+    def file(self) -> str:
+        """The name of the file that it was read from, else of the one that it would be written to."""
+        return self.name
 
     def _parts(self) -> list[str]:
         raise NotImplementedError
@@ -208,17 +215,22 @@ def _read(folder: Path, kind: type[E], problem: Callable[[E], str]) -> list[E]:
 
 
 def _read_one(path: Path, kind: type[E], problem: Callable[[E], str]) -> E:
+    path = expanded(path)
+    text = b""
     try:
-        text = path.read_bytes()
-        record = kind.model_validate_json(text)
+        with reading(path):
+            text = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+            record = kind.model_validate_json(text)
     except ValidationError as error:
         if kind is Record and _is_detection(text):
             raise DataError(f"{path}: a detector's record, which has no pictures and no row among cells") from error
+        found = kind_of(text[:HEAD])
+        if found and not found.startswith("JSON"):
+            raise DataError(f"{path}: not a benchbd record (it is {found})") from error
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         raise DataError(f"{path}: not a benchbd record ({field + ': ' if field else ''}{first['msg']})") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+    record.__dict__["file"] = path.name
     if wrong := problem(record):
         raise DataError(f"{path}: contradicts itself: {wrong}")
     return record

@@ -134,7 +134,9 @@ def summarise(records: Sequence[Record], order: Order, off_board: bool) -> list[
             other = seeds.setdefault(record.seed, record)
             if other != record:  # counted as two seeds, they would fake a narrow interval
                 keys = f"keys {other.key[:12]} and {record.key[:12]}"
-                raise DataError(f"{record.name}: two records of one cell, {keys}; remove the one out of date")
+                raise DataError(
+                    f"{other.file} and {record.file}: two records of one cell, {keys}; remove the one out of date"
+                )
     for seeds in cells.values():
         check_protocol(list(seeds.values()))
     scratch: dict[tuple[object, ...], list[Record]] = {}

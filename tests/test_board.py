@@ -117,3 +117,36 @@ def test_files_of_a_board_lie_beside_it(tmp_path: Path) -> None:
     assert board.trigger.file == str(tmp_path / "t.npz")
     assert board.rows[0].triggers is not None
     assert board.rows[0].triggers[0].file == str(tmp_path / "one.npz")
+
+
+def test_a_board_with_a_bom_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('rows = [{pretrain = "a", tasks = ["b:1"]}]', encoding="utf-8-sig")
+    assert load_board(path).rows[0].pretrain == "a"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"<!DOCTYPE html><title>404</title>", "it is an HTML page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "it is a Git LFS pointer"),
+        ("rows = []".encode("utf-16"), "it is UTF-16 text; UTF-8 is expected"),
+        (b"\x89PNG\r\n\x1a\n", "it is a PNG picture"),
+        (b"a = " + b"[" * 100_000, "cannot be read (it is nested too deeply)"),
+        (b"a = ", "Invalid value"),
+    ],
+)
+def test_what_lies_there_instead_of_a_board_is_named(tmp_path: Path, content: bytes, reason: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_bytes(content)
+    with pytest.raises(UsageError) as caught:
+        load_board(path)
+    assert str(caught.value).startswith(f"board {path}: {reason}")
+
+
+def test_home_is_expanded_in_a_board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    text = 'rows = [{pretrain = "a", tasks = ["b:1"]}]\ntrigger = {file = "~/t.npz"}\nreference = {file = "~/r.png"}'
+    (tmp_path / "mine.toml").write_text(text)
+    board = load_board("~/mine.toml")
+    assert (board.trigger.file, board.reference.file) == (str(tmp_path / "t.npz"), str(tmp_path / "r.png"))

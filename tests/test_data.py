@@ -294,7 +294,7 @@ def test_damaged_files(library: DataLibrary) -> None:
     write_parquet(file, [good, good[:300], good], [0, 1, 2])
     assert f"{file}: row 1: not a readable picture" in message(library)
     write_parquet(file, [good, good, b"nonsense"], [0, 1, 2])
-    assert f"{file}: row 2: not a readable picture (not a picture)" in message(again(library))
+    assert f"{file}: row 2: not a readable picture (it is text)" in message(again(library))
     write_parquet(file, [good, None], [0, 1], plain=True)
     assert f"{file}: row 1: no picture" in message(again(library))
     file.write_bytes(file.read_bytes()[:-40])

@@ -73,6 +73,21 @@ def test_a_pickle_that_wants_more_than_arrays_is_refused(library: DataLibrary) -
         library.load("cifar10", "train")
 
 
+def test_what_lies_there_instead_of_an_archive_is_named(library: DataLibrary, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_cifar10(library.root)
+    file = library.root / "cifar10" / "cifar-10-batches-py" / "data_batch_3"
+    file.write_bytes(b"<html><body>Please log in</body></html>")
+    with pytest.raises(DataError, match=r"data_batch_3: it is an HTML page"):
+        library.load("cifar10", "train")
+
+    def scarce(_: Path) -> bytes:
+        raise MemoryError
+
+    monkeypatch.setattr(Path, "read_bytes", scarce)
+    with pytest.raises(DataError, match=r"cifar10: cannot be read \(there is too little memory for it\)$"):
+        DataLibrary(library.datasets, library.root, library.cache).load("cifar10", "test")
+
+
 def test_stl10_is_stored_by_columns_and_counts_from_one(library: DataLibrary) -> None:
     folder = library.root / "stl10" / "stl10_binary"
     folder.mkdir(parents=True)

@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from benchbd import DataError, ImageSet, Trigger, UsageError
-from benchbd.images import load_references, read_npz, to_float
+from benchbd.arrays import read_npz
+from benchbd.images import load_references, to_float
 
 
 def random_pixels(n: int, size: int = 32, seed: int = 0) -> Tensor:
@@ -262,10 +264,12 @@ def test_unreadable_files_are_refused_in_one_line(tmp_path: Path) -> None:
         "zip": other.getvalue(),
         "short": good[: len(good) // 2],
     }
+    reasons = {"empty": "an empty file", "text": "it is text", "npy": "it is a .npy", "objects": "it holds Python obj"}
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(DataError) as caught:
+        with pytest.raises(DataError, match=reasons.get(name, "not a readable npz")) as caught:
             read_npz(tmp_path / name, "x")
+        assert "pickle" not in str(caught.value), name
         assert str(caught.value).startswith(f"{tmp_path / name}: "), name
         assert "\n" not in str(caught.value), name
     with pytest.raises(DataError, match="no such file"):
@@ -393,3 +397,79 @@ def test_a_square_in_the_middle(size: int, box: tuple[int, int, int, int]) -> No
     centred = Trigger.square(size, center=True)
     assert centred.box == box
     assert centred.digest != Trigger.square(size).digest
+
+
+def save_png(path: Path, pixels: np.ndarray) -> Path:
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def test_triggers_from_pictures_and_arrays_are_that_of_the_npz(tmp_path: Path) -> None:
+    """The white square as a patch, with alpha, on black, and as arrays of these: one digest."""
+    square = Trigger.square(10)
+    patch, black = np.full((10, 10, 3), 255, np.uint8), square.pattern.permute(1, 2, 0).numpy()
+    alpha = np.dstack([np.where(black, black, 77), black[..., 0]])
+    for number, pixels in enumerate((patch, black, alpha, patch[:, :, :1].repeat(4, 2))):
+        save_png(tmp_path / f"{number}.png", pixels)
+        np.save(tmp_path / f"{number}.npy", pixels[None] if number % 2 else pixels)
+        for suffix in ("png", "npy"):
+            assert Trigger.load(tmp_path / f"{number}.{suffix}").digest == square.digest, (number, suffix)
+    Image.fromarray(black).quantize(2).save(tmp_path / "palette.png")
+    assert Trigger.load(tmp_path / "palette.png").digest == square.digest
+    assert Trigger.load(tmp_path / "0.png", 64).digest == Trigger.square(10, 64).digest
+    (tmp_path / "0.npz").write_bytes((tmp_path / "0.png").read_bytes())  # told by what is in it, not by its name
+    assert Trigger.load(tmp_path / "0.npz").digest == square.digest
+
+
+def test_a_release_that_repeats_its_trigger_holds_one(tmp_path: Path) -> None:
+    square = Trigger.square(10)
+    square.save(tmp_path / "one.npz")
+    with np.load(tmp_path / "one.npz") as file:
+        t, tm = (np.repeat(file[name], 3, 0) for name in ("t", "tm"))
+    np.savez(tmp_path / "three.npz", t=t, tm=tm)
+    assert Trigger.load(tmp_path / "three.npz").digest == square.digest
+    np.savez(tmp_path / "three.npz", t=t, tm=tm[:1])
+    assert Trigger.load(tmp_path / "three.npz").digest == square.digest
+    t[2, 25, 25] = 7
+    np.savez(tmp_path / "three.npz", t=t, tm=tm)
+    with pytest.raises(DataError, match=r"3 triggers in one file, and number 2 is not number 0: give each task a file"):
+        Trigger.load(tmp_path / "three.npz")
+
+
+def test_pictures_and_arrays_that_are_no_trigger(tmp_path: Path) -> None:
+    blended = np.dstack([np.full((5, 5, 3), 9), np.full((5, 5), 128)]).astype(np.uint8)
+    large = np.zeros((40, 40, 3), np.uint8)
+    for pixels, reason in ((blended, "alpha must be 0 .* or 255"), (large, r"of at most 32x32, not \(40, 40, 3\)")):
+        with pytest.raises(DataError, match=reason):
+            Trigger.load(save_png(tmp_path / "t.png", pixels))
+    np.save(tmp_path / "t.npy", np.full((4, 4, 3), 0.5))
+    with pytest.raises(DataError, match=r"t\.npy: .* only integers 0\.\.255"):
+        Trigger.load(tmp_path / "t.npy")
+    np.save(tmp_path / "t.npy", np.array([object()]), allow_pickle=True)
+    with pytest.raises(DataError, match=r"t\.npy: not a readable \.npy file \(it holds Python objects"):
+        Trigger.load(tmp_path / "t.npy")
+    Image.fromarray(large[:8, :8]).save(tmp_path / "t.jpg")
+    with pytest.raises(DataError, match="not a readable npz file \\(it is a JPEG picture"):
+        Trigger.load(tmp_path / "t.jpg")
+    content = (tmp_path / "t.png").read_bytes()
+    (tmp_path / "t.png").write_bytes(content[: len(content) // 2])
+    with pytest.raises(DataError, match="not a readable picture"):
+        Trigger.load(tmp_path / "t.png")
+
+
+def test_references_from_pictures_and_arrays_are_of_the_target(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    x = random_pixels(3).permute(0, 2, 3, 1).numpy()
+    np.save(tmp_path / "three.npy", x)
+    assert torch.equal(load_references(tmp_path / "three.npy", 7, 32), random_pixels(3))
+    np.save(tmp_path / "one.npy", x[0])
+    for path in (tmp_path / "one.npy", save_png(tmp_path / "one.png", x[0])):
+        assert torch.equal(load_references(path, 7, 32), random_pixels(3)[:1])
+    assert not caplog.messages
+    large = save_png(tmp_path / "large.png", np.full((40, 50, 3), 9, np.uint8))
+    assert torch.equal(load_references(large, 7, 32), torch.full((1, 3, 32, 32), 9, dtype=torch.uint8))
+    assert caplog.messages == [f"{large}: resized from 50x40 to 32x32"]
+    np.save(tmp_path / "wrong.npy", x.astype(np.float32))
+    with pytest.raises(DataError, match=r"x must be uint8 \(r, 32, 32, 3\), not float32"):
+        load_references(tmp_path / "wrong.npy", 7, 32)

@@ -193,7 +193,8 @@ def test_notes_become_footnotes_once_each_and_a_note_of_all_rows_a_remark() -> N
 def test_two_records_of_one_cell_are_refused_but_a_copy_is_not() -> None:
     record = make_record()
     assert only(summary([record, record]), defense="none").n == 1
-    with pytest.raises(DataError, match=f"{record.name}: two records of one cell, keys {record.key[:12]} and f{{12}}"):
+    names = f"{record.name} and {record.name}"
+    with pytest.raises(DataError, match=f"{names}: two records of one cell, keys {record.key[:12]} and f{{12}}"):
         summary([record, make_record(key="f" * 64)])
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchbd.errors import DataError, StoreError
+from benchbd.leaderboard import summary
 from benchbd.records import Counts, Metrics, Record, read_records, write_records
 
 from .records_factory import digest, make_record, paper_like
@@ -109,4 +110,41 @@ def test_an_unknown_field_is_refused(tmp_path: Path) -> None:
     text = make_record().to_json().replace('"attack":', '"atack": "x",\n "attack":')
     (tmp_path / "typo.json").write_text(text, encoding="utf-8")
     with pytest.raises(DataError, match=r"typo\.json"):
+        read_records(tmp_path)
+
+
+def test_a_record_with_a_bom_is_read(tmp_path: Path) -> None:
+    record = make_record()
+    (tmp_path / record.name).write_text(record.to_json(), encoding="utf-8-sig")
+    assert read_records(tmp_path) == [record]
+    (read,) = read_records(tmp_path)
+    assert read.to_json() == record.to_json()
+
+
+def test_two_records_of_one_cell_are_refused_by_their_files(tmp_path: Path) -> None:
+    (first,) = write_records([make_record(metrics=None, status="failed", reason="x")], tmp_path)
+    copy = tmp_path / "badencoder_none (copy).json"
+    copy.write_text(make_record(metrics=None, status="failed", reason="y").to_json(), encoding="utf-8")
+    with pytest.raises(DataError, match="two records of one cell") as caught:
+        summary(read_records(tmp_path))
+    assert str(caught.value).startswith(f"{copy.name} and {first.name}: ") or str(caught.value).startswith(
+        f"{first.name} and {copy.name}: "
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"<!DOCTYPE html><title>404</title>", "an HTML page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "a Git LFS pointer"),
+        (b"", "an empty file"),
+        ("{}".encode("utf-16"), "UTF-16 text"),
+    ],
+)
+def test_what_lies_there_instead_of_a_record_is_named(tmp_path: Path, content: bytes, kind: str) -> None:
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(DataError, match=f"a.json: not a benchbd record \\(it is {kind}"):
+        read_records(tmp_path)
+    (tmp_path / "a.json").write_text("[" * 100_000)
+    with pytest.raises(DataError, match=r"a\.json: not a benchbd record"):
         read_records(tmp_path)

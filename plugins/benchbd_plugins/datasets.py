@@ -223,6 +223,8 @@ def _unpickle(path: Path) -> dict[str, Any]:
         data, labels = batch["data"], np.array(batch["labels"], np.int64)
         if data.dtype != np.uint8 or data.shape != (len(labels), 3072):
             raise ValueError(f"data is {data.dtype} {data.shape} for {len(labels)} labels")
+    except (OSError, MemoryError):  # no fault of the file's
+        raise
     except Exception as error:  # a damaged pickle raises almost anything
         raise DataError(f"{path}: not a batch of CIFAR-10 ({error})") from error
     return {"data": data, "labels": labels}
@@ -231,7 +233,7 @@ def _unpickle(path: Path) -> dict[str, Any]:
 def _read_table(path: Path) -> dict[str, int]:
     """Class per file name from GTSRB's table of the test labels."""
     try:
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             return {row["Filename"]: int(row["ClassId"]) for row in csv.DictReader(file, delimiter=";")}
     except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise DataError(f"{path}: not a table with Filename;...;ClassId ({error})") from error
