@@ -1,16 +1,22 @@
-"""Files that are written whole or not at all, and their digests."""
+"""Files that are written whole or not at all, and their digests; and texts that name none of a user's folders."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import re
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+_QUOTED = re.compile(r"""(?P<quote>['"`])(?:~|[A-Za-z]:)?[/\\][^'"`\n]*[/\\](?P<name>[^'"`\n]*)(?P=quote)""")
+_BARE = re.compile(
+    r"""(?<![\w.)\]/\\])(?!//)(?:~|[A-Za-z]:)?(?:[/\\][^\s/\\'"`<>|:;,()[\]]+)+[/\\](?P<name>[^\s/\\'"`<>|:;,()[\]]*)"""
+)
 
 STALE = 24 * 3600.0  # seconds after which nobody is taken to be still writing a file
 
@@ -87,3 +93,27 @@ def unsealed(name: str, content: bytes) -> str | None:
     digest = hashlib.sha256(body).hexdigest()
     intact = head == f'{{"sha256": "{digest}", "{name}":'.encode() and rest == body + b"\n}\n"
     return body.decode() if intact else None
+
+
+def without_paths(text: str, roots: Mapping[Path, str] | None = None) -> str:
+    """The text with no folder of this machine in it: what is published tells nothing of where its author works.
+
+    A path below one of ``roots`` begins with the name that it has there ("DATA/gtsrb/train.npz"); of any other absolute
+    path the last part is left. Addresses on the web stay.
+    """
+    named = {str(folder): name for root, name in (roots or {}).items() for folder in (root, root.resolve())}
+    for folder in sorted(named, key=len, reverse=True):
+        if len(Path(folder).parts) > 1:  # the root of the file system begins every path
+            text = re.sub(rf"{re.escape(folder)}(?![\w.-])", named[folder], text)
+    text = _QUOTED.sub(r"\g<quote>\g<name>\g<quote>", re.sub(r"\bfile://(?=/)", "", text))
+    return _BARE.sub(lambda found: found["name"] or Path(found[0].replace("\\", "/")).name, text)
+
+
+def path_digest(path: Path) -> str:
+    """sha256 of a file's content, or of all that a folder holds, by relative names; of what is not there, of its
+    name."""
+    if path.is_file():
+        return file_digest(path)
+    files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else []
+    told = [f"{each.relative_to(path).as_posix()} {file_digest(each)}" for each in files] or [path.name]
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import BaseModel, ConfigDict
 
 from benchbd.errors import DataAbsentError, DataError, PluginError
+from benchbd.files import path_digest
 from benchbd.verify import CONTROL
 
 if TYPE_CHECKING:
@@ -52,12 +53,15 @@ class Method(BaseModel):
         return cls.version or _source_digest(cls)
 
     def identity(self) -> dict[str, Any]:
-        """What of this method goes into a cache key: axis, name, version and every field."""
+        """What of this method goes into a cache key: axis, name, version and every field.
+
+        A field that is a ``Path`` counts by what lies there: one file at two places is one method.
+        """
         return {
             "axis": self.axis,
             "name": self.name,
             "version": self.effective_version(),
-            "options": self.model_dump(mode="json"),
+            "options": options_of(self),
         }
 
     def forwards(self, images: int) -> int | None:
@@ -71,6 +75,13 @@ class Method(BaseModel):
             return None
         share = 100 * own / full
         return f"{self.name}: {share:.2g} % of the {full:,} image-forwards that its defaults take"
+
+
+def options_of(method: Method) -> dict[str, Any]:
+    """Every field of a method as JSON, a ``Path`` as the digest of what lies there."""
+    return method.model_dump(mode="json") | {
+        field: path_digest(value) for field, value in method if isinstance(value, Path)
+    }
 
 
 @cache

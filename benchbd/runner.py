@@ -17,6 +17,7 @@ from benchbd.compute import Workshop, draw_rows, kept_blobs, read_predictions
 from benchbd.data import DataLibrary
 from benchbd.encoder import ForwardMeter, precision
 from benchbd.errors import BenchbdError, NotApplicable, StoreError
+from benchbd.files import without_paths
 from benchbd.metrics import baseline, count, metrics
 from benchbd.plugins import Registry
 from benchbd.records import Cost, Counts, DetectionRecord, Gain, Record, Status
@@ -237,7 +238,6 @@ class Runner:
             return line
         told = f"{stage.kind} {stage.label}\n\n{''.join(traceback.format_exception(error))}"
         path = self.store.log(f"{stage.key[:12]}.log", told)
-        # Records are published: nothing of where the store lies.
         return f"{type(error).__name__}: {line} (traceback in {path.relative_to(self.store.root)} of the store)"
 
     def _tell(self, hook: str, **facts: Any) -> None:
@@ -289,8 +289,8 @@ class Runner:
             reference=self._reference(cell),
             **self._entry(cell, (*cell.chain, cell.evaluate), "defend"),
             status=status,
-            reason=reason,
-            notes=self._missed_references(cell) + self._remarks((*cell.chain, cell.evaluate)),
+            reason=self._public(reason),
+            notes=self._public(self._missed_references(cell) + self._remarks((*cell.chain, cell.evaluate))),
             **values,
         )
 
@@ -319,8 +319,8 @@ class Runner:
             gains=gains,
             **self._entry(inspection, chain, "detect"),
             status=status,
-            reason=reason,
-            notes=self._remarks(chain),
+            reason=self._public(reason),
+            notes=self._public(self._remarks(chain)),
             **result,
         )
 
@@ -345,10 +345,20 @@ class Runner:
             "identity": {names[stage.key]: stage.identity for stage in chain},
             "clean_images": draw_rows(worker.data["pool"].count, worker.params["clean"]).tolist() if worker else [],
             "findings": {
-                names[stage.key]: noted for stage in known if (noted := self._artifacts[stage.key].manifest["notes"])
+                names[stage.key]: self._public(noted)
+                for stage in known
+                if (noted := self._artifacts[stage.key].manifest["notes"])
             },
             "machine": self._artifacts[known[-1].key].manifest["machine"] if known else machine(self.device),
         }
+
+    def _public(self, told: Any) -> Any:
+        """What a method or an error said, with no folder of this machine in it: records are published."""
+        if isinstance(told, str):
+            return without_paths(told, {self.store.root: "STORE", self.library.root: "DATA"})
+        if isinstance(told, dict):
+            return {name: self._public(value) for name, value in told.items()}
+        return [self._public(value) for value in told] if isinstance(told, list) else told
 
     def _reference(self, cell: Cell) -> dict[str, Any]:
         """What the reference stage of the cell's own task found; empty where there is none."""

@@ -8,7 +8,8 @@ from typing import Any, TypeVar, cast
 
 from benchbd.board import SECTIONS, Board
 from benchbd.errors import UnknownNameError, UsageError
-from benchbd.methods import Method
+from benchbd.files import without_paths
+from benchbd.methods import Method, options_of
 from benchbd.options import Options, build, parse_options
 from benchbd.plugins import AXES, Registry
 
@@ -53,7 +54,7 @@ class Settings:
         budget = self._budgeted(cls, self.budget) if "budget" in self._asked else {}
         ours = build(cls, own, name)
         theirs = build(cls, own | budget | _named(self._asked, axis, name), name)
-        self._departures[axis, name] = self._compare(cls, ours.model_dump(mode="json"), theirs.model_dump(mode="json"))
+        self._departures[axis, name] = self._compare(cls, options_of(ours), options_of(theirs))
         return theirs
 
     def departures(self, method: Method) -> list[str]:
@@ -115,7 +116,7 @@ def _reject_unknown(registry: Registry, names: Iterable[str], besides: Iterable[
 def differences(name: str, board: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, str]:
     """What the values of ``run`` that are not those of ``board`` are called, by option."""
     return {
-        option: f"{name}.{option}={value} (the board's: {board.get(option)})"
+        option: without_paths(f"{name}.{option}={value} (the board's: {board.get(option)})")
         for option, value in run.items()
         if value != board.get(option)
     }

@@ -234,7 +234,7 @@ def test_one_option_recomputes_its_stages(first: First, again: Callable[..., tup
     tiny, watch = again()
     records = tiny.run(options=("ft.lr=0.01",))
     assert sorted(kind for kind, *_ in watch.of("started")) == ["defend", "defend", "evaluate", "evaluate"]
-    assert not any(record.on_board for record in records)
+    assert {record.defense for record in records if not record.on_board} == {"ft"}
     for attack in ("none", "badencoder"):
         for defense in ("none", "scratch"):
             assert cell(records, attack, defense).metrics == cell(first.records, attack, defense).metrics
@@ -392,6 +392,28 @@ def test_what_a_method_notes_lands_in_the_record(again: Callable[..., tuple[Tiny
         record = cell(tiny.run(defenses=("odd",)), "none", "odd")
         assert record.findings["defend"] == {"kept": {"units": 3}, "remarks": ["odd: the budget ended it"]}
         assert record.notes == ["odd: the budget ended it"]
+
+
+def test_no_folder_of_the_machine_reaches_a_record(again: Callable[..., tuple[Tiny, Watch]]) -> None:
+    tiny, _ = again(odd=ODD)
+    gone = tiny.store / "gone" / "w.pt"
+
+    def act(encoder: Encoder, _: DefenderKnowledge) -> Encoder:
+        note("read", {"from": [str(tiny.data / "w.npz"), 3]})
+        note("remarks", [f"odd: no {gone}"])
+        return encoder
+
+    Odd.act = act  # type: ignore[misc]
+    noted = cell(tiny.run(defenses=("odd",)), "none", "odd")
+    assert noted.findings["defend"]["read"] == {"from": ["DATA/w.npz", 3]}
+    assert noted.notes == ["odd: no STORE/gone/w.pt"]
+    for number, error in enumerate((DataError(f"{gone}: no such file"), OSError(2, "No such file", str(gone)))):
+        Odd.act = raises(error)  # type: ignore[misc]
+        failed = cell(tiny.run(defenses=("odd",), seeds=[2 + number]), "none", "odd")
+        assert failed.status == "failed"
+        assert "STORE/gone/w.pt" in failed.reason
+    for path in (tiny.store / "records").rglob("*.json"):
+        assert str(tiny.folder) not in path.read_text()
 
 
 def test_failures_are_not_cached(again: Callable[..., tuple[Tiny, Watch]]) -> None:

@@ -1,0 +1,50 @@
+"""Texts that are published name none of a user's folders; files count by what is in them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchbd.files import path_digest, without_paths
+from benchbd.methods import Mitigation
+
+ROOTS = {Path("/home/jo smith/store"): "STORE", Path("/home/jo/data"): "DATA"}
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("/home/jo/data/gtsrb/train.npz: row 4", "DATA/gtsrb/train.npz: row 4"),
+        ("the store /home/jo smith/store cannot be written", "the store STORE cannot be written"),
+        ("/home/jo/data2/gtsrb/x.npz", "x.npz"),
+        ("No such file or directory: '/home/jo smith/x y.npz'", "No such file or directory: 'x y.npz'"),
+        ("file:/home/jo/x.pt, file:///home/jo/y.pt and ~/z/w.pt", "file:x.pt, y.pt and w.pt"),
+        (r"C:\Users\jo\x.npz is gone", "x.npz is gone"),
+        ("weights=/srv/jo/w.pt (the board's: None)", "weights=w.pt (the board's: None)"),
+        ("3 images/s, and/or 1/2/3; https://a.org/b/c (logs/abc.log)",) * 2,
+    ],
+)
+def test_a_published_text_has_no_folder_of_this_machine(text: str, told: str) -> None:
+    assert without_paths(text, ROOTS) == told
+
+
+class Loaded(Mitigation):
+    """Reads weights."""
+
+    name = "loaded"
+    paper = "test"
+    version = "1"
+    weights: Path | None = None
+
+
+def test_an_option_that_is_a_path_counts_by_what_lies_there(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "w.pt").write_bytes(b"same")
+    (tmp_path / "other.pt").write_bytes(b"other")
+    one, same, other = (Loaded(weights=tmp_path / name).identity() for name in ("a/w.pt", "b/w.pt", "other.pt"))
+    assert one == same != other
+    assert str(tmp_path) not in str(one)
+    assert path_digest(tmp_path / "a") == path_digest(tmp_path / "b") != path_digest(tmp_path)
+    assert Loaded().identity()["options"] == {"weights": None}
