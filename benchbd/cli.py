@@ -19,6 +19,7 @@ import click
 from benchbd import __version__
 from benchbd.board import DEFAULT
 from benchbd.errors import BenchbdError, DataError, UnknownNameError, UsageError
+from benchbd.files import expanded
 from benchbd.process import Stopped, discard, kept_stdout, messages_may_be_lost, say, stopped_by_signals
 
 if TYPE_CHECKING:
@@ -135,14 +136,24 @@ def main() -> None:
     """
 
 
-class _Place(click.Path):
+class _Path(click.Path):
+    """A path, with ``~`` expanded where the shell has left it: it does in ``--store=~/results``."""
+
+    def __init__(self, *, folder: bool = False) -> None:
+        super().__init__(path_type=Path, file_okay=not folder)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return super().convert(expanded(value), param, ctx)
+
+
+class _Place(_Path):
     """A path; an empty one, as of a shell variable that is not set, counts as not given."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return super().convert(value, param, ctx) if value else None
 
 
-data_root_option = click.option("--data-root", type=_Place(path_type=Path), help="Data sets.  [env: BENCHBD_DATA]")
+data_root_option = click.option("--data-root", type=_Place(), help="Data sets.  [env: BENCHBD_DATA]")
 device_option = click.option(
     "--device", default=None, metavar="DEVICE", help="cpu, cuda or cuda:N.  [default: cuda if any]"
 )
@@ -166,7 +177,7 @@ def grid_options(command: F) -> F:
                 "-o", "--option", "options", multiple=True, metavar="NAME.FIELD=VALUE", help="Method option; repeat."
             ),
             data_root_option,
-            click.option("--store", type=_Place(path_type=Path), help="Results.  [env: BENCHBD_STORE]"),
+            click.option("--store", type=_Place(), help="Results.  [env: BENCHBD_STORE]"),
             device_option,
             click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout."),
             click.option("--quiet", is_flag=True, help="No progress."),
@@ -295,7 +306,7 @@ def show(name: str, as_json: bool) -> None:
 
     registry = load_registry()
     methods = {known for axis in AXES for known in registry.names(axis)}
-    if name not in methods and (name.endswith(".toml") or (Path(name) / "board.toml").is_file()):
+    if name not in methods and (name.endswith(".toml") or (expanded(name) / "board.toml").is_file()):
         _show_board(load_board(name), as_json)
         return
     if name in SECTIONS:
@@ -417,10 +428,8 @@ def _records_of(
 def record_options(command: F) -> F:
     """Where a command that reads records finds them."""
     for option in (
-        click.option("--store", type=_Place(path_type=Path), help="Read the store's records.  [env: BENCHBD_STORE]"),
-        click.option(
-            "--records", type=click.Path(path_type=Path, file_okay=False), help="Read records from this folder."
-        ),
+        click.option("--store", type=_Place(), help="Read the store's records.  [env: BENCHBD_STORE]"),
+        click.option("--records", type=_Path(folder=True), help="Read records from this folder."),
     ):
         command = option(command)
     return command
@@ -448,16 +457,16 @@ def compare(board: str | None, paper: bool, records: Path | None, store: Path | 
 
 
 @main.command()
-@click.argument("record", type=click.Path(path_type=Path))
+@click.argument("record", type=_Path())
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=_Path(folder=True),
     default=Path("figures"),
     show_default=True,
     help="Folder.",
 )
 @click.option("--board", metavar="B", help="The record's board where it is not one of benchbd's: it has the trigger.")
-@click.option("--store", type=_Place(path_type=Path), help="Where it was computed.  [env: BENCHBD_STORE]")
+@click.option("--store", type=_Place(), help="Where it was computed.  [env: BENCHBD_STORE]")
 @data_root_option
 @device_option
 def figures(
@@ -497,9 +506,7 @@ def leaderboard() -> None:
 
 @leaderboard.command("build")
 @click.argument("board", required=False)
-@click.option(
-    "--out", type=click.Path(path_type=Path, file_okay=False), help="Write README, CSV, JSON, LaTeX and records."
-)
+@click.option("--out", type=_Path(folder=True), help="Write README, CSV, JSON, LaTeX and records.")
 @record_options
 @click.option(
     "--format", "form", type=click.Choice(["markdown", "csv", "json", "latex"]), default="markdown", show_default=True

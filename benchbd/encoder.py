@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from benchbd.errors import DataError, UnknownNameError
+from benchbd.files import expanded
 
 Precision = Literal["fp32", "bf16"]
 Take = Callable[[str, Tensor], Tensor]
@@ -199,11 +200,12 @@ class Encoder(nn.Module):
     def save(self, path: str | Path) -> None:
         """Write safetensors. One metadata key keeps the file byte-reproducible."""
         description = json.dumps({"arch": self.arch, "head": self.head is not None}, sort_keys=True)
-        save_file(self.tensors(), path, metadata={"benchbd": description})
+        save_file(self.tensors(), expanded(path), metadata={"benchbd": description})
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> Self:
         """Read what ``save`` wrote; DataError where the file is absent, damaged or of another kind."""
+        path = expanded(path)
         try:
             with safe_open(path, "pt") as file:
                 description = json.loads((file.metadata() or {})["benchbd"])

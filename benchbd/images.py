@@ -185,7 +185,7 @@ class Trigger:
         It has no place for ``wander``: a file is a patch, and whether it wanders is said where it is used.
         """
         t, tm = (a.permute(1, 2, 0)[None].cpu().numpy() for a in (self.pattern, self.keep))
-        np.savez(path, t=t.astype(np.float64), tm=tm.astype(np.int64), info=np.array(["trigger", "replace"]))
+        np.savez(expanded(path), t=t.astype(np.float64), tm=tm.astype(np.int64), info=np.array(["trigger", "replace"]))
 
     @property
     def size(self) -> int:

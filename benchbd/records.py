@@ -176,7 +176,7 @@ E = TypeVar("E", bound=Entry)
 
 def write_records(records: Iterable[Entry], folder: Path) -> list[Path]:
     """One file per record, each replaced atomically. StoreError where the folder cannot be written."""
-    paths = []
+    paths, folder = [], expanded(folder)
     try:
         make_folder(folder)
         for record in records:
@@ -205,6 +205,7 @@ def read_record(path: Path) -> Record:
 
 
 def _read(folder: Path, kind: type[E], problem: Callable[[E], str]) -> list[E]:
+    folder = expanded(folder)
     try:
         paths = sorted(path for path in folder.iterdir() if path.suffix == ".json")
     except (FileNotFoundError, NotADirectoryError):

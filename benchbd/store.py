@@ -28,7 +28,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from benchbd.errors import StoreError
-from benchbd.files import commit, file_digest, make_folder, share, sweep
+from benchbd.files import commit, expanded, file_digest, make_folder, share, sweep
 
 MANIFEST = "manifest.json"
 SCHEMA = 1  # of manifests; one without the field is of schema 1
@@ -45,12 +45,12 @@ def default_root() -> Path:
     """``BENCHBD_STORE``, else the user's cache directory."""
     from platformdirs import user_cache_path
 
-    return Path(os.environ.get("BENCHBD_STORE") or user_cache_path("benchbd"))
+    return expanded(os.environ.get("BENCHBD_STORE") or user_cache_path("benchbd"))
 
 
 def find_root(option: str | Path | None = None) -> Path:
     """``option``, or where it is absent or empty ``default_root()``; StoreError where a file stands in the way."""
-    root = Path(option or default_root())
+    root = expanded(option or default_root())
     existing = next((path for path in (root, *root.parents) if path.exists()), root)
     if existing.is_file():
         raise StoreError(

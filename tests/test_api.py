@@ -12,10 +12,14 @@ import benchbd
 from benchbd import UsageError
 from benchbd.api import pick_device
 from benchbd.errors import DataAbsentError, StoreError, UnknownNameError
+from benchbd.leaderboard import build
 from benchbd.plugins import load_registry
+from benchbd.records import read_records, write_records
 from benchbd.stages import Plan
+from benchbd.testing import toy_encoder
 
 from .boards import Tiny, flip
+from .records_factory import make_record
 
 
 @pytest.fixture(scope="module")
@@ -120,3 +124,18 @@ def test_devices() -> None:
     for name in ("foo", "meta", "cuda:99", ""):
         with pytest.raises(UsageError, match="device"):
             pick_device(name)
+
+
+def test_home_is_expanded_in_python_too(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tiny.folder))
+    here = {"data_root": "~/data", "store": "~/store", "device": "cpu"}
+    planned = benchbd.plan("~/tiny.toml", **here)
+    assert [stage.key for stage in planned.stages] == [s.key for s in benchbd.plan(tiny.board, **places(tiny)).stages]
+    with pytest.raises(UsageError, match=f"no encoder with key 'abc' in {tiny.store}"):
+        benchbd.load_encoder("abc", store="~/store")
+    toy_encoder().save("~/toy.safetensors")
+    assert benchbd.Encoder.load("~/toy.safetensors").arch == "w16"
+    write_records([make_record()], Path("~/records"))
+    assert len(read_records(Path("~/records"))) == 1
+    build("demo", [make_record()], Path("~/out"))
+    assert (tiny.folder / "out" / "README.md").is_file()

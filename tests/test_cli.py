@@ -9,10 +9,11 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
@@ -621,6 +622,45 @@ def test_an_empty_store_is_the_default(tiny: Tiny, tmp_path: Path, monkeypatch: 
     assert result.exit_code == 0
     assert result.stderr.endswith(f"records: {tiny.store / 'records' / 'tiny'}\n")
     assert "11 stages from the store" in result.stderr
+
+
+def test_home_is_expanded_in_every_path(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a shell leaves it in ``--store=~/store``."""
+    monkeypatch.setenv("HOME", str(tiny.folder))
+    monkeypatch.chdir(tiny.folder)
+    Trigger.square(5).save("~/patch.npz")
+    places = ["--board=~/tiny.toml", "--device=cpu"]
+    named = ["--data-root=~/data", "--store=~/store"]
+    told = call("plan", *places, *named)
+    assert (told.exit_code, told.stdout) == (0, call("plan", *tiny.arguments).stdout)
+    patched = call("plan", *places, *named, "-o", "trigger.file=~/patch.npz")
+    assert patched.stdout == call("plan", *tiny.arguments, "-o", f"trigger.file={tiny.folder}/patch.npz").stdout
+
+    monkeypatch.setenv("BENCHBD_DATA", "~/data")
+    monkeypatch.setenv("BENCHBD_STORE", "~/store")
+    assert call("plan", *places).stdout == told.stdout
+    assert call("list", "dataset").stdout == call("list", "dataset", "--data-root", tiny.data).stdout
+    assert call("show", "~/tiny.toml").stdout == call("show", tiny.board).stdout
+    built = call("leaderboard", "build", "~/tiny.toml", "--records=~/store/records/tiny", "--out=~/out")
+    assert built.exit_code == 0
+    assert (tiny.folder / "out" / "README.md").is_file()
+    (record, *_) = sorted(tiny.store.glob("records/tiny/*.json"))
+    drawn = call("figures", f"~/store/records/tiny/{record.name}", *places, "--out=~/drawn")
+    assert drawn.exit_code == 0
+    assert list((tiny.folder / "drawn").glob("*.png"))
+    assert not (tiny.folder / "~").exists()
+
+
+def test_every_path_of_the_command_line_knows_home() -> None:
+    def paths(group: click.Group) -> Iterator[click.Parameter]:
+        for command in group.commands.values():
+            yield from paths(command) if isinstance(command, click.Group) else ()
+            yield from (parameter for parameter in command.params if isinstance(parameter.type, click.Path))
+
+    found = list(paths(main))
+    assert len(found) >= 10
+    for parameter in found:
+        assert str(parameter.type.convert("~/x", parameter, None)) == str(Path.home() / "x"), parameter.name
 
 
 def test_a_store_that_fills_up_loses_nothing(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
