@@ -294,21 +294,24 @@ def list_(axis: str | None, data_root: Path | None, as_json: bool) -> None:
 @main.command()
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="As JSON on stdout.")
-def show(name: str, as_json: bool) -> None:
+@click.option("--toml", "as_toml", is_flag=True, help="A board's file on stdout: where a board of your own may start.")
+def show(name: str, as_json: bool, as_toml: bool) -> None:
     """Show a method: what it does, its paper, and every option with type, bounds, default and help. Or a board's grid.
 
     NAME is the name of a method or board, or AXIS:NAME where a name stands on several axes; the path of a board; or a
     part of the protocol that -o reaches too: trigger, reference, budget.
     """
-    from benchbd.board import SECTIONS, board_names, load_board
+    from benchbd.board import SECTIONS, board_names
     from benchbd.describe import document, section
     from benchbd.plugins import AXES, load_registry
 
     registry = load_registry()
     methods = {known for axis in AXES for known in registry.names(axis)}
     if name not in methods and (name.endswith(".toml") or (expanded(name) / "board.toml").is_file()):
-        _show_board(load_board(name), as_json)
+        _show_board(name, as_json, as_toml)
         return
+    if as_toml and not (name.rpartition(":")[0] in ("", "board") and name.removeprefix("board:") in board_names()):
+        raise UsageError(f"--toml shows a board, which {name!r} is not: {', '.join(board_names())}")
     if name in SECTIONS:
         _show_methods([section(name)], as_json)
         return
@@ -316,7 +319,7 @@ def show(name: str, as_json: bool) -> None:
     if axis not in ("", "board", *AXES):
         raise UnknownNameError("axis", axis, [*AXES, "board"])
     if axis == "board" or (not axis and bare in board_names() and bare not in methods):
-        _show_board(load_board(bare), as_json)
+        _show_board(bare, as_json, as_toml)
         return
     if not axis and bare not in methods:
         raise UnknownNameError("method", bare, {*methods, *board_names(), *SECTIONS})
@@ -344,7 +347,15 @@ def _show_methods(documents: list[dict[str, Any]], as_json: bool) -> None:
             say("no options")
 
 
-def _show_board(board: Board, as_json: bool) -> None:
+def _show_board(name: str, as_json: bool, as_toml: bool) -> None:
+    from benchbd.board import board_path, load_board
+
+    board = load_board(name)  # in any form: only a board that is sound is shown
+    if as_json and as_toml:
+        raise UsageError("--json or --toml, not both")
+    if as_toml:
+        click.echo(board_path(name).read_text(encoding="utf-8-sig"), nl=False)
+        return
     if as_json:
         say(json.dumps(board.model_dump(mode="json"), indent=1))
         return

@@ -684,3 +684,26 @@ def test_a_new_data_set_needs_no_code(ran: Tiny, tiny: Tiny) -> None:
     assert result.exit_code == 0
     (record,) = json.loads(result.stdout)["records"]
     assert (record["task"], record["status"]) == ("unseen", "ok")
+
+
+@pytest.mark.parametrize("name", ["smoke", "board:smoke"])
+def test_a_board_is_shown_as_the_file_it_is(name: str, tmp_path: Path) -> None:
+    shown = call("show", name, "--toml")
+    assert shown.exit_code == 0, shown.stderr
+    mine = tmp_path / "mine.toml"
+    mine.write_text(shown.stdout)
+    assert json.loads(call("show", mine, "--json").stdout) == json.loads(call("show", "smoke", "--json").stdout) | {
+        "name": "mine"
+    }
+    assert call("show", mine, "--toml").stdout == shown.stdout
+
+
+def test_only_a_board_is_shown_as_toml_and_in_one_form() -> None:
+    one_line(call("show", "ft", "--toml"), "--toml shows a board, which 'ft' is not: ")
+    one_line(call("show", "trigger", "--toml"), "--toml shows a board, which 'trigger' is not: ")
+    one_line(call("show", "smoke", "--toml", "--json"), "--json or --toml, not both")
+
+
+def test_the_package_runs_as_a_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "benchbd", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == call("--version").stdout

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import benchbd
 from benchbd import hookspecs
 from benchbd.board import boards_folder, load_board
 from benchbd.docs import reference, with_boards
@@ -27,9 +28,40 @@ def test_reference_is_current(registry: Registry) -> None:
     assert (ROOT / "docs" / "reference.md").read_text() == reference(registry), "run make docs"
 
 
+@pytest.mark.parametrize("name", benchbd.__all__)
+def test_every_public_name_has_an_entry(name: str) -> None:
+    entry = rf"^(class {name}[(:]|def {name}\(|{name} = |A plugin marks each of its hooks with `@{name}`)"
+    found = re.findall(entry, (ROOT / "docs" / "reference.md").read_text(), re.MULTILINE)
+    assert len(found) == 1
+
+
 def test_readme_shows_the_published_board() -> None:
     assert with_boards(README) == README, "run make docs"
-    assert "<!-- board: cifar10-small -->\n<!-- end" not in README
+    shown = re.findall(
+        r"^\| (\S+) +\| (\S+) +\|", README.partition("<!-- board:")[2].partition("<!-- end")[0], re.MULTILINE
+    )
+    assert shown[:2] == [("Attack", "Defense"), ("none", "none")]
+    assert len(shown) == 1 + 6
+
+
+def test_the_first_screen_of_the_readme_is_install_command_and_output() -> None:
+    screen = "\n".join(README.splitlines()[:24])
+    assert "$ pip install ." in screen
+    assert "$ benchbd run " in screen
+    assert "badencoder  none " in screen
+
+
+def test_the_citation_and_the_package_agree() -> None:
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert f"version: {benchbd.__version__}\n" in citation
+    assert "license: Apache-2.0\n" in citation
+
+
+def test_the_package_holds_its_types_and_its_reference() -> None:
+    assert all((ROOT / package / "py.typed").is_file() for package in ("benchbd", "plugins/benchbd_plugins"))
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert wheel["force-include"] == {"docs/reference.md": "benchbd/reference.md"}
+    assert (ROOT / "docs" / "reference.md").is_file()
 
 
 @pytest.mark.parametrize("folder", PUBLISHED, ids=lambda folder: folder.name)
