@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from benchbd.data import DataLibrary
 from benchbd.encoder import Encoder
-from benchbd.errors import PluginError
+from benchbd.errors import DataError, PluginError
 from benchbd.images import ImageSet
 from benchbd.methods import (
     Attack,
@@ -270,8 +270,11 @@ def choose_references(
 
     given: uint8 (r, 3, H, W), reference inputs from elsewhere; they are only classified.
     The source study chose the same way; the papers collect reference inputs from elsewhere.
+    DataError below 3 images: features are standardised over the fitted half, and one has no deviation.
     """
     assert train.labels is not None
+    if len(train) < 3:
+        raise DataError(f"reference inputs are chosen from at least 3 training images, not {len(train)}")
     features = F.normalize(encoder.extract(train.pixels), dim=1)
     order = torch.randperm(len(train), generator=stream(seed, "halves")).to(features.device)
     fitted, held_out = order.chunk(2)

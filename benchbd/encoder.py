@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from benchbd.errors import DataError, UnknownNameError
+from benchbd.errors import DataError, Diverged, UnknownNameError
 from benchbd.files import expanded
 
 Precision = Literal["fp32", "bf16"]
@@ -186,11 +186,16 @@ class Encoder(nn.Module):
 
     @torch.no_grad()
     def extract(self, pixels: Tensor, batch: int = 512) -> Tensor:
-        """Raw float32 features (N, d) of uint8 (N, 3, H, W) pixels, in eval mode; the mode is put back."""
+        """Raw float32 features (N, d) of uint8 (N, 3, H, W) pixels, in eval mode; the mode is put back.
+
+        Diverged where one is not finite, or so long that float32 cannot hold its square: normalised, it would be 0.
+        """
         training = self.training
         self.eval()
         features = torch.cat([self(part.float() / 255) for part in pixels.to(self.device).split(batch)])
         self.train(training)
+        if not features.square().sum(1).isfinite().all():
+            raise Diverged("the features are not finite")
         return features
 
     def tensors(self) -> dict[str, Tensor]:

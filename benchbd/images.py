@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -46,6 +47,9 @@ class ImageSet:
             raise DataError(f"images are uint8 (N, 3, H, W), not {_kind(self.pixels)}")
         if self.labels is not None and (self.labels.dtype != torch.int64 or self.labels.shape != (len(self),)):
             raise DataError(f"labels are int64 ({len(self)},), not {_kind(self.labels)}")
+        for name, values, least in (("mean", self.mean, -math.inf), ("std", self.std, 0.0)):
+            if values is not None and not (len(values) == 3 and all(least < value < math.inf for value in values)):
+                raise DataError(f"{name} is three finite numbers{', each above 0' * (not least)}, not {values}")
 
     def __len__(self) -> int:
         return self.pixels.shape[0]

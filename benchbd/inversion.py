@@ -37,7 +37,7 @@ class Controller:
     start: the first lambda. up, down: factors by which it is multiplied and divided.
     patience: so many successes (failures) in a row move it up (down); the count then starts again.
     lowest, highest: it moves down only while at least ``lowest`` and up only while below ``highest``, so that it may
-        end one step outside.
+        end one step outside. It never leaves the normal float32, from which it would not come back.
     """
 
     start: float = 1e-3
@@ -64,10 +64,14 @@ class Lambda:
         self._lost = torch.where(success, 0, self._lost + 1)
         raised = (self._won >= rule.patience) & (self.value < rule.highest)
         lowered = (self._lost >= rule.patience) & (self.value >= rule.lowest)
-        self.value = torch.where(raised, self.value * rule.up, self.value)
-        self.value = torch.where(lowered, self.value / rule.down, self.value)
+        self._move(raised, self.value * rule.up)
+        self._move(lowered, self.value / rule.down)
         self._won = torch.where(raised, 0, self._won)
         self._lost = torch.where(lowered, 0, self._lost)
+
+    def _move(self, where: Tensor, to: Tensor) -> None:
+        limits = torch.finfo(to.dtype)
+        self.value = torch.where(where & (to >= limits.tiny) & (to <= limits.max), to, self.value)
 
 
 @dataclass(frozen=True, eq=False)

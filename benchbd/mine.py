@@ -32,7 +32,7 @@ SHIFTS = 8  # rolls of the evaluation pairs: so many unrelated pairs for each pa
 
 @dataclass(frozen=True)
 class Estimate:
-    """nats: the estimate, in [0, cap]; NaN where no reading was finite.
+    """nats: the estimate, in [0, cap]; NaN where a reading was not finite, since T left the numbers then.
     readings: the values it averages, one for each of the last epochs, not clipped.
     cap: ln N, a cap by choice.
     at_bound: share of the pairs that T's last reading puts within 5 % of its upper bound. T of unrelated pairs at the
@@ -166,7 +166,7 @@ def donsker_varadhan(joint: Tensor, marginal: Tensor) -> Tensor:
 
 
 def _estimate(readings: list[float], cap: float, at_bound: float) -> Estimate:
-    finite = [value for value in readings if math.isfinite(value)]
+    mean = sum(readings) / len(readings)
     # Clipped after averaging: clipping each reading would turn noise around 0 into information.
-    nats = min(max(sum(finite) / len(finite), 0.0), cap) if finite else math.nan
+    nats = min(max(mean, 0.0), cap) if math.isfinite(mean) else math.nan
     return Estimate(nats, tuple(readings), cap, at_bound)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from benchbd.augment import Augment, CropScale
 from benchbd.encoder import Encoder, unmetered
-from benchbd.errors import Diverged, NotApplicable, UsageError
+from benchbd.errors import Diverged, NotApplicable, PluginError, UsageError
 from benchbd.images import ImageSet
 from benchbd.methods import Method
 
@@ -26,6 +27,8 @@ Reporter = Callable[[int, int, float | None], None]
 Views = tuple[Tensor, Tensor]
 Loss = Callable[[Encoder, Views], Tensor]
 Json = bool | int | float | str | None | Sequence["Json"] | Mapping[str, "Json"]
+
+SHORTEST = 1e-6  # of features: lengths of trained encoders are some 1 to 100
 
 _reporter: ContextVar[Reporter | None] = ContextVar("benchbd_reporter", default=None)
 _findings: ContextVar[Findings | None] = ContextVar("benchbd_findings", default=None)
@@ -64,7 +67,14 @@ def note(name: str, value: Json) -> None:
     """Keep something that a method found out on its way (chosen units, layer weights) with the result of its stage.
 
     The note named ``remarks``, a list of lines, is what a reader of the table must know: each becomes a footnote.
+    PluginError where the value is no JSON, which has neither NaN nor inf.
     """
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise PluginError(f"note {name!r} cannot be kept as JSON: {error}") from error
+    if name == "remarks" and not (isinstance(value, list) and all(isinstance(line, str) for line in value)):
+        raise PluginError("note 'remarks' must be a list of lines, one string each")
     if (findings := _findings.get()) is not None:
         findings.notes[name] = value
 
@@ -87,10 +97,10 @@ def collecting() -> Iterator[Findings]:
 
 
 class Steps:
-    """``for step in (steps := Steps(n)): ...; steps.loss(value)``: counts, reports progress, stops on NaN.
+    """``for step in (steps := Steps(n)): ...; steps.loss(value)``: counts, reports progress, stops on NaN and inf.
 
     The loss is read back from the device a few times a second at most, so that a GPU is never waited for. A loop inside
-    another one (an inversion within a training) stops on NaN too, but only the outer one reports.
+    another one (an inversion within a training) stops on them too, but only the outer one reports.
     """
 
     INTERVAL = 0.25  # seconds between two reports
@@ -118,8 +128,8 @@ class Steps:
 
     def _report(self, step: int, reporter: Reporter | None) -> None:
         loss = None if self._latest is None else float(self._latest)
-        if loss is not None and loss != loss:
-            raise Diverged(f"the loss is NaN at step {step} of {self.total}")
+        if loss is not None and not math.isfinite(loss):
+            raise Diverged(f"the loss is {'NaN' if loss != loss else loss} at step {step} of {self.total}")
         if reporter is not None:
             reporter(step, self.total, loss)
 
@@ -167,6 +177,16 @@ def project_views(
         return encoder.project(encoder(views[0])), encoder.project(encoder(views[1]))
     first, second = encoder.project(encoder(torch.cat(views))).chunk(2)
     return first, second
+
+
+def check_moments(optimizer: torch.optim.Optimizer) -> None:
+    """Diverged where Adam has met a gradient whose square float32 cannot hold, from 1.8e19 on.
+
+    Its step is then gradient / inf = 0: the weight stays where it is for good, and no loss tells.
+    """
+    moments = [state["exp_avg_sq"] for state in optimizer.state.values()]
+    if moments and not torch.stack([moment.isfinite().all() for moment in moments]).all():
+        raise Diverged("the gradients left float32, so that Adam moved nothing: a weight of the loss is too large")
 
 
 class ContrastiveMethod(Method):
@@ -235,7 +255,8 @@ class ContrastiveMethod(Method):
 
         loss: of the encoder and two views (B, 3, H, W) of a batch; SimCLR's, ``contrast``, where none is given.
         bn: ``eval`` keeps BatchNorm on its running statistics.
-        NotApplicable where the encoder has no head; Diverged on NaN.
+        NotApplicable where the encoder has no head; Diverged on NaN, and where gradients were too large
+        to move a weight.
         """
         steps = self.total_steps(len(images))
         if not steps:
@@ -255,6 +276,7 @@ class ContrastiveMethod(Method):
             optimizer.step()
             schedule.step()
             progress.loss(value)
+        check_moments(optimizer)
         return encoder.eval()
 
 
@@ -279,8 +301,10 @@ def pretext_accuracy(first: Tensor, second: Tensor, block: int = 128) -> float:
     first, second: (N, d), the two views' projections, row by row. Neighbours are sought among the 2B projections of
     ``block`` images at a time; a rest of fewer images is a block of its own, and one of a single image, which could not
     be wrong, is left out. The label-free stand-in for accuracy by which pruning levels are chosen; ours, no source
-    gives one.
+    gives one. Diverged where a projection is not finite: it would merely count as a miss.
     """
+    if not (first.isfinite().all() and second.isfinite().all()):
+        raise Diverged("the projections are not finite")
     if len(first) > block and len(first) % block == 1:
         first, second = first[:-1], second[:-1]
     hits = 0
@@ -293,11 +317,16 @@ def pretext_accuracy(first: Tensor, second: Tensor, block: int = 128) -> float:
 
 
 def check_features(encoder: Encoder, images: ImageSet) -> None:
-    """Raise Diverged where the features of some images are not finite or all alike. Charged to nobody."""
+    """Raise Diverged where the features of some images are not finite, all alike, or shorter than losses can tell.
+
+    Cosines are computed of no length below 1e-8, so that shorter features would silently count as orthogonal. Charged
+    to nobody.
+    """
     with unmetered():
-        features = F.normalize(encoder.extract(images.pixels[:256]), dim=1)
-    if not torch.isfinite(features).all():
-        raise Diverged("the features are not finite")
-    spread = float(features.std(0).norm())
+        features = encoder.extract(images.pixels[:256])
+    length = float(features.norm(dim=1).median())
+    if 0 < length < SHORTEST:
+        raise Diverged(f"the features vanished: their median length is {length:.1e}, below {SHORTEST:g}")
+    spread = float(F.normalize(features, dim=1).std(0).norm())
     if len(images) > 1 and spread < 1e-4:
         raise Diverged(f"the features collapsed: their standard deviation is {spread:.1e}")

@@ -246,6 +246,19 @@ def test_a_loss_that_left_the_numbers_is_reported(encoder: Encoder, images: Imag
 # Pruning
 
 
+def test_masks_that_left_the_numbers_are_reported(encoder: Encoder, images: ImageSet) -> None:
+    """After the last step no loss tells of them, and a mask that is NaN exceeds no threshold: all would be pruned."""
+    method = ANP(steps=1, batch=8)
+
+    def losses(neurons: Neurons, images: ImageSet, seed: int) -> Any:
+        return lambda rows: lambda masks, noise: (masks - 1).sum().abs().sqrt() + 0 * noise.sum()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ANP, "losses", lambda self, *given: losses(*given))  # its gradient is 0 / 0 at masks of 1
+        with pytest.raises(Diverged, match=r"^anp: the masks are not finite; lr is too high$"):
+            method.learn(encoder, images, 0)
+
+
 def test_exactly_the_rejected_neurons_lose_their_weight(encoder: Encoder) -> None:
     kept = torch.rand(NEURONS, generator=stream(0, "m")) > 0.3
     for bias in (False, True):

@@ -328,6 +328,22 @@ def test_labels_of_another_kind_are_refused(labels: Tensor) -> None:
         ImageSet(random_pixels(2), labels)
 
 
+@pytest.mark.parametrize(
+    ("declared", "reason"),
+    [
+        ({"std": (0.2, 0.0, 0.2)}, "std is three finite numbers, each above 0, not"),
+        ({"std": (0.2, float("nan"), 0.2)}, "std is three finite numbers, each above 0, not"),
+        ({"mean": (0.5, 0.5)}, "mean is three finite numbers, not"),
+        ({"mean": (0.5, float("inf"), 0.5)}, "mean is three finite numbers, not"),
+    ],
+)
+def test_a_normalisation_that_cannot_be_divided_by_is_refused(
+    declared: dict[str, tuple[float, ...]], reason: str
+) -> None:
+    with pytest.raises(DataError, match=f"^{reason}"):
+        ImageSet(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), **declared)
+
+
 def test_digest_is_of_the_content() -> None:
     def images(**changes: object) -> ImageSet:
         given = {"pixels": random_pixels(4), "labels": torch.tensor([0, 1, 1, 0]), "classes": ("a", "b")}

@@ -75,6 +75,17 @@ def test_decrees_lambda_follows_the_released_rules(events: str | None) -> None:
     assert path(DECREE, events) == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.parametrize(("lost", "won"), [("-", "+"), ("+", "-")])
+def test_lambda_comes_back_from_the_ends_of_float32(lost: str, won: str) -> None:
+    """MOTH's has no floor and no roof of its own: 0 and infinity would hold it for ever."""
+    values = path(MOTH, lost * 3000 + won * 20)
+    assert min(values) >= torch.finfo(torch.float32).tiny
+    assert max(values) <= torch.finfo(torch.float32).max
+    assert len(set(values[2900:3000])) == 1
+    assert values[-1] != values[2999]
+    assert path(Controller(start=0.0), "+" * 10 + "-" * 20) == [0.0] * 30
+
+
 def test_lambda_of_moth_and_neural_cleanse() -> None:
     assert path(MOTH, "+" * 20) == pytest.approx([1e-3] * 9 + [1.5e-3] * 10 + [2.25e-3])
     assert path(MOTH, "-" * 20) == pytest.approx([1e-3] * 9 + [1e-3 / 1.8371173] * 10 + [1e-3 / 3.375])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from benchbd import Mine, UsageError, stream
-from benchbd.mine import BOUND, Statistic, donsker_varadhan, draw_shift, log_mean_exp, moving_average
+from benchbd.mine import BOUND, Statistic, _estimate, donsker_varadhan, draw_shift, log_mean_exp, moving_average
 
 QUICK = Mine(epochs=15, hidden=64)
 
@@ -160,6 +160,13 @@ def test_numbers_that_are_not_finite_give_nan() -> None:
     estimate = Mine(epochs=2, hidden=8)(torch.full((40, 2), math.nan), torch.randn(40, 2), 0)
     assert math.isnan(estimate.nats)
     assert not estimate.saturated
+
+
+def test_one_reading_that_is_not_finite_is_no_estimate() -> None:
+    """The rest would be averaged as if T had not left the numbers on the way."""
+    assert math.isnan(_estimate([0.5, 0.6, math.nan], 3.0, 0.0).nats)
+    assert math.isnan(_estimate([0.5, math.inf, 0.4], 3.0, 0.0).nats)
+    assert _estimate([0.5, 0.7], 3.0, 0.0).nats == pytest.approx(0.6)
 
 
 def test_a_function_of_its_arguments_alone() -> None:

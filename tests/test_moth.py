@@ -261,6 +261,17 @@ def test_gain_by_hand_and_no_entry_is_shared() -> None:
     assert torch.equal(pairs.held, torch.tensor([[20.0, 40.0, 10.0]] * 3, dtype=torch.float64))
 
 
+def test_growth_from_a_trigger_of_no_size_is_finite() -> None:
+    """A mask that saturates at 0 has size 0; 0 / 0 would be chosen by every argmax from then on."""
+    zeros = torch.zeros(3, 3, dtype=torch.float64)
+    pairs = Pairs(zeros, zeros.clone(), zeros.clone(), torch.zeros(3, 3, 1, 4, 4), torch.zeros(3, 3, 3, 4, 4), zeros)
+    pairs.measured((0, 1), 0.0)
+    assert float(pairs.gain[0, 1]) == 0
+    pairs.measured((0, 1), 2.0)
+    assert pairs.gain.isfinite().all()
+    assert most_promising(pairs.promise, pairs.gain, 1.0) == (0, 1)
+
+
 def test_the_larger_trigger_is_held_as_a_copy() -> None:
     universal = triggers([20.0, math.inf])
     pairs = Pairs.after_warm_up(universal, torch.zeros(2, 2, dtype=torch.float64))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 import re
 import shutil
@@ -40,9 +41,11 @@ from benchbd import (
     note,
 )
 from benchbd.api import Session
+from benchbd.compute import choose_references
 from benchbd.plugins import Registry, load_registry
 from benchbd.records import Record
 from benchbd.store import Store
+from benchbd.testing import toy_encoder, toy_images
 from benchbd.verify import GATE
 
 from .boards import PATIENCE, TINY, Tiny, Watch, drive, flip, in_flight, keys, offering, wait_until, weights
@@ -187,6 +190,15 @@ def test_a_missed_reference_is_reported(tmp_path: Path, registry: Registry, monk
 
 
 # Nothing twice -------------------------------------------------------------------------------------------------------
+
+
+def test_references_need_three_images() -> None:
+    """Half of two is one, whose features have no deviation: every probability would be NaN and every guess class 0."""
+    few = toy_images(2)
+    with pytest.raises(DataError, match=r"^reference inputs are chosen from at least 3 training images, not 2$"):
+        choose_references(toy_encoder(), few, target=1, count=1, seed=0)
+    (probability,) = choose_references(toy_encoder(), toy_images(3), target=1, count=1, seed=0).probability
+    assert math.isfinite(probability)
 
 
 def test_observers_are_called_in_order(first: First) -> None:

@@ -25,12 +25,15 @@ from benchbd import (
     UsageError,
     Views,
     batch_indices,
+    note,
     nt_xent,
+    pretext_accuracy,
     project_views,
     stream,
 )
 from benchbd.encoder import ForwardMeter
-from benchbd.training import check_features, derive_seed, reporting
+from benchbd.errors import PluginError
+from benchbd.training import check_features, collecting, derive_seed, reporting
 
 
 def smooth_pixels(n: int, seed: int = 5) -> Tensor:
@@ -222,6 +225,79 @@ def test_collapsed_and_infinite_features_are_divergence() -> None:
         broken.stem[0].weight.fill_(float("nan"))
     with pytest.raises(Diverged, match="not finite"):
         check_features(broken, images)
+
+
+def test_features_that_leave_float32_are_divergence() -> None:
+    """The features are finite, the square of their length is not: normalised, they would be 0."""
+    pixels = smooth_pixels(16)
+    net = encoder()
+    with torch.no_grad():
+        norm = net.body["layer3"][0].bn2
+        norm.weight.mul_(1e25)
+        norm.bias.mul_(1e25)
+        features = net(pixels.float() / 255)
+    assert features.isfinite().all()
+    assert (F.normalize(features, dim=1).norm(dim=1) == 0).any()
+    with pytest.raises(Diverged, match=r"^the features are not finite$"):
+        net.train().extract(pixels)
+    assert net.training
+
+
+def test_vanished_features_are_divergence() -> None:
+    """Cosine similarity divides by no less than 1e-8: features of length 1e-9 would be unlike themselves."""
+    images = ImageSet(smooth_pixels(16))
+    net = encoder()
+    net.mask.mul_(1e-9)
+    short = net.extract(images.pixels)
+    assert float(F.cosine_similarity(short, short).max()) < 0.5
+    with pytest.raises(Diverged, match=r"^the features vanished: their median length is .*, below 1e-06$"):
+        check_features(net, images)
+
+
+def test_projections_that_are_not_finite_have_no_accuracy() -> None:
+    first, second = projections(8), projections(8, seed=1)
+    first[3, 2] = math.nan
+    with pytest.raises(Diverged, match="the projections are not finite"):
+        pretext_accuracy(first, second)
+
+
+@pytest.mark.parametrize(("value", "said"), [(math.nan, "NaN"), (math.inf, "inf"), (-math.inf, "-inf")])
+def test_a_loss_that_is_not_finite_stops_the_loop(value: float, said: str) -> None:
+    steps = Steps(1)
+    loop = iter(steps)
+    next(loop)
+    steps.loss(torch.tensor(value))
+    with pytest.raises(Diverged, match=f"^the loss is {said} at step 1 of 1$"):
+        next(loop)
+
+
+def test_gradients_whose_squares_overflow_are_divergence() -> None:
+    """Adam would divide by infinity and leave every weight of f where it is, at a loss that is finite throughout."""
+    images = ImageSet(smooth_pixels(16))
+
+    def huge(encoder: Encoder, views: Views) -> Tensor:
+        return 1e22 * method.contrast(encoder, views)
+
+    method = FT(**SHORT)
+    with pytest.raises(Diverged, match=r"^the gradients left float32, so that Adam moved nothing"):
+        method.fit(encoder(), images, 1, loss=huge)
+    method.fit(encoder(), images, 1, loss=lambda net, views: 1e6 * method.contrast(net, views))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("mi", math.nan, "note 'mi' cannot be kept as JSON: Out of range float"),
+        ("mi", {"a": [1.0, math.inf]}, "note 'mi' cannot be kept as JSON: Out of range float"),
+        ("mi", {"a": torch.ones(2)}, "note 'mi' cannot be kept as JSON: Object of type Tensor is not JSON"),
+        ("remarks", "a line", "note 'remarks' must be a list of lines"),
+        ("remarks", ["a line", 3], "note 'remarks' must be a list of lines"),
+    ],
+)
+def test_a_note_is_json_and_remarks_are_lines(name: str, value: Any, said: str) -> None:
+    with collecting() as findings, pytest.raises(PluginError, match=f"^{said}"):
+        note(name, value)
+    assert not findings.notes
 
 
 # ----------------------------------------------------------------------------------------------------- plugins

@@ -36,6 +36,7 @@ from benchbd import (
     Augment,
     CropScale,
     DefenderKnowledge,
+    Diverged,
     Encoder,
     ImageSet,
     Mitigation,
@@ -139,6 +140,8 @@ class ANP(Mitigation):
             with torch.no_grad():
                 masks.clamp_(0, 1)
             progress.loss(natural.detach() + robust.detach())
+        if not masks.isfinite().all():  # no mask of them exceeds a threshold: all would be pruned
+            raise Diverged("anp: the masks are not finite; lr is too high")
         return masks.detach()
 
     def losses(self, neurons: Neurons, images: ImageSet, seed: int) -> Callable[[Tensor], Loss]:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from benchbd import DataError, Evaluator, Predictions, Probe, Steps, hookimpl, one_thread, stream
+from benchbd import DataError, Diverged, Evaluator, Predictions, Probe, Steps, hookimpl, one_thread, stream
 
 EPS = 1e-5  # added to the variance: a dimension that never fires stays finite
 
@@ -37,7 +37,10 @@ class Linear(Evaluator):
     milestones: tuple[int, ...] = Field((15, 30), description="epochs after which the rate is divided by 10")
 
     def evaluate(self, probe: Probe) -> Predictions:
-        """DataError where there is one training image: its variance is not a number. Diverged on NaN."""
+        """DataError where there is one training image, whose variance is not a number.
+
+        Diverged where loss or logits leave the numbers.
+        """
         labels, classes = probe.labels, probe.classes
         if len(labels) < 2:
             raise DataError(f"linear: features are standardised over at least 2 training images, not {len(labels)}")
@@ -48,7 +51,10 @@ class Linear(Evaluator):
 
         def predict(pixels: Tensor) -> Tensor:
             features = (F.normalize(probe.encoder.extract(pixels), dim=1) - mean) / deviation
-            return F.linear(features, weight, bias).argmax(1).cpu()
+            logits = F.linear(features, weight, bias)
+            if not logits.isfinite().all():
+                raise Diverged("linear: the logits are not finite; lr is too high")
+            return logits.argmax(1).cpu()
 
         return Predictions(predict(probe.test), predict(probe.triggered))
 

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from pydantic import Field, PositiveInt
 from torch import Generator, Tensor
 
-from benchbd import Encoder, Evaluator, Predictions, Probe, Steps, hookimpl, one_thread, stream
+from benchbd import Diverged, Encoder, Evaluator, Predictions, Probe, Steps, hookimpl, one_thread, stream
 
 TOGETHER = 8  # heads per batch
 LANES = 16  # floats in the widest SIMD register
@@ -81,10 +81,12 @@ class MLP(Evaluator):
                 for k, i in enumerate(group):
                     head = [(w[k : k + 1], b[k : k + 1]) for w, b in layers]
                     clean, triggered = (
-                        forward(head, features(probes[i].encoder, x)[None])[0].argmax(1).cpu()
+                        forward(head, features(probes[i].encoder, x)[None])[0]
                         for x in (probes[i].test, probes[i].triggered)
                     )
-                    predictions[i] = Predictions(clean, triggered)
+                    if not (clean.isfinite().all() and triggered.isfinite().all()):
+                        raise Diverged("mlp: the logits are not finite; lr or scale is too high")
+                    predictions[i] = Predictions(clean.argmax(1).cpu(), triggered.argmax(1).cpu())
         return [predictions[i] for i in range(len(probes))]
 
     def fit(self, features: Tensor, labels: Tensor, classes: int, seeds: Sequence[int]) -> Layers:

@@ -168,8 +168,8 @@ class Pairs:
             self.masks[way], self.patterns[way] = mask, pattern
 
     def measured(self, way: tuple[int, int], size: float) -> None:
-        """Take in the mean size over a period of hardening."""
-        self.gain[way] = (self.gain[way] + (size - self.size[way]) / self.size[way]) / 2
+        """Take in the mean size over a period of hardening. A mask may saturate at 0; growth from there is finite."""
+        self.gain[way] = (self.gain[way] + (size - self.size[way]) / self.size[way].clamp_min(1e-12)) / 2
         self.size[way] = size
 
 
