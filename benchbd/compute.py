@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from torch import Tensor, nn
 
 from benchbd.data import DataLibrary
@@ -243,8 +243,14 @@ def _checked_predictions(predictions: object, classes: int, stage: Stage, who: s
 
 def kept_blobs(findings: Findings) -> Blobs:
     """What a method kept for pictures, as one more file; none where it kept nothing."""
-    tensors = findings.tensors
-    return {KEPT: lambda path: save_file(tensors, path)} if tensors else {}
+    if not findings.tensors:
+        return {}
+    content = save(findings.tensors)  # now: what cannot be saved is the method's failure, not the store's
+
+    def write(path: Path) -> None:
+        path.write_bytes(content)
+
+    return {KEPT: write}
 
 
 def read_predictions(artifact: Artifact) -> Predictions:

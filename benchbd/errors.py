@@ -14,8 +14,14 @@ BenchbdError
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
+from typing import TypeVar
+
+R = TypeVar("R")
+
+_UNREADABLE = "its message cannot be read"
+LONGEST = 500  # characters of a foreign text in a line: enough for any sentence
 
 
 class BenchbdError(Exception):
@@ -74,3 +80,54 @@ class NotApplicable(BenchbdError):  # noqa: N818 - an answer of a method rather 
 
 class Diverged(BenchbdError):  # noqa: N818 - named after what happened
     """Training left the numbers (NaN) or the features collapsed: the stage is reported as failed."""
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Whether the user ends the run (Ctrl-C, SIGTERM). An interrupt of a plugin's own class is an error like others."""
+    return isinstance(error, KeyboardInterrupt) and type(error).__module__.partition(".")[0] in ("builtins", "benchbd")
+
+
+def first_line(text: str) -> str:
+    """The first line of a foreign text that is not blank, of bounded length, as UTF-8 can hold it; may be empty."""
+    line = next((line.strip() for line in text.splitlines() if line.strip()), "")
+    line = line if len(line) <= LONGEST else line[:LONGEST] + "..."
+    return line.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def says(error: BaseException) -> str:
+    """The first line of what an exception says, also of one that says nothing or raises when it is asked."""
+    try:
+        return first_line(str(error)) or "no message"
+    except BaseException as another:
+        if is_interrupt(another):
+            raise
+        return f"{_UNREADABLE} ({type(another).__name__})"
+
+
+def named(error: BaseException) -> str:
+    """An exception in a line: its type and what it says."""
+    return f"{type(error).__name__}: {says(error)}"
+
+
+def shown(value: object) -> str:
+    """A foreign value in a line, also one that raises when it is asked."""
+    try:
+        text = first_line(repr(value))
+    except BaseException as error:
+        if is_interrupt(error):
+            raise
+        text = ""
+    if not text:
+        return f"an object of type {type(value).__name__}"
+    return text if len(text) <= 80 else text[:80] + "..."
+
+
+def asked(what: str, work: Callable[..., R], *arguments: object) -> R:
+    """What a plugin's ``work`` returns. What it raises becomes a PluginError that names ``what``; interrupts and errors
+    of ours pass."""
+    try:
+        return work(*arguments)
+    except BaseException as error:
+        if is_interrupt(error) or (isinstance(error, BenchbdError) and not says(error).startswith(_UNREADABLE)):
+            raise
+        raise PluginError(f"{what} raised {named(error)}") from error

@@ -9,18 +9,23 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from benchbd.errors import DataAbsentError, DataError, PluginError
+from benchbd.errors import BenchbdError, DataAbsentError, DataError, PluginError, asked, first_line, named, shown
 from benchbd.files import path_digest
 from benchbd.verify import CONTROL
+
+MOST_FORWARDS = 10**18  # more is no estimate
+DEEPEST = 32  # levels of JSON
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -86,12 +91,63 @@ def options_of(method: Method) -> dict[str, Any]:
 
 @cache
 def _source_digest(cls: type) -> str:
-    module = sys.modules[cls.__module__]
     try:
-        source = inspect.getsource(module)
-    except (OSError, TypeError):
+        source = inspect.getsource(sys.modules[cls.__module__])
+    except (OSError, TypeError, KeyError):
         source = repr((cls.__module__, cls.__qualname__))
     return "source-" + hashlib.sha256(source.encode()).hexdigest()[:16]
+
+
+def identity_of(method: Method) -> dict[str, Any]:
+    """What ``method.identity()`` says, as JSON. PluginError where it raises, says no JSON, says something else when
+    asked again, or leaves out what every method's identity holds."""
+    own = asked("identity()", method.identity)
+    try:
+        found, again = (as_json(each) for each in (own, asked("identity()", method.identity)))
+        whole = as_json(asked("identity()", Method.identity, method))
+    except BenchbdError:
+        raise
+    except (ValueError, TypeError, RecursionError) as error:
+        raise PluginError(f"identity() must give JSON, not {shown(own)} ({named(error)})") from error
+    if not isinstance(found, dict) or any(name not in found or found[name] != whole[name] for name in whole):
+        raise PluginError(f"identity() must hold {', '.join(whole)} as Method.identity() does, not {shown(own)}")
+    if found != again:
+        raise PluginError("identity() differs from call to call")
+    return found
+
+
+def as_json(value: object) -> Any:
+    """A foreign value as JSON gives it back. ValueError, TypeError or RecursionError where it is no JSON, holds numbers
+    that are not finite or text that is not UTF-8, or is nested deeper than anybody reads."""
+    found = json.loads(json.dumps(value, ensure_ascii=False, allow_nan=False).encode())
+    level = [found]
+    for _ in range(DEEPEST):
+        level = [inner for outer in level for inner in _inside(outer)]
+    if level:
+        raise ValueError(f"nested deeper than {DEEPEST} levels")
+    return found
+
+
+def _inside(value: object) -> Iterable[object]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+
+
+def forwards_of(method: Method, images: int) -> int | None:
+    """What ``method.forwards(images)`` says; PluginError where it raises or says no number of forwards."""
+    told = asked("forwards()", method.forwards, images)
+    if told is None:
+        return None
+    if not isinstance(told, Integral) or isinstance(told, bool) or not 0 <= int(told) <= MOST_FORWARDS:
+        raise PluginError(f"forwards() must give a whole number from 0 on or None, not {shown(told)}")
+    return int(told)
+
+
+def shortened_of(method: Method, images: int) -> str | None:
+    """What ``method.shortened(images)`` says, a line or None; PluginError where it raises or says no text."""
+    told = asked("shortened()", method.shortened, images)
+    if not (told is None or isinstance(told, str)):
+        raise PluginError(f"shortened() must give a line or None, not {shown(told)}")
+    return None if told is None else first_line(told) or None
 
 
 class Dataset(Method):

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from benchbd.board import Board
-from benchbd.errors import UnknownNameError, UsageError
+from benchbd.errors import UnknownNameError, UsageError, asked, shown
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -38,20 +38,26 @@ def _value(text: str) -> Any:
         return None
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 
 def build(cls: type[M], values: Mapping[str, Any], name: str) -> M:
-    """A validated ``cls``; the first problem becomes a one-line UsageError that names ``name.field``."""
+    """A validated ``cls``. The first problem becomes a one-line UsageError that names ``name.field``; what else a
+    plugin's validator raises, a PluginError."""
     for field in values:
         if field not in cls.model_fields:
             raise UnknownNameError(f"option of {name}", field, cls.model_fields)
+    built: M = asked(f"{name}: its validation", _validated, cls, values, name)
+    return built
+
+
+def _validated(cls: type[M], values: Mapping[str, Any], name: str) -> M:
     try:
         return cls.model_validate(dict(values))
     except ValidationError as error:
         first = error.errors()[0]
         path = ".".join(str(part) for part in (name, *first["loc"]))
-        message = first["msg"].removeprefix("Value error, ")
-        given = f" (got {first['input']!r})" if first["loc"] else ""
+        message = first["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ") or "is not valid"
+        given = f" (got {shown(first['input'])})" if first["loc"] else ""
         raise UsageError(f"{path}: {message[0].lower()}{message[1:]}{given}") from error

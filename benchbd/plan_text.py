@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,10 +11,12 @@ import torch
 from tabulate import tabulate
 
 from benchbd.api import Session
-from benchbd.errors import DataAbsentError
+from benchbd.errors import BenchbdError, DataAbsentError
 from benchbd.runner import machine
 from benchbd.stages import Cell, Inspection, Plan, Stage
 from benchbd.store import Store
+
+log = logging.getLogger("benchbd")
 
 
 def render(session: Session, plan: Plan, *, as_json: bool = False) -> str:
@@ -38,7 +41,8 @@ def render(session: Session, plan: Plan, *, as_json: bool = False) -> str:
 
 def _rows(session: Session, stages: Sequence[Stage]) -> Iterator[dict[str, Any]]:
     store = Store(session.store, writable=False)
-    seconds = estimate_seconds(stages, store.manifests(), session.device)
+    forwards = known_forwards(stages)
+    seconds = estimate_seconds(stages, forwards, store.manifests(), session.device)
     for stage in stages:
         yield {
             "key": stage.key,
@@ -48,7 +52,7 @@ def _rows(session: Session, stages: Sequence[Stage]) -> Iterator[dict[str, Any]]
             "cached": store.has(stage.key),
             "provisional": stage.provisional,
             "absent": [f"{ref.name} ({ref.split})" for ref in stage.data.values() if ref.absent],
-            "image_forwards": stage.forwards(),
+            "image_forwards": forwards[stage.key],
             "seconds": seconds[stage.key],
         }
 
@@ -118,8 +122,26 @@ def _how_to_get(session: Session, stages: Sequence[Stage]) -> dict[str, str]:
     return advice
 
 
+def known_forwards(stages: Iterable[Stage]) -> dict[str, int | None]:
+    """Estimated image-forwards by key; None where nobody knows. A method that says no such thing is named, once."""
+    known: dict[str, int | None] = {}
+    complaints: dict[str, None] = {}
+    for stage in stages:
+        try:
+            known[stage.key] = stage.forwards()
+        except BenchbdError as error:
+            known[stage.key] = None
+            complaints[f"{stage.kind} {stage.method_name}: its cost is not known: {error}"] = None
+    for complaint in complaints:
+        log.warning("%s", complaint)
+    return known
+
+
 def estimate_seconds(
-    stages: Iterable[Stage], manifests: Iterable[Mapping[str, Any]], device: torch.device
+    stages: Iterable[Stage],
+    forwards: Mapping[str, int | None],
+    manifests: Iterable[Mapping[str, Any]],
+    device: torch.device,
 ) -> dict[str, float | None]:
     """Estimated wall seconds by key, from the image-forwards a second of past stages in this store; None if unknown.
 
@@ -135,6 +157,6 @@ def estimate_seconds(
             past.setdefault((identity["kind"], name, manifest.get("architecture", "")), []).append(rate)
     estimates: dict[str, float | None] = {}
     for stage in stages:
-        rates, forwards = past.get((stage.kind, stage.method_name, stage.architecture)), stage.forwards()
-        estimates[stage.key] = None if not rates or forwards is None else forwards / (sum(rates) / len(rates))
+        rates, own = past.get((stage.kind, stage.method_name, stage.architecture)), forwards[stage.key]
+        estimates[stage.key] = None if not rates or own is None else own / (sum(rates) / len(rates))
     return estimates

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
+from itertools import chain, count
 from typing import Any
 
 import pluggy
 
 from benchbd import hookspecs
 from benchbd.board import SECTIONS
-from benchbd.errors import UnknownNameError, UsageError
-from benchbd.methods import Attack, Dataset, Detection, Evaluator, Method, Mitigation, Pretraining
+from benchbd.errors import (
+    BenchbdError,
+    DataError,
+    PluginError,
+    UnknownNameError,
+    UsageError,
+    asked,
+    is_interrupt,
+    named,
+    shown,
+)
+from benchbd.methods import Attack, Dataset, Detection, Evaluator, Method, Mitigation, Pretraining, identity_of
 from benchbd.options import build
 
 GROUP = "benchbd"
@@ -42,6 +54,11 @@ WORK = {
 """Per axis: the method that a class must define."""
 
 RESERVED = {*SECTIONS, *AXES, "board"}
+
+LONGEST_NAME = 40  # characters: the names of several methods make the name of one file
+
+OBSERVERS = {"terminal"}
+"""Plugins that commands register under these names themselves."""
 
 log = logging.getLogger("benchbd")
 
@@ -100,17 +117,11 @@ class Registry:
                 if impl.plugin_name != plugin.name:
                     continue
                 try:
-                    returned = impl.function()
-                    offered = list(returned) if isinstance(returned, Iterable) else None
-                except (Exception, SystemExit) as error:
-                    plugin.problem = f"{hook}() raised {type(error).__name__}: {error}"
-                    continue
-                if offered is None:
-                    plugin.problem = f"{hook}() must return a list of classes, not {_called(returned)}"
-                    continue
-                for cls in offered:
-                    if problem := self._add(plugin, axis, cls, base):
-                        plugin.problem = problem
+                    for cls in asked(f"{hook}()", _offered, hook, impl.function):
+                        if problem := asked(f"a class that {hook}() offers", self._add, plugin, axis, cls, base):
+                            plugin.problem = problem
+                except BenchbdError as error:
+                    plugin.problem = str(error)
 
     def _add(self, plugin: Plugin, axis: str, cls: Any, base: type[Method]) -> str:
         if not (isinstance(cls, type) and issubclass(cls, base)):
@@ -132,6 +143,8 @@ def flaw_of(cls: type[Method]) -> str:
     name = getattr(cls, "name", "")
     if not (isinstance(name, str) and name):
         return "it has no name; give it one, as in name = 'shrink'"
+    if len(name) > LONGEST_NAME:
+        return f"its name has {len(name)} characters; {LONGEST_NAME} are the most, for it becomes a part of file names"
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
         return f"the name {name!r} is not made of lower-case letters, digits, '-' and '_'"
     if name in RESERVED:
@@ -139,22 +152,99 @@ def flaw_of(cls: type[Method]) -> str:
     for option, info in cls.model_fields.items():
         if info.is_required():
             return f"option {option!r} has no default; every option needs one, as in Field(0.9, description=...)"
+    base = next(base for _, base in AXES.values() if issubclass(cls, base))
+    for work in (f"{WORK[base.axis]}()", *(["architecture"] if base is Pretraining else [])):
+        if getattr(cls, work.removesuffix("()")) is getattr(base, work.removesuffix("()")):
+            return f"it does not define {work}"
     try:
-        build(cls, {}, name)
+        if flaw := _wrong_attribute(cls, base):
+            return flaw
+        method = build(cls, {}, name)
+        check_plannable(method)
     except UsageError as error:
         return f"a default is not valid: {error}"
-    except Exception as error:
-        return f"its defaults raise {type(error).__name__}: {error}"
-    base = next(base for _, base in AXES.values() if issubclass(cls, base))
-    work = WORK[base.axis]
-    if getattr(cls, work) is getattr(base, work):
-        return f"it does not define {work}()"
+    except PluginError as error:
+        return str(error)
+    except DataError:  # a file that an option names is not on this machine: a run that needs it says so
+        return ""
     return ""
+
+
+def check_plannable(method: Method) -> None:
+    """PluginError where what a plan asks of a method, its identity and architecture, is not to be had."""
+    identity_of(method)
+    if isinstance(method, Pretraining):
+        from benchbd.encoder import ARCHITECTURES
+
+        architecture = asked("architecture", lambda: method.architecture)
+        if not (isinstance(architecture, str) and architecture in ARCHITECTURES):
+            raise PluginError(f"architecture must be one of {', '.join(ARCHITECTURES)}, not {shown(architecture)}")
+
+
+def _wrong_attribute(cls: type[Method], base: type[Method]) -> str:
+    """The first of what a class says of itself that is not of its kind; empty where all is."""
+    told: dict[str, object] = {name: getattr(cls, name) for name in _KINDS if hasattr(base, name)}
+    told["docstring"] = cls.__doc__ or ""
+    for name, value in told.items():
+        kind, right = _KINDS.get(name, _KINDS["paper"])
+        if not right(value):
+            return f"{name} must be {kind}, not {shown(value)}"
+    version = asked("effective_version()", cls.effective_version)
+    if not (version and _is_line(version)):
+        return f"effective_version() must be a short line of text, not {shown(version)}"
+    return "" if cls.axis == base.axis else f"axis must be left at {base.axis!r}, not {shown(cls.axis)}"
+
+
+def _is_line(value: object) -> bool:
+    return isinstance(value, str) and len(value) <= 100 and value.isprintable()
+
+
+def _are_splits(value: object) -> bool:
+    return isinstance(value, Mapping) and all(
+        isinstance(split, str) and type(count) is int and count >= 0 for split, count in value.items()
+    )
+
+
+def _are_names(value: object) -> bool:
+    return isinstance(value, tuple) and all(isinstance(name, str) for name in value)
+
+
+def _is_normalization(value: Any) -> bool:
+    """None, or a mean and a positive deviation for each of three channels."""
+    if value is None:
+        return True
+    pair = isinstance(value, tuple) and len(value) == 2 and all(isinstance(v, tuple) and len(v) == 3 for v in value)
+    numbers = [number for values in value for number in values] if pair else []
+    finite = all(isinstance(number, int | float) and math.isfinite(number) for number in numbers)
+    return pair and finite and all(number > 0 for number in numbers[3:])
+
+
+_KINDS: dict[str, tuple[str, Callable[[object], bool]]] = {
+    "version": ("a short line of text, such as '1'", _is_line),
+    "paper": ("text", lambda value: isinstance(value, str)),
+    "passthrough": ("True or False", lambda value: isinstance(value, bool)),
+    "uses_weights": ("True or False", lambda value: isinstance(value, bool)),
+    "retrains": ("True or False", lambda value: isinstance(value, bool)),
+    "needs_files": ("True or False", lambda value: isinstance(value, bool)),
+    "control_of": ("the name of an attack", lambda value: isinstance(value, str)),
+    "splits": ("a number of images from 0 on by name", _are_splits),
+    "classes": ("a tuple of names", _are_names),
+    "normalization": ("None or (mean, std), three finite numbers each", _is_normalization),
+}
+"""What a class says of itself: in words, and whether a value is that. The docstring is like ``paper``."""
+
+
+def _offered(hook: str, function: Callable[[], object]) -> list[Any]:
+    """What a hook offers. PluginError where that is no list."""
+    returned = function()
+    if isinstance(returned, Iterable):
+        return list(returned)
+    raise PluginError(f"{hook}() must return a list of classes, not {_called(returned)}")
 
 
 def _called(thing: object) -> str:
     """What to call a thing that is not what it should be."""
-    return f"the class {thing.__name__}" if isinstance(thing, type) else repr(thing)
+    return f"the class {thing.__name__}" if isinstance(thing, type) else shown(thing)
 
 
 def make_plugin_manager() -> pluggy.PluginManager:
@@ -185,7 +275,9 @@ def _identity(module: object) -> object:
 
 
 def _distribution(point: EntryPoint) -> tuple[str, str]:
-    return (point.dist.name, point.dist.version) if point.dist is not None else ("?", "")
+    """Name and version of the distribution that an entry point is of, as far as its metadata tell."""
+    dist = point.dist
+    return (dist.name or "?", dist.version or "") if dist is not None else ("?", "")
 
 
 def _register(
@@ -195,11 +287,13 @@ def _register(
 
     A name that another distribution's entry point took is told apart by the distribution.
     """
-    plugin = Plugin(f"{distribution}:{name}" if manager.has_plugin(name) else name, distribution, version)
+    plugin = Plugin(_free_name(manager, name, distribution), distribution, version)
     try:
         module = load()
-    except (Exception, SystemExit) as error:
-        plugin.problem = f"failed to import: {type(error).__name__}: {error}"
+    except BaseException as error:
+        if is_interrupt(error):
+            raise
+        plugin.problem = f"failed to import: {named(error)}"
         return plugin
     if manager.is_registered(module):
         plugin.problem = f"it is the same as plugin {manager.get_name(module)!r}"
@@ -207,13 +301,28 @@ def _register(
     try:
         manager.register(module, name=plugin.name)
         manager.check_pending()
-        if not manager.get_hookcallers(module):
-            raise ValueError("implements no hook of benchbd; is @hookimpl missing?")
-    except (ValueError, pluggy.PluginValidationError) as error:  # no hooks; arguments or hooks that do not exist
+        callers = manager.get_hookcallers(module)
+        if not callers:
+            raise PluginError("implements no hook of benchbd; is @hookimpl missing?")
+        for impl in (impl for caller in callers for impl in caller.get_hookimpls() if impl.plugin is module):
+            if impl.wrapper or impl.hookwrapper:
+                raise PluginError(f"{impl.function.__name__}() is a wrapper, and benchbd calls none")
+    except BaseException as error:
+        if is_interrupt(error):
+            raise
         if manager.get_plugin(plugin.name) is module:
             manager.unregister(module)
-        plugin.problem = _explained(str(error))
+        if isinstance(error, pluggy.PluginValidationError):  # arguments or hooks that do not exist
+            plugin.problem = _explained(str(error))
+        else:
+            plugin.problem = str(error) if isinstance(error, PluginError) else f"to register it raised {named(error)}"
     return plugin
+
+
+def _free_name(manager: pluggy.PluginManager, name: str, distribution: str) -> str:
+    """``name``, or where that is taken one that also says of which distribution."""
+    again = (f"{distribution}:{name}" + (f"#{number}" if number > 1 else "") for number in count(1))
+    return next(free for free in chain([name], again) if free not in OBSERVERS and not manager.has_plugin(free))
 
 
 def _explained(message: str) -> str:

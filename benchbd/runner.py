@@ -16,13 +16,13 @@ from benchbd import __version__
 from benchbd.compute import Workshop, draw_rows, kept_blobs, read_predictions
 from benchbd.data import DataLibrary
 from benchbd.encoder import ForwardMeter, precision
-from benchbd.errors import BenchbdError, NotApplicable, StoreError
+from benchbd.errors import BenchbdError, NotApplicable, PluginError, StoreError, is_interrupt, named, says
 from benchbd.files import without_paths
 from benchbd.metrics import baseline, count, metrics
 from benchbd.plugins import Registry
 from benchbd.records import Cost, Counts, DetectionRecord, Gain, Record, Status
 from benchbd.stages import Cell, Inspection, Plan, Stage, distinct
-from benchbd.store import Artifact, Store
+from benchbd.store import Artifact, Store, canonical
 from benchbd.training import collecting, reporting
 from benchbd.verify import GATE
 
@@ -51,7 +51,7 @@ class Runner:
         self._artifacts: dict[str, Artifact] = {}
         self._failures: dict[str, StageFailed] = {}
         self._planned: list[Stage] = []
-        self._complained: set[tuple[str, str]] = set()
+        self._complained: set[str] = set()
         self._position = 0
         self._total = 0
 
@@ -122,7 +122,12 @@ class Runner:
                 yield [stage]
                 continue
             arch = self._artifact(stage.parents["encoder"]).result["arch"]
-            likeness = (stage.method, stage.data["train"].digest, stage.data["test"].digest, arch)
+            likeness = (
+                canonical(stage.identity["method"]),
+                stage.data["train"].digest,
+                stage.data["test"].digest,
+                arch,
+            )
             alike.setdefault(likeness, []).append(stage)
         size = HEADS_TOGETHER if self.device.type == "cuda" else 1
         for group in alike.values():
@@ -177,9 +182,9 @@ class Runner:
         status, message = "computed", ""
         try:
             self._compute(stages)
-        except StoreError:
-            raise
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
+            if is_interrupt(error) or isinstance(error, StoreError):
+                raise
             if len(stages) > 1:
                 for stage in stages:
                     self._settle([stage])
@@ -194,7 +199,7 @@ class Runner:
             self._tell("benchbd_stage_finished", stage=stage, status=status, seconds=seconds, message=message)
 
     def _compute(self, stages: Sequence[Stage]) -> None:
-        """Compute and commit; the caller holds the stages' locks."""
+        """Compute and commit; the caller holds the stages' locks. StoreError is the store's alone."""
         first = stages[0]
 
         def report(step: int, steps: int, loss: float | None) -> None:
@@ -209,7 +214,12 @@ class Runner:
             _tf32(first.numerics["tf32"]),
         ):
             together = first.kind == "evaluate"
-            outcomes = self.workshop.evaluate(stages) if together else [self.workshop.compute(s) for s in stages]
+            try:
+                outcomes = self.workshop.evaluate(stages) if together else [self.workshop.compute(s) for s in stages]
+            except StoreError as error:
+                raise PluginError(named(error)) from error
+        findings.check()
+        kept = kept_blobs(findings)
         share = len(stages)
         cost = {
             "seconds": round((time.perf_counter() - wall) / share, 3),
@@ -219,7 +229,7 @@ class Runner:
         for stage, outcome in zip(stages, outcomes, strict=True):
             self._artifacts[stage.key] = self.store.put(
                 stage.key,
-                {**outcome.blobs, **kept_blobs(findings)},
+                {**outcome.blobs, **kept},
                 identity=stage.identity,
                 result=outcome.result,
                 meta={
@@ -233,22 +243,27 @@ class Runner:
 
     def _explain(self, stage: Stage, error: BaseException) -> str:
         """One line for the table; the traceback goes to a file that the line names, unless the text says it all."""
-        line = next((text for text in str(error).splitlines() if text.strip()), "no message")
         if isinstance(error, BenchbdError):
-            return line
+            return says(error)
         told = f"{stage.kind} {stage.label}\n\n{''.join(traceback.format_exception(error))}"
-        path = self.store.log(f"{stage.key[:12]}.log", told)
-        return f"{type(error).__name__}: {line} (traceback in {path.relative_to(self.store.root)} of the store)"
+        path = self.store.log(f"{stage.key[:12]}.log", told.encode("utf-8", "backslashreplace").decode("utf-8"))
+        return f"{named(error)} (traceback in {path.relative_to(self.store.root)} of the store)"
 
     def _tell(self, hook: str, **facts: Any) -> None:
         """Call the observers; one that fails is named, once, and does not stop the run."""
         for impl in getattr(self.registry.manager.hook, hook).get_hookimpls():
             try:
                 impl.function(*(facts[name] for name in impl.argnames))
-            except Exception as error:
-                if (impl.plugin_name, hook) not in self._complained:
-                    log.warning("observer %s: %s raised %s: %s", impl.plugin_name, hook, type(error).__name__, error)
-                self._complained.add((impl.plugin_name, hook))
+            except BaseException as error:
+                if is_interrupt(error):
+                    raise
+                self._complain(f"observer {impl.plugin_name}: {hook}", f"raised {named(error)}")
+
+    def _complain(self, who: str, what: str) -> None:
+        """Warn of a plugin, once."""
+        if who not in self._complained:
+            log.warning("%s %s", who, what)
+        self._complained.add(who)
 
     # Records -----------------------------------------------------------------------------------------------------
 
@@ -379,9 +394,18 @@ class Runner:
         """What a reader of the table must know of these stages: where a budget cuts a defense or detector, and what
         the methods themselves remarked."""
         known = [stage for stage in chain if stage.key in self._artifacts]
-        lines = [stage.shortened() for stage in known if stage.kind in ("defend", "detect")]
-        notes = [self._artifacts[stage.key].manifest["notes"] for stage in known]
-        return [line for line in lines if line] + [remark for found in notes for remark in found.get("remarks", [])]
+        lines = [self._shortened(stage) for stage in known if stage.kind in ("defend", "detect")]
+        for stage in known:
+            remarks = self._artifacts[stage.key].manifest["notes"].get("remarks")
+            lines += remarks if isinstance(remarks, list) else []
+        return [line for line in lines if line and isinstance(line, str)]
+
+    def _shortened(self, stage: Stage) -> str | None:
+        try:
+            return stage.shortened()
+        except BenchbdError as error:
+            self._complain(f"{stage.kind} {stage.method_name}:", f"{error}; no remark tells whether its budget is cut")
+            return None
 
 
 def _names(chain: Sequence[Stage]) -> dict[str, str]:

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 from benchbd.board import SECTIONS, Board
-from benchbd.errors import UnknownNameError, UsageError
+from benchbd.errors import PluginError, UnknownNameError, UsageError
 from benchbd.files import without_paths
 from benchbd.methods import Method, options_of
 from benchbd.options import Options, build, parse_options
-from benchbd.plugins import AXES, Registry
+from benchbd.plugins import AXES, Registry, check_plannable
 
 M = TypeVar("M", bound=Method)
 
@@ -54,6 +54,11 @@ class Settings:
         budget = self._budgeted(cls, self.budget) if "budget" in self._asked else {}
         ours = build(cls, own, name)
         theirs = build(cls, own | budget | _named(self._asked, axis, name), name)
+        for method in (ours, theirs):
+            try:
+                check_plannable(method)
+            except PluginError as error:
+                raise PluginError(f"{axis} {name}: {error}") from error
         self._departures[axis, name] = self._compare(cls, options_of(ours), options_of(theirs))
         return theirs
 

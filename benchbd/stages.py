@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from benchbd.board import Board
 from benchbd.data import ABSENT
-from benchbd.methods import Attack, Method, Pretraining
+from benchbd.methods import Attack, Method, Pretraining, forwards_of, identity_of, shortened_of
 from benchbd.store import canonical
 
 SCHEMA = 1  # raise it when a stage of the harness itself (the reference inputs, say) gives other results
@@ -72,7 +72,7 @@ class Stage:
         return {
             "schema": SCHEMA,
             "kind": self.kind,
-            "method": method.identity() if isinstance(method, Method) else method.model_dump(mode="json"),
+            "method": identity_of(method) if isinstance(method, Method) else method.model_dump(mode="json"),
             "seed": self.seed,
             "data": {role: ref.digest for role, ref in self.data.items()},
             "params": dict(self.params),
@@ -105,7 +105,7 @@ class Stage:
         return self.params.get("architecture") or self.parents["encoder"].architecture
 
     def forwards(self) -> int | None:
-        """Estimated cost in image-forwards, where the method knows."""
+        """Estimated cost in image-forwards, where the method knows; PluginError where it says no such thing."""
         if self.kind == "evaluate":  # feature extraction; the head is not counted in encoder forwards
             train, test = self.data["train"].count, self.data["test"].count
             return train + 2 * test if train and test else None
@@ -113,11 +113,12 @@ class Stage:
             return self.data["train"].count or None
         if isinstance(self.method, Attack) and self.method.retrains:
             return self.parents["encoder"].forwards()
-        return self.method.forwards(self._images) if self._images else None
+        return forwards_of(self.method, self._images) if self._images else None
 
     def shortened(self) -> str | None:
-        """How far below its own length the method of this stage is cut, in a line; None where it is not."""
-        return self.method.shortened(self._images) if isinstance(self.method, Method) and self._images else None
+        """How far below its own length the method of this stage is cut, in a line; None where it is not. PluginError
+        where the method says nothing of the sort."""
+        return shortened_of(self.method, self._images) if isinstance(self.method, Method) and self._images else None
 
     @property
     def _images(self) -> int:

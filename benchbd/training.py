@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from benchbd.augment import Augment, CropScale
 from benchbd.encoder import Encoder, unmetered
-from benchbd.errors import Diverged, NotApplicable, PluginError, UsageError
+from benchbd.errors import Diverged, NotApplicable, PluginError, UsageError, named, shown
 from benchbd.images import ImageSet
-from benchbd.methods import Method
+from benchbd.methods import Method, as_json
 
 Reporter = Callable[[int, int, float | None], None]
 Views = tuple[Tensor, Tensor]
@@ -61,6 +61,17 @@ class Findings:
 
     notes: dict[str, Json] = field(default_factory=dict)
     tensors: dict[str, Tensor] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Make the notes what they are as JSON. PluginError where one is none, or the remarks are no list of lines."""
+        for name, value in self.notes.items():
+            try:
+                self.notes[name] = as_json({name: value})[name]
+            except (ValueError, TypeError, RecursionError, KeyError) as error:
+                raise PluginError(f"note {shown(name)} must be JSON, not {shown(value)} ({named(error)})") from error
+        remarks = self.notes.get("remarks", [])
+        if not (isinstance(remarks, list) and all(isinstance(line, str) for line in remarks)):
+            raise PluginError(f"note 'remarks' must be a list of lines, not {shown(remarks)}")
 
 
 def note(name: str, value: Json) -> None:

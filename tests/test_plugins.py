@@ -7,13 +7,14 @@ import sys
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
-from benchbd import Mitigation, UsageError
+from benchbd import Dataset, Mitigation, Pretraining, UsageError
 from benchbd.cli import main
-from benchbd.plugins import AXES, Registry, load_registry
+from benchbd.plugins import AXES, Registry, flaw_of, load_registry
 
 GOOD = '''
 from benchbd import DefenderKnowledge, Encoder, Mitigation, hookimpl
@@ -94,6 +95,87 @@ BROKEN = {
     "duplicate": (
         GOOD.format(cls="Mine", name="ft"),
         "its defense 'ft' is already the name of one in plugin 'ft' (benchbd)",
+    ),
+    "long_name": (
+        GOOD.format(cls="Long", name="x" * 300),
+        "Long: its name has 300 characters; 40 are the most, for it becomes a part of file names",
+    ),
+    "number_version": (
+        GOOD.format(cls="Odd", name="odd").replace('version = "1"', "version = 3"),
+        "Odd: version must be a short line of text, such as '1', not 3",
+    ),
+    "raising_version": (
+        GOOD.format(cls="Odd", name="odd") + "\n\nOdd.effective_version = classmethod(lambda cls: 1 / 0)\n",
+        "Odd: effective_version() raised ZeroDivisionError: division by zero",
+    ),
+    "odd_paper": (
+        GOOD.format(cls="Odd", name="odd").replace('paper = "test"', "paper = ['x']"),
+        "Odd: paper must be text, not ['x']",
+    ),
+    "odd_docstring": (
+        GOOD.format(cls="Odd", name="odd").replace('"""Does nothing."""', "__doc__ = 7"),
+        "Odd: docstring must be text, not 7",
+    ),
+    "odd_control": (
+        GOOD.format(cls="Odd", name="odd").replace('paper = "test"', "uses_weights = None"),
+        "Odd: uses_weights must be True or False, not None",
+    ),
+    "odd_axis": (
+        GOOD.format(cls="Odd", name="odd").replace('paper = "test"', "axis = 'attack'"),
+        "Odd: axis must be left at 'defense', not 'attack'",
+    ),
+    "raising_identity": (
+        GOOD.format(cls="Odd", name="odd") + "\n\nOdd.identity = lambda self: {}['x']\n",
+        "Odd: identity() raised KeyError: 'x'",
+    ),
+    "bare_identity": (
+        GOOD.format(cls="Odd", name="odd") + "\n\nOdd.identity = lambda self: {}\n",
+        "Odd: identity() must hold axis, name, version, options as Method.identity() does, not {}",
+    ),
+    "odd_identity": (
+        GOOD.format(cls="Odd", name="odd") + "\n\nOdd.identity = lambda self: {1j}\n",
+        "Odd: identity() must give JSON, not {1j} (TypeError: ",
+    ),
+    "fickle_identity": (
+        GOOD.format(cls="Odd", name="odd")
+        + "\n\nimport itertools\nn = itertools.count()\nplain = Odd.identity\n"
+        + "Odd.identity = lambda self: {**plain(self), 'n': next(n)}\n",
+        "Odd: identity() differs from call to call",
+    ),
+    "raising_default": (
+        GOOD.format(cls="Odd", name="odd") + "\n\nOdd.model_validate = classmethod(lambda cls, values: 1 / 0)\n",
+        "Odd: odd: its validation raised ZeroDivisionError: division by zero",
+    ),
+    "exit_of_its_own": (
+        "class Bye(BaseException):\n    def __str__(self):\n        raise SystemExit(0)\n\n\nraise Bye",
+        "failed to import: Bye: its message cannot be read (SystemExit)",
+    ),
+    "interrupt_of_its_own": (
+        "class Bye(KeyboardInterrupt):\n    pass\n\n\nraise Bye('a', 'b')",
+        "failed to import: Bye: ('a', 'b')",
+    ),
+    "hook_that_leaves": (
+        HOOK + "def benchbd_defenses():\n    raise GeneratorExit\n",
+        "raised GeneratorExit: no message",
+    ),
+    "list_that_leaves": (
+        HOOK + "def benchbd_defenses():\n    yield from ()\n    raise SystemExit(0)\n",
+        "benchbd_defenses() raised SystemExit: 0",
+    ),
+    "odd_object": (
+        HOOK + "def benchbd_defenses():\n    return [type('Odd', (), {'__repr__': lambda self: 1 / 0})()]\n",
+        "offers an object of type Odd as defense",
+    ),
+    "raising_class": (
+        "from benchbd import Mitigation\n\n\nclass Meta(type(Mitigation)):\n"
+        "    name = property(lambda cls: 1 / 0)\n\n\nclass Odd(Mitigation, metaclass=Meta):\n    pass\n\n\n"
+        + HOOK
+        + "def benchbd_defenses():\n    return [Odd]\n",
+        "a class that benchbd_defenses() offers raised ZeroDivisionError: division by zero",
+    ),
+    "wrapper": (
+        HOOK.replace("@hookimpl", "@hookimpl(wrapper=True)") + "def benchbd_defenses():\n    return (yield)\n",
+        "benchbd_defenses() is a wrapper, and benchbd calls none",
     ),
     "half": (
         GOOD.format(cls="Half", name="half").replace("[Half]", "[Half, int]"),
@@ -203,6 +285,72 @@ def test_one_module_under_two_names(plugins: Path) -> None:
     found = load_registry([*points, EntryPoint("zwei", "plugin_one", "benchbd")])
     assert found.problems == ["plugin 'zwei' (? ): it is the same as plugin 'one'"]
     assert "good" in found.names("defense")
+
+
+def test_an_entry_point_may_be_called_terminal(plugins: Path) -> None:
+    """The name under which a run registers its own observer."""
+    found = load_registry(installed(plugins, terminal=GOOD.format(cls="Good", name="good")))
+    assert found.problems == []
+    assert found.plugin_of("defense", "good").name == "?:terminal"
+    found.manager.register(object(), name="terminal")
+
+
+def test_names_that_collide_however_often_stay_apart(plugins: Path) -> None:
+    points = installed(plugins, **{"ft": GOOD.format(cls="Good", name="good"), "?:ft": None})
+    other = GOOD.format(cls="Better", name="better")
+    (plugins / "plugin_better.py").write_text(other)
+    points = [p for p in points if p.name != "?:ft"] + [EntryPoint("?:ft", "plugin_better", "benchbd")]
+    found = load_registry(points)
+    assert found.problems == []
+    assert {found.plugin_of("defense", name).name for name in ("ft", "good", "better")} == {"ft", "?:ft", "?:ft#2"}
+
+
+def test_a_pre_training_says_what_it_returns() -> None:
+    class Train(Pretraining):
+        name = "train"
+        paper = "test"
+        version = "1"
+
+        def pretrain(self, images: Any, seed: int) -> Any:
+            raise AssertionError
+
+    assert flaw_of(Train) == "it does not define architecture"
+    for value, complaint in (
+        (property(lambda self: 1 / 0), "architecture raised ZeroDivisionError: division by zero"),
+        (property(lambda self: 7), "architecture must be one of "),
+        (property(lambda self: "w3"), "not 'w3'"),
+    ):
+        cls = type("Odd", (Train,), {"architecture": value, "__module__": __name__})
+        assert complaint in flaw_of(cls)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "right"),
+    [
+        ("splits", {"train": -5}, {"train": 5, "test": 0}),
+        ("splits", {"train": "many"}, {}),
+        ("splits", None, {"train": 0}),
+        ("needs_files", 1, False),
+        ("classes", "red", ("red",)),
+        ("normalization", (0.5, 0.5), ((0.5,) * 3, (0.2,) * 3)),
+        ("normalization", ((0.5,) * 3, (0.0,) * 3), None),
+        ("normalization", ((0.5,) * 3, (float("nan"),) * 3), None),
+    ],
+)
+def test_a_data_set_says_what_it_is(name: str, value: Any, right: Any) -> None:
+    def made(value: Any) -> type[Dataset]:
+        members = {"name": "made", "paper": "test", "version": "1", "load": lambda self, split, root: None}
+        return type("Made", (Dataset,), {**members, name: value, "__module__": __name__})
+
+    assert flaw_of(made(value)).startswith(f"{name} must be ")
+    assert flaw_of(made(right)) == ""
+
+
+def test_an_interrupt_of_the_user_is_one(plugins: Path) -> None:
+    for stop in ("KeyboardInterrupt", "__import__('benchbd.process').process.Stopped(15)"):
+        sys.modules.pop("plugin_stop", None)
+        with pytest.raises(KeyboardInterrupt):
+            load_registry(installed(plugins, stop=f"raise {stop}"))
 
 
 def test_the_command_shows_it(plugins: Path, monkeypatch: pytest.MonkeyPatch) -> None:
