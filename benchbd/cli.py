@@ -354,7 +354,7 @@ def _show_board(name: str, as_json: bool, as_toml: bool) -> None:
     if as_json and as_toml:
         raise UsageError("--json or --toml, not both")
     if as_toml:
-        click.echo(board_path(name).read_text(encoding="utf-8-sig"), nl=False)
+        say(board_path(name).read_text(encoding="utf-8-sig"), nl=False)
         return
     if as_json:
         say(json.dumps(board.model_dump(mode="json"), indent=1))
