@@ -20,6 +20,7 @@ from benchbd import __version__
 from benchbd.board import DEFAULT
 from benchbd.errors import BenchbdError, DataError, UnknownNameError, UsageError
 from benchbd.files import expanded
+from benchbd.inputs import obstacle
 from benchbd.process import Stopped, discard, kept_stdout, messages_may_be_lost, say, stopped_by_signals
 
 if TYPE_CHECKING:
@@ -73,7 +74,9 @@ def _one_line_errors() -> Iterator[None]:
         if error.errno == errno.ENOSPC and error.filename is None:
             discard(sys.stdout)
         place = f"{error.filename}: " if error.filename is not None else ""
-        raise _Error(f"{place}{error.strerror or error}") from error
+        raise _Error(f"{place}{obstacle(error) or error}") from error
+    except MemoryError as error:
+        raise _Error(f"there is too little memory{f' ({error})' if str(error) else ''}") from error
 
 
 class _Command(click.Command):

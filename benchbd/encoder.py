@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from benchbd.errors import DataError, Diverged, UnknownNameError
 from benchbd.files import expanded
+from benchbd.inputs import obstacle
 
 Precision = Literal["fp32", "bf16"]
 Take = Callable[[str, Tensor], Tensor]
@@ -219,6 +220,8 @@ class Encoder(nn.Module):
         except FileNotFoundError:
             raise DataError(f"{path}: no such encoder file") from None
         except (SafetensorError, UnknownNameError, KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
+            if reason := obstacle(error):
+                raise DataError(f"{path}: cannot be read ({reason})") from error
             reason = " ".join(str(error).split())[:200]
             raise DataError(f"{path}: not an encoder written by benchbd ({reason})") from error
         return encoder.to(device).eval()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,17 +75,15 @@ def file_kind(path: Path) -> str:
 
 def obstacle(error: BaseException) -> str:
     """What keeps a file from being read where that is not the file: in words; empty for any other error."""
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "allocate memory" in str(error)):
+    number = error.errno if isinstance(error, OSError) else None
+    text = str(error) if isinstance(error, RuntimeError) else ""  # torch and safetensors have no types for these
+    if isinstance(error, MemoryError) or number == errno.ENOMEM or "allocate memory" in text or "bad_alloc" in text:
         return "there is too little memory for it"
-    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
-        return "there is too little memory for it"
-    if isinstance(error, RuntimeError) and "start new thread" in str(error):
+    if "start new thread" in text:
         return "there is too little memory, or too few processes are allowed (ulimit -u), for another thread"
-    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+    if number in (errno.EMFILE, errno.ENFILE) or "Too many open files" in text:
         return "too many files are open: allow more of them (ulimit -n)"
-    if isinstance(error, OSError) and error.errno is not None:
-        return f"{error.strerror}"
-    return ""
+    return "" if number is None else os.strerror(number)
 
 
 @contextmanager

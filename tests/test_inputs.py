@@ -10,13 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
-from benchbd import layouts
+from benchbd import encoder, layouts
+from benchbd.cli import main
 from benchbd.data import DataLibrary
 from benchbd.errors import DataError
 from benchbd.images import Trigger, load_references
 from benchbd.inputs import file_kind, kind_of, obstacle, reading
+from benchbd.testing import toy_encoder
 
 HTML = b"\xef\xbb\xbf\n<!DOCTYPE html><html><title>Sign in</title></html>"
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0000\nsize 132\n"
@@ -114,11 +117,14 @@ SCARCE = [
     (OSError(errno.ENOMEM, "Cannot allocate memory"), "too little memory"),
     (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), "too little memory"),
     (RuntimeError("can't start new thread"), "another thread"),
+    (RuntimeError("unable to open file <a> in read-only mode: Too many open files (24)"), "too many files are open"),
     (OSError(errno.EMFILE, "Too many open files"), r"too many files are open: allow more of them \(ulimit -n\)"),
 ]
 
 
-@pytest.mark.parametrize(("error", "reason"), SCARCE, ids=["memory", "enomem", "torch", "threads", "files"])
+@pytest.mark.parametrize(
+    ("error", "reason"), SCARCE, ids=["memory", "enomem", "torch", "threads", "open", "files"]
+)
 @pytest.mark.parametrize("layout", ["npz", "Parquet", "image folder"])
 def test_scarcity_is_a_line_and_not_damage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str, layout: str
@@ -146,3 +152,31 @@ def test_other_errors_are_nobodys_obstacle(tmp_path: Path) -> None:
         raise RuntimeError("x")
     with pytest.raises(DataError, match=r"a\.json: cannot be read \(Permission denied\)"), reading(tmp_path):
         raise PermissionError(errno.EACCES, "Permission denied", "a.json")
+
+
+def test_scarcity_does_not_make_an_encoder_a_stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    toy_encoder().save(tmp_path / "encoder.safetensors")
+
+    def scarce(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(encoder, "safe_open", scarce)
+    with pytest.raises(DataError, match=r"encoder\.safetensors: cannot be read \(too many files are open"):
+        encoder.Encoder.load(tmp_path / "encoder.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError("Unable to allocate 9 TiB"), "error: there is too little memory (Unable to allocate 9 TiB)"),
+        (OSError(errno.EMFILE, "x", "a.npz"), "error: a.npz: too many files are open: allow more of them (ulimit -n)"),
+    ],
+)
+def test_scarcity_is_a_line_of_every_command(monkeypatch: pytest.MonkeyPatch, error: Exception, said: str) -> None:
+    def scarce(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("benchbd.plugins.load_registry", scarce)
+    for command in (["list"], ["show", "ft"], ["plugins"]):
+        done = CliRunner().invoke(main, command)
+        assert (done.exit_code, done.stderr.splitlines()) == (2, [said])
