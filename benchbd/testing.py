@@ -13,7 +13,9 @@ seconds. Every method that comes with benchbd passes it.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +24,9 @@ from torch import Tensor
 
 from benchbd.encoder import Encoder
 from benchbd.errors import BenchbdError, UsageError
+from benchbd.files import expanded
 from benchbd.images import ImageSet, Trigger
+from benchbd.layouts import SIZE, WITHOUT_LABELS
 from benchbd.methods import (
     Attack,
     AttackerKnowledge,
@@ -97,10 +101,12 @@ def toy_probe(seed: int = 0) -> Probe:
     return Probe(toy_encoder().frozen(), toy_images(seed=1), test, Trigger.square(10).stamp(test), seed)
 
 
-def check_method(cls: type[Method], **options: Any) -> None:
+def check_method(cls: type[Method], *, data_root: str | Path | None = None, **options: Any) -> None:
     """Raise ContractError where a method class breaks its contract.
 
     options: fields that make it quick, such as ``steps=3``; everything else is the method's default.
+    data_root: folder of data sets, with the files that a data set reads. Without it one with ``needs_files`` is not
+        loaded, and a warning says so.
     Checks: name, docstring and paper; every option with default and description; frozen; options round-trip; the right
     type comes back and can be used; input untouched; the same seed gives the same result, bit for bit; no hook left;
     torch's global generator of the CPU untouched.
@@ -127,7 +133,7 @@ def check_method(cls: type[Method], **options: Any) -> None:
         Mitigation: _check_mitigation,
         Detection: _check_detection,
         Evaluator: _check_evaluator,
-        Dataset: _check_dataset,
+        Dataset: partial(_check_dataset, root=None if data_root is None else expanded(data_root)),
     }
     with torch.random.fork_rng(devices=[]):
         _other_randomness(0)
@@ -266,12 +272,24 @@ def _images_of(probe: Probe) -> dict[str, Tensor]:
     return {"train": probe.train.pixels, "labels": probe.train.labels, "test": probe.test, "triggered": probe.triggered}
 
 
-def _check_dataset(method: Dataset, who: str) -> None:
+def _check_dataset(method: Dataset, who: str, root: Path | None) -> None:
     _require({"train", "test"} <= set(method.splits), f"{who}: splits must name train and test")
-    if method.needs_files:
+    if method.needs_files and root is None:
+        warnings.warn(
+            f"{who}: needs_files is True, so its images were not loaded and not checked: give check_method a "
+            "data_root with its files, or declare needs_files = False where it generates its images",
+            stacklevel=3,
+        )
         return
+    root = root or Path()
     for split, expected in method.splits.items():
-        images = _call(who, method.load, split, Path())
+        files = _call(who, method.sources, split, root)
+        _require(all(path.exists() for path in files), f"{who}: sources of {split} names a file that is not there")
+        images = _call(who, method.load, split, root)
+        _require(isinstance(images, ImageSet), f"{who}: must return a benchbd.ImageSet, not {type(images).__name__}")
+        right = tuple(images.pixels.shape[2:]) == (SIZE, SIZE)
+        _require(right, f"{who}: images must be {SIZE}x{SIZE}, not {tuple(images.pixels.shape[2:])}")
         _require(expected in (0, len(images)), f"{who}: {split} has {len(images)} images, splits says {expected}")
-        _require(images.labels is not None and bool(images.classes), f"{who}: {split} needs labels and class names")
-        _require(images.digest == method.load(split, Path()).digest, f"{who}: {split} differs from call to call")
+        labelled = images.labels is not None and bool(images.classes)
+        _require(labelled or split in WITHOUT_LABELS, f"{who}: {split} needs labels and class names")
+        _require(images.digest == method.load(split, root).digest, f"{who}: {split} differs from call to call")

@@ -122,9 +122,7 @@ SCARCE = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("error", "reason"), SCARCE, ids=["memory", "enomem", "torch", "threads", "open", "files"]
-)
+@pytest.mark.parametrize(("error", "reason"), SCARCE, ids=["memory", "enomem", "torch", "threads", "open", "files"])
 @pytest.mark.parametrize("layout", ["npz", "Parquet", "image folder"])
 def test_scarcity_is_a_line_and_not_damage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str, layout: str
