@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 import torch
 
@@ -14,7 +14,7 @@ from benchbd.board import DEFAULT, Board, load_board
 from benchbd.compute import ENCODER
 from benchbd.data import DataLibrary, find_data_root
 from benchbd.encoder import Encoder
-from benchbd.errors import StoreError, UsageError
+from benchbd.errors import StoreError, UsageError, did_you_mean
 from benchbd.methods import Dataset
 from benchbd.planning import Selection, make_plan
 from benchbd.plugins import Registry, load_registry
@@ -92,6 +92,11 @@ class Session:
             records.append(record)
         return records
 
+    def is_context(self, record: Record) -> bool:
+        """Whether a record of ``run`` was not asked for, but stands beside what was."""
+        pair = record.attack, record.defense
+        return any(cell.context and (cell.attack, cell.defense) == pair for cell in self._runner.plan.cells)
+
     def inspect(self) -> list[DetectionRecord]:
         """Put every encoder of the plan before the board's detectors; their records land in the store too."""
         records = []
@@ -126,7 +131,9 @@ class Request(TypedDict, total=False):
 
     attack: Names
     defense: Names
+    only: bool
     detection: Names
+    pretraining: str | None
     pretrain: str | None
     task: Names
     seed: Seeds
@@ -135,15 +142,32 @@ class Request(TypedDict, total=False):
     data_root: str | Path | None
     store: str | Path | None
     device: str | None
+
+
+class Work(Request, total=False):
+    """What ``run`` and ``detect`` take besides."""
+
     download: bool
 
 
-def _open(
+def _open(function: str, takes: type[Any], board: str | Path, request: Mapping[str, Any]) -> Session:
+    """The session of a request. UsageError for an argument that the function does not take, with the nearest one."""
+    known = ["board", *sorted(takes.__required_keys__ | takes.__optional_keys__)]
+    for name in request:
+        if name not in known:
+            near = did_you_mean(name, known) or f"it takes {', '.join(known)}"
+            raise UsageError(f"{function}() has no argument {name!r}; {near}")
+    return _session(board, **request)
+
+
+def _session(
     board: str | Path,
     *,
     attack: Names = (),
     defense: Names = (),
+    only: bool = False,
     detection: Names = (),
+    pretraining: str | None = None,
     pretrain: str | None = None,
     task: Names = (),
     seed: Seeds = (),
@@ -163,6 +187,8 @@ def _open(
         evaluators=_several(evaluator),
         options=_several(option),
         detections=_several(detection),
+        pretraining=pretraining,
+        only=only,
     )
     return Session.open(board, selection, data_root=data_root, store=store, device=device, download=download)
 
@@ -183,24 +209,30 @@ def _seeds(value: object) -> tuple[int, ...]:
 
 def plan(board: str | Path = DEFAULT, **request: Unpack[Request]) -> Plan:
     """What ``run`` with the same arguments would compute. Absent data give provisional keys."""
-    return _open(board, **request).plan(strict=False)
+    return _open("plan", Request, board, request).plan(strict=False)
 
 
-def run(board: str | Path = DEFAULT, **request: Unpack[Request]) -> pd.DataFrame:
-    """Compute every cell and return one row per record (``benchbd.leaderboard.frame``)."""
+def run(board: str | Path = DEFAULT, **request: Unpack[Work]) -> pd.DataFrame:
+    """Compute every cell and return one row per record (``benchbd.leaderboard.frame``).
+
+    Where defenses are asked for, the undefended encoder, the floor and ``scratch`` stand beside them, with a true
+    ``context``; ``only=True`` leaves them out.
+    """
     from benchbd.leaderboard import frame
 
-    return frame(_open(board, **request).run())
+    session = _open("run", Work, board, request)
+    records = session.run()
+    return frame(records).assign(context=[session.is_context(record) for record in records])
 
 
-def detect(board: str | Path = DEFAULT, **request: Unpack[Request]) -> pd.DataFrame:
+def detect(board: str | Path = DEFAULT, **request: Unpack[Work]) -> pd.DataFrame:
     """Put every encoder before the detectors and return one row per verdict (``benchbd.detections.frame``).
 
     UsageError where neither the board nor the request names a detector.
     """
     from benchbd.detections import frame
 
-    session = _open(board, **request)
+    session = _open("detect", Work, board, request)
     if not (session.selection.detections or session.board.detections):
         raise UsageError(f"board {session.board.name} has no detectors: name one, as in detection='decree'")
     return frame(session.inspect())

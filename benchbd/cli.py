@@ -169,6 +169,8 @@ def grid_options(command: F) -> F:
             click.option("--board", default=None, metavar="B", help=f"Board by name or path.  [default: {DEFAULT}]"),
             click.option("--attack", "attacks", multiple=True, metavar="A", help="Attack; repeat for several."),
             click.option("--defense", "defenses", multiple=True, metavar="D", help="Defense; repeat for several."),
+            click.option("--only", is_flag=True, help="Without the cells that --defense brings for comparison."),
+            click.option("--pretraining", default=None, metavar="M", help="Pre-training method."),
             click.option("--pretrain", default=None, metavar="P", help="Pre-training data set."),
             click.option(
                 "--task", "tasks", multiple=True, metavar="T[:TARGET]", help="Downstream task and target class; repeat."
@@ -210,6 +212,9 @@ def _session(arguments: dict[str, Any], **more: Any) -> Session:
 def run(download: bool, **arguments: Any) -> None:
     """Compute every cell of a board, or of a part of it, and print the table.
 
+    Beside a --defense stand the undefended encoder, the floor (the clean one) and scratch, for the attacks and
+    evaluators asked for; --only leaves them out, --json marks them "context": true.
+
     What the store has is not computed again, so the same command resumes an interrupted run, and runs on one store at
     the same time share the work. Exit code: 0 all cells done, 1 some failed, 2 wrong usage or data, 130 interrupted,
     143 terminated.
@@ -233,7 +238,10 @@ def run(download: bool, **arguments: Any) -> None:
     if arguments["as_json"]:
         document = {
             "board": session.board.name,
-            "records": [json.loads(record.to_json()) for record in records],
+            "records": [
+                json.loads(record.to_json()) | ({"context": True} if session.is_context(record) else {})
+                for record in records
+            ],
             "detections": [json.loads(record.to_json()) for record in inspected],
         }
         say(json.dumps(document, indent=1))
@@ -248,9 +256,11 @@ def run(download: bool, **arguments: Any) -> None:
 
 @main.command()
 @grid_options
-@click.option("--download", is_flag=True, help="No effect: plan takes the arguments of run, and fetches nothing.")
-def plan(download: bool, **arguments: Any) -> None:
-    """Show the stages that `run` with the same arguments would compute, which are cached, and what they may cost."""
+def plan(**arguments: Any) -> None:
+    """Show the stages that `run` with the same arguments would compute, which are cached, and what they may cost.
+
+    A large grid is summed up by kind and method; --json has every stage.
+    """
     from benchbd.plan_text import render
 
     session = _session(arguments)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,8 @@ from benchbd.errors import BenchbdError, DataAbsentError
 from benchbd.runner import machine
 from benchbd.stages import Cell, Inspection, Plan, Stage
 from benchbd.store import Store
+
+LARGE = 40  # stages that a plan lists one by one; more are summed up
 
 log = logging.getLogger("benchbd")
 
@@ -27,12 +29,13 @@ def render(session: Session, plan: Plan, *, as_json: bool = False) -> str:
         document = {
             "board": session.board.name,
             "cells": len(plan.cells),
+            "context": sum(cell.context for cell in plan.cells),
             "inspections": len(plan.inspections),
             "departures": plan.departures,
             "stages": rows,
         }
         return json.dumps(document, indent=1) + "\n"
-    lines = [_table(rows), "", *_totals(plan, rows), *_off_board(plan)]
+    lines = [_table(rows) if len(rows) <= LARGE else _summary(rows), "", *_totals(plan, rows), *_off_board(plan)]
     if absent := sorted({ref for row in rows for ref in row["absent"]}):
         lines.append(f"absent data sets, so keys are provisional: {', '.join(absent)}")
         lines += [" ".join(advice.split()) for advice in _how_to_get(session, stages).values()]
@@ -65,6 +68,28 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
     return tabulate(table, headers=headers, disable_numparse=True)
 
 
+def _summary(rows: Sequence[dict[str, Any]]) -> str:
+    """The stages by kind and method, how many of them the store has, and what the others may cost."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["kind"], row["method"]), []).append(row)
+    table = []
+    for (kind, method), group in groups.items():
+        todo = [row for row in group if not row["cached"]]
+        cost = [_sum([row[name] for row in todo]) for name in ("image_forwards", "seconds")]
+        table.append([kind, method, str(len(group)), str(len(group) - len(todo)), str(len(todo)), *cost])
+    headers = ["kind", "method", "stages", "cached", "to compute", "image-forwards", "seconds"]
+    align = ["left", "left", *["right"] * 5]
+    return tabulate(table, headers=headers, colalign=align, disable_numparse=True)
+
+
+def _sum(values: Sequence[float | None]) -> str:
+    """A sum; a question mark behind it, or in its place, where some of the values, or all, are unknown."""
+    known = [value for value in values if value is not None]
+    total = f"{sum(known):,.0f}" if known or not values else ""
+    return total + ("?" if len(known) < len(values) else "")
+
+
 def _state(row: dict[str, Any]) -> str:
     return "cached" if row["cached"] else "absent data" if row["provisional"] else ""
 
@@ -75,21 +100,32 @@ def _cost(row: dict[str, Any]) -> tuple[str, str]:
 
 
 def _totals(plan: Plan, rows: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """How much there is and how much of it is to compute; for how long, as far as past stages tell."""
+    """How much there is and how much of it is to compute; at what cost, as far as methods and past stages tell."""
     todo = [row for row in rows if not row["cached"]]
     inspections = f", {_count(len(plan.inspections), 'inspection')}" if plan.inspections else ""
     yield (
         f"{_count(len(plan.cells), 'cell')}{inspections}, {_count(len(rows), 'distinct stage')}, "
         f"{len(rows) - len(todo)} cached, {len(todo)} to compute"
     )
+    if context := sum(cell.context for cell in plan.cells):
+        yield f"{context} of the cells stand beside those asked for; --only leaves them out"
+    if len(rows) > LARGE:
+        yield "summed up by kind and method; --json has every stage"
     if todo:
-        known = [row["seconds"] for row in todo if row["seconds"] is not None]
-        unknown = len(todo) - len(known)
-        if not known:
+        yield f"image-forwards to compute: {_partly([row['image_forwards'] for row in todo], '{:,.0f}'.format)}"
+        seconds = [row["seconds"] for row in todo]
+        if all(value is None for value in seconds):
             yield "estimated: unknown (the store has no past stages of these methods)"
-            return
-        more = f" and {_count(unknown, 'stage')} of unknown length" if unknown else ""
-        yield f"estimated: {_duration(sum(known))}{more} (from what past stages of the same methods cost here)"
+        else:
+            yield f"estimated: {_partly(seconds, _duration)} (from what past stages of the same methods cost here)"
+
+
+def _partly(values: Sequence[float | None], told: Callable[[float], str]) -> str:
+    """A sum, and of how many stages nobody knows what they add to it."""
+    known = [value for value in values if value is not None]
+    unknown = f"{_count(len(values) - len(known), 'stage')} of unknown cost"
+    parts = [*([told(sum(known))] if known else []), *([unknown] if len(known) < len(values) else [])]
+    return " and ".join(parts)
 
 
 def _off_board(plan: Plan) -> Iterator[str]:

@@ -14,7 +14,7 @@ from benchbd.methods import Attack, Detection, Evaluator, Method, Mitigation, Pr
 from benchbd.plugins import Registry
 from benchbd.settings import Settings, differences
 from benchbd.stages import Cell, DataRef, Goal, Inspection, Kind, Plan, Stage, distinct
-from benchbd.summary import FLOOR
+from benchbd.summary import FLOOR, SCRATCH
 from benchbd.training import derive_seed
 
 if TYPE_CHECKING:
@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Selection:
-    """What a user asked for; empty means the board's own."""
+    """What a user asked for; empty means the board's own.
+
+    only: leave out the cells that defenses asked for bring for comparison.
+    """
 
     attacks: Sequence[str] = ()
     defenses: Sequence[str] = ()
@@ -33,6 +36,8 @@ class Selection:
     evaluators: Sequence[str] = ()
     options: Sequence[str] = ()
     detections: Sequence[str] = ()
+    pretraining: str | None = None
+    only: bool = False
 
 
 def make_plan(
@@ -86,7 +91,7 @@ class _Planner:
         self.infos: dict[tuple[str, str], SplitInfo] = {}
         self.settings = Settings(board, registry, selection.options)
         self.off_pins: dict[tuple[str, str], tuple[str, ...]] = {}
-        (self.pretraining,) = self.settings.methods(Pretraining, [board.pretraining])
+        (self.pretraining,) = self.settings.methods(Pretraining, [selection.pretraining or board.pretraining])
 
     # What was asked for ------------------------------------------------------------------------------------------
 
@@ -199,15 +204,17 @@ class _Planner:
 
     def plan(self) -> Plan:
         selection, board = self.selection, self.board
-        attacks = self.settings.methods(Attack, selection.attacks or board.attacks)
-        defenses = self.settings.methods(Mitigation, selection.defenses or board.defenses)
+        asked = (selection.attacks or board.attacks, selection.defenses or board.defenses)
+        beside = self._beside()
+        attacks = self.settings.methods(Attack, [*beside[:1], *asked[0]])
+        defenses = self.settings.methods(Mitigation, [*beside, *asked[1]])
         evaluators = self.settings.methods(Evaluator, selection.evaluators or board.evaluators)
         detections = self.settings.methods(Detection, selection.detections or board.detections)
         self.settings.reject_unused()
         cells: list[Cell] = []
         inspections: dict[tuple[str, str], Inspection] = {}
         for line in self._lines():
-            cells += self._row_cells(line, attacks, defenses, evaluators)
+            cells += self._row_cells(line, attacks, defenses, evaluators, asked)
             for inspection in self._row_inspections(line, attacks, detections):
                 # An encoder goes before a detector once: clean ones are shared by rows, or by seeds where pinned.
                 inspections.setdefault((inspection.detection, inspection.chain[-1].key), inspection)
@@ -219,8 +226,12 @@ class _Planner:
         attacks: Sequence[Attack],
         defenses: Sequence[Mitigation],
         evaluators: Sequence[Evaluator],
+        asked: tuple[Sequence[str], Sequence[str]],
     ) -> list[Cell]:
-        """The cells of one row, for those of its tasks that are asked for; an attack always gets the whole row."""
+        """The cells of one row, for those of its tasks that are asked for; an attack always gets the whole row.
+
+        asked: attacks and defenses by name; what else is there is context.
+        """
         row = line.row
         goals = [self._goal(task) for task in row.tasks]
         triggers = self._triggers(row)
@@ -229,7 +240,7 @@ class _Planner:
             pretrain = self._pretrain(row.pretrain, seed)
             for attack in attacks:
                 published = self._attack(attack, row, goals, triggers, seed, pretrain)
-                for defense in [d for d in defenses if self._crosses(attack, d)]:
+                for defense in [d for d in defenses if self._crosses(attack, d, asked[0])]:
                     repaired = self._defend(defense, row, seed, published)
                     for number, (task, goal, trigger) in enumerate(zip(row.tasks, goals, triggers, strict=True)):
                         if task not in line.tasks:
@@ -250,12 +261,23 @@ class _Planner:
                                 undefended=self._evaluate(published, *judge),
                                 floor=self._evaluate(pretrain, *judge),
                                 control=bool(attack.control_of),
+                                context=not (attack.name in asked[0] and defense.name in asked[1]),
                             )
                             cells.append(replace(cell, departures=self._departures(cell, line, seed)))
         return cells
 
-    def _crosses(self, attack: Attack, defense: Mitigation) -> bool:
-        """Whether a board means this pair: the control of an attack is not defended, unless both are asked for."""
+    def _beside(self) -> list[str]:
+        """The defenses that stand beside those asked for: a repair says nothing without the undefended encoder and
+        ``scratch``. The first of them is an attack too, and the floor."""
+        if self.selection.only or not self.selection.defenses:
+            return []
+        return [FLOOR, SCRATCH] if SCRATCH in self.settings.registry.names("defense") else [FLOOR]
+
+    def _crosses(self, attack: Attack, defense: Mitigation, attacks: Sequence[str]) -> bool:
+        """Whether a board means this pair: the control of an attack is not defended, unless both are asked for, and of
+        the clean encoder only the floor is wanted where it is not among the ``attacks``."""
+        if attack.name not in attacks:
+            return defense.passthrough
         asked = attack.name in self.selection.attacks and self.selection.defenses
         return not attack.control_of or defense.passthrough or bool(asked)
 
@@ -351,8 +373,12 @@ class _Planner:
             data={"pool": self._ref(name, "pool")},
             params={"normalization": [list(v) for v in (self._info(name, "pool").mean, self._info(name, "pool").std)]},
             parents={},
-            departures=self.settings.departures(self.pretraining),
+            departures=[*self._other_pretraining(), *self.settings.departures(self.pretraining)],
         )
+
+    def _other_pretraining(self) -> list[str]:
+        own, board = self.pretraining.name, self.board.pretraining
+        return [] if own == board else [f"pre-training method {own} (the board's: {board})"]
 
     def _stage(
         self,

@@ -161,6 +161,7 @@ class Cell:
     the attacked encoder as published and of the clean encoder, under the same task, evaluator and seed.
     control: whether its attack is the control of another.
     departures: in what it differs from the board, by its own stages, place and seed; empty for an on-board cell.
+    context: whether it was not asked for, but stands beside what was.
     """
 
     attack: str
@@ -175,6 +176,7 @@ class Cell:
     floor: Stage
     control: bool = False
     departures: tuple[str, ...] = ()
+    context: bool = False
 
     @property
     def stages(self) -> tuple[Stage, ...]:

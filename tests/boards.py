@@ -69,9 +69,10 @@ class Tiny:
         self.board.write_text(board)
 
     def session(self, **selection: Any) -> Session:
+        """A session of these cells and no others, unless the test says otherwise."""
         return Session.open(
             self.board,
-            Selection(**selection),
+            Selection(**{"only": True, **selection}),
             data_root=self.data,
             store=self.store,
             device="cpu",

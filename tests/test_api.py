@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import benchbd
-from benchbd import UsageError
-from benchbd.api import pick_device
+from benchbd import UsageError, cli
+from benchbd.api import Request, Work, pick_device
 from benchbd.errors import DataAbsentError, StoreError, UnknownNameError
 from benchbd.leaderboard import build
 from benchbd.plugins import load_registry
@@ -32,7 +32,7 @@ def places(tiny: Tiny) -> dict[str, Any]:
 
 
 def test_plan_run_and_load(tiny: Tiny) -> None:
-    part = {"attack": ["badencoder"], "defense": ["none", "ft"], **places(tiny)}
+    part = {"attack": ["badencoder"], "defense": ["none", "ft"], "only": True, **places(tiny)}
     planned = benchbd.plan(tiny.board, **part)
     assert isinstance(planned, Plan)
     assert len(planned.cells) == 2
@@ -66,8 +66,35 @@ def test_detect_returns_a_row_per_verdict(tiny: Tiny) -> None:
 
 
 def test_a_misspelt_argument_is_named(tiny: Tiny) -> None:
-    with pytest.raises(TypeError, match="atack"):
-        benchbd.run(tiny.board, atack="none")  # type: ignore[call-arg]
+    named = benchbd.run, benchbd.plan, benchbd.detect
+    for function in named:
+        for wrong, right in (("defenses", "defense"), ("atack", "attack"), ("options", "option"), ("Store", "store")):
+            text = rf"^{function.__name__}\(\) has no argument '{wrong}'; did you mean '{right}'\?$"
+            with pytest.raises(UsageError, match=text):
+                function(tiny.board, **{wrong: "none"})  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"plan\(\) has no argument 'x'; it takes board, attack, data_root, "):
+        benchbd.plan(tiny.board, x=True)  # type: ignore[call-arg]
+    with pytest.raises(UsageError, match=r"plan\(\) has no argument 'download'"):
+        benchbd.plan(tiny.board, download=True)  # type: ignore[call-arg]
+
+
+def test_the_arguments_are_the_options_of_the_commands() -> None:
+    """All but those that are about the output."""
+    for command, takes in ((cli.run, Work), (cli.plan, Request)):
+        named = {max(option.opts, key=len)[2:].replace("-", "_") for option in command.params}
+        assert named - {"board", "json", "quiet"} == takes.__optional_keys__
+
+
+def test_what_stands_beside_a_defense_is_marked(tiny: Tiny) -> None:
+    table = benchbd.run(tiny.board, attack="badencoder", defense="ft", **places(tiny))
+    found = {(row.attack, row.defense): row.context for row in table.itertuples()}
+    assert found == {
+        ("none", "none"): True,
+        ("badencoder", "none"): True,
+        ("badencoder", "scratch"): True,
+        ("badencoder", "ft"): False,
+    }
+    assert len(benchbd.run(tiny.board, attack="badencoder", defense="ft", only=True, **places(tiny))) == 1
 
 
 def test_every_argument_arrives(tiny: Tiny) -> None:
@@ -80,6 +107,8 @@ def test_every_argument_arrives(tiny: Tiny) -> None:
         seed=[4, 5],
         evaluator=["knn"],
         option=["ft.lr=0.01"],
+        only=True,
+        pretraining="simclr",
         **places(tiny),
     )
     cells = {(c.attack, c.defense, c.pretrain, str(c.goal), c.seed, c.evaluator) for c in planned.cells}
@@ -115,7 +144,7 @@ def test_one_value_stands_for_a_list_of_it(tiny: Tiny) -> None:
     many = {name: [value] for name, value in one.items()}
     planned, same = (benchbd.plan(tiny.board, **part, **places(tiny)) for part in (one, many))
     assert [cell.evaluate.key for cell in planned.cells] == [cell.evaluate.key for cell in same.cells]
-    assert len(planned.cells) == 1
+    assert [cell.defense for cell in planned.cells] == ["none", "scratch", "ft"]
 
 
 def test_devices() -> None:

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from benchbd_plugins.simclr import SimCLR
 
 from benchbd.errors import DataAbsentError, DataError, UnknownNameError, UsageError
 from benchbd.files import sealed
 from benchbd.images import Trigger
-from benchbd.plugins import Registry
+from benchbd.plugins import Registry, load_registry
 
-from .boards import TINY, Tiny, keys
+from .boards import TINY, Tiny, keys, offering
 from .conftest import write_npz_set
 
 
@@ -105,6 +106,53 @@ def test_stage_seeds_follow_seed_and_kind_alone(tiny: Tiny) -> None:
 def test_every_defense_gets_the_same_images(tiny: Tiny) -> None:
     clean = {tuple(s.params["clean"].items()) for s in tiny.plan().stages if s.kind == "defend"}
     assert len(clean) == 1
+
+
+def crossed(tiny: Tiny, **selection: Any) -> dict[tuple[str, str], bool]:
+    """The cells of a plan as the commands make it, and whether each is context."""
+    return {(c.attack, c.defense): c.context for c in tiny.plan(**{"only": False, **selection}).cells}
+
+
+def test_beside_a_defense_stand_the_undefended_row_the_floor_and_scratch(tiny: Tiny) -> None:
+    floor, undefended, scratch = ("none", "none"), ("badencoder", "none"), ("badencoder", "scratch")
+    asked = ("badencoder", "mimic")
+    found = crossed(tiny, attacks=["badencoder"], defenses=["mimic"])
+    assert found == {floor: True, undefended: True, scratch: True, asked: False}
+    assert crossed(tiny, attacks=["badencoder"], defenses=["mimic", "none"]) == {**found, undefended: False}
+    both = crossed(tiny, defenses=["mimic"])  # the board's attacks: the clean encoder is one of them
+    assert both == {**found, ("none", "scratch"): True, ("none", "mimic"): False}
+    assert list(crossed(tiny, attacks=["badencoder"], defenses=["mimic"], only=True)) == [asked]
+    assert not any(crossed(tiny).values())
+    plan = tiny.plan(only=False, attacks=["badencoder"], defenses=["ft"], evaluators=["knn"], options=["ft.lr=0.1"])
+    assert {c.evaluator for c in plan.cells} == {"knn"}
+    assert [c.defense for c in plan.cells if "ft.lr=0.1 (the board's: 0.001)" in c.departures] == ["ft"]
+    assert tiny.plan(only=False, defenses=["ft"], options=["scratch.lr=0.1"]).departures  # it takes part
+
+
+def test_a_control_is_no_more_defended_in_the_context(tiny: Tiny) -> None:
+    asked = crossed(tiny, attacks=["bassl", "bassl-control"], defenses=["ft"])
+    assert {d for a, d in asked if a == "bassl-control"} == {"none", "scratch", "ft"}  # both named: meant
+    board = tiny.board.read_text().replace('attacks = ["none", "badencoder"]', 'attacks = ["bassl", "bassl-control"]')
+    tiny.board.write_text(board)
+    assert {d for a, d in crossed(tiny, defenses=["ft"]) if a == "bassl-control"} == {"none"}
+
+
+def test_the_pretraining_method_is_an_axis_too(tmp_path: Path) -> None:
+    class Other(SimCLR):
+        """Another name for it."""
+
+        name = "other"
+
+    registry = load_registry(extra={"other": offering(benchbd_pretrainings=[Other])})
+    tiny = Tiny(tmp_path, registry, TINY + "\n[options.other]\narch = 'w16'\nsteps = 2\nbatch = 16\n")
+    plan = tiny.plan(pretraining="other")
+    assert {stage.method_name for stage in plan.stages if stage.kind == "pretrain"} == {"other"}
+    assert {cell.departures for cell in plan.cells} == {("pre-training method other (the board's: simclr)",)}
+    assert tiny.plan(pretraining="simclr").departures == []
+    with pytest.raises(UnknownNameError, match="unknown pretraining 'othr': did you mean 'other'"):
+        tiny.plan(pretraining="othr")
+    with pytest.raises(UsageError, match="simclr takes no part"):
+        tiny.plan(pretraining="other", options=["simclr.lr=0.1"])
 
 
 def test_a_pinned_pretraining_is_shared_by_the_seeds(tmp_path: Path, registry: Registry) -> None:
