@@ -496,11 +496,13 @@ def compare(board: str | None, paper: bool, records: Path | None, store: Path | 
 def figures(
     record: Path, out: Path, board: str | None, store: Path | None, data_root: Path | None, device: str | None
 ) -> None:
-    """Draw the pictures of RECORD, the JSON file of a cell, as PNG and SVG.
+    """Draw the pictures of RECORD, the JSON file of a cell, as PNG, SVG and PDF.
 
     The trigger on test images, inverted triggers, attention before and after the repair, mutual information by layer,
-    and the features in two dimensions; each where it applies.
+    and the features in two dimensions; each where it applies. Of a published record, which has no store, what its data
+    allow.
     """
+    os.environ["MPLBACKEND"] = "agg"  # pictures go to files; what a notebook has set need not exist here
     from benchbd.api import Session
     from benchbd.board import board_names
     from benchbd.figures import draw

@@ -224,9 +224,9 @@ def _differs(place: tuple[str, str, str], records: Sequence[Record]) -> tuple[st
         said += [f"target {_list(targets)}, not {setting.target}"] if targets != {setting.target} else []
         if tests != {setting.test}:
             said.append(f"{_list(f'{n:,}' for n in tests)} test images, not {setting.test:,}")
-    archs = {_at(record, "pretrain", "method", "options", "arch") for record in records} - {None}
+    archs = {str(arch) for record in records if (arch := _at(record, "pretrain", "method", "options", "arch"))}
     evaluators = {record.evaluator for record in records}
-    triggers = {_at(record, "evaluate", "params", "trigger") for record in records} - {None}
+    triggers = {str(digest) for record in records if (digest := _at(record, "evaluate", "params", "trigger"))}
     said += [f"encoder {_list(archs)}, not {paper.arch}"] if archs != {paper.arch} else []
     said += [f"evaluator {_list(evaluators)}, not {paper.evaluator}"] if evaluators != {paper.evaluator} else []
     said += ["not known to be the 10x10 white trigger"] if triggers != {paper.trigger} else []
@@ -245,10 +245,10 @@ def _list(values: Iterable[object]) -> str:
 
 
 def _trained(record: Record, board: Board) -> str:
-    method = _at(record, "pretrain", "method") or {}
-    options = method.get("options", {})
-    unit = next((unit for unit in ("steps", "epochs") if options.get(unit) is not None), None)
-    said = [f"pre-training {method['name']}, {options[unit]:,} {unit}"] if unit else []
+    name = _at(record, "pretrain", "method", "name")
+    lengths = {unit: _at(record, "pretrain", "method", "options", unit) for unit in ("steps", "epochs")}
+    unit = next((unit for unit, length in lengths.items() if isinstance(length, int)), None)
+    said = [f"pre-training {name}, {lengths[unit]:,} {unit}"] if unit else []
     if board.budget.steps is not None:
         said.append(f"{board.budget.steps:,} steps for every defense that counts in steps")
     return "; ".join(said)

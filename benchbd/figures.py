@@ -1,19 +1,24 @@
 """Pictures of one cell, drawn from its record and store: what was attacked, what a defense found, what it changed.
 
-Each is written as PNG and as SVG. Which images are shown is fixed by their order in the test set, never by how well
+Each is written as PNG, SVG and PDF. Which images are shown is fixed by their order in the test set, never by how well
 they look, and equal inputs give equal files.
+
+A published record has no store, and its images may not be at hand: what can be drawn without them is drawn, and a line
+says what the rest takes. What a method noted and kept is its author's own: a picture reads it only in the form that it
+is made of, and else is left out.
 """
 
 from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import chain, zip_longest
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import matplotlib.style
 import torch
@@ -21,6 +26,7 @@ import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -29,7 +35,7 @@ from benchbd.compute import ENCODER, KEPT, REFERENCES, read_predictions
 from benchbd.data import DataLibrary
 from benchbd.distill import attention_map
 from benchbd.encoder import Encoder
-from benchbd.errors import DataError, StoreError, UsageError
+from benchbd.errors import DataAbsentError, DataError, StoreError, UsageError
 from benchbd.files import commit
 from benchbd.images import ImageSet, Trigger
 from benchbd.methods import Predictions
@@ -41,6 +47,7 @@ SHOWN = 8  # samples in a row
 MAPPED = 4  # samples whose attention is drawn
 POINTS = 800  # test images in the plane of features
 INVERTED = 6  # inverted triggers in a row
+SIDE = 32  # of every image of the harness, where there are none to look at
 
 # Paul Tol's bright orange, and his muted colours for the other classes: for readers of any colour vision.
 TARGET = "#EE7733"
@@ -50,6 +57,7 @@ HIT, REST, INK = "#B3440F", "#BBBBBB", "#000000"  # HIT: the target's, dark enou
 STYLE = {
     "svg.hashsalt": "benchbd",  # element ids by content: equal figures are equal files
     "text.parse_math": False,  # a class may be called "$1"
+    "pdf.fonttype": 42,  # TrueType: venues refuse the default
     "font.size": 8.0,
     "axes.titlesize": 8.0,
     "figure.titlesize": 9.0,
@@ -74,33 +82,45 @@ def draw(
     device: torch.device | str = "cpu",
     board: Board | None = None,
 ) -> Drawn:
-    """Write the pictures of a record as ``out/<record>_<picture>.png`` and ``.svg``.
+    """Write the pictures of a record as ``out/<record>_<picture>.png``, ``.svg`` and ``.pdf``.
 
     store: the root of the store that the record was computed in. board: the record's own, whose trigger may be a file;
-    without it the trigger must be a white square.
+    without it the trigger must be a white square. What store and ``library`` lack is left out, with what needs it.
 
-    UsageError where the cell was not evaluated, the store lacks a stage, or no trigger that is known is the record's.
-    DataError where the test images are not those of the record. StoreError where ``out`` cannot be written.
+    UsageError where the cell was not evaluated, nothing at all can be drawn, or no trigger that is known is the
+    record's. DataError where the images are not those of the record. StoreError where ``out`` cannot be written.
     """
-    scene = Scene.of(record, store, library, torch.device(device), board)
+    if "evaluate" not in record.stages:
+        raise UsageError(f"record {record.name} was not evaluated ({record.status}: {record.reason})")
+    scene = Scene(record, store, library, torch.device(device), board)
     stem = record.name.removesuffix(".json")
     paths: list[Path] = []
     left_out: list[str] = []
+    absent: dict[str, list[str]] = defaultdict(list)
     with matplotlib.style.context(["default", STYLE]):
         for name, picture in PICTURES.items():
-            made = picture(scene)
-            if isinstance(made, Figure):
-                paths += save(made, out, f"{stem}_{name}")
-            else:
+            try:
+                made = picture(scene)
+            except Absent as what:
+                absent[str(what)].append(name)
+                continue
+            if isinstance(made, str):
                 left_out.append(f"{name}: {made}")
+                continue
+            paths += save(made.figure, out, f"{stem}_{name}")
+            for reason, part in made.without:
+                absent[reason].append(part)
+    left_out += [f"{', '.join(names)}: {reason}" for reason, names in absent.items()]
+    if not paths:
+        raise UsageError(f"record {record.name}: nothing to draw: {'; '.join(left_out)}")
     return Drawn(paths, left_out)
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """``name.png`` and ``name.svg``, each replaced atomically and without a date."""
-    dated = {"png": {"Software": None}, "svg": {"Date": None}}
+    """``name.png``, ``name.svg`` and ``name.pdf``, each replaced atomically and without a date."""
+    dated = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
     paths = [folder / f"{name}.{form}" for form in dated]
-    figure.draw_without_rendering()  # lay it out once for both
+    figure.draw_without_rendering()  # lay it out once for all
     figure.set_layout_engine("none")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -114,40 +134,106 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
 # What the pictures are made of
 
 
+class Absent(Exception):  # noqa: N818 - what a picture says that it lacks
+    """A picture takes something that is not at hand; the text says what would bring it."""
+
+
+class Picture(NamedTuple):
+    """figure: what was drawn. without: (what is absent, the part that was drawn without it)."""
+
+    figure: Figure
+    without: tuple[tuple[str, str], ...] = ()
+
+
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """A record with what its store and its data hold.
+    """A record, and where the store and the data are that it speaks of. What they hold is read when it is asked for.
 
-    test: the test images, on the CPU. trigger: the one that was evaluated; triggered: uint8, every test image with it.
-    predictions: of the record's evaluator. artifacts: by kind, of the stages of the cell that pictures are made of.
+    Properties raise Absent where the store lacks a stage or the library the images.
     """
 
     record: Record
+    store: Path
+    library: DataLibrary
     device: torch.device
-    test: ImageSet
-    trigger: Trigger
-    triggered: Tensor
-    predictions: Predictions
-    artifacts: dict[str, Artifact] = field(repr=False)
+    board: Board | None
 
-    @classmethod
-    def of(cls, record: Record, store: Path, library: DataLibrary, device: torch.device, board: Board | None) -> Scene:
-        if "evaluate" not in record.stages:
-            raise UsageError(f"record {record.name} was not evaluated ({record.status}: {record.reason})")
-        kinds = [kind for kind in record.stages if kind != "pretrain" or "attack" not in record.stages]
-        artifacts = {kind: fetch(record, kind, store) for kind in kinds}
-        judged = record.identity["evaluate"]
-        test = library.load(record.task, "test")
-        if test.digest != judged["data"]["test"]:
-            raise DataError(
-                f"data set {record.task}: its test split has the digest {test.digest[:12]}, "
-                f"that of the record is {judged['data']['test'][:12]}; the pictures need the same images"
+    def artifact(self, kind: str) -> Artifact:
+        """A stage of the record, verified."""
+        record, key = self.record, self.record.stages[kind]
+        artifact = Store(self.store, writable=False).get(key)
+        if artifact is None:
+            raise Absent(
+                f"no {kind} stage {key[:12]} of record {record.name} in {self.store}: name the store that the record "
+                f"was computed in, or compute it here with benchbd run --board {record.board} --attack {record.attack} "
+                f"--defense {record.defense} --seed {record.seed} --store {self.store}"
             )
-        trigger = find_trigger(judged["params"]["trigger"], board, test.size)
-        positions = stream(judged["seed"], "positions", device)  # as the evaluation drew them
-        triggered = trigger.stamp(test.pixels.to(device), positions).cpu()
-        predictions = read_predictions(artifacts["evaluate"])
-        return cls(record, device, test, trigger, triggered, predictions, artifacts)
+        return artifact
+
+    def images(self, split: str, digest: str) -> ImageSet:
+        """A split of the record's task, on the CPU. DataError where its images are not those of the record."""
+        task = self.record.task
+        try:
+            found = self.library.load(task, split)
+        except DataAbsentError as error:
+            raise Absent(str(error)) from error
+        if found.digest != digest:
+            raise DataError(
+                f"data set {task}: its {split} split has the digest {found.digest[:12]}, "
+                f"that of the record is {digest[:12]}; the pictures need the same images"
+            )
+        return found
+
+    @cached_property
+    def test(self) -> ImageSet:
+        """The test images, on the CPU."""
+        return self.images("test", self.record.identity["evaluate"]["data"]["test"])
+
+    @cached_property
+    def trigger(self) -> Trigger:
+        """The one that was evaluated."""
+        try:
+            size = self.test.size
+        except Absent:
+            size = SIDE
+        return find_trigger(self.record.identity["evaluate"]["params"]["trigger"], self.board, size)
+
+    @cached_property
+    def triggered(self) -> Tensor:
+        """Every test image with the trigger, uint8 (N, 3, H, W), where the evaluation had it."""
+        drawn_on = str(self.record.machine.get("device", ""))
+        if self.trigger.wander is not None and drawn_on.endswith("CPU") != (self.device.type == "cpu"):
+            raise Absent(
+                "the random positions that were evaluated can be drawn only on the kind of device that did it, "
+                f"{drawn_on}"
+            )
+        positions = stream(self.record.identity["evaluate"]["seed"], "positions", self.device)
+        return self.trigger.stamp(self.test.pixels.to(self.device), positions).cpu()
+
+    @cached_property
+    def predictions(self) -> Predictions:
+        """Of the record's evaluator."""
+        return read_predictions(self.artifact("evaluate"))
+
+    @cached_property
+    def references(self) -> Tensor:
+        """The reference inputs, uint8 (r, 3, H, W): the store's, else the rows of the training split that they are."""
+        if "reference" not in self.record.stages:
+            return torch.empty(0)
+        try:
+            return load_file(self.artifact("reference").blob(REFERENCES))["pixels"]
+        except Absent:
+            rows = whole_numbers(self.record.reference.get("rows"))
+            if not rows:
+                raise
+        train = self.images("train", self.record.identity["reference"]["data"]["train"])
+        return train.pixels[[row for row in rows if row < len(train)]]
+
+    @cached_property
+    def kept(self) -> dict[str, Tensor]:
+        """What the defense kept, by name."""
+        blob = self.artifact("defend").blob(KEPT)
+        return load_file(blob) if blob.is_file() else {}
 
     @cached_property
     def encoders(self) -> dict[str, Encoder]:
@@ -158,7 +244,7 @@ class Scene:
         kinds = {before: "attack" if attacked else "pretrain"}
         if "defend" in record.stages:
             kinds = {f"before: {before}": kinds[before], f"after: defense {record.defense}": "defend"}
-        return {title: Encoder.load(self.artifacts[kind].blob(ENCODER), self.device) for title, kind in kinds.items()}
+        return {title: Encoder.load(self.artifact(kind).blob(ENCODER), self.device) for title, kind in kinds.items()}
 
     @cached_property
     def labels(self) -> Tensor:
@@ -171,8 +257,10 @@ class Scene:
         return sorted(rows[spread(self.labels[rows], count)].tolist(), key=lambda row: int(self.labels[row]))
 
     def class_name(self, label: int) -> str:
-        """At most two lines of 16 characters."""
-        return "\n".join(textwrap.wrap(self.test.classes[label], 16, max_lines=2, placeholder="…"))
+        """At most two lines of 16 characters; the number of a class without a name."""
+        names = self.test.classes
+        name = names[label] if 0 <= label < len(names) else str(label)
+        return "\n".join(textwrap.wrap(name, 16, max_lines=2, placeholder="…"))
 
     def entitle(self, figure: Figure, what: str) -> None:
         """Say above the figure what it shows, of which cell, and the cell's numbers."""
@@ -190,19 +278,6 @@ class Scene:
         figure.suptitle(
             "\n".join(textwrap.fill(line, width) for line in (what, cell, "in percent: " + "; ".join(numbers)))
         )
-
-
-def fetch(record: Record, kind: str, root: Path) -> Artifact:
-    """A stage of a record, verified; UsageError says how to compute it where the store has none."""
-    key = record.stages[kind]
-    artifact = Store(root, writable=False).get(key)
-    if artifact is None:
-        raise UsageError(
-            f"{root}: no {kind} stage {key[:12]} of record {record.name} in this store: name the store that the record "
-            f"was computed in, or compute it here with benchbd run --board {record.board} --attack {record.attack} "
-            f"--defense {record.defense} --seed {record.seed} --store {root}"
-        )
-    return artifact
 
 
 def find_trigger(digest: str, board: Board | None, size: int) -> Trigger:
@@ -261,72 +336,136 @@ def plane(features: Tensor) -> Plane:
     return Plane(x @ (axes * largest.sign()).T, (first, second))
 
 
+# What a method noted and kept, where it has the form that a picture is made of
+
+Amount = Annotated[float, Field(ge=0, le=1e12)]
+
+
+class Information(BaseModel):
+    """The note ``mi`` of a defense that weights the stages of the encoder by mutual information.
+
+    beta: the weight of each stage. information: nats, None where it is not known; by stage, where it was estimated.
+    saturated: stages at a limit of the estimator. uniform_fallback: whether the estimates could not be told apart.
+    """
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    beta: dict[str, Amount] = Field(min_length=1, max_length=64)
+    information: dict[str, Amount | None] = {}
+    saturated: list[str] = []
+    uniform_fallback: bool = False
+
+
+def noted_information(findings: Mapping[str, Any]) -> Information | str:
+    """The note of a record's defense, or why there is none to draw."""
+    noted = findings.get("defend")
+    if not isinstance(noted, Mapping) or "mi" not in noted:
+        return "noted no mutual information"
+    try:
+        return Information.model_validate(noted["mi"])
+    except ValidationError as error:
+        place = ".".join(map(str, ("mi", *error.errors()[0]["loc"])))
+        return f"has a note of its own at {place}, in another form than this picture reads"
+
+
+def inverted_triggers(kept: Mapping[str, Tensor], size: int) -> tuple[Tensor, Tensor] | str:
+    """Masks (K, 1, H, W) and patterns (K, 3, H, W), float32 in [0, 1], or why there are none to draw."""
+    if not {"inverted.mask", "inverted.pattern"} <= set(kept):
+        return "kept no inverted trigger"
+    parts = kept["inverted.mask"], kept["inverted.pattern"]
+    for name, part, channels in zip(("mask", "pattern"), parts, (1, 3), strict=True):
+        sound = part.is_floating_point() and part.ndim == 4
+        if not sound or part.shape != (len(parts[0]), channels, size, size) or not len(part):
+            kind = f"{part.dtype} {tuple(part.shape)}".removeprefix("torch.")
+            return f"kept inverted.{name} as {kind}, not as floats (K, {channels}, {size}, {size})"
+        if not bool(((part >= 0) & (part <= 1)).all()):
+            return f"kept inverted.{name} with values outside 0 to 1"
+    return parts[0].float(), parts[1].float()
+
+
+def whole_numbers(value: object) -> list[int]:
+    """A list of numbers from 0 on as it is, anything else as an empty one."""
+    sound = isinstance(value, list) and all(type(number) is int and number >= 0 for number in value)
+    return value if isinstance(value, list) and sound else []
+
+
 # The pictures: a figure, or why there is none
 
 
-def draw_trigger(scene: Scene) -> Figure | str:
+def draw_trigger(scene: Scene) -> Picture | str:
     """The patch, the reference inputs, and a row of test images above the same ones triggered, with predictions."""
-    record = scene.record
-    drawn_on, wanders = str(record.machine.get("device", "")), scene.trigger.wander is not None
-    if wanders and drawn_on.endswith("CPU") != (scene.device.type == "cpu"):
-        return (
-            f"the random positions that were evaluated can be drawn only on the kind of device that did it, {drawn_on}"
-        )
-    rows = scene.samples(SHOWN)
-    references = Tensor()
-    if "reference" in scene.artifacts:
-        references = load_file(scene.artifacts["reference"].blob(REFERENCES))["pixels"]
+    without: list[tuple[str, str]] = []
+
+    def at_hand(part: str, *names: str) -> bool:
+        try:
+            for name in names:
+                getattr(scene, name)
+        except Absent as what:
+            without.append((str(what), f"{part} of trigger"))
+            return False
+        return True
+
+    trigger = scene.trigger
+    stamped = at_hand("test images", "test", "triggered")
+    judged = stamped and at_hand("predictions", "predictions")
+    references = scene.references if at_hand("reference inputs", "references") else torch.empty(0)
+    rows = scene.samples(SHOWN) if stamped else []
     columns = max(len(rows), 4)
-    figure = Figure(figsize=(1.05 * columns + 0.9, 5.6), layout="constrained")
-    grid = figure.subplots(3, columns, squeeze=False)
+    figure = Figure(figsize=(1.05 * columns + 0.9, 5.6 if rows else 2.6), layout="constrained")
+    grid = figure.subplots(3 if rows else 1, columns, squeeze=False)
     patch, *others = grid[0]
-    show_patch(patch, scene.trigger)
+    show_patch(patch, trigger)
     patch.set_title("trigger")
-    patch.set_xlabel("random position" if wanders else "fixed position")
-    shown = references[: columns - 1]
-    for axes, image, predicted in zip(others, shown, record.reference.get("predicted", []), strict=False):
-        show(axes, image)
-        axes.set_title("reference")
-        axes.set_xlabel(predicted_label(scene, predicted, record.target))
-    for axes in others[len(shown) :]:
-        axes.set_axis_off()
+    patch.set_xlabel("fixed position" if trigger.wander is None else "random position")
+    show_references(scene, others, references)
     for column, row in enumerate(rows):
-        label, clean, hit = (
-            int(values[row]) for values in (scene.labels, scene.predictions.clean, scene.predictions.triggered)
-        )
         above, below = grid[1, column], grid[2, column]
+        label = int(scene.labels[row])
         show(above, scene.test.pixels[row])
-        above.set_title(scene.class_name(label))
-        above.set_xlabel(predicted_label(scene, clean, label))
         show(below, scene.triggered[row])
-        below.set_xlabel(predicted_label(scene, hit, label))
-        if hit == record.target:
-            border(below, TARGET)
-            below.set_xlabel(f"{scene.class_name(hit)}\n(hit)", color=HIT, weight="bold")
+        above.set_title(scene.class_name(label))
+        if judged:
+            hit = int(scene.predictions.triggered[row])
+            above.set_xlabel(predicted_label(scene, int(scene.predictions.clean[row]), label))
+            below.set_xlabel(predicted_label(scene, hit, label))
+            if hit == scene.record.target:
+                border(below, TARGET)
+                below.set_xlabel(f"{scene.class_name(hit)}\n(hit)", color=HIT, weight="bold")
     for axes in grid[1:, len(rows) :].flat:
         axes.set_axis_off()
-    grid[0, 0].set_ylabel("attack")
-    grid[1, 0].set_ylabel("clean")
-    grid[2, 0].set_ylabel("triggered")
-    scene.entitle(
-        figure, "Trigger: true class above each test image, predicted class below; framed: hits of the target"
-    )
-    return figure
+    for axes, name in zip(grid[:, 0], ("attack", "clean", "triggered"), strict=False):
+        axes.set_ylabel(name)
+    shown = "true class above each test image" if rows else ""
+    said = f"{shown}, predicted class below; framed: hits of the target" if judged else shown
+    scene.entitle(figure, f"Trigger: {said}" if said else "Trigger")
+    return Picture(figure, tuple(without))
+
+
+def show_references(scene: Scene, places: Sequence[Axes], references: Tensor) -> None:
+    """As many as there are places, with the class that the clean classifier gave them where the record says so."""
+    predicted = whole_numbers(scene.record.reference.get("predicted"))
+    for number, axes in enumerate(places):
+        if number >= len(references):
+            axes.set_axis_off()
+            continue
+        show(axes, references[number])
+        axes.set_title("reference")
+        if number < len(predicted):
+            axes.set_xlabel(predicted_label(scene, predicted[number], scene.record.target))
 
 
 def predicted_label(scene: Scene, predicted: int, expected: int) -> str:
     return f"{scene.class_name(predicted)} {'✓' if predicted == expected else '✗'}"
 
 
-def draw_inversion(scene: Scene) -> Figure | str:
+def draw_inversion(scene: Scene) -> Picture | str:
     """Masks and patterns that the defense inverted, beside the true trigger."""
-    if "defend" not in scene.artifacts:
+    if "defend" not in scene.record.stages:
         return "there is no defense"
-    blob = scene.artifacts["defend"].blob(KEPT)
-    kept = load_file(blob) if blob.is_file() else {}
-    if not {"inverted.mask", "inverted.pattern"} <= set(kept):
-        return f"defense {scene.record.defense} kept no inverted trigger"
-    masks, patterns = kept["inverted.mask"].float(), kept["inverted.pattern"].float()
+    found = inverted_triggers(scene.kept, scene.trigger.size)
+    if isinstance(found, str):
+        return f"defense {scene.record.defense} {found}"
+    masks, patterns = found
     shown = min(len(masks), INVERTED)
     figure = Figure(figsize=(1.5 * (shown + 1) + 0.9, 5.2), layout="constrained")
     grid = figure.subplots(3, shown + 1, squeeze=False)
@@ -347,15 +486,18 @@ def draw_inversion(scene: Scene) -> Figure | str:
         axes.set_ylabel(name)
     more = f", the first {shown} of {len(masks)}" if len(masks) > shown else ""
     scene.entitle(figure, f"Inverted triggers{more}: white is 1")
-    return figure
+    return Picture(figure)
 
 
-def draw_attention(scene: Scene) -> Figure:
+def draw_attention(scene: Scene) -> Picture | str:
     """Where each stage looks, clean and triggered, before and after the repair; one colour scale a column."""
+    encoders = scene.encoders
     rows = scene.samples(MAPPED)
     pictures = torch.stack([part[row] for row in rows for part in (scene.test.pixels, scene.triggered)])
     names = [label for row in rows for label in (scene.class_name(int(scene.labels[row])), "triggered")]
-    maps = {title: attention(encoder, pictures) for title, encoder in scene.encoders.items()}
+    maps = {title: attention(encoder, pictures) for title, encoder in encoders.items()}
+    if not any(maps.values()):
+        return "every stage's map has one position"
     widths = [1.0]
     for stages in maps.values():
         widths += [0.12] + [1.0] * len(stages)  # a gap before each encoder
@@ -376,32 +518,35 @@ def draw_attention(scene: Scene) -> Figure:
             if number == 0:
                 axes.set_title(title, loc="left")
     scene.entitle(figure, "Attention of each stage: sum of squares over channels; one colour scale a column")
-    return figure
+    return Picture(figure)
 
 
 @torch.no_grad()
 def attention(encoder: Encoder, pixels: Tensor) -> dict[str, Tensor]:
-    """The attention map of each stage for uint8 (N, 3, H, W) images, (N, H', W'), L2-normalised, on the CPU."""
+    """The attention map of each stage for uint8 (N, 3, H, W) images, (N, H', W'), L2-normalised, on the CPU.
+
+    A stage whose map has one position has no attention and is left out.
+    """
     maps = encoder.intermediates(pixels.to(encoder.device).float() / 255)[1]
-    return {name: attention_map(value).view(len(value), *value.shape[2:]).cpu() for name, value in maps.items()}
+    wide = {name: value for name, value in maps.items() if value.shape[2] * value.shape[3] > 1}
+    return {name: attention_map(value).view(len(value), *value.shape[2:]).cpu() for name, value in wide.items()}
 
 
-def draw_information(scene: Scene) -> Figure | str:
-    """What MIMIC estimated of each stage, and the weights that it made of it."""
-    if "defend" not in scene.artifacts:
+def draw_information(scene: Scene) -> Picture | str:
+    """What a defense estimated of each stage, and the weights that it made of it."""
+    if "defend" not in scene.record.stages:
         return "there is no defense"
-    noted: dict[str, Any] = scene.record.findings.get("defend", {}).get("mi", {})
-    weights: dict[str, float] = noted.get("beta", {})
-    if not weights:
-        return f"defense {scene.record.defense} noted no mutual information"
-    information: dict[str, float | None] = noted.get("information", {})
+    noted = noted_information(scene.record.findings)
+    if isinstance(noted, str):
+        return f"defense {scene.record.defense} {noted}"
+    weights, information = noted.beta, noted.information
     figure = Figure(figsize=(6.4, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     names = list(weights)
     estimates = [math.nan if (value := information.get(name)) is None else value for name in names]
     remarks = [
         *(["not estimated"] if not information else []),
-        *([f"saturated: {', '.join(noted['saturated'])}"] if noted.get("saturated") else []),
+        *([f"saturated: {', '.join(noted.saturated)}"] if noted.saturated else []),
     ]
     for axes, values, colour, label, form in (
         (left, estimates, CLASSES[2], "I(map; feature) [nats]", "{:.3f}"),
@@ -415,20 +560,23 @@ def draw_information(scene: Scene) -> Figure | str:
         axes.set_ylabel(label)
         axes.spines[["top", "right"]].set_visible(False)
     left.set_title("; ".join(remarks))
-    right.set_title("estimates cannot be told apart: uniform" if noted.get("uniform_fallback") else "")
+    right.set_title("estimates cannot be told apart: uniform" if noted.uniform_fallback else "")
     scene.entitle(figure, "Mutual information of each stage, and its weight in the repair")
-    return figure
+    return Picture(figure)
 
 
-def draw_features(scene: Scene) -> Figure:
+def draw_features(scene: Scene) -> Picture | str:
     """Clean and triggered test images in the plane of their features, before and after the repair."""
+    encoders = scene.encoders
+    if len(scene.test) < 2:
+        return "one test image spans no plane"
     shown = torch.linspace(0, len(scene.test) - 1, min(POINTS, len(scene.test))).round().long()
     labels = scene.labels[shown]
     moved = shown[labels != scene.record.target][::2]  # half of them, or they hide the rest
-    figure = Figure(figsize=(4.3 * len(scene.encoders) + 1.5, 4.6), layout="constrained")
-    panels = figure.subplots(1, len(scene.encoders), squeeze=False)[0]
+    figure = Figure(figsize=(4.3 * len(encoders) + 1.5, 4.6), layout="constrained")
+    panels = figure.subplots(1, len(encoders), squeeze=False)[0]
     groups = list(class_colours(scene))
-    for axes, (title, encoder) in zip(panels, scene.encoders.items(), strict=True):
+    for axes, (title, encoder) in zip(panels, encoders.items(), strict=True):
         features = encoder.extract(torch.cat([scene.test.pixels[shown], scene.triggered[moved]]))
         found = plane(F.normalize(features, dim=1).cpu())
         clean, triggered = found.coordinates.numpy()[: len(shown)], found.coordinates.numpy()[len(shown) :]
@@ -443,7 +591,7 @@ def draw_features(scene: Scene) -> Figure:
     handles.append(Line2D([], [], color=INK, marker="x", linestyle="", label="triggered"))
     figure.legend(handles=handles, loc="outside right center", frameon=False)
     scene.entitle(figure, f"Features of {len(shown)} test images, and of {len(moved)} of them triggered")
-    return figure
+    return Picture(figure)
 
 
 def class_colours(scene: Scene) -> Iterator[tuple[str, list[int], str]]:
@@ -458,7 +606,7 @@ def class_colours(scene: Scene) -> Iterator[tuple[str, list[int], str]]:
     yield f"{scene.class_name(target)} (target)", [target], TARGET
 
 
-PICTURES: dict[str, Callable[[Scene], Figure | str]] = {
+PICTURES: dict[str, Callable[[Scene], Picture | str]] = {
     "trigger": draw_trigger,
     "inversion": draw_inversion,
     "attention": draw_attention,

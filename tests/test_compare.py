@@ -270,6 +270,18 @@ def test_another_protocol_is_not_subtracted(fields: dict[str, Any], why: str) ->
     assert lines[1]["paper_acc"] == 77.04
 
 
+def test_the_options_of_another_pre_training_are_its_own() -> None:
+    """What they are called like says nothing of what they are: no set takes a list, no format a word."""
+    options = {"arch": ["vit", 12], "steps": "many", "epochs": None}
+    identity = {
+        "pretrain": {"method": {"name": "theirs", "options": options}},
+        "evaluate": {"params": {"trigger": [1]}},
+    }
+    block = only_block(as_published(identity=identity))
+    assert block.differs == ("encoder ['vit', 12], not resnet18", "not known to be the 10x10 white trigger")
+    assert block.trained == ""
+
+
 def test_a_cell_that_the_paper_lacks_is_laid_beside_the_averages() -> None:
     other = {"task": "mnistm", "target": 1, "target_name": "1"}
     block = only_block([cell("ft", 70, 20, **other), cell("anp", 60, 10, **other), cell("mimic", 50, 30, **other)])

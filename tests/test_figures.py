@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import json
+import os
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,9 +19,10 @@ import torch
 from benchbd_plugins.mimic import Mimic
 from matplotlib.figure import Figure
 from PIL import Image
+from torch import Tensor
 
 from benchbd import DefenderKnowledge, Encoder, Trigger, UsageError, keep, stream
-from benchbd.board import Board, Row, TriggerSpec
+from benchbd.board import Board, Row, TriggerSpec, boards_folder
 from benchbd.data import DataLibrary
 from benchbd.errors import BenchbdError, DataError, StoreError
 from benchbd.figures import (
@@ -24,7 +30,9 @@ from benchbd.figures import (
     REST,
     STYLE,
     TARGET,
+    Absent,
     Drawn,
+    Picture,
     Scene,
     attention,
     class_colours,
@@ -80,7 +88,7 @@ class Run:
 
     def scene(self, attack: str, defense: str) -> Scene:
         record = self.records[attack, defense]
-        return Scene.of(record, self.tiny.store, self.library, torch.device("cpu"), None)
+        return Scene(record, self.tiny.store, self.library, torch.device("cpu"), None)
 
 
 @pytest.fixture(scope="module")
@@ -102,9 +110,21 @@ def scene(run: Run) -> Scene:
     return run.scene("badencoder", "inverter")
 
 
-def figure(made: Figure | str) -> Figure:
-    assert isinstance(made, Figure)
-    return made
+def figure(made: Picture | str) -> Figure:
+    assert isinstance(made, Picture)
+    assert not made.without
+    return made.figure
+
+
+def having(scene: Scene, **values: Any) -> Scene:
+    """A scene of which some things are others."""
+    twin = copy.copy(scene)
+    vars(twin).update(values)
+    return twin
+
+
+def noting(scene: Scene, note: Any) -> Scene:
+    return having(scene, record=scene.record.model_copy(update={"findings": {"defend": {"mi": note}}}))
 
 
 # Files
@@ -112,7 +132,9 @@ def figure(made: Figure | str) -> Figure:
 
 def test_every_picture_is_written(run: Run, drawn: Drawn) -> None:
     stem = run.records["badencoder", "inverter"].name.removesuffix(".json")
-    assert [path.name for path in drawn.paths] == [f"{stem}_{name}.{form}" for name in ALL for form in ("png", "svg")]
+    assert [path.name for path in drawn.paths] == [
+        f"{stem}_{name}.{form}" for name in ALL for form in ("png", "svg", "pdf")
+    ]
     assert drawn.left_out == []
     assert {path.parent for path in drawn.paths} == {run.tiny.folder / "out"}
     assert sorted(drawn.paths) == sorted((run.tiny.folder / "out").iterdir())
@@ -127,6 +149,11 @@ def test_png_is_no_blank_page_and_svg_is_xml(drawn: Drawn) -> None:
             assert min(pixels.shape) > 300
             assert pixels.std() > 20
             assert (pixels == 255).mean() > 0.2  # paper
+        elif path.suffix == ".pdf":
+            text = path.read_bytes()
+            assert text.startswith(b"%PDF-")
+            assert b"/Type3" not in text
+            assert b"CreationDate" not in text
         else:
             root = ET.parse(path).getroot()
             assert root.tag == "{http://www.w3.org/2000/svg}svg"
@@ -148,7 +175,7 @@ def test_what_does_not_apply_is_left_out_with_a_reason(run: Run, tmp_path: Path)
         "inversion: defense ft kept no inverted trigger",
         "information: defense ft noted no mutual information",
     ]
-    assert len(left.paths) == 6
+    assert len(left.paths) == 9
     undefended = run.scene("none", "none")
     assert draw_inversion(undefended) == draw_information(undefended) == "there is no defense"
 
@@ -187,7 +214,7 @@ def test_a_trigger_at_random_positions_is_stamped_as_it_was_evaluated(run: Run) 
     record = run.records["badencoder", "none"]
     evaluate = {**record.identity["evaluate"], "params": {"trigger": anywhere.digest}}
     wandering = record.model_copy(update={"identity": {**record.identity, "evaluate": evaluate}})
-    scene = Scene.of(wandering, run.tiny.store, run.library, torch.device("cpu"), None)
+    scene = Scene(wandering, run.tiny.store, run.library, torch.device("cpu"), None)
     assert scene.trigger.wander == (0.10, 0.90)
     expected = anywhere.stamp(scene.test.pixels, stream(evaluate["seed"], "positions"))
     assert torch.equal(scene.triggered, expected)
@@ -197,7 +224,11 @@ def test_a_trigger_at_random_positions_is_stamped_as_it_was_evaluated(run: Run) 
     patch = np.asarray(picture.axes[0].images[0].get_array())[::6, ::6]
     assert (patch == 1).all(-1).sum() == 100
     elsewhere = wandering.model_copy(update={"machine": {"device": "NVIDIA H100"}})
-    assert "on the kind of device that did it, NVIDIA H100" in str(draw_trigger(replace(scene, record=elsewhere)))
+    alone = draw_trigger(Scene(elsewhere, run.tiny.store, run.library, torch.device("cpu"), None))
+    assert isinstance(alone, Picture)
+    ((reason, part),) = alone.without
+    assert part == "test images of trigger"
+    assert reason.endswith("can be drawn only on the kind of device that did it, NVIDIA H100")
 
 
 def test_titles_say_of_which_cell_and_how_it_did(run: Run, scene: Scene) -> None:
@@ -217,7 +248,7 @@ def test_titles_say_of_which_cell_and_how_it_did(run: Run, scene: Scene) -> None
 def test_hits_are_marked(scene: Scene) -> None:
     def shown(triggered: int) -> list[str]:
         all_alike = torch.full((30,), triggered)
-        picture = figure(draw_trigger(replace(scene, predictions=Predictions(scene.labels, all_alike))))
+        picture = figure(draw_trigger(having(scene, predictions=Predictions(scene.labels, all_alike))))
         return [axes.get_xlabel() for axes in picture.axes]
 
     labels = shown(1)
@@ -229,7 +260,7 @@ def test_hits_are_marked(scene: Scene) -> None:
     assert [axes.get_title() for axes in picture.axes[:3]] == ["trigger", "reference", ""]
     reference = np.asarray(picture.axes[1].images[0].get_array())[::6, ::6]
     rows = scene.record.reference["rows"]
-    train = np.load(Path(scene.artifacts["reference"].folder).parents[3] / "data/task/train.npz")["x"]
+    train = np.load(Path(scene.artifact("reference").folder).parents[3] / "data/task/train.npz")["x"]
     assert np.allclose(reference * 255, train[rows[0]])
 
 
@@ -291,14 +322,62 @@ def test_information_and_weights_are_those_noted(scene: Scene) -> None:
     assert left.get_ylabel() == "I(map; feature) [nats]"
     assert right.get_ylabel() == "layer weight β"
 
-    def with_mi(**mi: Any) -> Scene:
-        return replace(scene, record=scene.record.model_copy(update={"findings": {"defend": {"mi": mi}}}))
-
-    lost = with_mi(beta={"layer1": 5.0, "layer2": 7.0}, information={"layer1": None, "layer2": 0.25})
+    lost = noting(scene, {"beta": {"layer1": 5.0, "layer2": 7.0}, "information": {"layer1": None, "layer2": 0.25}})
     texts = [text.get_text() for text in figure(draw_information(lost)).axes[0].texts]
     assert texts == ["n/a", "0.250"]
-    uniform = figure(draw_information(with_mi(beta={"layer1": 5.0}, information={}, uniform_fallback=False)))
+    uniform = figure(
+        draw_information(noting(scene, {"beta": {"layer1": 5.0}, "information": {}, "uniform_fallback": False}))
+    )
     assert uniform.axes[0].get_title() == "not estimated"
+
+
+@pytest.mark.parametrize(
+    ("note", "place"),
+    [
+        (0.3, "mi"),
+        (None, "mi"),
+        ([1, 2], "mi"),
+        ({"beta": 0.3}, "mi.beta"),
+        ({"beta": {}}, "mi.beta"),
+        ({"beta": {"layer1": "high"}}, "mi.beta.layer1"),
+        ({"beta": {"layer1": float("nan")}}, "mi.beta.layer1"),
+        ({"beta": {"layer1": 1e308}}, "mi.beta.layer1"),
+        ({"beta": {"layer1": -1.0}}, "mi.beta.layer1"),
+        ({"beta": {f"layer{n}": 1.0 for n in range(65)}}, "mi.beta"),
+        ({"beta": {"layer1": 1.0}, "information": [0.1]}, "mi.information"),
+        ({"beta": {"layer1": 1.0}, "saturated": "layer1"}, "mi.saturated"),
+    ],
+)
+def test_the_note_of_another_author_is_left_out(scene: Scene, note: Any, place: str) -> None:
+    made = draw_information(noting(scene, note))
+    assert made == f"defense inverter has a note of its own at {place}, in another form than this picture reads"
+
+
+@pytest.mark.parametrize(
+    ("mask", "pattern", "said"),
+    [
+        (torch.rand(1, 32, 32), PATTERNS, "kept inverted.mask as float32 (1, 32, 32), not as floats (K, 1, 32, 32)"),
+        (MASKS, PATTERNS[:1], "kept inverted.pattern as float32 (1, 3, 32, 32), not as floats (K, 3, 32, 32)"),
+        (MASKS[:0], PATTERNS[:0], "kept inverted.mask as float32 (0, 1, 32, 32), not as floats (K, 1, 32, 32)"),
+        (MASKS.int(), PATTERNS, "kept inverted.mask as int32 (2, 1, 32, 32), not as floats (K, 1, 32, 32)"),
+        (MASKS, PATTERNS * 300, "kept inverted.pattern with values outside 0 to 1"),
+        (MASKS * float("nan"), PATTERNS, "kept inverted.mask with values outside 0 to 1"),
+        (torch.tensor(1.0), PATTERNS, "kept inverted.mask as float32 (), not as floats (K, 1, 32, 32)"),
+    ],
+)
+def test_what_another_author_kept_is_left_out(scene: Scene, mask: Tensor, pattern: Tensor, said: str) -> None:
+    kept = {"inverted.mask": mask, "inverted.pattern": pattern}
+    assert draw_inversion(having(scene, kept=kept)) == f"defense inverter {said}"
+
+
+def test_half_precision_triggers_are_drawn(scene: Scene) -> None:
+    kept = {"inverted.mask": MASKS.half(), "inverted.pattern": PATTERNS.half()}
+    assert len(figure(draw_inversion(having(scene, kept=kept))).axes) == 9
+
+
+def test_maps_of_one_position_have_no_attention(scene: Scene) -> None:
+    encoder = Encoder.seeded("w16", (0.5,) * 3, (0.25,) * 3, seed=0, device="cpu").eval()
+    assert list(attention(encoder, scene.test.pixels[:2, :, ::4, ::4])) == ["layer1", "layer2"]
 
 
 def test_features_are_told_apart_by_class(scene: Scene) -> None:
@@ -315,7 +394,7 @@ def test_features_are_told_apart_by_class(scene: Scene) -> None:
 
 def test_classes_beyond_the_palette_share_a_colour(scene: Scene) -> None:
     names = tuple(f"class {label}" for label in range(12))
-    groups = list(class_colours(replace(scene, test=replace(scene.test, classes=names))))
+    groups = list(class_colours(having(scene, test=replace(scene.test, classes=names))))
     assert groups[0] == ("2 other classes", [10, 11], REST)
     assert [colour for _, _, colour in groups[1:]] == [*CLASSES, TARGET]
     assert [members for _, members, _ in groups[1:]] == [[label] for label in (0, 2, 3, 4, 5, 6, 7, 8, 9, 1)]
@@ -323,7 +402,7 @@ def test_classes_beyond_the_palette_share_a_colour(scene: Scene) -> None:
 
 def test_any_class_name_can_be_drawn(scene: Scene, tmp_path: Path) -> None:
     names = ("$x", "a$b_{$", "end of no passing for vehicles over 3.5 metric tons")
-    odd = replace(scene, test=replace(scene.test, classes=names))
+    odd = having(scene, test=replace(scene.test, classes=names))
     assert odd.class_name(2) == "end of no\npassing for…"
     with matplotlib.style.context(["default", STYLE]):
         for path in save(figure(draw_features(odd)), tmp_path, "odd"):
@@ -343,15 +422,6 @@ def refused(error: type[BenchbdError], match: str, record: Record, out: Path, **
 def test_wrong_places_are_one_line(run: Run, tmp_path: Path) -> None:
     record, out = run.records["badencoder", "inverter"], tmp_path / "out"
     here = {"store": run.tiny.store, "library": run.library}
-    key = record.stages["reference"][:12]
-    refused(
-        UsageError,
-        f"no reference stage {key} of record badencoder_inverter_.*--attack badencoder --defense inverter --seed 1",
-        record,
-        out,
-        **{**here, "store": tmp_path / "empty"},
-    )
-    assert not (tmp_path / "empty").exists()
     write_npz_set(tmp_path, "task", seed=9)
     other = DataLibrary({}, tmp_path, tmp_path / "cache")
     refused(DataError, "task: its test split has the digest", record, out, **{**here, "library": other})
@@ -365,14 +435,94 @@ def test_wrong_places_are_one_line(run: Run, tmp_path: Path) -> None:
     refused(StoreError, "figures cannot be written to", record, out, **here)
 
 
-def test_the_clean_encoder_is_needed_only_where_it_is_drawn(run: Run, tmp_path: Path) -> None:
+# Published records: without the store, or the data, that they came from
+
+
+def test_without_the_store_the_rest_is_drawn(run: Run, tmp_path: Path) -> None:
+    record = run.records["badencoder", "inverter"]
+    drawn = draw(record, tmp_path / "out", store=tmp_path / "empty", library=run.library)
+    names = {path.stem.removeprefix(record.name.removesuffix(".json") + "_") for path in drawn.paths}
+    assert names == {"trigger", "information"}
+    assert not (tmp_path / "empty").exists()
+    key = {kind: record.stages[kind][:12] for kind in ("evaluate", "attack", "defend")}
+    how = (
+        f"in {tmp_path / 'empty'}: name the store that the record was computed in, or compute it here with benchbd run"
+    )
+    for what, kind in (
+        ("predictions of trigger", "evaluate"),
+        ("inversion", "defend"),
+        ("attention, features", "attack"),
+    ):
+        assert [line for line in drawn.left_out if line.startswith(f"{what}: no {kind} stage {key[kind]} of ")]
+    assert all(how in line for line in drawn.left_out)
+    assert len(drawn.left_out) == 3
+
+
+def test_reference_inputs_are_found_in_the_training_images(run: Run, scene: Scene, tmp_path: Path) -> None:
+    away = having(run.scene("badencoder", "inverter"), store=tmp_path)
+    assert torch.equal(away.references, scene.references)
+    made = draw_trigger(away)
+    assert isinstance(made, Picture)
+    labels = [axes.get_xlabel() for axes in made.figure.axes]
+    assert labels[:2] == [axes.get_xlabel() for axes in figure(draw_trigger(scene)).axes][:2]
+    assert labels[8:] == [""] * 16  # nobody knows what was predicted
+    nowhere = having(run.scene("badencoder", "inverter"), store=tmp_path)
+    vars(nowhere)["record"] = scene.record.model_copy(update={"reference": {"rows": "all", "predicted": [1, "x"]}})
+    with pytest.raises(Absent, match="no reference stage"):
+        nowhere.references  # noqa: B018 - to look for them is the point
+
+
+def test_without_store_and_data_there_is_still_the_trigger(run: Run, tmp_path: Path) -> None:
     record = run.records["badencoder", "ft"]
-    without = record.model_copy(update={"stages": {**record.stages, "pretrain": "0" * 64}})
-    Scene.of(without, run.tiny.store, run.library, torch.device("cpu"), None)
-    clean = run.records["none", "ft"]
-    lost = clean.model_copy(update={"stages": {**clean.stages, "pretrain": "0" * 64}})
-    with pytest.raises(UsageError, match="no pretrain stage 000000000000"):
-        Scene.of(lost, run.tiny.store, run.library, torch.device("cpu"), None)
+    nothing = DataLibrary({}, tmp_path, tmp_path / "cache")
+    drawn = draw(record, tmp_path / "out", store=tmp_path / "empty", library=nothing)
+    assert [path.suffix for path in drawn.paths] == [".png", ".svg", ".pdf"]
+    assert any(line.startswith("test images of trigger, reference inputs of trigger: ") for line in drawn.left_out)
+    picture = draw_trigger(Scene(record, tmp_path / "empty", nothing, torch.device("cpu"), None))
+    assert isinstance(picture, Picture)
+    patch = np.asarray(picture.figure.axes[0].images[0].get_array())[::6, ::6]
+    assert (patch == 1).all(-1).sum() == 100
+
+
+def test_the_clean_encoder_is_needed_only_where_it_is_drawn(run: Run) -> None:
+    def lost(attack: str, defense: str) -> Scene:
+        scene = run.scene(attack, defense)
+        stages = {**scene.record.stages, "pretrain": "0" * 64}
+        return having(scene, record=scene.record.model_copy(update={"stages": stages}))
+
+    assert len(lost("badencoder", "ft").encoders) == 2
+    with pytest.raises(Absent, match="no pretrain stage 000000000000"):
+        lost("none", "ft").encoders  # noqa: B018 - to look for them is the point
+
+
+def test_a_record_without_anything_to_draw_is_one_line(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchbd.figures.PICTURES", {"information": draw_information})
+    record = run.records["badencoder", "none"]
+    refused(
+        UsageError,
+        "nothing to draw: information: there is no defense",
+        record,
+        tmp_path / "out",
+        store=run.tiny.store,
+        library=run.library,
+    )
+
+
+def test_a_published_record_is_drawn_whatever_the_backend_of_a_notebook(tmp_path: Path) -> None:
+    """In a process of its own: matplotlib reads MPLBACKEND when it is imported, and refuses what it does not know."""
+    (published,) = boards_folder().glob("detect-shapes/records/badencoder_none_*_s1_mlp.json")
+    command = [sys.executable, "-m", "benchbd", "figures", str(published), "--out", str(tmp_path / "out")]
+    places = {"BENCHBD_STORE": str(tmp_path / "store"), "BENCHBD_DATA": str(tmp_path / "data")}
+    environment = {**os.environ, **places, "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    stem = json.loads(published.read_text())["attack"] + "_none_"
+    assert sorted(Path(line).suffix for line in done.stdout.splitlines()) == [".pdf", ".png", ".svg"]
+    assert all(Path(line).name.startswith(stem) for line in done.stdout.splitlines())
+    assert all(line.startswith("left out: ") for line in done.stderr.splitlines())
+    assert "attention, features: no attack stage" in done.stderr
 
 
 # The helpers
