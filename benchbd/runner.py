@@ -218,7 +218,6 @@ class Runner:
                 outcomes = self.workshop.evaluate(stages) if together else [self.workshop.compute(s) for s in stages]
             except StoreError as error:
                 raise PluginError(named(error)) from error
-        findings.check()
         kept = kept_blobs(findings)
         share = len(stages)
         cost = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 
 from benchbd.augment import Augment, CropScale
 from benchbd.encoder import Encoder, unmetered
-from benchbd.errors import Diverged, NotApplicable, PluginError, UsageError, named, shown
+from benchbd.errors import Diverged, NotApplicable, PluginError, UsageError, says, shown
 from benchbd.images import ImageSet
 from benchbd.methods import Method, as_json
 
@@ -62,17 +61,6 @@ class Findings:
     notes: dict[str, Json] = field(default_factory=dict)
     tensors: dict[str, Tensor] = field(default_factory=dict)
 
-    def check(self) -> None:
-        """Make the notes what they are as JSON. PluginError where one is none, or the remarks are no list of lines."""
-        for name, value in self.notes.items():
-            try:
-                self.notes[name] = as_json({name: value})[name]
-            except (ValueError, TypeError, RecursionError, KeyError) as error:
-                raise PluginError(f"note {shown(name)} must be JSON, not {shown(value)} ({named(error)})") from error
-        remarks = self.notes.get("remarks", [])
-        if not (isinstance(remarks, list) and all(isinstance(line, str) for line in remarks)):
-            raise PluginError(f"note 'remarks' must be a list of lines, not {shown(remarks)}")
-
 
 def note(name: str, value: Json) -> None:
     """Keep something that a method found out on its way (chosen units, layer weights) with the result of its stage.
@@ -81,9 +69,9 @@ def note(name: str, value: Json) -> None:
     PluginError where the value is no JSON, which has neither NaN nor inf.
     """
     try:
-        json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise PluginError(f"note {name!r} cannot be kept as JSON: {error}") from error
+        value = as_json({name: value})[name]  # a copy: what the method does to its own later changes nothing
+    except (TypeError, ValueError, RecursionError, KeyError) as error:
+        raise PluginError(f"note {shown(name)} cannot be kept as JSON: {says(error)}") from error
     if name == "remarks" and not (isinstance(value, list) and all(isinstance(line, str) for line in value)):
         raise PluginError("note 'remarks' must be a list of lines, one string each")
     if (findings := _findings.get()) is not None:
@@ -92,8 +80,10 @@ def note(name: str, value: Json) -> None:
 
 def keep(name: str, tensor: Tensor) -> None:
     """Keep a small tensor (an inverted trigger) with the result of the stage, for ``benchbd figures``."""
+    if not (isinstance(name, str) and isinstance(tensor, Tensor)):
+        raise PluginError(f"keep takes a name and a tensor, not {shown(name)} and {shown(tensor)}")
     if (findings := _findings.get()) is not None:
-        findings.tensors[name] = tensor.detach().cpu().contiguous()
+        findings.tensors[name] = tensor.detach().cpu().contiguous().clone()
 
 
 @contextmanager

@@ -1,0 +1,370 @@
+"""Plugins that misbehave: whatever one raises or says, the run goes on without it, or does not begin."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from click.testing import CliRunner
+from pydantic import Field, field_validator
+
+from benchbd import (
+    DefenderKnowledge,
+    Detection,
+    Encoder,
+    Evaluator,
+    Mitigation,
+    Predictions,
+    Verdict,
+    hookimpl,
+    keep,
+    note,
+)
+from benchbd.cli import main
+from benchbd.errors import DataError, PluginError, StoreError, UsageError
+from benchbd.plugins import load_registry
+from benchbd.process import Stopped
+from benchbd.records import read_records
+
+from .boards import Tiny, Watch, offering
+
+ALONE = {"attacks": ("none",), "defenses": ("none", "odd")}
+
+
+class Odd(Mitigation):
+    """A defense that does what a test tells it."""
+
+    name = "odd"
+    paper = "test"
+    version = "1"
+    act: ClassVar[Any] = staticmethod(lambda encoder: encoder)
+
+    def repair(self, encoder: Encoder, knowledge: DefenderKnowledge) -> Encoder:
+        return type(self).act(encoder)
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """The tiny board's clean encoder and its evaluation: tests copy the store."""
+    tiny = Tiny(tmp_path_factory.mktemp("clean"), load_registry())
+    tiny.run(attacks=("none",), defenses=("none",))
+    return tiny
+
+
+@pytest.fixture
+def again(clean: Tiny, tmp_path: Path) -> Callable[..., Tiny]:
+    """The tiny board with a copy of that store and these plugins."""
+
+    def copied(**plugins: Any) -> Tiny:
+        tiny = Tiny(tmp_path / "again", load_registry(extra=plugins))
+        shutil.copytree(clean.store, tiny.store)
+        return tiny
+
+    return copied
+
+
+def offered(*classes: Any, axis: str = "defenses") -> Any:
+    return offering(**{f"benchbd_{axis}": list(classes)})
+
+
+def variant(**members: Any) -> type[Odd]:
+    return type("Odd", (Odd,), {"__module__": __name__, "__doc__": "Odd.", **members})
+
+
+def raising(error: Any) -> Any:
+    def act(*_: Any) -> Any:
+        raise error
+
+    return staticmethod(act)
+
+
+class Bye(BaseException):
+    """Of no kind that anybody expects."""
+
+
+class MuteError(Exception):
+    def __str__(self) -> str:
+        raise SystemExit(0)
+
+    __repr__ = __str__
+
+
+class Halt(KeyboardInterrupt):
+    """A plugin's own."""
+
+
+# A stage fails, the run goes on ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (Bye("so long"), "defend odd: Bye: so long (traceback in logs/"),
+        (GeneratorExit(), "defend odd: GeneratorExit: no message (traceback in logs/"),
+        (SystemExit(0), "defend odd: SystemExit: 0 (traceback in logs/"),
+        (Halt("enough"), "defend odd: Halt: enough (traceback in logs/"),
+        (MuteError(), "defend odd: MuteError: its message cannot be read (SystemExit) (traceback in logs/"),
+        (RuntimeError("\ud800\x00" + "x" * 9999), "defend odd: RuntimeError: \\ud800"),
+        (StoreError("the store is full"), "defend odd: StoreError: the store is full"),
+        (UsageError("steps: must be 3"), "defend odd: steps: must be 3"),
+        (DataError("no images"), "defend odd: no images"),
+        (PluginError("no contract"), "defend odd: no contract"),
+    ],
+)
+def test_whatever_a_method_raises_fails_its_stage_alone(
+    again: Callable[..., Tiny], error: BaseException, reason: str
+) -> None:
+    tiny = again(odd=offered(variant(act=raising(error))))
+    kept, failed = tiny.run(**ALONE)
+    assert (kept.status, failed.status) == ("ok", "failed")
+    assert failed.reason.startswith(reason)
+    assert len(failed.reason) < 700
+    assert len(read_records(tiny.store / "records" / "tiny")) == 2
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), Stopped(15)])
+def test_the_user_still_ends_the_run(again: Callable[..., Tiny], stop: BaseException) -> None:
+    class Interrupted:
+        @hookimpl
+        def benchbd_stage_finished(self) -> None:
+            raise stop
+
+    tiny = again(odd=offered(variant(act=raising(stop))))
+    with pytest.raises(type(stop)):
+        tiny.run(**ALONE)
+    tiny.registry = load_registry(extra={"interrupted": Interrupted()})
+    with pytest.raises(type(stop)):
+        tiny.run(attacks=("none",), defenses=("none",))
+
+
+def noting(name: Any, value: Any) -> Any:
+    def act(encoder: Encoder) -> Encoder:
+        note(name, value)
+        return encoder
+
+    return staticmethod(act)
+
+
+def keeping(name: Any, tensor: Any) -> Any:
+    def act(encoder: Encoder) -> Encoder:
+        keep(name, tensor)
+        return encoder
+
+    return staticmethod(act)
+
+
+def nested(levels: int) -> Any:
+    value: Any = 1
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    ("act", "reason"),
+    [
+        (noting("x", object()), "note 'x' cannot be kept as JSON: Object of type object is not JSON serializable"),
+        (noting("x", float("nan")), "note 'x' cannot be kept as JSON: Out of range"),
+        (noting("x", "\ud800"), "note 'x' cannot be kept as JSON: 'utf-8' codec"),
+        (noting("x", nested(40)), "note 'x' cannot be kept as JSON: nested deeper than 32 levels"),
+        (noting("x", nested(100_000)), "note 'x' cannot be kept as JSON: maximum recursion depth"),
+        (noting(3, 4), "note 3 cannot be kept as JSON: 3"),
+        (noting("remarks", 5), "note 'remarks' must be a list of lines"),
+        (noting("remarks", "text"), "note 'remarks' must be a list of lines"),
+        (noting("remarks", [1]), "note 'remarks' must be a list of lines"),
+        (keeping("x", torch.eye(2).to(torch.complex128)), "KeyError: torch.complex128"),
+        (keeping(3, torch.eye(2)), "keep takes a name and a tensor, not 3 and tensor("),
+    ],
+)
+def test_findings_that_cannot_be_kept_fail_the_stage(again: Callable[..., Tiny], act: Any, reason: str) -> None:
+    kept, failed = again(odd=offered(variant(act=act))).run(**ALONE)
+    assert (kept.status, failed.status) == ("ok", "failed")
+    assert reason in failed.reason
+
+
+def test_a_note_is_what_it_was_when_it_was_noted(again: Callable[..., Tiny]) -> None:
+    def act(encoder: Encoder) -> Encoder:
+        note("x", values := [1])
+        values.append(values)
+        return encoder
+
+    assert again(odd=offered(variant(act=staticmethod(act)))).run(**ALONE)[1].findings["defend"] == {"x": [1]}
+
+
+def test_an_evaluator_and_a_detector_that_leave(again: Callable[..., Tiny]) -> None:
+    class Judge(Evaluator):
+        """Leaves."""
+
+        name = "judge"
+        paper = "test"
+        version = "1"
+        layers: list[int] = Field([1, 2], description="a field that has no hash")
+
+        def evaluate(self, probe: Any) -> Predictions:
+            raise Bye
+
+    class Guard(Detection):
+        """Leaves."""
+
+        name = "guard"
+        paper = "test"
+        version = "1"
+
+        def inspect(self, encoder: Encoder, knowledge: DefenderKnowledge) -> Verdict:
+            raise StoreError("not yours")
+
+    tiny = again(judge=offered(Judge, axis="evaluators"), guard=offered(Guard, axis="detections"))
+    asked = {"attacks": ("none",), "defenses": ("none",), "evaluators": ("judge", "mlp"), "detections": ("guard",)}
+    session = tiny.session(**asked)
+    assert [record.status for record in session.run()] == ["failed", "ok"]
+    (found,) = session.inspect()
+    assert (found.status, found.reason) == ("failed", "detect guard: StoreError: not yours")
+
+
+# What a plan asks --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("told", [-1, float("nan"), "many", True, 10**30, Bye("no"), 1.5])
+def test_a_cost_that_is_none_is_a_question_mark(
+    again: Callable[..., Tiny], monkeypatch: pytest.MonkeyPatch, told: Any
+) -> None:
+    def forwards(self: Any, images: int) -> Any:
+        if isinstance(told, BaseException):
+            raise told
+        return told
+
+    tiny = again(odd=offered(variant(forwards=forwards)))
+    monkeypatch.setattr("benchbd.api.load_registry", lambda: tiny.registry)
+    arguments = ["--attack", "none", "--defense", "odd", "--defense", "none"]
+    result = CliRunner().invoke(main, ["plan", *tiny.arguments, *arguments])
+    assert result.exit_code == 0, result.output
+    (line,) = [line for line in result.stdout.splitlines() if line.startswith("defend ")]
+    assert line.split()[-2:] == ["?", "?"]
+    wrong = "raised Bye: no" if isinstance(told, Bye) else f"must give a whole number from 0 on or None, not {told!r}"
+    assert result.stderr == f"warning: defend odd: its cost is not known: forwards() {wrong}\n"
+    stages = json.loads(CliRunner().invoke(main, ["plan", *tiny.arguments, *arguments, "--json"]).stdout)["stages"]
+    assert [stage["image_forwards"] for stage in stages if stage["kind"] == "defend"] == [None]
+
+
+@pytest.mark.parametrize("told", [7, Bye("no"), "\ud800"])
+def test_a_remark_that_is_none_does_not_end_a_run_that_has_computed(
+    again: Callable[..., Tiny], caplog: pytest.LogCaptureFixture, told: Any
+) -> None:
+    def shortened(self: Any, images: int) -> Any:
+        if isinstance(told, BaseException):
+            raise told
+        return told
+
+    with caplog.at_level(logging.WARNING, "benchbd"):
+        kept, odd = again(odd=offered(variant(shortened=shortened))).run(**ALONE)
+    assert odd.metrics == kept.metrics
+    if told == "\ud800":
+        assert odd.notes == ["\\ud800"]
+    else:
+        assert odd.notes == []
+        assert [line.startswith("defend odd: shortened() ") for line in caplog.messages] == [True]
+
+
+class Fussy(Odd):
+    """Options with which it cannot be planned."""
+
+    name = "fussy"
+    how: str = Field("well", description="which")
+
+    @field_validator("how")
+    @classmethod
+    def _check(cls, how: str) -> str:
+        if how == "silent":
+            raise ValueError
+        if how == "raise":
+            raise Bye("no")
+        return how
+
+    def identity(self) -> dict[str, Any]:
+        if self.how == "leave":
+            raise SystemExit(0)
+        return {} if self.how == "bare" else super().identity()
+
+
+@pytest.mark.parametrize(
+    ("how", "complaint"),
+    [
+        ("silent", "fussy.how: is not valid (got 'silent')"),
+        ("raise", "fussy: its validation raised Bye: no"),
+        ("leave", "defense fussy: identity() raised SystemExit: 0"),
+        ("bare", "defense fussy: identity() must hold axis, name, version, options as Method.identity() does, not {}"),
+    ],
+)
+def test_options_with_which_nothing_can_be_planned_are_one_line(
+    clean: Tiny, monkeypatch: pytest.MonkeyPatch, how: str, complaint: str
+) -> None:
+    registry = load_registry(extra={"fussy": offered(Fussy)})
+    monkeypatch.setattr("benchbd.api.load_registry", lambda: registry)
+    for command in ("run", "plan"):
+        chosen = ["--attack", "none", "--defense", "fussy", "-o", f"fussy.how={how}"]
+        result = CliRunner().invoke(main, [command, *clean.arguments, *chosen])
+        assert result.exit_code == 2
+        assert result.stderr == f"error: {complaint}\n"
+        assert result.stdout == ""
+
+
+def test_an_option_nested_without_end_is_one_line(clean: Tiny) -> None:
+    result = CliRunner().invoke(main, ["plan", *clean.arguments, "-o", "ft.lr=" + "[" * 100_000])
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: ft.lr: input should be a valid number")
+    assert len(result.stderr) < 300
+
+
+# Observers ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [SystemExit(0), Bye("so long"), MuteError(), Halt()])
+def test_an_observer_that_leaves_is_named_and_ignored(
+    clean: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    class Leaving:
+        @hookimpl
+        def benchbd_stage_started(self) -> None:
+            raise error
+
+        @hookimpl
+        def benchbd_stage_finished(self) -> None:
+            raise error
+
+        @hookimpl
+        def benchbd_cell_finished(self) -> None:
+            raise error
+
+    watch = Watch()
+    tiny = Tiny(tmp_path, load_registry(extra={"leaving": Leaving(), "watch": watch}))
+    shutil.copytree(clean.store, tiny.store)
+    monkeypatch.setattr("benchbd.api.load_registry", lambda: tiny.registry)
+    chosen = ["--attack", "none", "--defense", "none", "--seed", "1", "--seed", "2"]
+    result = CliRunner().invoke(main, ["run", *tiny.arguments, *chosen, "--json"])
+    assert result.exit_code == 0
+    assert [record["status"] for record in json.loads(result.stdout)["records"]] == ["ok", "ok"]
+    named = [line for line in result.stderr.splitlines() if line.startswith("warning: observer leaving: benchbd_")]
+    assert sorted(line.split()[3] for line in named) == [
+        "benchbd_cell_finished",
+        "benchbd_stage_finished",
+        "benchbd_stage_started",
+    ]
+    assert len(watch.of("cell")) == 2
+
+
+# Names -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_with_a_plugin_called_terminal(clean: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = load_registry(extra={"terminal": offered(variant(name="odd"))})
+    monkeypatch.setattr("benchbd.api.load_registry", lambda: registry)
+    chosen = ["--attack", "none", "--defense", "none"]
+    result = CliRunner().invoke(main, ["run", *clean.arguments, *chosen])
+    assert result.exit_code == 0, result.output
+    assert "stages from the store" in result.stderr
