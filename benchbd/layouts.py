@@ -177,7 +177,7 @@ def _class_label_names(file: Path, metadata: Mapping[bytes, bytes] | None) -> tu
     try:
         label = json.loads(metadata[b"huggingface"]).get("info", {}).get("features", {}).get("label", {})
         return tuple(str(name) for name in label.get("names") or ())
-    except (ValueError, AttributeError, TypeError) as error:
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise DataError(
             f"{file}: its 'huggingface' metadata is not what Hugging Face writes ({first_line(error)})"
         ) from error

@@ -537,3 +537,8 @@ def test_real_data(tmp_path: Path) -> None:
     assert (signs.classes[12], signs.classes[14]) == ("priority road", "stop")
     if "tinyimagenet10" in library.names():
         assert library.info("tinyimagenet10", "pool").count == 25_000
+
+
+def test_metadata_nested_without_end_are_a_line() -> None:
+    with pytest.raises(DataError, match="not what Hugging Face writes"):
+        layouts._class_label_names(Path("train.parquet"), {b"huggingface": b"[" * 100_000})

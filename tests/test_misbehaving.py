@@ -241,7 +241,7 @@ def test_a_cost_that_is_none_is_a_question_mark(
 
     tiny = again(odd=offered(variant(forwards=forwards)))
     monkeypatch.setattr("benchbd.api.load_registry", lambda: tiny.registry)
-    arguments = ["--attack", "none", "--defense", "odd", "--defense", "none"]
+    arguments = ["--only", "--attack", "none", "--defense", "odd", "--defense", "none"]
     result = CliRunner().invoke(main, ["plan", *tiny.arguments, *arguments])
     assert result.exit_code == 0, result.output
     (line,) = [line for line in result.stdout.splitlines() if line.startswith("defend ")]
@@ -307,7 +307,7 @@ def test_options_with_which_nothing_can_be_planned_are_one_line(
     registry = load_registry(extra={"fussy": offered(Fussy)})
     monkeypatch.setattr("benchbd.api.load_registry", lambda: registry)
     for command in ("run", "plan"):
-        chosen = ["--attack", "none", "--defense", "fussy", "-o", f"fussy.how={how}"]
+        chosen = ["--only", "--attack", "none", "--defense", "fussy", "-o", f"fussy.how={how}"]
         result = CliRunner().invoke(main, [command, *clean.arguments, *chosen])
         assert result.exit_code == 2
         assert result.stderr == f"error: {complaint}\n"
@@ -345,7 +345,7 @@ def test_an_observer_that_leaves_is_named_and_ignored(
     tiny = Tiny(tmp_path, load_registry(extra={"leaving": Leaving(), "watch": watch}))
     shutil.copytree(clean.store, tiny.store)
     monkeypatch.setattr("benchbd.api.load_registry", lambda: tiny.registry)
-    chosen = ["--attack", "none", "--defense", "none", "--seed", "1", "--seed", "2"]
+    chosen = ["--only", "--attack", "none", "--defense", "none", "--seed", "1", "--seed", "2"]
     result = CliRunner().invoke(main, ["run", *tiny.arguments, *chosen, "--json"])
     assert result.exit_code == 0
     assert [record["status"] for record in json.loads(result.stdout)["records"]] == ["ok", "ok"]
@@ -364,7 +364,7 @@ def test_an_observer_that_leaves_is_named_and_ignored(
 def test_a_run_with_a_plugin_called_terminal(clean: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     registry = load_registry(extra={"terminal": offered(variant(name="odd"))})
     monkeypatch.setattr("benchbd.api.load_registry", lambda: registry)
-    chosen = ["--attack", "none", "--defense", "none"]
+    chosen = ["--only", "--attack", "none", "--defense", "none"]
     result = CliRunner().invoke(main, ["run", *clean.arguments, *chosen])
     assert result.exit_code == 0, result.output
     assert "stages from the store" in result.stderr
