@@ -14,7 +14,7 @@ from benchbd.board import DEFAULT, Board, load_board
 from benchbd.compute import ENCODER
 from benchbd.data import DataLibrary, find_data_root
 from benchbd.encoder import Encoder
-from benchbd.errors import StoreError, UsageError, did_you_mean
+from benchbd.errors import StoreError, UsageError, did_you_mean, shown
 from benchbd.methods import Dataset
 from benchbd.planning import Selection, make_plan
 from benchbd.plugins import Registry, load_registry
@@ -113,12 +113,12 @@ def pick_device(name: str | None) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UsageError(f"device {name!r}: known are cpu, cuda and cuda:N") from None
+        raise UsageError(f"device {shown(name)}: known are cpu, cuda and cuda:N") from None
     if device.type not in {"cpu", "cuda"}:
-        raise UsageError(f"device {name!r}: known are cpu, cuda and cuda:N")
+        raise UsageError(f"device {shown(name)}: known are cpu, cuda and cuda:N")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UsageError(
-            f"device {name!r}: this machine has {torch.cuda.device_count()} CUDA devices; use --device cpu"
+            f"device {shown(name)}: this machine has {torch.cuda.device_count()} CUDA devices; use --device cpu"
         )
     return device
 
@@ -156,7 +156,7 @@ def _open(function: str, takes: type[Any], board: str | Path, request: Mapping[s
     for name in request:
         if name not in known:
             near = did_you_mean(name, known) or f"it takes {', '.join(known)}"
-            raise UsageError(f"{function}() has no argument {name!r}; {near}")
+            raise UsageError(f"{function}() has no argument {shown(name)}; {near}")
     return _session(board, **request)
 
 
@@ -203,7 +203,7 @@ def _seeds(value: object) -> tuple[int, ...]:
     seeds = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
     for seed in seeds:
         if not isinstance(seed, int) or seed < 0:
-            raise UsageError(f"seed {seed!r}: must be a whole number from 0 on, such as seed=1 or seed=[1, 2]")
+            raise UsageError(f"seed {shown(seed)}: must be a whole number from 0 on, such as seed=1 or seed=[1, 2]")
     return seeds
 
 
@@ -243,9 +243,9 @@ def load_encoder(key: str, *, store: str | Path | None = None, device: str | Non
     root = find_root(store)
     found = [path for path in root.glob(f"stages/*/{key}*") if (path / ENCODER).is_file()]
     if not found:
-        raise UsageError(f"no encoder with key {key!r} in {root}; records print the keys of their stages")
+        raise UsageError(f"no encoder with key {shown(key)} in {root}; records print the keys of their stages")
     if len(found) > 1:
-        raise UsageError(f"{len(found)} encoders in {root} have a key that starts with {key!r}; give more of it")
+        raise UsageError(f"{len(found)} encoders in {root} have a key that starts with {shown(key)}; give more of it")
     artifact = Store(root, writable=False).get(found[0].name)
     if artifact is None:
         raise StoreError(f"stage {key} is damaged; run its board again")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from benchbd.errors import UnknownNameError, UsageError
+from benchbd.errors import UnknownNameError, UsageError, brief, shown
 from benchbd.files import expanded
 from benchbd.inputs import file_kind, obstacle
 
@@ -139,7 +140,7 @@ def board_path(board: str | Path) -> Path:
         return path / "board.toml"
     if path.suffix == ".toml":
         if not path.is_file():
-            raise UsageError(f"board {str(board)!r}: no such file")
+            raise UsageError(f"board {shown(str(board))}: no such file")
         return path
     named = boards_folder() / str(board) / "board.toml"
     if path.name != str(board) or not named.is_file():
@@ -166,7 +167,7 @@ def load_board(board: str | Path) -> Board:
         raise UsageError(f"board {path}: {_first_fault(error)}") from error
     if loaded.name in board_names() and path.resolve() != (boards_folder() / loaded.name / "board.toml").resolve():
         raise UsageError(
-            f"board {path}: the name {loaded.name!r} is that of a board of benchbd; give it a name of its own"
+            f"board {path}: the name {shown(loaded.name)} is that of a board of benchbd; give it a name of its own"
         )
     return loaded
 
@@ -176,7 +177,7 @@ def _first_fault(error: ValidationError) -> str:
     first = error.errors()[0]
     place = ".".join(map(str, first["loc"]))
     if first["type"] != "extra_forbidden":
-        return f"{place}: {first['msg'].removeprefix('Value error, ').lower()}"
+        return f"{brief(place)}: {first['msg'].removeprefix('Value error, ').lower()}"
     above, _, field = place.rpartition(".")
     tables: dict[str, type[BaseModel]] = {"rows": Row, "triggers": TriggerSpec, "data": Pin, **SECTIONS}
     table = next((tables[part] for part in reversed(above.split(".")) if part in tables), Board)
@@ -202,20 +203,25 @@ def split_task(text: str) -> tuple[str, str | None]:
     """``gtsrb:12`` -> (``gtsrb``, ``12``); the target may be an index or a class name, or absent."""
     name, colon, target = text.partition(":")
     if not name or (colon and not target):
-        raise UsageError(f"task {text!r} is not of the form DATASET:TARGET, such as gtsrb:12")
+        raise UsageError(f"task {shown(text)} is not of the form DATASET:TARGET, such as gtsrb:12")
     return name, target or None
+
+
+def class_index(target: str) -> int | None:
+    """The index that a target is, negative ones too; None where it can only be a name."""
+    return int(target) if re.fullmatch("-?[0-9]{1,9}", target) else None
 
 
 def resolve_target(task: str, target: str, classes: Sequence[str], count: int) -> tuple[int, str]:
     """(index, name) of a target given as index or unique class name; UsageError where the task has no such class."""
     names = list(classes) or [str(i) for i in range(count)]
-    index = int(target) if target.lstrip("-").isdigit() else None
+    index = class_index(target)
     if target in names:
         if names.count(target) > 1:
-            raise UsageError(f"task {task}: {target!r} names {names.count(target)} classes; give the index")
+            raise UsageError(f"task {task}: {shown(target)} names {names.count(target)} classes; give the index")
         if index is not None and 0 <= index < len(names) and names[index] != target:
             raise UsageError(
-                f"task {task}: {target} is the name of class {names.index(target)} and the index of another"
+                f"task {task}: {brief(target)} is the name of class {names.index(target)} and the index of another"
             )
         return names.index(target), target
     if index is not None:

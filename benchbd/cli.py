@@ -18,7 +18,7 @@ import click
 
 from benchbd import __version__
 from benchbd.board import DEFAULT
-from benchbd.errors import BenchbdError, DataError, UnknownNameError, UsageError
+from benchbd.errors import BenchbdError, DataError, UnknownNameError, UsageError, shown
 from benchbd.files import expanded
 from benchbd.inputs import obstacle
 from benchbd.process import Stopped, discard, kept_stdout, messages_may_be_lost, say, stopped_by_signals
@@ -32,11 +32,15 @@ if TYPE_CHECKING:
 # beside a busy process are an order of magnitude slower; a few thousand cost nothing on a quiet machine.
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
+HALF = 1000  # characters that are shown of either end of a message: all of any that is read
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _one_line(message: object) -> str:
-    return " ".join(str(message).split())
+    """A message on one line; of one that repeats a very long argument, both ends."""
+    line = " ".join(str(message).split())
+    return line if len(line) <= 2 * HALF else f"{line[:HALF]} ... {line[-HALF:]}"
 
 
 class _Warnings(logging.Handler):
@@ -324,7 +328,7 @@ def show(name: str, as_json: bool, as_toml: bool) -> None:
         _show_board(name, as_json, as_toml)
         return
     if as_toml and not (name.rpartition(":")[0] in ("", "board") and name.removeprefix("board:") in board_names()):
-        raise UsageError(f"--toml shows a board, which {name!r} is not: {', '.join(board_names())}")
+        raise UsageError(f"--toml shows a board, which {shown(name)} is not: {', '.join(board_names())}")
     if name in SECTIONS:
         _show_methods([section(name)], as_json)
         return

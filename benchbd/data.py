@@ -27,7 +27,7 @@ from pydantic import TypeAdapter
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from benchbd.errors import DataAbsentError, DataError, UnknownDataError, UnknownNameError, UsageError
+from benchbd.errors import DataAbsentError, DataError, UnknownDataError, UnknownNameError, UsageError, shown
 from benchbd.files import commit, expanded, file_digest, sealed, unsealed
 from benchbd.images import RESIZE_RULE, ImageSet
 from benchbd.inputs import file_kind, is_stand_in, reading
@@ -364,7 +364,7 @@ def _read_entry(content: bytes, key: str) -> SplitInfo | str | None:
 
 def _check_split(split: str) -> None:
     if split not in SPLITS:
-        raise UsageError(f"no split {split!r}: splits are {', '.join(SPLITS)}")
+        raise UsageError(f"no split {shown(split)}: splits are {', '.join(SPLITS)}")
 
 
 def _is_there(dataset: Dataset, root: Path) -> bool:

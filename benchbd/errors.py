@@ -21,6 +21,7 @@ from typing import TypeVar
 R = TypeVar("R")
 
 _UNREADABLE = "its message cannot be read"
+ECHOED = 80  # characters of a value that a message repeats
 LONGEST = 500  # characters of a foreign text in a line: enough for any sentence
 
 
@@ -38,13 +39,13 @@ class UnknownNameError(UsageError):
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         names = sorted(known)
         hint = f"{near} " if (near := did_you_mean(name, names)) else ""
-        super().__init__(f"unknown {kind} {name!r}: {hint}known: {', '.join(names) or 'none'}")
+        super().__init__(f"unknown {brief(kind)} {shown(name)}: {hint}known: {', '.join(names) or 'none'}")
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:
     """A question that offers the nearest of ``known``, whatever its case; empty where none is near."""
     by_lower = {each.lower(): each for each in known}
-    near = get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
+    near = get_close_matches(brief(name).lower(), by_lower, n=1, cutoff=0.5)  # slow in the length of its argument
     return f"did you mean {by_lower[near[0]]!r}?" if near else ""
 
 
@@ -62,7 +63,7 @@ class UnknownDataError(DataAbsentError, UnknownNameError):
     def __init__(self, name: str, known: Iterable[str], folder: object, accepted: str) -> None:
         near = did_you_mean(name, sorted(known))
         BenchbdError.__init__(
-            self, f"data set {name!r}: not in {folder}; put it there as {accepted}{near and '; '}{near}"
+            self, f"data set {shown(name)}: not in {folder}; put it there as {accepted}{near and '; '}{near}"
         )
 
 
@@ -117,9 +118,12 @@ def shown(value: object) -> str:
         if is_interrupt(error):
             raise
         text = ""
-    if not text:
-        return f"an object of type {type(value).__name__}"
-    return text if len(text) <= 80 else text[:80] + "..."
+    return brief(text) if text else f"an object of type {type(value).__name__}"
+
+
+def brief(text: str) -> str:
+    """The beginning of a text of any length, as a message repeats what was given: nobody reads a megabyte again."""
+    return text if len(text) <= ECHOED else text[:ECHOED] + "..."
 
 
 def asked(what: str, work: Callable[..., R], *arguments: object) -> R:

@@ -16,7 +16,7 @@ from statistics import fmean
 import pandas as pd
 
 from benchbd import detections, latex
-from benchbd.errors import DataError, StoreError, UnknownNameError
+from benchbd.errors import DataError, StoreError, UnknownNameError, shown
 from benchbd.files import expanded
 from benchbd.latex import Column
 from benchbd.records import DETECTIONS, DetectionRecord, Entry, Record, read_detections, read_records, write_records
@@ -187,7 +187,7 @@ def check_board(records: Iterable[Entry], board: str, folder: Path | None = None
     for record in records:
         if record.board != board:
             path = record.name if folder is None else folder / record.name
-            raise DataError(f"{path}: a record of board {record.board!r}, not of {board!r}")
+            raise DataError(f"{path}: a record of board {shown(record.board)}, not of {board!r}")
 
 
 def _check_readme(path: Path, generated: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from benchbd.board import Board
-from benchbd.errors import UnknownNameError, UsageError, asked, shown
+from benchbd.errors import UnknownNameError, UsageError, asked, brief, shown
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -25,10 +25,10 @@ def parse_options(arguments: Iterable[str]) -> Options:
         name, dot, field = path.rpartition(".")
         if equals and not dot and field in Board.model_fields:
             raise UsageError(
-                f"option {argument!r}: {field} is a field of the board; set it in a board file of your own"
+                f"option {shown(argument)}: {field} is a field of the board; set it in a board file of your own"
             )
         if not (equals and dot and name and field):
-            raise UsageError(f"option {argument!r} is not of the form NAME.FIELD=VALUE, such as ft.lr=0.001")
+            raise UsageError(f"option {shown(argument)} is not of the form NAME.FIELD=VALUE, such as ft.lr=0.001")
         options.setdefault(name, {})[field] = _value(text)
     return options
 
@@ -47,7 +47,7 @@ def build(cls: type[M], values: Mapping[str, Any], name: str) -> M:
     plugin's validator raises, a PluginError."""
     for field in values:
         if field not in cls.model_fields:
-            raise UnknownNameError(f"option of {name}", field, cls.model_fields)
+            raise UnknownNameError(f"option of {brief(name)}", field, cls.model_fields)
     built: M = asked(f"{name}: its validation", _validated, cls, values, name)
     return built
 
@@ -60,4 +60,4 @@ def _validated(cls: type[M], values: Mapping[str, Any], name: str) -> M:
         path = ".".join(str(part) for part in (name, *first["loc"]))
         message = first["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ") or "is not valid"
         given = f" (got {shown(first['input'])})" if first["loc"] else ""
-        raise UsageError(f"{path}: {message[0].lower()}{message[1:]}{given}") from error
+        raise UsageError(f"{brief(path)}: {message[0].lower()}{message[1:]}{given}") from error

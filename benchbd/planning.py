@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from benchbd.board import Board, ReferenceSpec, Row, TriggerSpec, resolve_target, split_task
+from benchbd.board import Board, ReferenceSpec, Row, TriggerSpec, class_index, resolve_target, split_task
 from benchbd.data import ABSENT, DataLibrary, SplitInfo
-from benchbd.errors import DataAbsentError, DataError, UnknownNameError, UsageError
+from benchbd.errors import DataAbsentError, DataError, UnknownNameError, UsageError, brief, shown
 from benchbd.images import Trigger, content_digest, load_references
 from benchbd.methods import Attack, Detection, Evaluator, Method, Mitigation, Pretraining
 from benchbd.plugins import Registry
@@ -132,8 +132,8 @@ class _Planner:
         if name not in self.library.names():
             raise UnknownNameError("task", name, {*self.library.names(), *(split_task(task)[0] for task in tasks)})
         raise UsageError(
-            f"task {name!r} is not of board {self.board.name} (which has {', '.join(tasks)}): "
-            f"give its target, as in {name}:3"
+            f"task {shown(name)} is not of board {self.board.name} (which has {', '.join(tasks)}): "
+            f"give its target, as in {brief(name)}:3"
         )
 
     # Data --------------------------------------------------------------------------------------------------------
@@ -187,10 +187,12 @@ class _Planner:
     def _goal(self, text: str) -> Goal:
         name, target = split_task(text)
         if target is None:
-            raise UsageError(f"task {text!r} has no target class: write {text}:TARGET, an index or a class name")
+            write = f"write {brief(text)}:TARGET, an index or a class name"
+            raise UsageError(f"task {shown(text)} has no target class: {write}")
         train, test = self._info(name, "train"), self._info(name, "test")
         if train.absent:
-            return Goal(name, int(target) if target.isdigit() else -1, target)
+            index = class_index(target)
+            return Goal(name, -1 if index is None or index < 0 else index, target)
         if train.size != test.size:
             raise DataError(f"task {name}: train images are {train.size} pixels wide, test images {test.size}")
         label, label_name = resolve_target(name, target, train.classes, len(train.histogram))

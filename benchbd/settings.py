@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 from benchbd.board import SECTIONS, Board
-from benchbd.errors import PluginError, UnknownNameError, UsageError
+from benchbd.errors import PluginError, UnknownNameError, UsageError, brief
 from benchbd.files import without_paths
 from benchbd.methods import Method, options_of
 from benchbd.options import Options, build, parse_options
@@ -47,8 +47,9 @@ class Settings:
         cls = self.registry.get(axis, name)
         if name in self._asked and len(self.registry.find(name)) > 1:
             field, value = next(iter(self._asked[name].items()))
-            text = value if isinstance(value, str) else json.dumps(value)
-            raise UsageError(f"option {name}.{field}: {name!r} stands on two axes; write {axis}:{name}.{field}={text}")
+            text = brief(value if isinstance(value, str) else json.dumps(value))
+            option = f"{name}.{brief(field)}"
+            raise UsageError(f"option {option}: {name!r} stands on two axes; write {axis}:{option}={text}")
         self._used.update(key for key in (name, f"{axis}:{name}") if key in self._asked)
         own = self._boards(cls)
         budget = self._budgeted(cls, self.budget) if "budget" in self._asked else {}
@@ -102,7 +103,7 @@ class Settings:
         unused = [name for name in self._asked if name not in self._used]
         _reject_unknown(self.registry, unused, besides=SECTIONS)
         for name in unused:
-            raise UsageError(f"option {name}.{next(iter(self._asked[name]))}: {name} takes no part in this run")
+            raise UsageError(f"option {name}.{brief(next(iter(self._asked[name])))}: {name} takes no part in this run")
 
 
 def _reject_unknown(registry: Registry, names: Iterable[str], besides: Iterable[str] = ()) -> None:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from benchbd.errors import shown
 from benchbd.store import canonical
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def _shared(record: Entry, last: str) -> Iterator[str]:
     names += [(f"tasks.{place}", task.rpartition(":")[0]) for place, task in enumerate(tasks)]
     for name, value in names:
         if not _NAME.fullmatch(value):
-            yield f"{name}: {value!r} is no name; one has no slash, colon or leading dot"
+            yield f"{name}: {shown(value)} is no name; one has no slash, colon or leading dot"
     if record.on_board == bool(record.departures):
         said = f"departures are {', '.join(record.departures)}" if record.departures else "there are no departures"
         yield f"on_board: {str(record.on_board).lower()}, but {said}; a record is on-board where it has none"
@@ -116,7 +117,7 @@ def _identities(record: Entry, last: str) -> Iterator[str]:
     for kind, field in _METHODS.items():
         method = _in(record.identity, kind, "method", "name")
         if method is not None and method != getattr(record, field, method):
-            yield f"{field}: {getattr(record, field)!r}, but identity.{kind} is of {method!r}"
+            yield f"{field}: {shown(getattr(record, field))}, but identity.{kind} is of {shown(method)}"
     made = [kind for kind in ("defend", "attack", "pretrain") if kind in keys]
     parent = _in(record.identity, last, "parents", "encoder")
     if made and parent is not None and parent != keys[made[0]]:

@@ -291,6 +291,43 @@ def test_compare_wants_something_to_compare_with() -> None:
         assert result.stderr.count("\n") == 1
 
 
+LONG = "x" * 100_000
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["plan", "-o", LONG],
+        ["plan", "-o", f"ft.lr={LONG}"],
+        ["plan", "-o", f"ft.{LONG}=1"],
+        ["plan", "-o", f"{LONG}.lr=1"],
+        ["plan", "-o", f"{LONG}:ft.lr=1"],
+        ["plan", "-o", f"trigger.size={LONG}"],
+        ["plan", "-o", f"trigger.size={'9' * 5000}"],
+        ["plan", "--attack", LONG],
+        ["plan", "--task", LONG],
+        ["plan", "--task", f"{LONG}:1"],
+        ["plan", "--task", f"shapes:{LONG}"],
+        ["plan", "--task", f"shapes:{'9' * 5000}"],
+        ["plan", "--seed", "9" * 5000],
+        ["plan", "--seed", LONG],
+        ["plan", "--device", LONG],
+        ["plan", "--pretrain", LONG],
+        ["plan", f"--{LONG}"],
+        ["show", LONG],
+        ["list", LONG],
+        [LONG],
+        ["compare", "demo", "--paper", "--format", LONG],
+    ],
+    ids=lambda arguments: " ".join(part[:20] for part in arguments),
+)
+def test_a_very_long_argument_is_not_echoed_whole(arguments: list[str]) -> None:
+    result = call(*arguments)
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1].startswith("error: ")
+    assert len(result.stderr) < 2500
+
+
 def test_figures_of_a_file_that_is_no_record(tmp_path: Path) -> None:
     (tmp_path / "text.json").write_text("{}")
     for path, complaint in ((tmp_path / "text.json", "not a benchbd record"), (tmp_path / "none", "cannot be read")):
