@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 import torch
 
-from benchbd.board import DEFAULT, Board, load_board
+from benchbd.board import DEFAULT, LARGEST_SEED, Board, load_board
 from benchbd.compute import ENCODER
 from benchbd.data import DataLibrary, find_data_root
 from benchbd.encoder import Encoder
@@ -202,7 +202,7 @@ def _seeds(value: object) -> tuple[int, ...]:
     """One seed or several; UsageError where one is not a whole number from 0 on."""
     seeds = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
     for seed in seeds:
-        if not isinstance(seed, int) or seed < 0:
+        if not isinstance(seed, int) or not 0 <= seed <= LARGEST_SEED:
             raise UsageError(f"seed {shown(seed)}: must be a whole number from 0 on, such as seed=1 or seed=[1, 2]")
     return seeds
 

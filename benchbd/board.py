@@ -28,7 +28,9 @@ def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
     return seeds
 
 
-Seed = Annotated[int, Field(ge=0)]
+LARGEST_SEED = 2**63 - 1  # a seed is a part of the names of files
+
+Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_distinct)]
 
 
@@ -83,15 +85,15 @@ class ReferenceSpec(_Table):
     elsewhere; records say ``reference=train_split``.
     """
 
-    count: int = Field(1, ge=1, description="reference inputs per target")
+    count: int = Field(1, ge=1, le=1_000_000, description="reference inputs per target")
     file: str | None = Field(None, description="a file instead: npz (x, y), PNG or npy")
 
 
 class Budget(_Table):
     """Steps and batch that every defense gets which has such fields; said once for the whole board."""
 
-    steps: int | None = Field(None, ge=0, description="optimiser steps; null: each defense's own")
-    batch: int | None = Field(None, ge=2, description="images per step; null: each defense's own")
+    steps: int | None = Field(None, ge=0, le=1_000_000_000, description="optimiser steps; null: each defense's own")
+    batch: int | None = Field(None, ge=2, le=1_000_000, description="images per step; null: each defense's own")
 
 
 SECTIONS: dict[str, type[BaseModel]] = {"trigger": TriggerSpec, "reference": ReferenceSpec, "budget": Budget}
@@ -112,8 +114,12 @@ class Board(_Table):
     evaluators: tuple[str, ...] = Field(("mlp",), min_length=1, description="downstream classifiers by name")
     seeds: Seeds = Field((1,), description="run seeds, each once")
     pretrain_seed: Seed | None = Field(None, description="pins pre-training, so that intervals leave it out")
-    clean_images: int = Field(2000, ge=2, description="clean unlabelled images of the pool that a defender gets")
-    shadow_images: int = Field(50_000, ge=2, description="unlabelled images of the pool that an attacker tunes on")
+    clean_images: int = Field(
+        2000, ge=2, le=100_000_000, description="clean unlabelled images of the pool that a defender gets"
+    )
+    shadow_images: int = Field(
+        50_000, ge=2, le=1_000_000_000, description="unlabelled images of the pool that an attacker tunes on"
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on CUDA, fp32 on a CPU")
     trigger: TriggerSpec = Field(TriggerSpec(), description="the trigger of all tasks; see below")
     reference: ReferenceSpec = Field(ReferenceSpec(), description="the attacker's reference inputs; see below")

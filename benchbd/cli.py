@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from benchbd import __version__
-from benchbd.board import DEFAULT
+from benchbd.board import DEFAULT, LARGEST_SEED
 from benchbd.errors import BenchbdError, DataError, UnknownNameError, UsageError, shown
 from benchbd.files import expanded
 from benchbd.inputs import obstacle
@@ -179,7 +179,9 @@ def grid_options(command: F) -> F:
             click.option(
                 "--task", "tasks", multiple=True, metavar="T[:TARGET]", help="Downstream task and target class; repeat."
             ),
-            click.option("--seed", "seeds", multiple=True, type=click.IntRange(min=0), help="Run seed; repeat."),
+            click.option(
+                "--seed", "seeds", multiple=True, type=click.IntRange(0, LARGEST_SEED), help="Run seed; repeat."
+            ),
             click.option("--evaluator", "evaluators", multiple=True, metavar="E", help="Evaluator; repeat."),
             click.option("--detection", "detections", multiple=True, metavar="D", help="Detector; repeat."),
             click.option(

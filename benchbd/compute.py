@@ -276,7 +276,8 @@ def choose_references(
 
     given: uint8 (r, 3, H, W), reference inputs from elsewhere; they are only classified.
     The source study chose the same way; the papers collect reference inputs from elsewhere.
-    DataError below 3 images: features are standardised over the fitted half, and one has no deviation.
+    DataError below 3 images, since features are standardised over the fitted half and one has no deviation, and where
+    fewer images of the target are held out than are asked for.
     """
     assert train.labels is not None
     if len(train) < 3:
@@ -298,8 +299,10 @@ def choose_references(
     else:
         own = held_out[train.labels[held_out] == target]
         own = own if len(own) else (train.labels == target).nonzero()[:, 0]
+        if count > len(own):
+            raise DataError(f"{count} reference inputs are asked for, and {len(own)} images of the target are held out")
         probability = judge(features[own])
-        best = probability[:, target].topk(min(count, len(own))).indices
+        best = probability[:, target].topk(count).indices
         rows, pixels, probability = own[best].tolist(), train.pixels[own[best]], probability[best]
     return ReferenceChoice(
         pixels=pixels,

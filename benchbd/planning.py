@@ -413,6 +413,12 @@ class _Planner:
     def _reference(self, goal: Goal, seed: int, pretrain: Stage) -> Stage:
         spec: ReferenceSpec = self.settings.reference
         pixels, digest = self._references(spec, goal)
+        train = self._info(goal.task, "train")
+        if pixels is None and not train.absent and spec.count > (most := train.histogram[goal.label]):
+            raise UsageError(
+                f"reference.count: {spec.count} reference inputs are asked for, and the class {goal.name} of "
+                f"{goal.task} has {most} training images, about half of which are held out for them"
+            )
         departures: Iterable[str] = ()
         if spec != (board := self.board.reference):
             theirs = {"count": board.count, "file": self._references(board, goal)[1]}

@@ -197,15 +197,17 @@ class ContrastiveMethod(Method):
     encoder that comes without its projection head is refused: training a new head first is not offered.
     """
 
-    epochs: int = Field(1000, ge=0, description="passes over the images; the last, smaller batch is dropped")
-    steps: int | None = Field(None, ge=0, description="optimiser steps in all; overrides epochs")
-    batch: int = Field(256, ge=2, description="images per step (each gives two views)")
+    epochs: int = Field(
+        1000, ge=0, le=1_000_000, description="passes over the images; the last, smaller batch is dropped"
+    )
+    steps: int | None = Field(None, ge=0, le=1_000_000_000, description="optimiser steps in all; overrides epochs")
+    batch: int = Field(256, ge=2, le=1_000_000, description="images per step (each gives two views)")
     optimizer: Literal["adam", "adamw"] = Field("adam", description="adam decays weights as L2, adamw decoupled")
-    lr: float = Field(1e-3, gt=0, description="learning rate")
-    weight_decay: float = Field(1e-6, ge=0, description="weight decay")
+    lr: float = Field(1e-3, gt=0, le=1e3, description="learning rate")
+    weight_decay: float = Field(1e-6, ge=0, le=1e3, description="weight decay")
     schedule: Literal["constant", "cosine"] = Field("constant", description="learning-rate schedule")
-    warmup_steps: int = Field(0, ge=0, description="steps of linear learning-rate warm-up")
-    temperature: float = Field(0.5, gt=0, description="temperature of NT-Xent")
+    warmup_steps: int = Field(0, ge=0, le=1_000_000_000, description="steps of linear learning-rate warm-up")
+    temperature: float = Field(0.5, ge=1e-4, le=1e4, description="temperature of NT-Xent")
     crop_scale: CropScale = Field((0.08, 1.0), description="range of the random crop's share of the area")
     colour: Literal["exact", "affine"] = Field("exact", description="colour jitter: torchvision's, or one affine map")
     bn_views: Literal["separate", "joint"] = Field(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from benchbd_plugins.simclr import SimCLR
 
+from benchbd.describe import fields_of
 from benchbd.errors import DataAbsentError, DataError, UnknownNameError, UsageError
 from benchbd.files import sealed
 from benchbd.images import Trigger
@@ -183,6 +184,37 @@ def test_departures(tiny: Tiny) -> None:
     assert tiny.plan(options=("budget.steps=3",)).departures[0] == "budget.steps=3 (the board's: 2)"
     write_npz_set(tiny.data, "task", train=63, seed=2)
     assert tiny.plan().departures == ["task train is 63, the board pins 60"]
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        (
+            "reference.count=999999",
+            "reference.count: 999999 reference inputs are asked for, and the class 1 of task has",
+        ),
+        ("reference.count=9999999", "reference.count: input should be less than or equal to 1000000"),
+        ("ft.steps=10000000000", "ft.steps: input should be less than or equal to 1000000000"),
+        ("ft.batch=10000000", "ft.batch: input should be less than or equal to 1000000"),
+        ("ft.temperature=1e-20", "ft.temperature: input should be greater than or equal to 0.0001"),
+        ("ft.lr=1e30", "ft.lr: input should be less than or equal to 1000"),
+        ("budget.steps=9999999999", "budget.steps: input should be less than or equal to 1000000000"),
+    ],
+)
+def test_a_value_that_could_never_work_is_refused(tiny: Tiny, option: str, said: str) -> None:
+    with pytest.raises(UsageError, match=f"^{said}"):
+        tiny.plan(options=[option])
+
+
+@pytest.mark.parametrize("axis", ["attack", "defense", "evaluator", "detection", "pretraining"])
+def test_every_number_of_our_methods_has_two_bounds(axis: str, registry: Registry) -> None:
+    """A number without an upper one would be taken, computed with, and fail or mean nothing after hours."""
+    free = {("knn", "temperature")}  # right at any value: its votes are relative
+    for name in registry.names(axis):
+        for about in fields_of(registry.get(axis, name)):
+            if about["type"].split(" | ")[0] in ("int", "float") and (name, about["name"]) not in free:
+                low, high = (any(sign in about["bounds"] for sign in signs) for signs in (">", "<"))
+                assert (low and high) or "tuple" in about["type"], (name, about["name"], about["bounds"])
 
 
 def departed(tiny: Tiny, **selection: Any) -> dict[tuple[str, str], tuple[str, ...]]:

@@ -197,6 +197,10 @@ def test_references_need_three_images() -> None:
     few = toy_images(2)
     with pytest.raises(DataError, match=r"^reference inputs are chosen from at least 3 training images, not 2$"):
         choose_references(toy_encoder(), few, target=1, count=1, seed=0)
+    with pytest.raises(
+        DataError, match=r"^20 reference inputs are asked for, and \d+ images of the target are held out$"
+    ):
+        choose_references(toy_encoder(), toy_images(30), target=1, count=20, seed=0)
     (probability,) = choose_references(toy_encoder(), toy_images(3), target=1, count=1, seed=0).probability
     assert math.isfinite(probability)
 

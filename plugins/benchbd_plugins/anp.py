@@ -64,18 +64,18 @@ class ANP(Mitigation):
     paper = "Wu, Wang, Adversarial Neuron Pruning Purifies Backdoored Deep Models, NeurIPS 2021; the loss is ours"
     version = "1"
 
-    steps: int = Field(2000, ge=0, description="steps of mask learning")
-    batch: int = Field(128, ge=2, description="images per step")
-    eps: float = Field(0.4, ge=0, description="largest relative change of a neuron's weight and bias")
+    steps: int = Field(2000, ge=0, le=1_000_000_000, description="steps of mask learning")
+    batch: int = Field(128, ge=2, le=1_000_000, description="images per step")
+    eps: float = Field(0.4, ge=0, le=1e3, description="largest relative change of a neuron's weight and bias")
     alpha: float = Field(
         0.2, ge=0, le=1, description="weight of the loss without noise; 1 - alpha is that of the other"
     )
     ascent_steps: int = Field(
-        1, ge=0, description="sign-ascent steps on the noise per step, each of eps / ascent_steps"
+        1, ge=0, le=1_000_000_000, description="sign-ascent steps on the noise per step, each of eps / ascent_steps"
     )
     project: bool = Field(True, description="keep the noise within eps; false: up to 2 eps, as the released code")
     lr: float = Field(
-        0.2, gt=0, description="learning rate of the masks (SGD); loss=consistency wants 5 to 10 times more"
+        0.2, gt=0, le=1e3, description="learning rate of the masks (SGD); loss=consistency wants 5 to 10 times more"
     )
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD")
     loss: Literal["contrastive", "consistency"] = Field("contrastive", description="NT-Xent, or 1 - cosine with before")
@@ -85,7 +85,7 @@ class ANP(Mitigation):
     threshold: float = Field(0.2, ge=0, lt=1, description="neurons with a mask up to this are pruned")
     tolerance: float = Field(0.04, ge=0, le=1, description="pretext accuracy that pruning may cost")
     prune_bias: bool = Field(False, description="also zero the bias of a pruned neuron")
-    temperature: float = Field(0.5, gt=0, description="temperature of NT-Xent")
+    temperature: float = Field(0.5, ge=1e-4, le=1e4, description="temperature of NT-Xent")
     crop_scale: CropScale = Field((0.08, 1.0), description="range of the random crop's share of the area")
     colour: Literal["exact", "affine"] = Field("exact", description="colour jitter: torchvision's, or one affine map")
 

@@ -113,20 +113,23 @@ class BadEncoder(Attack):
     paper = "Jia, Liu, Gong, BadEncoder: Backdoor Attacks to Pre-trained Encoders in SSL, IEEE S&P 2022"
     version = "1"
 
-    epochs: int = Field(200, ge=0, description="passes over the shadow images; the last, smaller batch is dropped")
-    steps: int | None = Field(None, ge=0, description="optimiser steps in all; overrides epochs")
-    batch: int = Field(256, ge=1, description="shadow images per step")
-    lr: float = Field(1e-3, gt=0, description="learning rate of SGD")
+    epochs: int = Field(
+        200, ge=0, le=1_000_000, description="passes over the shadow images; the last, smaller batch is dropped"
+    )
+    steps: int | None = Field(None, ge=0, le=1_000_000_000, description="optimiser steps in all; overrides epochs")
+    batch: int = Field(256, ge=1, le=1_000_000, description="shadow images per step")
+    lr: float = Field(1e-3, gt=0, le=1e3, description="learning rate of SGD")
     schedule: Literal["constant", "cosine"] = Field("constant", description="learning-rate schedule")
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD")
-    weight_decay: float = Field(5e-4, ge=0, description="weight decay")
-    lambda0: float = Field(1.0, ge=0, description="weight of L0, effectiveness; not in the paper, 0 ablates")
-    lambda1: float = Field(1.0, ge=0, description="weight of L1, which keeps the references where they are")
-    lambda2: float = Field(1.0, ge=0, description="weight of L2, utility")
+    weight_decay: float = Field(5e-4, ge=0, le=1e3, description="weight decay")
+    lambda0: float = Field(1.0, ge=0, le=1e9, description="weight of L0, effectiveness; not in the paper, 0 ablates")
+    lambda1: float = Field(1.0, ge=0, le=1e9, description="weight of L1, which keeps the references where they are")
+    lambda2: float = Field(1.0, ge=0, le=1e9, description="weight of L2, utility")
     ref_aug: bool = Field(True, description="augment the references in L1, as the released code does")
     ref_draws: int | None = Field(
         None,
         ge=1,
+        le=1_000_000,
         description="augmentations per reference and step; the batch size if not given, as the released code",
     )
     colour: Literal["exact", "affine"] = Field("exact", description="colour jitter: torchvision's, or one affine map")

@@ -76,19 +76,31 @@ class TriggerSearch(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    inversion_epochs: int = Field(EPOCHS, ge=1, description="passes over the images at most")
-    inversion_steps: int | None = Field(None, ge=1, description="updates at most; overrides inversion_epochs")
-    inversion_batch: int = Field(128, ge=2, description="images per update")
+    inversion_epochs: int = Field(EPOCHS, ge=1, le=1_000_000, description="passes over the images at most")
+    inversion_steps: int | None = Field(
+        None, ge=1, le=1_000_000_000, description="updates at most; overrides inversion_epochs"
+    )
+    inversion_batch: int = Field(128, ge=2, le=1_000_000, description="images per update")
     inversion_lr: tuple[float, float, float] = Field((0.5, 0.1, 0.05), description="Adam's learning rates, in order")
     inversion_lr_epochs: tuple[int, int] = Field((30, 50), description="epochs from which the 2nd and 3rd rate hold")
     level: float = Field(0.99, gt=0, lt=1, description="similarity at which an update counts as a success")
-    lambda_start: float = Field(1e-3, gt=0, description="first weight of the mask's L1 norm, over three channels")
-    lambda_factor: float = Field(5.0, gt=1, description="what the weight is multiplied or divided by")
-    lambda_patience: int = Field(6, ge=1, description="successes (failures) in a row that move the weight up (down)")
-    lambda_lowest: float = Field(1e-5, ge=0, description="below it the weight falls no more; 1e-7 for 224 pixels")
-    lambda_highest: float = Field(1e5, gt=0, description="from it on the weight rises no more")
-    stale: int = Field(10, ge=0, description="updates without a smaller mask that end it; 35 for 224 pixels")
-    restarts: int = Field(1, ge=1, description="independent starts, run as one; the smallest mask counts (ours)")
+    lambda_start: float = Field(
+        1e-3, gt=0, le=1e9, description="first weight of the mask's L1 norm, over three channels"
+    )
+    lambda_factor: float = Field(5.0, gt=1, le=1e9, description="what the weight is multiplied or divided by")
+    lambda_patience: int = Field(
+        6, ge=1, le=1_000_000, description="successes (failures) in a row that move the weight up (down)"
+    )
+    lambda_lowest: float = Field(
+        1e-5, ge=0, le=1e9, description="below it the weight falls no more; 1e-7 for 224 pixels"
+    )
+    lambda_highest: float = Field(1e5, gt=0, le=1e9, description="from it on the weight rises no more")
+    stale: int = Field(
+        10, ge=0, le=1_000_000, description="updates without a smaller mask that end it; 35 for 224 pixels"
+    )
+    restarts: int = Field(
+        1, ge=1, le=10_000, description="independent starts, run as one; the smallest mask counts (ours)"
+    )
     threshold: float = Field(0.1, ge=0, le=1, description="an encoder with a smaller PL1 is taken for backdoored")
 
     @field_validator("inversion_lr_epochs")
@@ -220,13 +232,17 @@ class Decree(TriggerSearch, Mitigation):
         "align",
         description="stamped images: features like the clean ones, or unlike them (MIMIC's text taken literally)",
     )
-    beta: float = Field(1.0, ge=0, description="weight of the stamped images' term")
-    epochs: int = Field(20, ge=0, description="passes over the images; the last, smaller batch is dropped")
-    steps: int | None = Field(None, ge=0, description="unlearning steps in all; overrides epochs")
-    batch: int = Field(128, ge=2, description="images per unlearning step, each once clean and once stamped")
-    lr: float = Field(0.01, gt=0, description="learning rate of SGD")
+    beta: float = Field(1.0, ge=0, le=1e9, description="weight of the stamped images' term")
+    epochs: int = Field(
+        20, ge=0, le=1_000_000, description="passes over the images; the last, smaller batch is dropped"
+    )
+    steps: int | None = Field(None, ge=0, le=1_000_000_000, description="unlearning steps in all; overrides epochs")
+    batch: int = Field(
+        128, ge=2, le=1_000_000, description="images per unlearning step, each once clean and once stamped"
+    )
+    lr: float = Field(0.01, gt=0, le=1e3, description="learning rate of SGD")
     momentum: float = Field(0.9, gt=0, lt=1, description="Nesterov momentum")
-    weight_decay: float = Field(0.0, ge=0, description="weight decay")
+    weight_decay: float = Field(0.0, ge=0, le=1e3, description="weight decay")
     only_if_detected: bool = Field(False, description="leave an encoder alone whose PL1 is not below the threshold")
 
     def repair(self, encoder: Encoder, knowledge: DefenderKnowledge) -> Encoder:

@@ -26,7 +26,7 @@ class KNN(Evaluator):
     paper = "Wu et al. (CVPR 2018), as in BadEncoder's monitor"
     version = "2"
 
-    k: int = Field(200, ge=1, description="neighbours that vote; all images where there are fewer")
+    k: int = Field(200, ge=1, le=1_000_000_000, description="neighbours that vote; all images where there are fewer")
     temperature: float = Field(0.5, gt=0, description="a vote weighs exp(cosine / temperature)")
 
     def evaluate(self, probe: Probe) -> Predictions:

@@ -29,11 +29,11 @@ class Linear(Evaluator):
     paper = "evaluation of BASSL (Saha et al., CVPR 2022)"
     version = "2"
 
-    epochs: int = Field(40, ge=1, description="passes over the training images")
-    batch: int = Field(256, ge=1, description="images per step; the last, smaller batch is kept")
-    lr: float = Field(0.01, gt=0, description="learning rate of SGD")
+    epochs: int = Field(40, ge=1, le=1_000_000, description="passes over the training images")
+    batch: int = Field(256, ge=1, le=1_000_000, description="images per step; the last, smaller batch is kept")
+    lr: float = Field(0.01, gt=0, le=1e3, description="learning rate of SGD")
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD")
-    weight_decay: float = Field(1e-4, ge=0, description="weight decay")
+    weight_decay: float = Field(1e-4, ge=0, le=1e3, description="weight decay")
     milestones: tuple[int, ...] = Field((15, 30), description="epochs after which the rate is divided by 10")
 
     def evaluate(self, probe: Probe) -> Predictions:

@@ -74,13 +74,15 @@ class Medic(ContrastiveMethod, Mitigation):
     paper = "Xu et al., MEDIC: Remove Model Backdoors via Importance Driven Cloning, CVPR 2023; without labels, ours"
     version = "1"
 
-    epochs: int = Field(200, ge=0, description="passes over the images; the last, smaller batch is dropped")
-    batch: int = Field(64, ge=2, description="images per step (each gives two views)")
-    lr: float = Field(0.01, gt=0, description="learning rate")
-    weight_decay: float = Field(1e-4, ge=0, description="weight decay")
+    epochs: int = Field(
+        200, ge=0, le=1_000_000, description="passes over the images; the last, smaller batch is dropped"
+    )
+    batch: int = Field(64, ge=2, le=1_000_000, description="images per step (each gives two views)")
+    lr: float = Field(0.01, gt=0, le=1e3, description="learning rate")
+    weight_decay: float = Field(1e-4, ge=0, le=1e3, description="weight decay")
     schedule: Literal["constant", "cosine"] = Field("cosine", description="learning-rate schedule")
-    hook_weight: float = Field(10.0, ge=0, description="weight of the cloning loss; 0 is plain SimCLR")
-    imp_temp: float = Field(5.0, ge=0, description="factor of the activations in the softmax of importance")
+    hook_weight: float = Field(10.0, ge=0, le=1e9, description="weight of the cloning loss; 0 is plain SimCLR")
+    imp_temp: float = Field(5.0, ge=0, le=1e6, description="factor of the activations in the softmax of importance")
     impact: Literal["rms_abs", "official", "none"] = Field(
         "rms_abs",
         description="impact criterion: gradient magnitude in units of its rms, the released code's, or activation only",

@@ -54,20 +54,24 @@ class Mimic(ContrastiveMethod, Mitigation):
     paper = "Han et al., Mutual Information Guided Backdoor Mitigation for Pre-trained Encoders, IEEE TIFS 2025"
     version = "1"
 
-    batch: int = Field(128, ge=2, description="images per step")
-    lambda1: float = Field(1.0, ge=0, description="weight of the contrastive loss")
-    lambda2: float = Field(1000.0, ge=0, description="weight of the attention loss")
+    batch: int = Field(128, ge=2, le=1_000_000, description="images per step")
+    lambda1: float = Field(1.0, ge=0, le=1e9, description="weight of the contrastive loss")
+    lambda2: float = Field(1000.0, ge=0, le=1e9, description="weight of the attention loss")
     weighting: Weighting = Field("fraction", description="how mutual information becomes layer weights")
-    alpha0: float | None = Field(None, ge=0, description="weight of every layer; default by weighting")
-    alpha1: float | None = Field(None, ge=0, description="weight that mutual information allots; default by weighting")
+    alpha0: float | None = Field(None, ge=0, le=1e9, description="weight of every layer; default by weighting")
+    alpha1: float | None = Field(
+        None, ge=0, le=1e9, description="weight that mutual information allots; default by weighting"
+    )
     mi_source: Literal["teacher", "student"] = Field(
         "teacher", description="whose information is estimated; student (still random) is the released code's reading"
     )
-    mi_epochs: int = Field(200, ge=1, description="epochs of each statistics network")
-    mi_batch: int = Field(128, ge=2, description="pairs per step of a statistics network")
-    mi_lr: float = Field(1e-3, gt=0, description="learning rate of a statistics network")
-    mi_hidden: int = Field(512, ge=1, description="width of a statistics network")
-    mi_pool: int | None = Field(None, ge=1, description="average-pool maps to this size before estimation; none: whole")
+    mi_epochs: int = Field(200, ge=1, le=1_000_000, description="epochs of each statistics network")
+    mi_batch: int = Field(128, ge=2, le=1_000_000, description="pairs per step of a statistics network")
+    mi_lr: float = Field(1e-3, gt=0, le=1e3, description="learning rate of a statistics network")
+    mi_hidden: int = Field(512, ge=1, le=100_000, description="width of a statistics network")
+    mi_pool: int | None = Field(
+        None, ge=1, le=10_000, description="average-pool maps to this size before estimation; none: whole"
+    )
     mi_eval: Literal["heldout", "train"] = Field("heldout", description="the pairs that the estimate is read on")
     at_form: AttentionForm = Field("mse", description="attention distance: mean square (code) or norm (paper)")
     clone_views: Literal["first", "both"] = Field("first", description="the views whose teacher outputs are copied")

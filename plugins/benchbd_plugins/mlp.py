@@ -38,13 +38,15 @@ class MLP(Evaluator):
     paper = "evaluation of BadEncoder (Jia et al., IEEE S&P 2022) and MIMIC (Han et al., IEEE TIFS 2025)"
     version = "1"
 
-    epochs: int = Field(1000, ge=1, description="passes over the training images; the last one is what counts")
-    batch: int = Field(64, ge=1, description="images per step; the last, smaller batch is kept")
-    lr: float = Field(1e-4, gt=0, description="learning rate of Adam")
+    epochs: int = Field(
+        1000, ge=1, le=1_000_000, description="passes over the training images; the last one is what counts"
+    )
+    batch: int = Field(64, ge=1, le=1_000_000, description="images per step; the last, smaller batch is kept")
+    lr: float = Field(1e-4, gt=0, le=1e3, description="learning rate of Adam")
     hidden: tuple[PositiveInt, ...] = Field((512, 256), min_length=1, description="widths of the hidden layers")
     dropout: float = Field(0.5, ge=0, lt=1, description="share of the first hidden layer that is dropped")
     shuffle: bool = Field(True, description="a new order every epoch; false, as released: the order of the data set")
-    scale: float = Field(1.0, gt=0, description="length of the normalised features")
+    scale: float = Field(1.0, gt=0, le=1e4, description="length of the normalised features")
 
     def evaluate(self, probe: Probe) -> Predictions:
         return self.evaluate_together([probe])[0]

@@ -221,25 +221,35 @@ class Moth(Mitigation):
     variant: Literal["classes", "similarity"] = Field(
         "classes", description="pairs of k-means pseudo-classes, or one trigger that makes images alike"
     )
-    steps: int = Field(300, ge=0, description="hardening steps; classes: after one of warm-up a pseudo-class")
-    batch: int = Field(128, ge=8, description="images per hardening step; RECEIVE, for similarity: 32")
-    lr: float = Field(1e-3, gt=0, description="learning rate of SGD")
+    steps: int = Field(
+        300, ge=0, le=1_000_000_000, description="hardening steps; classes: after one of warm-up a pseudo-class"
+    )
+    batch: int = Field(128, ge=8, le=1_000_000, description="images per hardening step; RECEIVE, for similarity: 32")
+    lr: float = Field(1e-3, gt=0, le=1e3, description="learning rate of SGD")
     bn: Literal["eval", "train"] | None = Field(
         None, description="BatchNorm while hardening; default: eval for classes, train for similarity as RECEIVE"
     )
     loss: Literal["feature", "proto"] = Field(
         "feature", description="classes: towards an image's own clean feature, or its pseudo-class by cross-entropy"
     )
-    classes: int = Field(10, ge=3, description="pseudo-classes")
-    temperature: float = Field(0.1, gt=0, description="of the pseudo-classifier; ours")
-    warmup_passes: int = Field(500, ge=1, description="classes: passes of the universal inversions")
-    warmup_images: int = Field(10, ge=1, description="classes: images per pseudo-class that these see")
-    period: int = Field(3, ge=1, description="classes: hardening steps per chosen pair")
-    pair_passes: int = Field(200, ge=1, description="classes: passes of a pair's first inversion, or after a failure")
-    refine_passes: int = Field(50, ge=0, description="classes: passes of its later ones; 0: the first's triggers stay")
-    pair_images: int = Field(32, ge=1, description="classes: images per direction of a pair's inversion")
-    similarity_passes: int = Field(300, ge=1, description="similarity: passes of the inversion before each step")
-    similarity_images: int = Field(96, ge=2, description="similarity: images that it sees, all RECEIVE uses of its 100")
+    classes: int = Field(10, ge=3, le=100_000, description="pseudo-classes")
+    temperature: float = Field(0.1, ge=1e-4, le=1e4, description="of the pseudo-classifier; ours")
+    warmup_passes: int = Field(500, ge=1, le=1_000_000, description="classes: passes of the universal inversions")
+    warmup_images: int = Field(10, ge=1, le=1_000_000, description="classes: images per pseudo-class that these see")
+    period: int = Field(3, ge=1, le=1_000_000, description="classes: hardening steps per chosen pair")
+    pair_passes: int = Field(
+        200, ge=1, le=1_000_000, description="classes: passes of a pair's first inversion, or after a failure"
+    )
+    refine_passes: int = Field(
+        50, ge=0, le=1_000_000, description="classes: passes of its later ones; 0: the first's triggers stay"
+    )
+    pair_images: int = Field(32, ge=1, le=1_000_000, description="classes: images per direction of a pair's inversion")
+    similarity_passes: int = Field(
+        300, ge=1, le=1_000_000, description="similarity: passes of the inversion before each step"
+    )
+    similarity_images: int = Field(
+        96, ge=2, le=1_000_000, description="similarity: images that it sees, all RECEIVE uses of its 100"
+    )
 
     def repair(self, encoder: Encoder, knowledge: DefenderKnowledge) -> Encoder:
         """The backbone is changed; the head stays bit for bit, and with bn=eval so do BatchNorm's statistics.

@@ -39,23 +39,31 @@ class NAD(ContrastiveMethod, Mitigation):
     paper = "Li et al., Neural Attention Distillation, ICLR 2021; for encoders a baseline of MIMIC, settings are ours"
     version = "1"
 
-    epochs: int = Field(500, ge=0, description="passes over the images; the last, smaller batch is dropped")
-    steps: int | None = Field(None, ge=0, description="optimiser steps of the student; overrides epochs")
-    batch: int = Field(128, ge=2, description="images per step, of teacher and student")
+    epochs: int = Field(
+        500, ge=0, le=1_000_000, description="passes over the images; the last, smaller batch is dropped"
+    )
+    steps: int | None = Field(
+        None, ge=0, le=1_000_000_000, description="optimiser steps of the student; overrides epochs"
+    )
+    batch: int = Field(128, ge=2, le=1_000_000, description="images per step, of teacher and student")
     beta: float | tuple[float, ...] = Field(
         1000.0, description="weight of the attention distance, >= 0: for every stage, or one number a stage"
     )
     at_form: AttentionForm = Field("mse", description="attention distance: mean square (code) or norm (paper)")
-    teacher_epochs: int = Field(500, ge=0, description="passes of the teacher over the images")
+    teacher_epochs: int = Field(500, ge=0, le=1_000_000, description="passes of the teacher over the images")
     teacher_steps: int | None = Field(
-        None, ge=0, description="optimiser steps of the teacher; default steps, where given; overrides teacher_epochs"
+        None,
+        ge=0,
+        le=1_000_000_000,
+        description="optimiser steps of the teacher; default steps, where given; overrides teacher_epochs",
     )
 
     @field_validator("beta")
     @classmethod
     def _not_negative(cls, value: float | tuple[float, ...]) -> float | tuple[float, ...]:
-        if min(value if isinstance(value, tuple) else (value,), default=0) < 0:
-            raise ValueError("weights must be at least 0")
+        weights = value if isinstance(value, tuple) else (value,)
+        if not all(0 <= weight <= 1e9 for weight in weights):
+            raise ValueError("weights must be at least 0 and at most 1e9")
         return value
 
     def repair(self, encoder: Encoder, knowledge: DefenderKnowledge) -> Encoder:
