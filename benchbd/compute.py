@@ -1,7 +1,8 @@
 """What each kind of stage does: from its inputs in the store and the data library to blobs and a small result.
 
 This is the only place where knowledge is put together, so it is where the threat model is kept: what a method is
-handed is built here and nowhere else.
+handed is built here and nowhere else. A method works on copies, of itself too, and in isolation: what it writes to and
+what it leaves changed is no other stage's. What comes back is verified against the stage and rebuilt from its tensors.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -18,15 +19,18 @@ from safetensors.torch import load_file, save, save_file
 from torch import Tensor, nn
 
 from benchbd.data import DataLibrary
-from benchbd.encoder import Encoder
+from benchbd.encoder import Encoder, rebuild, unmetered
 from benchbd.errors import DataError, PluginError
-from benchbd.images import ImageSet
+from benchbd.images import ImageSet, Trigger, content_digest
+from benchbd.isolation import isolated, seeded
 from benchbd.methods import (
     Attack,
     AttackerKnowledge,
+    Backdoor,
     DefenderKnowledge,
     Detection,
     Evaluator,
+    Method,
     Mitigation,
     Predictions,
     Pretraining,
@@ -40,6 +44,12 @@ from benchbd.training import Findings, check_features, derive_seed, stream
 
 ENCODER, REFERENCES, PREDICTIONS = "encoder.safetensors", "references.safetensors", "predictions.safetensors"
 KEPT = "kept.safetensors"
+
+SAMPLE, COMPARED = 256, 32  # images that a new encoder is checked on, and that it is compared with its twin on
+ALIKE = 1e-2  # by how much the features of an encoder and of its rebuilt twin may differ, relative to their norm
+
+M = TypeVar("M", bound=Method)
+R = TypeVar("R")
 
 Blobs = dict[str, Callable[[Path], None]]
 
@@ -71,17 +81,19 @@ class Workshop:
             "defend": self._defend,
             "detect": self._detect,
         }
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(stage.seed)
+        _check_unchanged(stage)
+        with seeded(stage.seed):
             return work[stage.kind](stage)
 
     def evaluate(self, stages: Sequence[Stage]) -> list[Outcome]:
         """Evaluate stages of one evaluator, task and feature dimension together."""
-        evaluator = cast(Evaluator, stages[0].method)
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(stages[0].seed)
+        for stage in stages:
+            _check_unchanged(stage)
+        evaluator = _own(Evaluator, stages[0])
+        with seeded(stages[0].seed):
             probes = self._probes(stages)
-            predictions = evaluator.evaluate_together(probes)
+            with isolated(f"evaluator {evaluator.name}"):
+                predictions = list(evaluator.evaluate_together(probes))
         if len(predictions) != len(stages):
             raise PluginError(
                 f"evaluator {evaluator.name} returned {len(predictions)} results for {len(stages)} probes"
@@ -101,10 +113,16 @@ class Workshop:
     # The stages
 
     def _pretrain(self, stage: Stage) -> Outcome:
-        method = cast(Pretraining, stage.method)
-        pool = self._pool(stage)
-        encoder = method.pretrain(pool, stage.seed)
-        return self._encoder_outcome(encoder, f"pre-training {method.name}", pool, method.architecture)
+        method, who = _own(Pretraining, stage), f"pre-training {stage.method_name}"
+        with isolated(who):
+            encoder = method.pretrain(self._pool(stage), stage.seed)
+        return self._encoder_outcome(encoder, who, self._sample(stage), stage.architecture)
+
+    def _sample(self, stage: Stage) -> ImageSet:
+        """Images of the pool that no method has had in its hands: some for a defense's clean ones, if it has any."""
+        pool, drawn = self.images(stage.data["pool"]), stage.params.get("clean")
+        rows = torch.arange(len(pool)) if drawn is None else draw_rows(len(pool), drawn)
+        return pool.subset(rows[:SAMPLE]).unlabeled()
 
     def _pool(self, stage: Stage) -> ImageSet:
         """A copy of the pre-training pool without labels: a method that writes to it spoils nobody else's."""
@@ -120,7 +138,7 @@ class Workshop:
             target=stage.params["target"],
             count=stage.params["count"],
             seed=stage.seed,
-            given=None if given is None else given.to(self.device),
+            given=None if given is None else _verified_references(given, stage.params["file"]).to(self.device),
         )
         tensors = {"pixels": choice.pixels.cpu().contiguous()}
         result = {
@@ -132,28 +150,29 @@ class Workshop:
         return Outcome({REFERENCES: lambda path: save_file(tensors, path)}, result)
 
     def _attack(self, stage: Stage) -> Outcome:
-        method = cast(Attack, stage.method)
+        method, who = _own(Attack, stage), f"attack {stage.method_name}"
         clean = stage.parents["encoder"]
-        targets = []
-        for i, (goal, trigger) in enumerate(stage.attachments["goals"]):
+        targets, digests = [], [target["trigger"] for target in stage.params["targets"]]
+        for i, (goal, given) in enumerate(stage.attachments["goals"]):
+            trigger = _verified(given, digests[i], self.device)
             references = load_file(self.fetch(stage.parents[f"reference{i}"]).blob(REFERENCES))["pixels"]
             images = self.images(stage.data[f"train{i}"]).of_class(goal.label).unlabeled()
-            targets.append(Target(goal.label, goal.name, trigger.to(self.device), references.to(self.device), images))
+            targets.append(Target(goal.label, goal.name, trigger, references.to(self.device), images))
         pool = self._pool(stage)
         drawn = stage.params.get("shadow")
         knowledge = AttackerKnowledge(
             encoder=self.encoder(clean).copy(),
-            pretraining=cast(Pretraining, clean.method),
+            pretraining=_own(Pretraining, clean),
             pool=pool,
             pool_seed=stage.params["pool_seed"],
             shadow=pool if drawn is None else pool.subset(draw_rows(len(pool), drawn)),
             targets=tuple(targets),
             seed=stage.seed,
         )
-        backdoor = method.inject(knowledge)
-        if [t.digest for t in backdoor.triggers] != [target.trigger.digest for target in targets]:
-            raise PluginError(f"attack {method.name} must return the triggers that it was given, one per target")
-        return self._encoder_outcome(backdoor.encoder, f"attack {method.name}", pool, knowledge.encoder.arch)
+        with isolated(who):
+            backdoor = method.inject(knowledge)
+        check_backdoor(backdoor, digests, who)
+        return self._encoder_outcome(backdoor.encoder, who, self._sample(stage), stage.architecture)
 
     def _defender(self, stage: Stage) -> DefenderKnowledge:
         """A clone without labels, names or the pool's declared statistics: nothing in it points back to anything."""
@@ -162,27 +181,26 @@ class Workshop:
         return DefenderKnowledge(images, stage.seed)
 
     def _defend(self, stage: Stage) -> Outcome:
-        method = cast(Mitigation, stage.method)
+        method, who = _own(Mitigation, stage), f"defense {stage.method_name}"
         knowledge = self._defender(stage)
-        images = knowledge.images
         if "encoder" in stage.parents:
             encoder = self.encoder(stage.parents["encoder"]).copy()
         else:  # a control that may know the architecture and nothing else
             encoder = Encoder.seeded(
-                stage.params["architecture"], *images.normalization(), seed=stage.seed, device=self.device
+                stage.params["architecture"], *knowledge.images.normalization(), seed=stage.seed, device=self.device
             )
-        arch = encoder.arch
-        repaired = method.repair(encoder, knowledge)
-        return self._encoder_outcome(repaired, f"defense {method.name}", images, arch)
+        with isolated(who):
+            repaired = method.repair(encoder, knowledge)
+        return self._encoder_outcome(repaired, who, self._sample(stage), stage.architecture)
 
     def _detect(self, stage: Stage) -> Outcome:
-        method = cast(Detection, stage.method)
-        verdict = method.inspect(self.encoder(stage.parents["encoder"]).copy(), self._defender(stage))
-        if not isinstance(verdict, Verdict):
-            raise PluginError(f"detector {method.name} must return a benchbd.Verdict, not {type(verdict).__name__}")
-        score = float(verdict.score)
+        method, who = _own(Detection, stage), f"detector {stage.method_name}"
+        encoder, knowledge = self.encoder(stage.parents["encoder"]).copy(), self._defender(stage)
+        with isolated(who):
+            verdict = method.inspect(encoder, knowledge)
+        score = float(exactly(Verdict, verdict, who).score)
         if not math.isfinite(score):
-            raise PluginError(f"detector {method.name} must give a finite score, not {score}")
+            raise PluginError(f"{who} must give a finite score, not {score}")
         return Outcome({}, {"score": score, "flagged": bool(verdict.flagged)})
 
     def _probes(self, stages: Sequence[Stage]) -> list[Probe]:
@@ -195,7 +213,8 @@ class Workshop:
             # Only a trigger that wanders draws; from the stage's own seed, whatever the company.
             if (place := (stage.params["trigger"], stage.seed)) not in triggered:
                 positions = stream(stage.seed, "positions", self.device)
-                triggered[place] = stage.attachments["trigger"].stamp(test, positions)
+                trigger = _verified(stage.attachments["trigger"], stage.params["trigger"], self.device)
+                triggered[place] = trigger.stamp(test, positions)
         return [
             Probe(
                 encoder=self.encoder(stage.parents["encoder"]).frozen(),
@@ -208,14 +227,74 @@ class Workshop:
         ]
 
     def _encoder_outcome(self, encoder: object, who: str, images: ImageSet, arch: str) -> Outcome:
-        """What a method made of an encoder, checked: its type, its architecture, and that its features live."""
-        if not isinstance(encoder, Encoder):
-            raise PluginError(f"{who} must return a benchbd.Encoder, not {type(encoder).__name__}")
-        if encoder.arch != arch:
-            raise PluginError(f"{who} must return a {arch} encoder, not {encoder.arch}")
-        encoder = encoder.copy()
-        check_features(encoder, images)
-        return Outcome({ENCODER: encoder.save}, {"arch": arch})
+        """What a method made of an encoder, rebuilt from its tensors: that one is checked, and that one is stored."""
+        with isolated(who):
+            plain = rebuild(cast(Encoder, encoder), arch, who).to(self.device)
+        check_features(plain, images)
+        with isolated(who), unmetered():
+            check_alike(cast(Encoder, encoder), plain, images, who)
+        return Outcome({ENCODER: plain.save}, {"arch": arch})
+
+
+def exactly(kind: type[R], value: object, who: str) -> R:
+    """The value, where it is of this very class. PluginError for another or a subclass: what that overrides is not what
+    the harness uses."""
+    if type(value) is kind:
+        return value
+    name = type(value).__name__
+    what = f"its subclass {name}, whose own methods are not used" if isinstance(value, kind) else name
+    article = "" if kind.__name__.endswith("s") else "a "
+    raise PluginError(f"{who} must return {article}benchbd.{kind.__name__}, not {what}")
+
+
+def check_backdoor(backdoor: object, digests: Sequence[str], who: str) -> None:
+    """PluginError where an attack does not hand back the triggers of these digests, as they are now."""
+    triggers = [exactly(Trigger, trigger, who) for trigger in exactly(Backdoor, backdoor, who).triggers]
+    if [trigger.copy("cpu").digest for trigger in triggers] != list(digests):  # a copy has no digest of before
+        raise PluginError(f"{who} must return the triggers that it was given, unchanged and one per target")
+
+
+def check_alike(encoder: Encoder, plain: Encoder, images: ImageSet, who: str) -> None:
+    """PluginError where an encoder does something that its tensors do not say: its rebuilt twin is what is stored."""
+    pixels = images.pixels[:COMPARED]
+    for own, stored in zip(_outputs(encoder, pixels), _outputs(plain, pixels), strict=True):
+        if not (own - stored).norm() <= ALIKE * stored.norm():
+            raise PluginError(f"{who} must return an encoder that is its weights alone: they give other features")
+
+
+@torch.no_grad()
+def _outputs(encoder: Encoder, pixels: Tensor) -> list[Tensor]:
+    """Features and, where there is a head, projections."""
+    features = encoder.extract(pixels)
+    return [features.cpu()] if encoder.head is None else [features.cpu(), encoder.project(features).cpu()]
+
+
+def _own(kind: type[M], stage: Stage) -> M:
+    """The stage's method, a copy: what it changes in itself is not carried to another stage."""
+    method = stage.method
+    assert isinstance(method, kind)
+    return method.model_copy(deep=True)
+
+
+def _check_unchanged(stage: Stage) -> None:
+    """PluginError where the stage is not what it was when it was planned, because a plugin wrote to it in memory."""
+    if replace(stage).key != stage.key:  # a copy has no key of before
+        raise PluginError(f"{stage.kind} {stage.label} was changed in memory by a plugin; run without it")
+
+
+def _verified(trigger: Trigger, digest: str, device: torch.device) -> Trigger:
+    """A copy of the board's trigger on the device. PluginError where it is not the one that the stage is keyed by."""
+    copy = trigger.copy(device)
+    if copy.digest != digest:
+        raise PluginError("a trigger of the board was changed in memory by a plugin; run without it")
+    return copy
+
+
+def _verified_references(pixels: Tensor, digest: str) -> Tensor:
+    """The references of a file. PluginError where they are not those that the stage is keyed by."""
+    if content_digest(pixels, None, ()) != digest:
+        raise PluginError("the reference inputs were changed in memory by a plugin; run without it")
+    return pixels
 
 
 def draw_rows(pool: int, drawn: Mapping[str, int]) -> Tensor:
@@ -225,8 +304,7 @@ def draw_rows(pool: int, drawn: Mapping[str, int]) -> Tensor:
 
 
 def _checked_predictions(predictions: object, classes: int, stage: Stage, who: str) -> Outcome:
-    if not isinstance(predictions, Predictions):
-        raise PluginError(f"evaluator {who} must return benchbd.Predictions, not {type(predictions).__name__}")
+    predictions = exactly(Predictions, predictions, f"evaluator {who}")
     images = stage.data["test"].count
     tensors = {"clean": predictions.clean, "triggered": predictions.triggered}
     for name, values in tensors.items():

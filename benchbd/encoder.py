@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal, Self
 
 import torch
@@ -21,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from benchbd.errors import DataError, Diverged, UnknownNameError
+from benchbd.errors import DataError, Diverged, PluginError, UnknownNameError
 from benchbd.files import expanded
 from benchbd.inputs import obstacle
 
@@ -46,11 +47,13 @@ class Architecture:
         return tuple(self.width * 2**i for i in range(len(self.blocks)))
 
 
-ARCHITECTURES: dict[str, Architecture] = {
-    "resnet18": Architecture(width=64, blocks=(2, 2, 2, 2), stem_kernel=3, stem_stride=1),
-    "w32": Architecture(width=32, blocks=(1, 1, 1), stem_kernel=4, stem_stride=2),
-    "w16": Architecture(width=16, blocks=(1, 1, 1), stem_kernel=4, stem_stride=2),
-}
+ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
+    {
+        "resnet18": Architecture(width=64, blocks=(2, 2, 2, 2), stem_kernel=3, stem_stride=1),
+        "w32": Architecture(width=32, blocks=(1, 1, 1), stem_kernel=4, stem_stride=2),
+        "w16": Architecture(width=16, blocks=(1, 1, 1), stem_kernel=4, stem_stride=2),
+    }
+)
 
 
 class Encoder(nn.Module):
@@ -225,6 +228,50 @@ class Encoder(nn.Module):
             reason = " ".join(str(error).split())[:200]
             raise DataError(f"{path}: not an encoder written by benchbd ({reason})") from error
         return encoder.to(device).eval()
+
+
+def rebuild(encoder: Encoder, arch: str, who: str) -> Encoder:
+    """A new encoder of architecture ``arch`` with the tensors of ``encoder``, on the CPU: what a file can hold of it.
+
+    PluginError, which names ``who``, where ``encoder`` says that it is of another architecture, or its tensors are not
+    exactly those of ``arch`` by name, shape and type, its normalisation no normalisation or its mask not 0 and 1.
+    Diverged where a weight is NaN or infinite.
+    """
+    if type(encoder) is not Encoder:
+        what = type(encoder).__name__
+        kind = f"its subclass {what}, which no file can hold" if isinstance(encoder, Encoder) else what
+        raise PluginError(f"{who} must return a benchbd.Encoder, not {kind}")
+    if encoder.arch != arch:
+        raise PluginError(f"{who} must return a {arch} encoder, not {encoder.arch}")
+    tensors = {name: tensor.detach().cpu().clone() for name, tensor in encoder.state_dict().items()}
+    with torch.random.fork_rng(devices=[]):
+        plain = Encoder(arch, head=encoder.head is not None)
+    if flaw := _flaw(tensors, plain.state_dict()):
+        raise PluginError(f"{who} must return a plain {arch} encoder: {flaw}")
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise Diverged(f"the weights are not finite: {name} has NaN or infinity")
+    if not (tensors["std"] > 0).all():
+        raise PluginError(f"{who} must return an encoder whose std is above 0, not {tensors['std'].flatten().tolist()}")
+    if not ((tensors["mask"] == 0) | (tensors["mask"] == 1)).all():
+        raise PluginError(f"{who} must return an encoder whose mask is 0 or 1 per channel")
+    plain.load_state_dict(tensors)
+    return plain.eval()
+
+
+def _flaw(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
+    """In what the tensors of an encoder are not those expected, the first thing alone; empty where they are."""
+    for name in [*expected, *tensors]:
+        if name not in tensors:
+            return f"it has no {name}"
+        if name not in expected:
+            return f"it has a tensor {name}, of which the architecture knows nothing"
+        (shape, dtype), (right, precision) = ((t.shape, t.dtype) for t in (tensors[name], expected[name]))
+        if shape != right:
+            return f"its {name} is {tuple(shape)}, not {tuple(right)}"
+        if dtype != precision:
+            return f"its {name} is {dtype}, not {precision}".replace("torch.", "")
+    return ""
 
 
 def _as_is(place: str, y: Tensor) -> Tensor:

@@ -216,6 +216,11 @@ class Trigger:
     def to(self, device: torch.device | str) -> Trigger:
         return replace(self, pattern=self.pattern.to(device), keep=self.keep.to(device))
 
+    def copy(self, device: torch.device | str) -> Trigger:
+        """The same trigger with its own storage: whoever writes to it changes nobody else's."""
+        pattern, keep = (a.to(device, copy=True) for a in (self.pattern, self.keep))
+        return Trigger(pattern, keep, self.wander)
+
     def within(self, low: float, high: float) -> Trigger:
         """The same patch, wandering within ``low`` .. ``high`` of the image's sides."""
         return replace(self, wander=(low, high))

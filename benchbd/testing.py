@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,15 +23,16 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from benchbd.encoder import Encoder
-from benchbd.errors import BenchbdError, UsageError
+from benchbd.compute import check_alike, check_backdoor, exactly
+from benchbd.encoder import Encoder, rebuild
+from benchbd.errors import BenchbdError, Diverged, PluginError, UsageError
 from benchbd.files import expanded
 from benchbd.images import ImageSet, Trigger
+from benchbd.isolation import restoring
 from benchbd.layouts import SIZE, WITHOUT_LABELS
 from benchbd.methods import (
     Attack,
     AttackerKnowledge,
-    Backdoor,
     Dataset,
     DefenderKnowledge,
     Detection,
@@ -108,8 +110,9 @@ def check_method(cls: type[Method], *, data_root: str | Path | None = None, **op
     data_root: folder of data sets, with the files that a data set reads. Without it one with ``needs_files`` is not
         loaded, and a warning says so.
     Checks: name, docstring and paper; every option with default and description; frozen; options round-trip; the right
-    type comes back and can be used; input untouched; the same seed gives the same result, bit for bit; no hook left;
-    torch's global generator of the CPU untouched.
+    type comes back, itself and no subclass, and can be used; an encoder is its weights alone; input untouched; the same
+    seed gives the same result, bit for bit; no hook left; torch's global generator of the CPU untouched, its settings
+    and functions as they were.
     """
     _require(isinstance(cls, type) and issubclass(cls, Method), f"{cls!r} is not a class derived from benchbd.Method")
     who = f"{cls.__module__}.{cls.__name__}"
@@ -151,19 +154,23 @@ def _other_randomness(seed: int) -> None:
 
 
 def _call(who: str, work: Callable[..., R], *arguments: object) -> R:
-    """The result of a method's work, which leaves the global generator as it was and raises no error but ours."""
+    """The result of a method's work, which leaves torch and its global generator as they were and raises no error but
+    ours."""
     before = torch.random.get_rng_state()
     try:
-        result = work(*arguments)
+        with restoring() as left:
+            result = work(*arguments)
+            untouched = torch.equal(before, torch.random.get_rng_state())
     except BenchbdError:  # an answer, such as NotApplicable, or a line already
         raise
     except Exception as error:
         what = " ".join(f"{type(error).__name__}: {error}".split())
         raise ContractError(f"{who}: {work.__name__}() raised {what}") from error
-    untouched = torch.equal(before, torch.random.get_rng_state())
     _require(
         untouched, f"{who}: the global generator was touched; draw from benchbd.stream, or in torch.random.fork_rng"
     )
+    changed = left.names + left.settings
+    _require(not changed, f"{who}: {work.__name__}() left {', '.join(changed[:3])} changed; put back what it changes")
     return result
 
 
@@ -171,19 +178,28 @@ def _same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-def _check_encoder(encoder: object, who: str, arch: str = "w16") -> Encoder:
-    _require(isinstance(encoder, Encoder), f"{who}: must return a benchbd.Encoder, not {type(encoder).__name__}")
-    assert isinstance(encoder, Encoder)
-    _require(encoder.arch == arch, f"{who}: returned a {encoder.arch} encoder for a {arch} one")
-    features = encoder.extract(toy_images(8).pixels)
-    _require(bool(torch.isfinite(features).all()), f"{who}: the features are not finite")
-    for name, module in encoder.named_modules():
-        hooks = len(module._forward_hooks) + len(module._forward_pre_hooks) + len(module._backward_hooks)
-        _require(hooks == 0, f"{who}: a hook is left on {name or 'the encoder'}")
-    fresh = Encoder(encoder.arch, head=encoder.head is not None)
-    fresh.load_state_dict(encoder.state_dict())
-    _require(torch.equal(fresh.extract(toy_images(8).pixels), features), f"{who}: the weights do not carry the repair")
-    return encoder
+@contextmanager
+def _promised(who: str) -> Iterator[None]:
+    """What the harness would refuse in a run is a breach of the contract here."""
+    try:
+        yield
+    except PluginError as error:  # names who it is
+        raise ContractError(str(error)) from error
+    except Diverged as error:
+        raise ContractError(f"{who}: {error}") from error
+
+
+def _check_encoder(encoder: Encoder, who: str, arch: str = "w16") -> Encoder:
+    """The encoder rebuilt from its tensors, as the harness does."""
+    images = toy_images(8)
+    with _promised(who):
+        plain = rebuild(encoder, arch, f"{who}:")
+        _require(bool(torch.isfinite(plain.extract(images.pixels)).all()), f"{who}: the features are not finite")
+        for name, module in encoder.named_modules():
+            hooks = len(module._forward_hooks) + len(module._forward_pre_hooks) + len(module._backward_hooks)
+            _require(hooks == 0, f"{who}: a hook is left on {name or 'the encoder'}")
+        check_alike(encoder, plain, images, f"{who}:")
+    return plain
 
 
 def _check_pretraining(method: Pretraining, who: str) -> None:
@@ -201,16 +217,12 @@ def _check_attack(method: Attack, who: str) -> None:
     for _ in range(2):
         knowledge = toy_attacker(seed=1)
         shadow, references = knowledge.shadow.pixels.clone(), knowledge.targets[0].references.clone()
+        digests = [target.trigger.digest for target in knowledge.targets]
         backdoor = _call(who, method.inject, knowledge)
-        _require(
-            isinstance(backdoor, Backdoor), f"{who}: must return a benchbd.Backdoor, not {type(backdoor).__name__}"
-        )
         _require(torch.equal(shadow, knowledge.shadow.pixels), f"{who}: the shadow images were changed")
         _require(torch.equal(references, knowledge.targets[0].references), f"{who}: the references were changed")
-        _require(
-            [t.digest for t in backdoor.triggers] == [t.trigger.digest for t in knowledge.targets],
-            f"{who}: must return the triggers that it was given, one per target",
-        )
+        with _promised(who):
+            check_backdoor(backdoor, digests, f"{who}:")
         results.append(_check_encoder(backdoor.encoder, who).tensors())
         _other_randomness(99)
     _require(_same(*results), f"{who}: the same seed gave other weights")
@@ -237,7 +249,8 @@ def _check_detection(method: Detection, who: str) -> None:
         knowledge = toy_defender(seed=1)
         given = knowledge.images.pixels.clone()
         verdict = _call(who, method.inspect, toy_encoder().copy(), knowledge)
-        _require(isinstance(verdict, Verdict), f"{who}: must return a benchbd.Verdict, not {type(verdict).__name__}")
+        with _promised(who):
+            exactly(Verdict, verdict, f"{who}:")
         _require(math.isfinite(verdict.score), f"{who}: the score must be finite, not {verdict.score}")
         _require(torch.equal(given, knowledge.images.pixels), f"{who}: the clean images were changed")
         verdicts.append(verdict)
@@ -249,7 +262,8 @@ def _check_evaluator(method: Evaluator, who: str) -> None:
     probe = toy_probe(seed=1)
     before = probe.encoder.tensors()
     first = _call(who, method.evaluate, probe)
-    _require(isinstance(first, Predictions), f"{who}: must return benchbd.Predictions, not {type(first).__name__}")
+    with _promised(who):
+        exactly(Predictions, first, f"{who}:")
     for name, values in (("clean", first.clean), ("triggered", first.triggered)):
         right = values.dtype == torch.int64 and values.shape == (len(probe.test),)
         _require(right, f"{who}: {name} predictions must be int64 ({len(probe.test)},)")
@@ -286,7 +300,8 @@ def _check_dataset(method: Dataset, who: str, root: Path | None) -> None:
         files = _call(who, method.sources, split, root)
         _require(all(path.exists() for path in files), f"{who}: sources of {split} names a file that is not there")
         images = _call(who, method.load, split, root)
-        _require(isinstance(images, ImageSet), f"{who}: must return a benchbd.ImageSet, not {type(images).__name__}")
+        with _promised(who):
+            exactly(ImageSet, images, f"{who}:")
         right = tuple(images.pixels.shape[2:]) == (SIZE, SIZE)
         _require(right, f"{who}: images must be {SIZE}x{SIZE}, not {tuple(images.pixels.shape[2:])}")
         _require(expected in (0, len(images)), f"{who}: {split} has {len(images)} images, splits says {expected}")

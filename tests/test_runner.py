@@ -483,7 +483,7 @@ def test_a_failed_attack_takes_what_stands_on_it(
             record = cell(records, "wild", defense)
             assert (record.status, record.metrics) == ("failed", None)
             assert record.reason == (
-                "attack wild: attack wild must return the triggers that it was given, one per target"
+                "attack wild: attack wild must return the triggers that it was given, unchanged and one per target"
             )
             assert cell(records, "badencoder", defense).metrics is not None
 
@@ -552,7 +552,10 @@ def test_an_attack_must_leave_living_features(
     tiny, _ = again(wild=offering(benchbd_attacks=[Wild]))
     monkeypatch.setattr(Wild, "act", poisoned)
     (record,) = tiny.run(attacks=("wild",), defenses=("none",))
-    assert (record.status, record.reason) == ("failed", "attack wild: the features are not finite")
+    assert (record.status, record.reason) == (
+        "failed",
+        "attack wild: the weights are not finite: stem.0.weight has NaN or infinity",
+    )
 
 
 def test_a_test_set_of_the_target_class_alone_is_refused_at_once(tmp_path: Path, registry: Registry) -> None:

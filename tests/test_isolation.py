@@ -1,0 +1,217 @@
+"""Isolation: what plugin code leaves changed in torch and in the process is put back; what was replaced is named."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import benchbd.metrics
+from benchbd import Encoder
+from benchbd.isolation import isolated, restoring, seeded
+
+BACKENDS: Any = torch.backends
+
+
+def the_state() -> dict[str, object]:
+    """Every setting that a result may depend on, read afresh."""
+    names = ("", "cuda.matmul", "cudnn", "cudnn.conv", "cudnn.rnn", "mkldnn", "mkldnn.matmul", "mkldnn.conv")
+    owners = dict.fromkeys(names, BACKENDS)
+    for name in filter(None, names):
+        for part in name.split("."):
+            owners[name] = getattr(owners[name], part)
+    return {
+        "made": (torch.ones(1).dtype, torch.ones(1).device, torch.ones(1).is_inference()),
+        "grad": torch.ones(1, requires_grad=True).mul(2).requires_grad,
+        "threads": torch.get_num_threads(),
+        "products": {name: owner.fp32_precision for name, owner in owners.items()},
+        "matmul": (torch.get_float32_matmul_precision(), BACKENDS.cuda.matmul.allow_tf32, BACKENDS.cudnn.allow_tf32),
+        "cudnn": (BACKENDS.cudnn.enabled, BACKENDS.cudnn.benchmark, BACKENDS.cudnn.deterministic),
+        "mkldnn": (BACKENDS.mkldnn.enabled, BACKENDS.mkldnn.deterministic),
+        "deterministic": (
+            torch.are_deterministic_algorithms_enabled(),
+            torch.utils.deterministic.fill_uninitialized_memory,
+        ),
+        "anomaly": torch.is_anomaly_enabled(),
+        "autocast": [torch.is_autocast_enabled(device) for device in ("cpu", "cuda")],
+        "product": nn.functional.linear(torch.ones(1, 2), torch.ones(1, 2)).dtype,
+        "denormal": float(torch.tensor(1e-40) * 1),
+        "random": (random.getstate(), str(np.random.get_state()), torch.random.get_rng_state().tolist()),
+    }
+
+
+class Zeros(TorchFunctionMode):
+    """Every call gives a zero."""
+
+    def __torch_function__(self, *_: object) -> Tensor:
+        return Tensor()
+
+
+class NoOperators(TorchDispatchMode):
+    """No operator works."""
+
+    def __torch_dispatch__(self, *_: object) -> Tensor:
+        raise RuntimeError("no operator")
+
+
+def new_precision() -> None:
+    BACKENDS.fp32_precision = "tf32"
+    BACKENDS.cudnn.conv.fp32_precision = "ieee"
+
+
+def old_precision() -> None:
+    torch.set_float32_matmul_precision("medium")
+    BACKENDS.cudnn.allow_tf32 = False
+
+
+def two_devices() -> None:
+    torch.set_default_device("meta")
+    torch.device("meta").__enter__()
+    Zeros().__enter__()
+
+
+def generators() -> None:
+    random.random(), np.random.rand(3), torch.rand(3)
+
+
+LEFT: list[Callable[[], object]] = [
+    generators,
+    lambda: torch.set_default_dtype(torch.float64),
+    lambda: torch.set_default_device("meta"),
+    lambda: torch.device("meta").__enter__(),
+    two_devices,
+    lambda: torch.set_grad_enabled(False),
+    lambda: torch.inference_mode().__enter__(),
+    lambda: torch.set_num_threads(torch.get_num_threads() + 1),
+    lambda: setattr(BACKENDS.mkldnn, "enabled", False),
+    lambda: setattr(BACKENDS.mkldnn, "deterministic", True),
+    lambda: setattr(BACKENDS.cudnn, "benchmark", True),
+    lambda: setattr(BACKENDS.cudnn, "deterministic", True),
+    lambda: setattr(BACKENDS.cudnn, "enabled", False),
+    lambda: setattr(BACKENDS.cuda.matmul, "allow_tf32", True),
+    new_precision,
+    old_precision,
+    lambda: torch.set_deterministic_debug_mode("warn"),
+    lambda: torch.autograd.set_detect_anomaly(True),
+    lambda: torch.set_autocast_enabled("cpu", True),
+    lambda: torch.set_autocast_enabled("cuda", True),
+    lambda: torch.set_flush_denormal(True),
+    lambda: setattr(torch.utils.deterministic, "fill_uninitialized_memory", False),
+    lambda: Zeros().__enter__(),
+    lambda: NoOperators().__enter__(),
+]
+
+
+@pytest.mark.filterwarnings("ignore:Anomaly Detection")
+@pytest.mark.parametrize("leave", LEFT, ids=range(len(LEFT)))
+@pytest.mark.parametrize("raises", [False, True])
+def test_a_setting_is_put_back(leave: Callable[[], object], raises: bool, caplog: pytest.LogCaptureFixture) -> None:
+    before = the_state()
+    try:
+        with isolated("defense vandal"):
+            leave()
+            if raises:
+                raise RuntimeError
+    except RuntimeError:
+        pass
+    assert the_state() == before
+    assert not caplog.records
+
+
+@pytest.mark.filterwarnings("ignore:Anomaly Detection")
+def test_all_settings_at_once_are_put_back_and_told() -> None:
+    before = the_state()
+    with restoring() as left:
+        for leave in LEFT[:3] + LEFT[5:]:  # one default device: torch itself cannot leave two
+            leave()
+    assert the_state() == before
+    assert {"the default dtype", "grad mode", "the number of threads", "mkldnn.enabled"} <= set(left.settings)
+
+
+def patched(owner: object, name: str) -> Callable[[], object]:
+    return lambda: setattr(owner, name, lambda *_, **__: torch.zeros(1))
+
+
+@pytest.mark.parametrize(
+    ("leave", "name"),
+    [
+        (patched(F, "cross_entropy"), "torch.nn.functional.cross_entropy"),
+        (lambda: setattr(F, "cross_entropy", F.l1_loss), "torch.nn.functional.cross_entropy"),
+        (lambda: setattr(F, "cross_entropy", torch.no_grad()(F.cross_entropy)), "torch.nn.functional.cross_entropy"),
+        (lambda: delattr(F, "relu"), "torch.nn.functional.relu"),
+        (patched(torch, "cat"), "torch.cat"),
+        (patched(torch.Tensor, "backward"), "torch.Tensor.backward"),
+        (patched(torch.Tensor, "add"), "torch.Tensor.add"),  # inherited: the name is new in the class
+        (patched(nn.Linear, "forward"), "torch.nn.modules.linear.Linear.forward"),
+        (patched(torch.optim.Adam, "step"), "torch.optim.adam.Adam.step"),
+        (patched(Encoder, "forward"), "benchbd.encoder.Encoder.forward"),
+        (lambda: setattr(benchbd.metrics, "count", None), "benchbd.metrics.count"),
+        (
+            lambda: nn.modules.module.register_module_forward_hook(lambda *_: None),
+            "torch.nn.modules.module._global_forward_hooks",
+        ),
+        (
+            lambda: register_optimizer_step_pre_hook(lambda *_: None),
+            "torch.optim.optimizer._global_optimizer_pre_hooks",
+        ),
+    ],
+)
+def test_what_was_replaced_is_put_back_and_named(
+    leave: Callable[[], object], name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = F.cross_entropy, torch.Tensor.add, nn.Linear.forward, Encoder.forward, benchbd.metrics.count
+    with isolated("evaluator vandal"):
+        leave()
+    assert caplog.messages == [f"evaluator vandal left {name} changed; it was put back"]
+    assert (F.cross_entropy, torch.Tensor.add, nn.Linear.forward, Encoder.forward, benchbd.metrics.count) == before
+    assert not nn.modules.module._global_forward_hooks
+    assert float(F.relu(torch.tensor(-1.0))) == 0
+
+
+def test_what_torch_wraps_at_first_use_stays(caplog: pytest.LogCaptureFixture) -> None:
+    class Fresh(torch.optim.SGD):
+        """An optimizer that nobody has made one of."""
+
+    class Net(nn.Module):
+        """A class of the plugin's own is its own affair."""
+
+    with isolated("attack plain"):
+        weight = torch.ones(2, requires_grad=True)
+        optimizer = Fresh([weight], 0.1)
+        weight.sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        Net.note = 1  # type: ignore[attr-defined]
+        torch.Tensor.new_name = 1  # type: ignore[attr-defined]
+    del torch.Tensor.new_name  # type: ignore[attr-defined]
+    assert not caplog.records
+
+
+@pytest.fixture(autouse=True)
+def warnings_only(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    with caplog.at_level(logging.WARNING, "benchbd"):
+        yield
+
+
+def test_global_random_numbers_of_a_block_are_its_own() -> None:
+    def drawn() -> tuple[float, float, float]:
+        return random.random(), float(np.random.rand()), float(torch.rand(1))
+
+    before = the_state()["random"]
+    with seeded(2**40 + 7):
+        first = drawn()
+    assert the_state()["random"] == before
+    with seeded(2**40 + 7):
+        assert drawn() == first
+    with seeded(8):
+        assert all(a != b for a, b in zip(drawn(), first, strict=True))
