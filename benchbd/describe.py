@@ -7,10 +7,12 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
-from pydantic_core import PydanticUndefined
+from pydantic_core import to_jsonable_python
 
 from benchbd.board import SECTIONS
+from benchbd.errors import shown
 from benchbd.methods import Method
+from benchbd.options import build
 
 
 def summary(cls: type[Method]) -> str:
@@ -40,11 +42,7 @@ def fields_of(cls: type[BaseModel]) -> list[dict[str, Any]]:
     """Name, type, bounds, default and help of every field; the default is None where there is none."""
     options = []
     for field, info in cls.model_fields.items():
-        default = info.get_default(call_default_factory=True, validated_data={})
-        if default is PydanticUndefined:
-            default = None
-        if isinstance(default, BaseModel):
-            default = default.model_dump()
+        default = None if info.is_required() else _default(cls, field)
         bounds = []
         for constraint in info.metadata:
             for attribute, sign in (("gt", ">"), ("ge", ">="), ("lt", "<"), ("le", "<=")):
@@ -60,6 +58,14 @@ def fields_of(cls: type[BaseModel]) -> list[dict[str, Any]]:
             }
         )
     return options
+
+
+def _default(cls: type[BaseModel], field: str) -> Any:
+    """The default of a field as JSON; what has no JSON as text."""
+    info = cls.model_fields[field]
+    if info.default_factory_takes_validated_data:  # it looks at other fields, so that only the whole model knows
+        return to_jsonable_python(getattr(build(cls, {}, cls.__name__), field), fallback=shown)
+    return to_jsonable_python(info.get_default(call_default_factory=True), fallback=shown)
 
 
 def _type_name(annotation: Any) -> str:

@@ -19,6 +19,8 @@ from benchbd.inputs import HEAD, kind_of, reading
 
 SCHEMA: Literal[1] = 1
 
+LONGEST_NAME = 200  # bytes of a record's file name: 255 is the most, and the name aside while it is written is longer
+
 DETECTIONS = "detections"  # the folder, among a board's records, of those of detectors
 
 Status = Literal["ok", "attack-failed", "n/a", "failed"]
@@ -99,10 +101,15 @@ class Entry(_Part):
     @property
     def name(self) -> str:
         """A file name that says what this is. On-board a cell has one record, which a later run replaces; off-board key
-        and departures tell the variants apart."""
+        and departures tell the variants apart. Where names of data sets or a row of many tasks make it longer than file
+        systems take, its end is a digest of the whole."""
         parts = self._parts()
         variant = hashlib.sha256("\n".join([self.key, *sorted(self.departures)]).encode()).hexdigest()[:12]
-        return "_".join(parts if self.on_board else [*parts, variant]) + ".json"
+        name = "_".join(parts if self.on_board else [*parts, variant])
+        if len(encoded := name.encode("utf-8", "surrogateescape")) > LONGEST_NAME:
+            digest = hashlib.sha256(encoded).hexdigest()[:12]
+            name = f"{encoded[: LONGEST_NAME - 13].decode('utf-8', 'ignore')}_{digest}"
+        return f"{name}.json"
 
     @cached_property
     def file(self) -> str:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from click.testing import CliRunner
-from pydantic import Field, field_validator
+from pydantic import ConfigDict, Field, field_validator
 
 from benchbd import (
     DefenderKnowledge,
@@ -368,3 +368,39 @@ def test_a_run_with_a_plugin_called_terminal(clean: Tiny, monkeypatch: pytest.Mo
     result = CliRunner().invoke(main, ["run", *clean.arguments, *chosen])
     assert result.exit_code == 0, result.output
     assert "stages from the store" in result.stderr
+
+
+def test_defaults_of_every_sort_are_shown(clean: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Shown(Odd):
+        """Has odd defaults."""
+
+        name = "shown"
+        model_config = ConfigDict(arbitrary_types_allowed=True)
+        steps: int = Field(3, description="steps")
+        twice: int = Field(default_factory=lambda data: 2 * data["steps"], description="from another field")
+        place: Path | None = Field(Path("/nowhere"), exclude=True, description="a path")
+        kinds: frozenset[str] = Field(frozenset({"a"}), description="a set")
+
+    registry = load_registry(extra={"shown": offered(Shown)})
+    assert registry.problems == []
+    monkeypatch.setattr("benchbd.plugins.load_registry", lambda: registry)
+    result = CliRunner().invoke(main, ["show", "shown", "--json"])
+    assert result.exit_code == 0, result.output
+    defaults = {option["name"]: option["default"] for option in json.loads(result.stdout)["options"]}
+    assert defaults == {"steps": 3, "twice": 6, "place": "/nowhere", "kinds": ["a"]}
+    assert CliRunner().invoke(main, ["show", "shown"]).exit_code == 0
+
+
+@pytest.mark.parametrize("letter", ["x", "\u00e9"])
+def test_a_record_of_long_names_is_written_and_read(again: Callable[..., Tiny], letter: str) -> None:
+    """Data sets are folders, whose names may be as long as a file's: two make a name too long."""
+    tiny = again()
+    long = letter * (200 // len(letter.encode()))
+    for name in ("pool", "task"):
+        (tiny.data / name).rename(tiny.data / f"{long}-{name}")
+    board = tiny.board.read_text().replace('"pool"', f'"{long}-pool"').replace("task:1", f"{long}-task:1")
+    tiny.board.write_text(board.replace("\ntask =", f'\n"{long}-task" ='))
+    first, second = tiny.run(**{**ALONE, "defenses": ("none", "scratch")})
+    assert first.name != second.name
+    assert all(len(record.name.encode()) <= 205 for record in (first, second))
+    assert {record.name for record in read_records(tiny.store / "records" / "tiny")} >= {first.name, second.name}
