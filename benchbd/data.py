@@ -28,7 +28,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from benchbd.errors import DataAbsentError, DataError, UnknownDataError, UnknownNameError, UsageError, shown
-from benchbd.files import commit, expanded, file_digest, sealed, unsealed
+from benchbd.files import commit, expanded, file_digest, make_folder, sealed, unsealed
 from benchbd.images import RESIZE_RULE, ImageSet
 from benchbd.inputs import file_kind, is_stand_in, reading
 from benchbd.layouts import ACCEPTED, READERS, SIZE, WITHOUT_LABELS, Raw, check_labels, expand, first_line, layouts_in
@@ -312,7 +312,7 @@ class DataLibrary:
         info = self._infos[name, split] = SplitInfo.of(images)
         tensors = {"pixels": images.pixels} | ({} if images.labels is None else {"labels": images.labels})
         try:
-            self.cache.mkdir(parents=True, exist_ok=True)
+            make_folder(self.cache)
             if blob:
                 commit(self._cache_file(name, split, ".safetensors"), lambda part: save_file(tensors, part))
             key = self._key(name, split)
