@@ -184,8 +184,10 @@ class DataLibrary:
         except NotImplementedError:
             raise DataAbsentError(f"{name}: not in {self.root / name}, and it cannot be downloaded") from None
         except Exception as error:  # whatever the network, the archive or the disk comes up with
+            left = [path for path in (self.root / name).glob("*") if path.is_file() and is_stand_in(file_kind(path))]
+            reason = f"{left[0].name} is {file_kind(left[0])}" if left else first_line(error)
             raise DataAbsentError(
-                f"{name}: the download failed ({first_line(error)}); try again, or put it in "
+                f"{name}: the download failed ({reason}); try again, or put it in "
                 f"{self.root / name} by hand: {ACCEPTED}"
             ) from error
         return dataset.sources(split, self.root)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from benchbd.errors import DataError, Diverged, PluginError, UnknownNameError
 from benchbd.files import expanded
-from benchbd.inputs import obstacle
+from benchbd.inputs import file_kind, obstacle
 
 Precision = Literal["fp32", "bf16"]
 Take = Callable[[str, Tensor], Tensor]
@@ -225,7 +225,8 @@ class Encoder(nn.Module):
         except (SafetensorError, UnknownNameError, KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
             if reason := obstacle(error):
                 raise DataError(f"{path}: cannot be read ({reason})") from error
-            reason = " ".join(str(error).split())[:200]
+            kind = file_kind(path)
+            reason = f"it is {kind}" if kind else " ".join(str(error).split())[:200]
             raise DataError(f"{path}: not an encoder written by benchbd ({reason})") from error
         return encoder.to(device).eval()
 

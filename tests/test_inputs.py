@@ -16,9 +16,10 @@ from PIL import Image
 from benchbd import encoder, layouts
 from benchbd.cli import main
 from benchbd.data import DataLibrary
-from benchbd.errors import DataError
+from benchbd.errors import DataAbsentError, DataError
 from benchbd.images import Trigger, load_references
 from benchbd.inputs import file_kind, kind_of, obstacle, reading
+from benchbd.methods import Dataset
 from benchbd.testing import toy_encoder
 
 HTML = b"\xef\xbb\xbf\n<!DOCTYPE html><html><title>Sign in</title></html>"
@@ -178,3 +179,29 @@ def test_scarcity_is_a_line_of_every_command(monkeypatch: pytest.MonkeyPatch, er
     for command in (["list"], ["show", "ft"], ["plugins"]):
         done = CliRunner().invoke(main, command)
         assert (done.exit_code, done.stderr.splitlines()) == (2, [said])
+
+
+def test_what_a_failed_download_left_is_named(tmp_path: Path) -> None:
+    class Behind(Dataset):
+        """Its server answers with a page."""
+
+        name = "behind"
+        version = "1"
+
+        def sources(self, split: str, root: Path) -> list[Path]:
+            raise DataAbsentError(f"{self.name}: not there")
+
+        def download(self, root: Path) -> None:
+            (root / self.name).mkdir()
+            (root / self.name / "archive.tar.gz").write_bytes(HTML)
+            raise RuntimeError("File not found or corrupted.")
+
+    library = DataLibrary({"behind": Behind()}, tmp_path, tmp_path / "cache", download=True)
+    with pytest.raises(DataAbsentError, match=r"the download failed \(archive\.tar\.gz is an HTML page, as"):
+        library.load("behind", "train")
+
+
+def test_what_lies_there_instead_of_an_encoder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.safetensors").write_bytes(POINTER)
+    with pytest.raises(DataError, match=r"not an encoder written by benchbd \(it is a Git LFS pointer"):
+        encoder.Encoder.load(tmp_path / "a.safetensors")
