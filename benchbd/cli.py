@@ -18,10 +18,12 @@ import click
 
 from benchbd import __version__
 from benchbd.board import DEFAULT, LARGEST_SEED
+from benchbd.columns import WIDTH, Column, kept, table, wrapped
 from benchbd.errors import BenchbdError, DataError, UnknownNameError, UsageError, shown
 from benchbd.files import expanded
 from benchbd.inputs import obstacle
-from benchbd.process import Stopped, discard, kept_stdout, messages_may_be_lost, say, stopped_by_signals
+from benchbd.process import Stopped, columns, discard, kept_stdout, messages_may_be_lost, say, stopped_by_signals
+from benchbd.tables import plain
 
 if TYPE_CHECKING:
     from benchbd.api import Session
@@ -39,7 +41,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def _one_line(message: object) -> str:
     """A message on one line; of one that repeats a very long argument, both ends."""
-    line = " ".join(str(message).split())
+    line = plain(" ".join(str(message).split()))
     return line if len(line) <= 2 * HALF else f"{line[:HALF]} ... {line[-HALF:]}"
 
 
@@ -253,8 +255,8 @@ def run(download: bool, **arguments: Any) -> None:
         say(json.dumps(document, indent=1))
     else:
         order = Order.of(session.board)
-        say(terminal_table(records, order), nl=False)
-        if text := detections.render(inspected, order=order, off_board=True):
+        say(terminal_table(records, order, columns(WIDTH)), nl=False)
+        if text := detections.render(inspected, order=order, off_board=True, width=columns(WIDTH)):
             say(f"\n{text}", nl=False)
     if any(record.status == "failed" for record in (*records, *inspected)):
         sys.exit(1)
@@ -270,7 +272,8 @@ def plan(**arguments: Any) -> None:
     from benchbd.plan_text import render
 
     session = _session(arguments)
-    say(render(session, session.plan(strict=False), as_json=arguments["as_json"]), nl=False)
+    text = render(session, session.plan(strict=False), as_json=arguments["as_json"], width=columns(WIDTH))
+    say(text, nl=False)
 
 
 @main.command("list")
@@ -307,7 +310,8 @@ def list_(axis: str | None, data_root: Path | None, as_json: bool) -> None:
                 about = summary(registry.get(name, method))
             else:
                 about = f"In {root / method}."
-            say(f"  {method:<16}{about}".rstrip())
+            lines = wrapped(about, columns(WIDTH), f"  {plain(method):<15} ", " " * 18)
+            say("\n".join(lines or [f"  {plain(method)}"]))
 
 
 @main.command()
@@ -346,24 +350,26 @@ def show(name: str, as_json: bool, as_toml: bool) -> None:
     _show_methods([document(cls, registry.plugin_of(cls.axis, cls.name).distribution) for cls in classes], as_json)
 
 
+_OPTIONS = (
+    *(Column("option", words=True), Column("type", words=True, least=12), Column("bounds", words=True, rank=1)),
+    *(Column("default", words=True, least=8), Column("help", words=True, least=24)),
+)
+
+
 def _show_methods(documents: list[dict[str, Any]], as_json: bool) -> None:
     """Methods, or parts of the protocol, which have no version and paper."""
     if as_json:
         say(json.dumps(documents[0] if len(documents) == 1 else documents, indent=1))
         return
-    from tabulate import tabulate
-
+    width = columns(WIDTH)
     for about in documents:
         version = f" (version {about['version']}, {about['distribution']})" if "version" in about else ""
-        say(f"{about['axis']} {about['name']}{version}\n\n{about['help']}\n")
+        lines = [f"{about['axis']} {about['name']}{version}", "", *kept(about["help"], width), ""]
         if "paper" in about:
-            say(f"paper: {about['paper'] or '-'}\n")
+            lines += [*wrapped(f"paper: {about['paper'] or '-'}", width), ""]
         rows = [[f["name"], f["type"], f["bounds"], json.dumps(f["default"]), f["help"]] for f in about["options"]]
-        if rows:
-            headers = ["option", "type", "bounds", "default", "help"]
-            say(tabulate(rows, headers=headers, disable_numparse=True, maxcolwidths=[None, 24, None, 18, 60]))
-        else:
-            say("no options")
+        lines += table(_OPTIONS, rows, width, rule=True) if rows else ["no options"]
+        say("\n".join(lines))
 
 
 def _show_board(name: str, as_json: bool, as_toml: bool) -> None:
@@ -378,11 +384,10 @@ def _show_board(name: str, as_json: bool, as_toml: bool) -> None:
     if as_json:
         say(json.dumps(board.model_dump(mode="json"), indent=1))
         return
-    from tabulate import tabulate
-
-    say(f"board {board.name}: {board.title}")
+    width = columns(WIDTH)
+    lines = [*wrapped(f"board {board.name}: {board.title}", width), ""]
     if about := board.description.strip():
-        say(f"\n{about}")
+        lines += [*kept(about, width), ""]
     budget = board.budget.model_dump(exclude_none=True)
     grid = [
         *(("row", f"{row.pretrain} -> {', '.join(row.tasks)}") for row in board.rows),
@@ -396,7 +401,7 @@ def _show_board(name: str, as_json: bool, as_toml: bool) -> None:
         ("clean images", str(board.clean_images)),
         *((f"{name}.{field}", json.dumps(v)) for name, table in board.options.items() for field, v in table.items()),
     ]
-    say(f"\n{tabulate(grid, tablefmt='plain', disable_numparse=True)}")
+    say("\n".join([*lines, *table((Column("", words=True), Column("", words=True, least=24)), grid, width)]))
 
 
 @main.command()
@@ -414,14 +419,16 @@ def plugins(as_json: bool) -> None:
     if as_json:
         say(json.dumps([vars(plugin) for plugin in found], indent=1))
         return
-    from tabulate import tabulate
-
     rows = []
     for plugin in found:
         adds = "; ".join(f"{axis}: {', '.join(names)}" for axis, names in plugin.adds.items())
         rows.append([plugin.name, plugin.distribution, plugin.version, adds or "-", plugin.problem or "ok"])
-    headers = ["plugin", "distribution", "version", "adds", "state"]
-    say(tabulate(rows, headers=headers, disable_numparse=True, maxcolwidths=[None, None, None, 48, 60]))
+    heads = (
+        *(Column("plugin", words=True), Column("distribution", words=True, rank=1)),
+        *(Column("version", words=True, rank=2), Column("adds", words=True, least=24)),
+        Column("state", words=True, least=24),
+    )
+    say("\n".join(table(heads, rows, columns(WIDTH), rule=True)))
 
 
 def _records_of(
@@ -483,7 +490,7 @@ def compare(board: str | None, paper: bool, records: Path | None, store: Path | 
         raise UsageError("say what to compare with: --paper")
     loaded = load_board(board or DEFAULT)
     found, _ = _records_of(loaded, board or DEFAULT, records, store)
-    say(render(loaded, found, form), nl=False)
+    say(render(loaded, found, form, columns(WIDTH)), nl=False)
 
 
 @main.command()
@@ -528,7 +535,7 @@ def figures(
     for path in drawn.paths:
         say(path)
     for line in drawn.left_out:
-        click.echo(f"left out: {line}", err=True)
+        click.echo(f"left out: {_one_line(line)}", err=True)
 
 
 @main.group()

@@ -5,28 +5,28 @@ A function of board and records alone; torch is never imported.
 
 from __future__ import annotations
 
-import json
-import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from benchbd.board import Board
+from benchbd.columns import WIDTH, Column, marked, table, wrapped
 from benchbd.compare import Block, Comparison, Line, compare
 from benchbd.errors import UnknownNameError
 from benchbd.published import METRICS, Suspicion, published
 from benchbd.records import Record
 from benchbd.summary import FLOOR, Interval, rounded
-from benchbd.tables import WIDTH, escaped, marked, pipe
+from benchbd.tables import escaped, json_text, pipe
 
 
-def render(board: Board, records: Iterable[Record], form: str = "text") -> str:
-    """The comparison as text that ends with a newline. form: one of FORMATS, of which text has WIDTH columns.
+def render(board: Board, records: Iterable[Record], form: str = "text", width: int = WIDTH) -> str:
+    """The comparison as text that ends with a newline. form: one of FORMATS. width: columns of the form ``text``.
 
     UnknownNameError for any other form, UsageError where nothing compares.
     """
-    if form not in _WRITERS:
+    if form not in FORMATS:
         raise UnknownNameError("format", form, FORMATS)
-    return _WRITERS[form](compare(board, records))
+    comparison = compare(board, records)
+    return _write_text(comparison, width) if form == "text" else _WRITERS[form](comparison)
 
 
 _TITLE = "Board {board} beside Table I of MIMIC"
@@ -37,6 +37,8 @@ _HEADERS = {  # with differences, and of orderings alone
     False: ("Defense", "n", "ACC", "ASR", *_RANKS, "Odd", "Status"),
 }
 _LEFT = {"Defense", "Odd", "Status", "Clean encoder"}
+# What a narrow terminal leaves out first; the differences follow from what stays.
+_FIRST_LEFT_OUT = ({"Δ ACC", "Δ ASR"}, {"Odd", "share"}, {"n"}, {*_RANKS, "MIMIC CA"}, {"paper", "BE CA", "BE ASR-B"})
 
 
 class _Marks:
@@ -209,35 +211,27 @@ def _share(p: float) -> str:
     return f"{p:.2f}" if p >= 0.01 else f"{p:.1g}"
 
 
-def _aligned(headers: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
-    """A table of at most WIDTH columns: where it is too wide, the gaps narrow and then the last column is cut."""
-    widths = [max(map(len, column)) for column in zip(headers, *body, strict=True)]
-    gap = "  " if sum(widths) + 2 * (len(widths) - 1) <= WIDTH else " "
-    lines = []
-    for cells in (headers, *body):
-        pairs = zip(headers, cells, widths, strict=True)
-        text = gap.join(f"{cell:<{width}}" if name in _LEFT else f"{cell:>{width}}" for name, cell, width in pairs)
-        text = text.rstrip()
-        lines.append(text if len(text) <= WIDTH else text[: WIDTH - 1] + "…")
-    return lines
+def _aligned(headers: Sequence[str], body: Sequence[Sequence[str]], width: int) -> list[str]:
+    ranks = {header: len(_FIRST_LEFT_OUT) - place for place, each in enumerate(_FIRST_LEFT_OUT) for header in each}
+    return table([Column(name, name in _LEFT, rank=ranks.get(name, 0)) for name in headers], body, width)
 
 
-def _write_text(comparison: Comparison) -> str:
+def _write_text(comparison: Comparison, width: int) -> str:
     marks, everywhere = _Marks(comparison), set(_missing_everywhere(comparison))
     alike = _trained_alike(comparison)
-    lines = [_TITLE.format(board=comparison.board), *textwrap.wrap(alike, WIDTH)]
+    lines = [_TITLE.format(board=comparison.board), *wrapped(alike, width)]
     for block in comparison.blocks:
         subtract = not block.differs
-        lines += ["", *textwrap.wrap(block.heading, WIDTH), *textwrap.wrap(_protocol(block, bool(alike)), WIDTH), ""]
-        lines += _aligned(_HEADERS[subtract], [_cells(line, subtract, 1, marks) for line in block.lines])
+        lines += ["", *wrapped(block.heading, width), *wrapped(_protocol(block, bool(alike)), width), ""]
+        lines += _aligned(_HEADERS[subtract], [_cells(line, subtract, 1, marks) for line in block.lines], width)
         for text in _below(block, everywhere):
-            lines += textwrap.wrap(text, WIDTH)
+            lines += wrapped(text, width)
     if comparison.mean_ranks:
         headers, body = _mean_rank_table(comparison)
-        lines += ["", "Mean ranks over all blocks, ours and the paper's", *_aligned(headers, body)]
+        lines += ["", "Mean ranks over all blocks, ours and the paper's", *_aligned(headers, body, width)]
     headers, body = _floor_table(comparison, 1, marks)
-    lines += ["", "Floors", *_aligned(headers, body), ""]
-    lines += marked([*(("*", note) for note in _notes(comparison)), *((f"[{m}]", t) for m, t in marks.notes())])
+    lines += ["", "Floors", *_aligned(headers, body, width), ""]
+    lines += marked([*(("*", note) for note in _notes(comparison)), *((f"[{m}]", t) for m, t in marks.notes())], width)
     return "\n".join(lines) + "\n"
 
 
@@ -292,7 +286,7 @@ def _write_json(comparison: Comparison) -> str:
         "suspicions": dict(marks.notes()),
         "notes": _notes(comparison),
     }
-    return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return json_text(data)
 
 
 def _block_data(block: Block, marks: _Marks) -> dict[str, Any]:
@@ -331,5 +325,5 @@ def _block_data(block: Block, marks: _Marks) -> dict[str, Any]:
     }
 
 
-_WRITERS = {"text": _write_text, "markdown": _write_markdown, "json": _write_json}
-FORMATS = tuple(_WRITERS)
+_WRITERS = {"markdown": _write_markdown, "json": _write_json}
+FORMATS = ("text", *_WRITERS)

@@ -6,7 +6,6 @@ Reads records only; torch is never imported. An encoder whose attack did not tak
 from __future__ import annotations
 
 import json
-import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean, median
@@ -14,11 +13,12 @@ from typing import Any
 
 import pandas as pd
 
+from benchbd.columns import WIDTH, marked, wrapped
 from benchbd.errors import DataError
 from benchbd.metrics import auroc, auroc_interval, binomial_interval, true_positives
 from benchbd.records import DetectionRecord
 from benchbd.summary import BY_NAME, FLOOR, Order, check_protocol, departures, nearest_departures, rank_of
-from benchbd.tables import WIDTH, escaped, pipe
+from benchbd.tables import escaped, pipe, spreadsheet_cell
 
 LEGEND = (
     "AUROC: chance that an attacked encoder scores higher than a clean one, with an interval of at least 95 % coverage "
@@ -182,9 +182,16 @@ def frame(records: Iterable[DetectionRecord]) -> pd.DataFrame:
 
 
 def render(
-    records: Iterable[DetectionRecord], form: str = "text", order: Order = BY_NAME, off_board: bool = False
+    records: Iterable[DetectionRecord],
+    form: str = "text",
+    order: Order = BY_NAME,
+    off_board: bool = False,
+    width: int = WIDTH,
 ) -> str:
-    """The table as ``text``, ``markdown``, ``csv`` or ``json``, ending with a newline; empty where there is nothing."""
+    """The table as ``text``, ``markdown``, ``csv`` or ``json``, ending with a newline; empty where there is nothing.
+
+    width: columns of the text.
+    """
     found = populations(list(records), order, off_board)
     if not found:
         return ""
@@ -194,7 +201,7 @@ def render(
         flat = pd.DataFrame([population.flat() for population in found])
         for column in ("tasks", "departures", "clean", "attacked", "notes", "left_out"):
             flat[column] = [json.dumps(value) for value in flat[column]]
-        return flat.to_csv(index=False, lineterminator="\n")
+        return flat.map(spreadsheet_cell).to_csv(index=False, lineterminator="\n")
     footnotes = {note: n for n, note in enumerate(dict.fromkeys(note for p in found for note in p.notes), start=1)}
     body = [_cells(population, footnotes) for population in found]
     headers = [
@@ -207,12 +214,11 @@ def render(
         return "\n\n".join([table, "\n".join(f"- {escaped(line)}" for line in lines)]) + "\n"
     lines = []
     for row in body:  # thirteen columns do not fit a terminal: one block a population
-        lines += [f"{row[0]} against {row[1]} on {row[2]}"]
-        lines += [f"  {header:<17}{cell}" for header, cell in zip(headers[3:], row[3:], strict=True)]
-    lines += ["", *(line for text in LEGEND for line in textwrap.wrap(text, WIDTH))]
-    for note, number in footnotes.items():
-        lines += textwrap.wrap(f"[{number}] {note}", WIDTH, subsequent_indent="    ")
-    return "\n".join(lines) + "\n"
+        lines += wrapped(f"{row[0]} against {row[1]} on {row[2]}", width, rest="    ")
+        for header, cell in zip(headers[3:], row[3:], strict=True):
+            lines += wrapped(cell, width, f"  {header:<17}", " " * 19)
+    lines += ["", *(line for text in LEGEND for line in wrapped(text, width))]
+    return "\n".join([*lines, *marked(((f"[{number}]", note) for note, number in footnotes.items()), width)]) + "\n"
 
 
 def _cells(population: Population, footnotes: dict[str, int]) -> list[str]:

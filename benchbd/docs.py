@@ -26,12 +26,13 @@ from benchbd import hookspecs
 from benchbd.board import SECTIONS, Board, Pin, board_names, boards_folder, load_board
 from benchbd.board import Row as BoardRow
 from benchbd.cli import main
+from benchbd.columns import WIDTH
 from benchbd.describe import document, fields_of
 from benchbd.methods import Method
 from benchbd.plugins import AXES, FIRST_PARTY, WORK, Registry, load_registry
 from benchbd.records import read_records
 from benchbd.summary import Interval, Order, Row, summarise
-from benchbd.tables import WIDTH, pipe
+from benchbd.tables import pipe
 
 BLOCK = re.compile(
     r"(<!-- board: (?P<board>[\w-]+), task: (?P<task>[\w:-]+), rows: (?P<rows>[^>]+) -->\n).*?(<!-- end of board -->)",

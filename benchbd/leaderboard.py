@@ -6,8 +6,6 @@ no host, no dependence on their order. All metrics are percentages, all differen
 
 from __future__ import annotations
 
-import json
-import textwrap
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -16,9 +14,9 @@ from statistics import fmean
 import pandas as pd
 
 from benchbd import detections, latex
+from benchbd.columns import WIDTH, Column, Fitted, marked, wrapped
 from benchbd.errors import DataError, StoreError, UnknownNameError, shown
 from benchbd.files import expanded
-from benchbd.latex import Column
 from benchbd.records import DETECTIONS, DetectionRecord, Entry, Record, read_detections, read_records, write_records
 from benchbd.summary import (
     BY_NAME,
@@ -32,7 +30,7 @@ from benchbd.summary import (
     summarise,
     task_name,
 )
-from benchbd.tables import WIDTH, escaped, marked, pipe
+from benchbd.tables import escaped, json_text, paragraphs, pipe, plain, spreadsheet_cell
 
 _FRAME = (
     *("attack", "defense", "pretrain", "task", "target", "target_name", "seed", "evaluator", "status", "reason"),
@@ -77,49 +75,27 @@ def render(
     return _WRITERS[form](_Table(known, summarise(known, order, off_board), off_board), title)
 
 
-def terminal_table(records: Iterable[Record], order: Order = BY_NAME) -> str:
-    """What ``benchbd run`` prints at its end: at most WIDTH columns, off-board records included and marked."""
+def terminal_table(records: Iterable[Record], order: Order = BY_NAME, width: int = WIDTH) -> str:
+    """What ``benchbd run`` prints at its end, off-board records included and marked. width: columns of the terminal."""
     known = list(records)
     table = _Table(known, summarise(known, order, off_board=True), off_board=True)
     if not table.rows:
         return "no records\n"
     several = any(len(row.seeds) > 1 for row in table.rows)
-    body = [_terminal_cells(row, table, several) for row in table.rows]
-    widths = [max(map(len, column)) for column in zip(_TERMINAL_HEADERS, *body, strict=True)]
-    widths[5:9] = [max(5, width) for width in widths[5:9]]  # room for the words above the pairs
-    gap = "  " if sum(widths) + 2 * (len(widths) - 1) <= WIDTH else " "
-    over = sum(widths) + len(gap) * (len(widths) - 1) - WIDTH
-    for column, least in ((0, 7), (1, 7), (-1, 13)):  # the figures are what the table is for: words give way
-        cut = max(0, min(over, widths[column] - least))
-        widths[column], over = widths[column] - cut, over - cut
-
-    def line(cells: Sequence[str]) -> str:
-        pairs = list(zip((_short(c, w) for c, w in zip(cells, widths, strict=True)), widths, strict=True))
-        aligned = [f"{c:<{w}}" if i in (0, 1, len(pairs) - 1) else f"{c:>{w}}" for i, (c, w) in enumerate(pairs)]
-        return gap.join(aligned).rstrip()
-
-    # "Δ floor" and "Δ scratch" each stand over two columns, of ACC and of ASR.
-    spans = [sum(widths[:5]) + 5 * len(gap), sum(widths[5:7]) + len(gap), sum(widths[7:9]) + 2 * len(gap)]
-    top = " " * spans[0] + f"{'Δ floor':>{spans[1]}}" + f"{'Δ scratch':>{spans[2]}}"
+    fitted = Fitted(_TERMINAL, [_terminal_cells(row, table, several) for row in table.rows], width)
     lines: list[str] = []
-    cells = iter(body)
     for heading, rows in table.groups():
-        lines += [
-            *([""] if lines else []),
-            *textwrap.wrap(heading, WIDTH, subsequent_indent="  "),
-            top,
-            line(_TERMINAL_HEADERS),
-            *(line(next(cells)) for _ in rows),
-        ]
+        lines += [*([""] if lines else []), *wrapped(heading, width, rest="  "), *fitted.head()]
+        lines += [line for row in rows for line in fitted.row(_terminal_cells(row, table, several))]
     one = "† one seed, no interval. " if several else "One seed: no intervals. "
     legend = (
         f"Percent{', mean ± 95 % half-width over seeds' if several else ''}. {one if table.single else ''}"
         "ASR counts all triggered test images, ASR-nt leaves out those of the target class; Δ ASR is of ASR-nt. "
-        "Floor: the clean encoder (CA, ASR-B). s: seconds of the defense."
+        f"Floor: the clean encoder (CA, ASR-B). s: seconds of the defense. {fitted.left_out()}"
     )
-    lines += ["", *textwrap.wrap(legend, WIDTH)]
-    lines += marked([*(("*", text) for text in table.remarks), *((f"[{n}]", t) for t, n in table.footnotes.items())])
-    return "\n".join(lines) + "\n"
+    lines += ["", *wrapped(legend, width)]
+    notes = [*(("*", text) for text in table.remarks), *((f"[{n}]", t) for t, n in table.footnotes.items())]
+    return "\n".join([*lines, *marked(notes, width)]) + "\n"
 
 
 def build(
@@ -148,7 +124,7 @@ def build(
     parts = [
         f"<!-- {generated} -->",
         f"# Leaderboard: {board}",
-        description.strip(),
+        paragraphs(description.strip()),
         render(known, "markdown", order=order, off_board=off_board).strip(),
         f"## Detection\n\n{detection}" if detection else "",
         _cost(known, order, off_board),
@@ -280,14 +256,20 @@ _HEADERS = (
 )
 _COST = ("Seconds", "Image-forwards")
 # Widths in points: with every figure as wide as "100.00 ± 100.00", the table is as wide as the text of A4.
-_TEX_NAMES = (Column("Attack", 46), Column("Defense", 34))
+_TEX_NAMES = (latex.Column("Attack", 46), latex.Column("Defense", 34))
 _TEX_FIGURES = (
-    *(*_TEX_NAMES, Column("n"), Column("ACC"), Column("ASR"), Column("ASR non-target")),
-    *(Column(header) for header in ("ACC", "ASR") * 2),  # under "Δ floor" and "Δ scratch"
-    Column("Status", 56),
+    *(*_TEX_NAMES, latex.Column("n"), latex.Column("ACC"), latex.Column("ASR"), latex.Column("ASR non-target")),
+    *(latex.Column(header) for header in ("ACC", "ASR") * 2),  # under "Δ floor" and "Δ scratch"
+    latex.Column("Status", 56),
 )
-_TEX_COSTS = (*_TEX_NAMES, *map(Column, _COST))
-_TERMINAL_HEADERS = ("attack", "defense", "ACC", "ASR", "ASR-nt", "ACC", "ASR", "ACC", "ASR", "s", "status")
+_TEX_COSTS = (*_TEX_NAMES, *map(latex.Column, _COST))
+_TERMINAL = (
+    *(Column("attack", words=True), Column("defense", words=True)),
+    *(Column("ACC"), Column("ASR"), Column("ASR-nt", rank=1)),
+    *(Column(metric, least=5, rank=2, over="Δ floor") for metric in ("ACC", "ASR")),
+    *(Column(metric, least=5, rank=4, over="Δ scratch") for metric in ("ACC", "ASR")),
+    *(Column("s", rank=3), Column("status", words=True)),
+)
 
 
 def _cells(row: Row, table: _Table) -> list[str]:
@@ -329,10 +311,6 @@ def _ranges(numbers: Iterable[int]) -> str:
     return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
-def _short(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: width - 1] + "…"
-
-
 def _spread(value: Interval, digits: int = 2, pm: str = " ± ", mark: str = "") -> str:
     if value.mean is None:
         return "-"
@@ -364,7 +342,7 @@ def _count(value: float | None) -> str:
 
 
 def _markdown(table: _Table, title: str) -> str:
-    parts = [f"# {title}"] if title else []
+    parts = [f"# {plain(title)}"] if title else []
     parts.append(table.header())
     for heading, rows in table.groups():
         body = [_cells(row, table) for row in rows]
@@ -380,13 +358,13 @@ def _csv(table: _Table, title: str) -> str:
     flat = _frame_of(table.rows)
     for column, separator in (("departures", "; "), ("notes", "; "), ("seeds", " "), ("scratch_seeds", " ")):
         flat[column] = [separator.join(map(str, values)) for values in flat[column]]
-    return flat.to_csv(index=False, lineterminator="\n")
+    return flat.map(spreadsheet_cell).to_csv(index=False, lineterminator="\n")
 
 
 def _json(table: _Table, title: str) -> str:
     rows = [row.flat() for row in table.rows]
     data = {"board": ", ".join(table.boards), "remarks": table.remarks, "rows": rows}
-    return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return json_text(data)
 
 
 def _latex(table: _Table, title: str) -> str:
@@ -435,7 +413,9 @@ def _cost(records: Sequence[Record], order: Order, off_board: bool) -> str:
         forwards = _count(fmean(cost.image_forwards for cost in costs))
         body.append([defense, str(len(costs)), *spans, forwards, letters[machine]])
     headers = ("Defense", "Runs", "Seconds (range)", "CPU seconds (range)", "Image-forwards", "Machine")
-    lines = [f"- {letters[machine]}: {machine}; {count} records" for machine, count in sorted(machines.items())]
+    lines = [
+        f"- {letters[machine]}: {escaped(machine)}; {count} records" for machine, count in sorted(machines.items())
+    ]
     table = [pipe(headers, body, left={"Defense", "Machine"})] if body else []
     return "\n\n".join(["## Cost", *table, "Machines:\n\n" + "\n".join(lines)]) if lines else ""
 

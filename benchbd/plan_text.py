@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from tabulate import tabulate
 
 from benchbd.api import Session
+from benchbd.columns import WIDTH, Column, table, wrapped
 from benchbd.errors import BenchbdError, DataAbsentError
 from benchbd.runner import machine
 from benchbd.stages import Cell, Inspection, Plan, Stage
@@ -21,8 +21,8 @@ LARGE = 40  # stages that a plan lists one by one; more are summed up
 log = logging.getLogger("benchbd")
 
 
-def render(session: Session, plan: Plan, *, as_json: bool = False) -> str:
-    """The plan as text or as one JSON document, with a newline at the end."""
+def render(session: Session, plan: Plan, *, as_json: bool = False, width: int = WIDTH) -> str:
+    """The plan as text or as one JSON document, with a newline at the end. width: columns of the text."""
     stages = plan.stages
     rows = list(_rows(session, stages))
     if as_json:
@@ -35,11 +35,12 @@ def render(session: Session, plan: Plan, *, as_json: bool = False) -> str:
             "stages": rows,
         }
         return json.dumps(document, indent=1) + "\n"
-    lines = [_table(rows) if len(rows) <= LARGE else _summary(rows), "", *_totals(plan, rows), *_off_board(plan)]
+    lines = [*_totals(plan, rows), *_off_board(plan)]
     if absent := sorted({ref for row in rows for ref in row["absent"]}):
         lines.append(f"absent data sets, so keys are provisional: {', '.join(absent)}")
-        lines += [" ".join(advice.split()) for advice in _how_to_get(session, stages).values()]
-    return "\n".join(lines) + "\n"
+        lines += _how_to_get(session, stages).values()
+    below = [part for line in lines for part in wrapped(line, width, rest="  ")]
+    return "\n".join([*(_table if len(rows) <= LARGE else _summary)(rows, width), "", *below]) + "\n"
 
 
 def _rows(session: Session, stages: Sequence[Stage]) -> Iterator[dict[str, Any]]:
@@ -60,27 +61,32 @@ def _rows(session: Session, stages: Sequence[Stage]) -> Iterator[dict[str, Any]]
         }
 
 
-def _table(rows: Sequence[dict[str, Any]]) -> str:
-    table = [
+_COLUMNS = (
+    *(Column("kind", words=True), Column("stage", words=True), Column("key", words=True, rank=2)),
+    *(Column("", words=True), Column("image-forwards", rank=3), Column("seconds", rank=1)),
+)
+
+
+def _table(rows: Sequence[dict[str, Any]], width: int) -> list[str]:
+    body = [
         [r["kind"], r["label"], r["key"][:12] + ("?" if r["provisional"] else ""), _state(r), *_cost(r)] for r in rows
     ]
-    headers = ["kind", "stage", "key", "", "image-forwards", "seconds"]
-    return tabulate(table, headers=headers, disable_numparse=True)
+    return table(_COLUMNS, body, width, rule=True)
 
 
-def _summary(rows: Sequence[dict[str, Any]]) -> str:
+def _summary(rows: Sequence[dict[str, Any]], width: int) -> list[str]:
     """The stages by kind and method, how many of them the store has, and what the others may cost."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in rows:
         groups.setdefault((row["kind"], row["method"]), []).append(row)
-    table = []
+    body = []
     for (kind, method), group in groups.items():
         todo = [row for row in group if not row["cached"]]
         cost = [_sum([row[name] for row in todo]) for name in ("image_forwards", "seconds")]
-        table.append([kind, method, str(len(group)), str(len(group) - len(todo)), str(len(todo)), *cost])
-    headers = ["kind", "method", "stages", "cached", "to compute", "image-forwards", "seconds"]
-    align = ["left", "left", *["right"] * 5]
-    return tabulate(table, headers=headers, colalign=align, disable_numparse=True)
+        body.append([kind, method, str(len(group)), str(len(group) - len(todo)), str(len(todo)), *cost])
+    names = (Column("kind", words=True), Column("method", words=True))
+    counts = (*map(Column, ("stages", "cached", "to compute")), Column("image-forwards", rank=2))
+    return table((*names, *counts, Column("seconds", rank=1)), body, width, rule=True)
 
 
 def _sum(values: Sequence[float | None]) -> str:

@@ -94,6 +94,15 @@ def messages_may_be_lost() -> Iterator[None]:
         sys.stderr = before
 
 
+def columns(otherwise: int) -> int:
+    """How many columns the reader of stdout has: COLUMNS, else those of the terminal that it is, else ``otherwise``."""
+    asked = os.environ.get("COLUMNS", "")
+    try:
+        return int(asked) if asked.isdecimal() else os.get_terminal_size((_kept.get() or sys.stdout).fileno()).columns
+    except (OSError, ValueError, AttributeError):  # no terminal, or no descriptor
+        return otherwise
+
+
 def _fill(descriptor: int) -> None:
     nowhere = os.open(os.devnull, os.O_RDWR)
     if nowhere != descriptor:

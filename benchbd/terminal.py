@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Ta
 from rich.text import Text
 
 from benchbd.hookspecs import hookimpl
+from benchbd.tables import plain
 
 if TYPE_CHECKING:
     from benchbd.records import Record
@@ -85,7 +86,8 @@ class Terminal:
     @hookimpl
     def benchbd_stage_started(self, stage: Stage, position: int, total: int) -> None:
         self._tell_cached()
-        running = _Running(f"[{position:>{len(str(total))}}/{total}] {stage.kind} {stage.label}", self._clock())
+        name = f"[{position:>{len(str(total))}}/{total}] {stage.kind} {plain(stage.label)}"
+        running = _Running(name, self._clock())
         self._running[stage.key] = running
         if self.quiet:
             return
@@ -135,7 +137,8 @@ class Terminal:
         self._cached = 0
 
     def _line(self, text: str, status: str = "") -> None:
-        """One line above the live view, or simply one line."""
+        """One line above the live view, or simply one line; what it quotes steers no terminal."""
+        text = plain(text)
         if self.quiet:
             return
         if self._live:

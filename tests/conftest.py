@@ -27,7 +27,8 @@ def registry() -> Registry:
 def places(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No test reads the user's data (but those marked ``realdata``) or writes to the user's store."""
+    """No test reads the user's data (but those marked ``realdata``), store or width of terminal."""
+    monkeypatch.delenv("COLUMNS", raising=False)
     monkeypatch.setenv("BENCHBD_STORE", str(tmp_path_factory.mktemp("store")))
     if request.node.get_closest_marker("realdata") is None:
         monkeypatch.setenv("BENCHBD_DATA", str(tmp_path_factory.mktemp("data")))

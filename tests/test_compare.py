@@ -20,13 +20,13 @@ import benchbd
 from benchbd import Trigger
 from benchbd.board import Board, load_board
 from benchbd.cli import compare as command
+from benchbd.columns import WIDTH
 from benchbd.compare import Block, Comparison, compare
 from benchbd.compare_text import FORMATS, render
 from benchbd.errors import UnknownNameError, UsageError
 from benchbd.metrics import average_ranks, spearman
 from benchbd.published import METRICS, published, rows_of
 from benchbd.records import Counts, Record, read_records
-from benchbd.tables import WIDTH
 
 from .records_factory import make_record
 

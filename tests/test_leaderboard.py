@@ -15,11 +15,11 @@ import pandas as pd
 import pytest
 
 from benchbd.cli import build_leaderboard
+from benchbd.columns import WIDTH
 from benchbd.errors import DataError, StoreError, UnknownNameError
 from benchbd.leaderboard import FORMATS, build, frame, render, summary, terminal_table
 from benchbd.records import Cost, Record, read_records, write_records
 from benchbd.summary import Order
-from benchbd.tables import WIDTH
 
 from .records_factory import MACHINE, digest, make_record, paper_like
 
@@ -254,22 +254,31 @@ def test_json_and_csv_carry_numbers() -> None:
 def test_the_terminal_table_fits_and_is_aligned() -> None:
     wide = [
         make_record(
-            "a_very_long_attack_name",
-            "a_very_long_defense",
+            "a_long_attack",
+            "a_long_one",
             seed,
             (100.0, 100.0, 99.0 + seed / 2),
             seconds=9e5,
             on_board=False,
-            departures=["x" * 200],
-            task="t" * 200,
+            departures=["moth.lr=0.01 " * 20],
+            notes=["a long remark, " * 20],
             status=("ok", "attack-failed")[seed],
         )
         for seed in range(2)
     ]
-    for records in (paper_like(), wide, [make_record()]):
-        text = terminal_table(records, ORDER)
-        assert max(map(len, text.splitlines())) <= WIDTH
-        assert all(line == line.rstrip() for line in text.splitlines())
+    for width in (60, 80, 100, 200):
+        for records in (paper_like(), wide, [make_record()]):
+            text = terminal_table(records, ORDER, width)
+            words = set(terminal_table(records, ORDER, 10_000).split())
+            assert max(map(len, text.splitlines())) <= width
+            assert all(line == line.rstrip() for line in text.splitlines())
+            assert {word for line in text.splitlines() for word in line.split()} <= {
+                *words,
+                *f"Left out at {width} columns: Δ floor, Δ scratch, s, ASR-nt, floor. scratch. s. scratch,".split(),
+            }
+    narrow = terminal_table(paper_like(), ORDER, 60)
+    assert "Left out at 60 columns: ASR-nt, Δ floor, Δ scratch, s." in " ".join(narrow.split())
+    assert max(map(len, terminal_table(paper_like(), ORDER).splitlines())) <= WIDTH
     lines = terminal_table([make_record(), make_record("none", metrics=(82.0, 5.0, 3.0))]).splitlines()
     assert lines[:5] == [
         "cifar10 -> gtsrb:12 (priority road), evaluator mlp",
