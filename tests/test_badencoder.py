@@ -326,7 +326,7 @@ def test_refusals_and_divergence() -> None:
         with pytest.raises(NotApplicable, match=f"at least 2 shadow images, not {images}"):
             BadEncoder(**SHORT).inject(knowledge(one, shadow=smooth_pixels(2, 5)[:images]))
     with pytest.raises(Diverged, match="NaN"):
-        BadEncoder(steps=20, batch=8, lr=1e30, ref_draws=1).inject(knowledge(one))
+        BadEncoder(steps=20, batch=8, ref_draws=1).model_copy(update={"lr": 1e30}).inject(knowledge(one))
 
 
 def centred(features: Tensor, centre: Tensor) -> Tensor:

@@ -387,7 +387,7 @@ def test_the_noted_loss_is_that_of_the_last_step(teacher: Encoder, images: Image
 
 def test_a_rate_that_is_too_high_is_reported(teacher: Encoder, images: ImageSet) -> None:
     with pytest.raises(Diverged):
-        Mimic(steps=6, batch=16, lr=1e30, **QUICK).repair(teacher, DefenderKnowledge(images, 0))
+        Mimic(steps=6, batch=16, **QUICK).model_copy(update={"lr": 1e30}).repair(teacher, DefenderKnowledge(images, 0))
 
 
 def test_four_stages(images: ImageSet) -> None:
