@@ -401,5 +401,6 @@ def test_an_encoder_without_a_head_will_do(encoder: Encoder, images: ImageSet) -
 
 
 def test_a_rate_that_is_too_high_is_reported(encoder: Encoder, images: ImageSet) -> None:
+    method = Decree(**{"steps": 6, "batch": 16} | QUICK).model_copy(update={"lr": 1e30})
     with pytest.raises(Diverged):
-        repair(encoder, images, lr=1e30, steps=6)
+        method.repair(encoder.copy(), DefenderKnowledge(images, 0))
