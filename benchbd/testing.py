@@ -25,7 +25,7 @@ from torch import Tensor
 
 from benchbd.compute import check_alike, check_backdoor, exactly
 from benchbd.encoder import Encoder, rebuild
-from benchbd.errors import BenchbdError, Diverged, PluginError, UsageError
+from benchbd.errors import BenchbdError, Diverged, PluginError, StoreError, UsageError, is_interrupt, named
 from benchbd.files import expanded
 from benchbd.images import ImageSet, Trigger
 from benchbd.isolation import restoring
@@ -44,9 +44,11 @@ from benchbd.methods import (
     Probe,
     Target,
     Verdict,
+    forwards_of,
+    shortened_of,
 )
 from benchbd.options import build
-from benchbd.plugins import AXES, flaw_of
+from benchbd.plugins import AXES, check_plannable, flaw_of
 
 TARGET = 1
 
@@ -126,10 +128,14 @@ def check_method(cls: type[Method], *, data_root: str | Path | None = None, **op
         _require(bool(info.description), f"{who}.{field}: give the option a description")
     try:
         method = build(cls, options, cls.name)
-    except UsageError as error:
+    except (UsageError, PluginError) as error:
         raise ContractError(str(error)) from error
     _require(cls.model_validate(method.model_dump(mode="json")) == method, f"{who}: options do not survive JSON")
-    _require(cls.effective_version() != "", f"{who}: no version")
+    try:
+        check_plannable(method)
+        forwards_of(method, 48), shortened_of(method, 48)
+    except BenchbdError as error:
+        raise ContractError(f"{who}: {error}") from error
     checks: dict[type[Method], Callable[[Any, str], None]] = {
         Pretraining: _check_pretraining,
         Attack: _check_attack,
@@ -161,11 +167,11 @@ def _call(who: str, work: Callable[..., R], *arguments: object) -> R:
         with restoring() as left:
             result = work(*arguments)
             untouched = torch.equal(before, torch.random.get_rng_state())
-    except BenchbdError:  # an answer, such as NotApplicable, or a line already
-        raise
-    except Exception as error:
-        what = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ContractError(f"{who}: {work.__name__}() raised {what}") from error
+    except BaseException as error:
+        # An answer, such as NotApplicable, or a line already; the store's error is no method's to raise.
+        if is_interrupt(error) or (isinstance(error, BenchbdError) and not isinstance(error, StoreError)):
+            raise
+        raise ContractError(f"{who}: {work.__name__}() raised {named(error)}") from error
     _require(
         untouched, f"{who}: the global generator was touched; draw from benchbd.stream, or in torch.random.fork_rng"
     )

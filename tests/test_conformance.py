@@ -22,6 +22,7 @@ from benchbd import (
     Predictions,
     Probe,
 )
+from benchbd.errors import StoreError
 from benchbd.plugins import AXES, load_registry
 from benchbd.testing import ContractError, ToyPretraining, check_method, toy_defender
 
@@ -110,6 +111,13 @@ def _raise(self: Any, encoder: Encoder, knowledge: DefenderKnowledge) -> Encoder
     raise KeyError("two lines")
 
 
+def _raising(error: BaseException) -> Any:
+    def repair(self: Any, encoder: Encoder, knowledge: DefenderKnowledge) -> Encoder:
+        raise error
+
+    return repair
+
+
 @pytest.mark.parametrize(
     ("members", "complaint"),
     [
@@ -127,6 +135,15 @@ def _raise(self: Any, encoder: Encoder, knowledge: DefenderKnowledge) -> Encoder
         ({"repair": _hidden_randomness}, "the same seed gave other weights"),
         ({"repair": _leave_a_hook}, "a hook is left"),
         ({"uses_weights": False}, "the weights matter"),
+        ({"repair": _raising(SystemExit(0))}, r"repair\(\) raised SystemExit: 0$"),
+        ({"repair": _raising(GeneratorExit())}, r"repair\(\) raised GeneratorExit: no message$"),
+        ({"repair": _raising(StoreError("full"))}, r"repair\(\) raised StoreError: full$"),
+        ({"forwards": lambda self, images: -1}, r"forwards\(\) must give a whole number from 0 on or None, not -1"),
+        ({"forwards": lambda self, images: 1 / 0}, r"forwards\(\) raised ZeroDivisionError"),
+        ({"shortened": lambda self, images: 7}, r"shortened\(\) must give a line or None, not 7"),
+        ({"identity": lambda self: {}}, r"identity\(\) must hold axis, name, version, options"),
+        ({"version": 3}, "version must be a short line of text, such as '1', not 3"),
+        ({"name": "x" * 300}, "its name has 300 characters"),
     ],
 )
 def test_breaches_are_named(members: dict[str, Any], complaint: str) -> None:
