@@ -192,7 +192,8 @@ def test_plan_marks_absent_data(ran: Tiny) -> None:
     assert call("run", *ran.arguments, "--task", "gtsrb:12").exit_code == 2
 
 
-def test_plan_of_data_that_nobody_knows_says_how_to_get_them(tmp_path: Path) -> None:
+def test_plan_of_data_that_nobody_knows_says_how_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "300")  # wide: a line of advice is one line
     arguments = ["--board", "cifar10-small", "--data-root", tmp_path, "--store", tmp_path / "store"]
     result = call("plan", *arguments)
     assert result.exit_code == 0, result.stderr
@@ -203,7 +204,8 @@ def test_plan_of_data_that_nobody_knows_says_how_to_get_them(tmp_path: Path) -> 
     one_line(call("run", *arguments), "accepted: Parquet")
 
 
-def test_plan_of_what_nobody_knows(ran: Tiny) -> None:
+def test_plan_of_what_nobody_knows(ran: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "300")  # wide: no column is left out
     result = call("plan", *ran.arguments, "--task", "shapse:3", "--attack", "none", "--defense", "none", "--only")
     assert "1 cell, 2 distinct stages, 1 cached, 1 to compute" in result.stdout
     assert "estimated: unknown (the store has no past stages of these methods)" in result.stdout
@@ -211,7 +213,8 @@ def test_plan_of_what_nobody_knows(ran: Tiny) -> None:
     assert stage.split()[-2:] == ["?", "?"]
 
 
-def test_plan_of_a_misspelt_data_set_offers_the_nearest(ran: Tiny) -> None:
+def test_plan_of_a_misspelt_data_set_offers_the_nearest(ran: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
     for arguments in (["--task", "tsk:1"], ["--pretrain", "pol"]):
         result = call("plan", *ran.arguments, *arguments)
         assert result.exit_code == 0
@@ -250,8 +253,12 @@ def test_show_in_both_forms() -> None:
     assert "MIMIC" in document["paper"]
     options = {option["name"]: option for option in document["options"]}
     assert set(options["lr"]) == {"name", "type", "bounds", "default", "help"}
-    assert (options["lr"]["type"], options["lr"]["bounds"], options["lr"]["default"]) == ("float", "> 0", 1e-3)
-    assert options["batch"]["bounds"] == ">= 2"
+    assert (options["lr"]["type"], options["lr"]["bounds"], options["lr"]["default"]) == (
+        "float",
+        "> 0, <= 1000.0",
+        1e-3,
+    )
+    assert options["batch"]["bounds"] == ">= 2, <= 1000000"
     assert all(option["help"] for option in options.values())
     text = call("show", "ft").stdout
     assert text.startswith("defense ft (version ")

@@ -241,6 +241,7 @@ def test_a_cost_that_is_none_is_a_question_mark(
 
     tiny = again(odd=offered(variant(forwards=forwards)))
     monkeypatch.setattr("benchbd.api.load_registry", lambda: tiny.registry)
+    monkeypatch.setenv("COLUMNS", "300")  # wide: no column is left out
     arguments = ["--only", "--attack", "none", "--defense", "odd", "--defense", "none"]
     result = CliRunner().invoke(main, ["plan", *tiny.arguments, *arguments])
     assert result.exit_code == 0, result.output

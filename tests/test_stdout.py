@@ -70,7 +70,7 @@ def test_a_process_prints_one_document_whatever_a_plugin_prints(tmp_path: Path) 
     assert found["adds"] == {"defense": ["mine"]}
     assert sorted(done.stderr.splitlines()) == sorted(SAID)
     table = plugins(tmp_path)
-    assert [line.split()[0] for line in table.stdout.splitlines()] == ["plugin", "--------", "chatty"]
+    assert [line.split()[0] for line in table.stdout.splitlines()] == ["plugin", "------", "chatty"]
     assert sorted(table.stderr.splitlines()) == sorted(SAID)
 
 
