@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from benchbd.inversion import Inversion as Inversion
     from benchbd.inversion import Inverted as Inverted
     from benchbd.inversion import self_similarity as self_similarity
-    from benchbd.layouts import decode_images as decode_images
-    from benchbd.layouts import resize_images as resize_images
     from benchbd.methods import Attack as Attack
     from benchbd.methods import AttackerKnowledge as AttackerKnowledge
     from benchbd.methods import Backdoor as Backdoor
@@ -53,6 +51,8 @@ if TYPE_CHECKING:
     from benchbd.methods import Verdict as Verdict
     from benchbd.mine import Estimate as Estimate
     from benchbd.mine import Mine as Mine
+    from benchbd.pictures import decode_images as decode_images
+    from benchbd.pictures import resize_images as resize_images
     from benchbd.threads import one_thread as one_thread
     from benchbd.training import ContrastiveMethod as ContrastiveMethod
     from benchbd.training import Steps as Steps
@@ -76,7 +76,6 @@ _NAMES = {
     "hookspecs": ("hookimpl",),
     "images": ("ImageSet", "Trigger"),
     "inversion": ("Controller", "Inversion", "Inverted", "self_similarity"),
-    "layouts": ("decode_images", "resize_images"),
     "methods": (
         "Attack",
         "AttackerKnowledge",
@@ -93,6 +92,7 @@ _NAMES = {
         "Verdict",
     ),
     "mine": ("Estimate", "Mine"),
+    "pictures": ("decode_images", "resize_images"),
     "threads": ("one_thread",),
     "training": (
         "ContrastiveMethod",

@@ -31,11 +31,12 @@ from benchbd.errors import DataAbsentError, DataError, UnknownDataError, Unknown
 from benchbd.files import commit, expanded, file_digest, make_folder, sealed, unsealed
 from benchbd.images import RESIZE_RULE, ImageSet
 from benchbd.inputs import file_kind, is_stand_in, reading
-from benchbd.layouts import ACCEPTED, READERS, SIZE, WITHOUT_LABELS, Raw, check_labels, expand, first_line, layouts_in
+from benchbd.layouts import ACCEPTED, READERS, WITHOUT_LABELS, Raw, check_labels, class_folders, first_line, layouts_in
 from benchbd.methods import Dataset
+from benchbd.pictures import RESIZED, SIZE, expand, remarks
 
 SPLITS = ("train", "test", "unlabeled", "pool")
-CACHE_SCHEMA = 1  # raise it when decoding changes
+CACHE_SCHEMA = 2  # raise it when decoding changes
 ENTRY_SCHEMA = 1  # raise it when the fields of a cache entry change; an entry without one is of schema 1
 ABSENT = "absent:"  # begins what stands for the digest of a split that is not there
 
@@ -80,7 +81,7 @@ class SplitInfo:
         return cls(images.digest, len(images), images.size, images.classes, tuple(histogram), mean, std)
 
 
-_INFO = TypeAdapter(SplitInfo)
+_INFO, _REMARKS = TypeAdapter(SplitInfo), TypeAdapter(list[str])
 
 
 class DataLibrary:
@@ -99,7 +100,9 @@ class DataLibrary:
         self._keys: dict[tuple[str, str], str] = {}
         self._infos: dict[tuple[str, str], SplitInfo] = {}
         self._images: dict[tuple[str, str], ImageSet] = {}
+        self._remarks: dict[tuple[str, str], list[str]] = {}
         self._complained: set[Path] = set()
+        self._said: set[tuple[str, str]] = set()
 
     def names(self) -> list[str]:
         """Known data sets, and folders under the root that hold one in a known layout; sorted."""
@@ -211,8 +214,9 @@ class DataLibrary:
                 layout = self._layout(name)
                 identity |= {"layout": layout, "classes": self._expected_classes(name, split)}
                 identity["dataset"] = dataset.identity() if dataset and layout == _OWN else None
+                identity["folders"] = [class_folders(file) for file in files if file.is_dir()]
                 for file in expand(files):
-                    digest.update(f"{file.relative_to(self.root / name).as_posix()}\0".encode())
+                    digest.update(os.fsencode(file.relative_to(self.root / name).as_posix()) + b"\0")
                     digest.update(bytes.fromhex(file_digest(file)))
             digest.update(json.dumps(identity, sort_keys=True).encode())
             self._keys[name, split] = digest.hexdigest()
@@ -237,6 +241,7 @@ class DataLibrary:
     def _pool(self, name: str) -> ImageSet:
         parts = [self._load(name, part) for part in self._parts(name)]
         pixels = parts[0].pixels if len(parts) == 1 else torch.cat([part.pixels for part in parts])
+        self._remark(name, "pool", [text for part in self._parts(name) for text in self._remarks.get((name, part), [])])
         pool, memo = ImageSet(pixels), self._memo(name, "pool")
         if memo is not None and memo.digest != pool.digest:
             self._complain(name, "pool", ".json")
@@ -248,10 +253,12 @@ class DataLibrary:
         """Read and checked from the source files, and written to the cache."""
         files, layout, expected = self._required(name, split), self._layout(name), self._expected_classes(name, split)
         folder = self.root / name
-        if layout == _OWN:
-            raw = _read_own(self.datasets[name], split, self.root, files)
-        else:
-            raw = READERS[layout].read(files, split, expected)
+        with remarks() as told:
+            if layout == _OWN:
+                raw = _read_own(self.datasets[name], split, self.root, files)
+            else:
+                raw = READERS[layout].read(files, split, expected)
+        self._remark(name, split, [text if text.startswith(RESIZED) else f"{split}: {text}" for text in told])
         if not len(raw.pixels):
             raise DataError(f"{folder}: the {split} split is empty")
         pixels = torch.from_numpy(np.ascontiguousarray(raw.pixels.transpose(0, 3, 1, 2)))
@@ -297,10 +304,22 @@ class DataLibrary:
             self._complain(name, split, ".json", f"cannot be read ({error.strerror or error})")
             return None
         found = _read_entry(content, path.stem)
-        if isinstance(found, str):
-            self._complain(name, split, ".json", found)
+        if not isinstance(found, tuple):
+            if found:
+                self._complain(name, split, ".json", found)
             return None
-        return found
+        info, told = found
+        self._remark(name, split, told)
+        return info
+
+    def _remark(self, name: str, split: str, told: list[str]) -> None:
+        """Say once what a user should know of a split; of sizes, once for all splits of a data set."""
+        self._remarks[name, split] = told
+        for text in told:
+            once = (name, RESIZED if text.startswith(RESIZED) else text)
+            if once not in self._said:
+                log.warning("%s: %s", name, text)
+            self._said.add(once)
 
     def _complain(self, name: str, split: str, suffix: str, what: str = "is damaged") -> None:
         """One line of warning a file."""
@@ -318,7 +337,8 @@ class DataLibrary:
             if blob:
                 commit(self._cache_file(name, split, ".safetensors"), lambda part: save_file(tensors, part))
             key = self._key(name, split)
-            text = sealed("entry", {"schema": ENTRY_SCHEMA, "key": key, "info": asdict(info)})
+            told = self._remarks.get((name, split), [])
+            text = sealed("entry", {"schema": ENTRY_SCHEMA, "key": key, "info": asdict(info), "remarks": told})
             commit(self._cache_file(name, split, ".json"), lambda part: part.write_text(text))
         except (OSError, SafetensorError) as error:
             log.warning(
@@ -349,8 +369,8 @@ def _read_own(dataset: Dataset, split: str, root: Path, files: list[Path]) -> Ra
     return Raw(images.pixels.permute(0, 2, 3, 1).numpy(), labels, classes)
 
 
-def _read_entry(content: bytes, key: str) -> SplitInfo | str | None:
-    """The statistics of a cache entry, or what is wrong with it; None for one that never had a checksum."""
+def _read_entry(content: bytes, key: str) -> tuple[SplitInfo, list[str]] | str | None:
+    """The statistics and remarks of a cache entry, or what is wrong with it; None for one that never had a checksum."""
     body = unsealed("entry", content)
     try:
         entry = json.loads(body or content)
@@ -359,7 +379,8 @@ def _read_entry(content: bytes, key: str) -> SplitInfo | str | None:
         if (schema := entry.get("schema", 1)) > ENTRY_SCHEMA:
             return f"was written by a newer benchbd (schema {schema}, this one reads up to {ENTRY_SCHEMA})"
         info = _INFO.validate_json(json.dumps(entry["info"], allow_nan=False), strict=True)
-        return info if entry["key"] == key else "is damaged"
+        told = _REMARKS.validate_python(entry.get("remarks", []), strict=True)
+        return (info, told) if entry["key"] == key else "is damaged"
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return "is damaged"
 

@@ -1,4 +1,4 @@
-"""How a data set may lie in a folder, and how its pictures become uint8 32x32 RGB.
+"""How a data set may lie in a folder.
 
 A layout finds the files of a stored split and reads them; what it cannot use is a DataError of one line that names the
 file and the row. Rows count from 0.
@@ -6,12 +6,9 @@ file and the row. Rows count from 0.
 
 from __future__ import annotations
 
-import io
 import json
-import os
 import re
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,76 +16,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from PIL import Image
 
-from benchbd.arrays import bounded_pictures, picture_fault, read_npz
+from benchbd.arrays import read_npz
 from benchbd.errors import DataError
-from benchbd.inputs import HEAD, file_kind, obstacle
+from benchbd.inputs import file_kind, obstacle
+from benchbd.pictures import NOBODYS, SIZE, Pixels, decode_images, expand, is_picture, of_kinds, remark, resize_images
 
-SIZE = 32  # pixels; images.RESIZE_RULE names how pictures of other sizes get there
 STORED = ("train", "test", "unlabeled", "train_unlabeled")  # the splits that a folder may hold
 WITHOUT_LABELS = STORED[2:]
 ACCEPTED = "Parquet (train-*.parquet), npz (train.npz) or an image folder (train/<class>/<picture>)"
-PICTURES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".webp"))
+MOST_CLASSES = 10_000  # a folder is named by a number above it for another reason than its label
 
-Pixels = NDArray[np.uint8]
 Labels = NDArray[np.int64]
-
-
-def decode_images(pictures: Sequence[bytes | Path], where: Callable[[int], str]) -> Pixels:
-    """Encoded pictures, or files of them, as uint8 (N, 32, 32, 3) RGB; one of another size is resized, bilinear.
-
-    where: names picture ``i`` in the DataError that a damaged one raises.
-    """
-
-    def decode(row: int) -> Image.Image:
-        picture = pictures[row]
-        try:
-            with Image.open(picture if isinstance(picture, Path) else io.BytesIO(picture)) as image:
-                if image.mode.startswith(("I", "F")):
-                    raise ValueError(f"mode {image.mode}, 8 bits per channel are expected")
-                if "transparency" in image.info:
-                    return image.convert("RGBA").convert("RGB")
-                return image.convert("RGB")
-        except Exception as error:  # Pillow's decoders raise whatever they like on damaged bytes
-            raise DataError(f"{where(row)}: {picture_fault(error, _head(picture))}") from error
-
-    with bounded_pictures():
-        return _in_threads(len(pictures), decode)
-
-
-def _head(picture: bytes | Path) -> bytes:
-    """The first bytes of a picture; none where its file cannot be read."""
-    if isinstance(picture, bytes):
-        return picture[:HEAD]
-    try:
-        with picture.open("rb") as file:
-            return file.read(HEAD)
-    except OSError:
-        return b""
-
-
-def resize_images(pixels: Pixels) -> Pixels:
-    """uint8 (N, H, W, 3) as uint8 (N, 32, 32, 3), by the rule of ``decode_images``."""
-    if pixels.shape[1:3] == (SIZE, SIZE):
-        return pixels
-    return _in_threads(len(pixels), lambda row: Image.fromarray(np.ascontiguousarray(pixels[row])))
-
-
-def _in_threads(count: int, picture: Callable[[int], Image.Image]) -> Pixels:
-    out = np.empty((count, SIZE, SIZE, 3), np.uint8)
-
-    def fill(start: int) -> None:
-        for row in range(start, min(start + 512, count)):
-            image = picture(row)
-            if image.size != (SIZE, SIZE):
-                image = image.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
-            out[row] = np.asarray(image)
-
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as threads:
-        for done in [threads.submit(fill, start) for start in range(0, count, 512)]:
-            done.result()
-    return out
 
 
 # Layouts: how to find the files of a split, and how to read them
@@ -191,13 +130,13 @@ def _read_npz(files: list[Path], split: str, expected: tuple[str, ...]) -> Raw:
     [file] = files
     arrays = read_npz(file, "x", "y")
     x, y = arrays["x"], arrays["y"]
-    if x.dtype != np.uint8 or x.ndim != 4 or x.shape[1:] != (SIZE, SIZE, 3):
+    if x.dtype != np.uint8 or x.ndim != 4 or x.shape[-1] != 3 or 0 in x.shape[1:]:
         raise DataError(f"{file}: x must be uint8 (N, {SIZE}, {SIZE}, 3), not {x.dtype} {x.shape}")
     if not np.issubdtype(y.dtype, np.integer) or y.shape not in ((len(x),), (len(x), 1)):
         raise DataError(f"{file}: y must be integer ({len(x)},) or ({len(x)}, 1), not {y.dtype} {y.shape}")
     labels = y.reshape(-1).astype(np.int64)
     check_labels(file, split, labels, expected)
-    return Raw(x, labels)
+    return Raw(resize_images(x), labels)
 
 
 def _find_folder(folder: Path, split: str) -> list[Path]:
@@ -206,24 +145,101 @@ def _find_folder(folder: Path, split: str) -> list[Path]:
 
 def _read_folder(files: list[Path], split: str, expected: tuple[str, ...]) -> Raw:
     [top] = files
-    pictures = [path for path in expand(files) if path.suffix.lower() in PICTURES]
+    found = expand(files)
+    pictures = [path for path in found if is_picture(path)]
+    skipped = sorted({*found} - {*pictures})
+    if not pictures:
+        held = f", and {of_kinds(skipped)} of other kinds" if skipped else ""
+        raise DataError(f"{top}: the {split} split is empty: no picture below it{held}")
+    if skipped:
+        remark(f"{of_kinds(skipped)} skipped, for they are no pictures")
     if split in WITHOUT_LABELS:
         return Raw(decode_images(pictures, lambda i: str(pictures[i])), None)
     if stray := [path for path in pictures if path.parent.parent != top]:
         raise DataError(f"{stray[0]}: pictures belong in {top}/<class>/")
-    names = {path.name for path in top.iterdir() if path.is_dir() and not path.name.startswith(".")}
-    if names <= set(expected):
-        classes = expected
-    elif split == "test":
-        raise DataError(f"{top / min(names - set(expected))}: train has no class of that name")
-    else:
-        # Folders named by number keep their numbers' order: "10" is not the class after "1".
-        classes = tuple(
-            sorted(names, key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0, name))
-        )
-    index = {name: label for label, name in enumerate(classes)}
+    index, classes = _classes(top, split, expected, {path.parent.name for path in pictures})
+    pictures.sort(key=lambda path: (index[path.parent.name], path))  # "10" is no class between "1" and "2"
     labels = np.array([index[path.parent.name] for path in pictures], np.int64)
     return Raw(decode_images(pictures, lambda i: str(pictures[i])), labels, classes)
+
+
+def class_folders(top: Path) -> list[str]:
+    """Names of the folders in ``top`` that may be classes, sorted; what archives and systems leave there is none."""
+    return sorted(
+        path.name for path in top.iterdir() if path.is_dir() and not (path.name.startswith(".") or path.name in NOBODYS)
+    )
+
+
+def _classes(
+    top: Path, split: str, expected: tuple[str, ...], filled: Iterable[str]
+) -> tuple[dict[str, int], tuple[str, ...]]:
+    """The label of each class folder, and the class names in label order. filled: the folders with pictures."""
+    names = class_folders(top)
+    if ignored := sorted(path.name for path in top.iterdir() if path.is_dir() and path.name in NOBODYS):
+        remark(f"{', '.join(ignored)} ignored, for it is no class")
+    index, unknown = _expected_labels(names, expected)
+    if expected and not unknown:
+        return index, expected
+    if split == "test":
+        raise DataError(f"{top / unknown[0]}: train has no class of that name")
+    if expected and all(name.isdecimal() for name in names):
+        known = f"0..{len(expected) - 1} ({len(expected)} classes are known)"
+        raise DataError(f"{top / unknown[0]}: label {int(unknown[0])} is out of range {known}")
+    try:
+        index, classes = label_names(names)
+    except DataError as error:
+        raise DataError(f"{top}: {error}") from error
+    empty = [name for name in names if name not in set(filled)]
+    if shifting := [name for name in empty if not name.isdecimal()]:
+        raise DataError(f"{top / shifting[0]}: no picture in it, so it is no class: fill or remove it")
+    if absent := [name for name in classes if name not in set(filled)]:
+        remark(f"no pictures of class {', '.join(absent[:5])}{', ...' * (len(absent) > 5)}; labels stay")
+    return index, classes
+
+
+def _expected_labels(names: Iterable[str], expected: tuple[str, ...]) -> tuple[dict[str, int], list[str]]:
+    """Labels among the expected classes, by name or by number; and the names that are none of them."""
+    index = {name: label for label, name in enumerate(expected)}
+    unknown = []
+    for name in names:
+        if name in index:
+            continue
+        label = int(name) if name.isdecimal() else len(expected)
+        # "3" is the label 3, unless that class has another number for its name.
+        if label < len(expected) and (not expected[label].isdecimal() or int(expected[label]) == label):
+            index[name] = label
+        else:
+            unknown.append(name)
+    return index, unknown
+
+
+def label_names(names: Iterable[str]) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Labels of class names, and the classes in label order, where only the names tell.
+
+    A number is its own label, whatever else is there or missing; other names follow, sorted. A label without a name
+    is called by its number, with the zeros in front that the others have. DataError where two names are one number, or
+    a number is too large for a label.
+    """
+    numbers: dict[int, str] = {}
+    others = []
+    for name in sorted(names):
+        if not name.isdecimal():
+            others.append(name)
+        elif (label := int(name)) >= MOST_CLASSES:
+            raise DataError(
+                f"class {name}: a class that is named by a number has it for its label, up to {MOST_CLASSES - 1:,}; "
+                f"name it class-{name} instead"
+            )
+        elif label in numbers:
+            raise DataError(f"classes {numbers[label]} and {name} are one number, and so one label")
+        else:
+            numbers[label] = name
+    widths = {len(name) for name in numbers.values()}
+    digits = widths.pop() if len(widths) == 1 else 0
+    first = max(numbers, default=-1) + 1
+    classes = [*(numbers.get(label, str(label).zfill(digits)) for label in range(first)), *others]
+    index = {name: label for label, name in numbers.items()} | {name: first + i for i, name in enumerate(others)}
+    return index, tuple(classes)
 
 
 READERS = {
@@ -246,18 +262,6 @@ def check_labels(file: Path, split: str, labels: Labels, classes: tuple[str, ...
     if len(bad):
         known = f"{limit} classes are known" if classes else f"no class names, and only {limit} images"
         raise DataError(f"{file}: row {bad[0]}: label {labels[bad[0]]} is out of range {lowest}..{limit - 1} ({known})")
-
-
-def expand(paths: Sequence[Path]) -> list[Path]:
-    """The files, and those below the folders, in a fixed order; hidden ones are nobody's data."""
-    files: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            below = (p for p in path.rglob("*") if not any(part.startswith(".") for part in p.relative_to(path).parts))
-            files += sorted(p for p in below if p.is_file())
-        else:
-            files.append(path)
-    return files
 
 
 def first_line(error: BaseException) -> str:

@@ -29,7 +29,7 @@ from benchbd.errors import BenchbdError, Diverged, PluginError, StoreError, Usag
 from benchbd.files import expanded
 from benchbd.images import ImageSet, Trigger
 from benchbd.isolation import restoring
-from benchbd.layouts import SIZE, WITHOUT_LABELS
+from benchbd.layouts import WITHOUT_LABELS
 from benchbd.methods import (
     Attack,
     AttackerKnowledge,
@@ -48,6 +48,7 @@ from benchbd.methods import (
     shortened_of,
 )
 from benchbd.options import build
+from benchbd.pictures import SIZE
 from benchbd.plugins import AXES, check_plannable, flaw_of
 
 TARGET = 1

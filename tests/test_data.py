@@ -367,11 +367,161 @@ def test_train_and_test_share_their_classes(library: DataLibrary) -> None:
     assert "test/zebra: train has no class of that name" in message(library, "dirs", "test")
 
 
-def test_numbered_folders_keep_their_order(library: DataLibrary) -> None:
-    for number in range(12):
-        (library.root / "toy" / "train" / str(number)).mkdir(parents=True)
-        (library.root / "toy" / "train" / str(number) / "0.png").write_bytes(encode(pictures(1)[0]))
-    assert library.load("toy", "train").classes == tuple(map(str, range(12)))
+def put(folder: Path, *names: str) -> None:
+    """A picture of its own under each name."""
+    for number, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pictures(1, number)[0]).save(folder / name)
+
+
+def classes_of(library: DataLibrary, split: str = "train") -> dict[str, int]:
+    """How many pictures each class of toy has."""
+    info = library.info("toy", split)
+    return dict(zip(info.classes, info.histogram, strict=True))
+
+
+def test_folders_named_by_number_are_labels(library: DataLibrary, caplog: pytest.LogCaptureFixture) -> None:
+    top = library.root / "toy" / "train"
+    put(top, *(f"{number}/0.png" for number in range(12)))
+    expected = library.load("toy", "train")
+    assert expected.classes == tuple(map(str, range(12)))
+    assert expected.labels is not None
+    assert expected.labels.tolist() == list(range(12))
+    assert not caplog.messages
+
+    (top / "7" / "0.png").unlink()
+    (top / "9").rename(top / "twelfth")
+    images = again(library).load("toy", "train")
+    assert images.classes == (*map(str, range(12)), "twelfth")
+    assert images.labels is not None
+    assert images.labels.tolist() == [0, 1, 2, 3, 4, 5, 6, 8, 10, 11, 12]
+    assert caplog.messages == ["toy: train: no pictures of class 7, 9; labels stay"]
+
+    (top / "twelfth").rename(top / "03")
+    assert f"{top}: classes 03 and 3 are one number, and so one label" in message(again(library))
+    (top / "03").rename(top / "20240131")
+    assert f"{top}: class 20240131: a class that is named by a number has it for its label" in message(again(library))
+
+
+def test_a_gap_in_padded_numbers_shifts_nothing(library: DataLibrary) -> None:
+    for split in ("train", "test"):
+        put(library.root / "toy" / split, *(f"{number:05}/0.png" for number in (0, 1, 3)))
+    assert classes_of(library) == classes_of(library, "test") == {"00000": 1, "00001": 1, "00002": 0, "00003": 1}
+    (library.root / "toy" / "test" / "00003").rename(library.root / "toy" / "test" / "3")
+    assert classes_of(again(library), "test")["00003"] == 1
+
+
+def test_numbers_are_labels_of_declared_classes(library: DataLibrary) -> None:
+    put(library.root / "known" / "train", "0/a.png", "2/a.png")
+    assert library.info("known", "train").classes == NAMES
+    assert library.info("known", "train").histogram == (1, 0, 1)
+    put(library.root / "known" / "train", "3/a.png")
+    assert "train/3: label 3 is out of range 0..2 (3 classes are known)" in message(again(library), "known")
+
+
+def test_a_folder_without_pictures_shifts_no_label(library: DataLibrary, caplog: pytest.LogCaptureFixture) -> None:
+    top = library.root / "toy" / "train"
+    put(top, "ant/0.png", "bee/0.png", "cat/0.png", ".thumbnails/0.png", "__MACOSX/._0.png", "__MACOSX/ant/1.png")
+    assert classes_of(library) == dict.fromkeys(NAMES, 1)
+    assert caplog.messages == ["toy: train: __MACOSX ignored, for it is no class"]
+    (top / "bee" / "0.png").unlink()
+    assert f"{top}/bee: no picture in it, so it is no class: fill or remove it" in message(again(library))
+    (top / "bee").rmdir()
+    assert classes_of(again(library)) == {"ant": 1, "cat": 1}
+    (top / "bee").mkdir()  # no file tells, but the cache knows
+    assert "train/bee: no picture in it" in message(again(library))
+
+
+def test_an_emptied_class_of_a_test_split_keeps_its_label(library: DataLibrary) -> None:
+    write_set(library.root / "toy", "folder")
+    for file in (library.root / "toy" / "test" / "bee").iterdir():
+        file.unlink()
+    assert classes_of(library, "test") == {"ant": 2, "bee": 0, "cat": 2}
+    (library.root / "toy" / "test" / "bee").rmdir()
+    assert classes_of(again(library), "test") == {"ant": 2, "bee": 0, "cat": 2}
+
+
+def test_links_are_followed_and_those_to_nowhere_named(library: DataLibrary, tmp_path: Path) -> None:
+    top = library.root / "toy" / "train"
+    put(tmp_path / "elsewhere", "bees/0.png", "bees/1.png", "cat.png")
+    put(top, "ant/0.png", "cat/0.png")
+    (top / "bee").symlink_to(tmp_path / "elsewhere" / "bees")
+    (top / "cat" / "1.png").symlink_to(tmp_path / "elsewhere" / "cat.png")
+    assert classes_of(library) == {"ant": 1, "bee": 2, "cat": 2}
+    (top / "ant" / "again").symlink_to(top)
+    assert f"{top}/ant/again: a link to a folder that it lies in" in message(again(library))
+    (top / "ant" / "again").unlink()
+    (tmp_path / "elsewhere" / "cat.png").unlink()
+    assert f"{top}/cat/1.png: a link to {tmp_path}/elsewhere/cat.png, which is not there" in message(again(library))
+    (top / "cat" / "1.png").unlink()
+    (tmp_path / "elsewhere" / "bees").rename(tmp_path / "bees")
+    assert f"{top}/bee: a link to {tmp_path}/elsewhere/bees, which is not there" in message(again(library))
+
+
+def test_whatever_pillow_opens_is_read_and_the_rest_counted(
+    library: DataLibrary, caplog: pytest.LogCaptureFixture
+) -> None:
+    top = library.root / "toy" / "train" / "ant"
+    kinds = ("tif", "TIFF", "pgm", "jfif", "avif", "bmp", "webp", "jp2", "pcx", "tga")
+    put(top, *(f"0.{kind}" for kind in kinds))
+    (top / "0.png").write_bytes(encode(pictures(1)[0]))
+    (top / "0.png").rename(top / "without suffix")
+    for name in ("labels.csv", "more.csv", "Thumbs.db", "README", "video.mpg"):
+        (top / name).write_bytes(b"\1")
+    assert library.info("toy", "train").count == len(kinds) + 1
+    said = "toy: train: 5 files (2 .csv, 1 .db, 1 without suffix, 1 others) skipped, for they are no pictures"
+    assert sorted(caplog.messages[0]) == sorted(said)
+    again(library).info("toy", "train")  # the cache repeats it
+    assert caplog.messages == [caplog.messages[0]] * 2
+    for file in top.iterdir():
+        if file.suffix != ".csv":
+            file.unlink()
+    assert "the train split is empty: no picture below it, and 2 files (2 .csv)" in message(again(library))
+
+
+@pytest.mark.parametrize("layout", ["folder", "Parquet"])
+def test_exif_orientation_is_honoured_and_said(
+    library: DataLibrary, caplog: pytest.LogCaptureFixture, layout: str
+) -> None:
+    """As the ``datasets`` library does it; damaged EXIF is none."""
+    upright = pictures(1)[0]
+    for number in range(9):
+        image, exif = Image.fromarray(upright), Image.Exif()
+        exif[0x0112] = number
+        if number == 6:  # turn by 90 degrees to the right
+            image = image.transpose(Image.Transpose.ROTATE_90)
+        if number in (0, 1, 6):
+            file = library.root / "toy" / "train" / "ant" / f"{number}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            image.save(file, exif=exif.tobytes() if number else b"Exif\0\0nonsense")
+    if layout == "Parquet":
+        files = sorted((library.root / "toy" / "train" / "ant").iterdir())
+        write_parquet(library.root / "other" / "train-0.parquet", [file.read_bytes() for file in files], [0] * 3)
+    name = "toy" if layout == "folder" else "other"
+    pixels = library.load(name, "train").pixels.permute(0, 2, 3, 1).numpy()
+    assert (pixels == upright).all()
+    assert caplog.messages == [f"{name}: train: 1 picture turned upright, as the EXIF orientation says"]
+
+
+def test_resizing_is_said_once_with_both_sizes(library: DataLibrary, caplog: pytest.LogCaptureFixture) -> None:
+    for split in ("train", "test"):
+        for label, size in enumerate(((48, 40), (96, 20))):
+            file = library.root / "toy" / split / NAMES[label] / "0.png"
+            file.parent.mkdir(parents=True)
+            Image.new("RGB", size).save(file)
+    fresh = [library, again(library)]
+    for each in fresh:  # from the files, and from the cache
+        for split in ("pool", "train", "test"):
+            each.load("toy", split)
+            each.info("toy", split)
+        assert caplog.messages == ["toy: pictures of 48x20 to 96x40 pixels are resized to 32x32"]
+        caplog.clear()
+    again(library).info("toy", "pool")
+    assert caplog.messages == ["toy: pictures of 48x20 to 96x40 pixels are resized to 32x32"]
+    caplog.clear()
+    write_npz(library.root / "arrays" / "train.npz", np.zeros((3, 64, 48, 3), np.uint8), labels(3))
+    assert library.load("arrays", "train").pixels.shape == (3, 3, 32, 32)
+    assert caplog.messages == ["arrays: pictures of 48x64 pixels are resized to 32x32"]
 
 
 # Cache
@@ -384,7 +534,7 @@ def test_cache_hit_does_not_decode(library: DataLibrary, monkeypatch: pytest.Mon
     def fail(*_: object) -> None:
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr(layouts, "_in_threads", fail)
+    monkeypatch.setattr(layouts, "decode_images", fail)
     fresh = again(library)
     for split, images in first.items():
         assert fresh.info("toy", split).digest == images.digest
