@@ -16,6 +16,7 @@ from benchbd.data import DataLibrary, find_data_root
 from benchbd.encoder import Encoder
 from benchbd.errors import StoreError, UsageError, did_you_mean, shown
 from benchbd.methods import Dataset
+from benchbd.options import build
 from benchbd.planning import Selection, make_plan
 from benchbd.plugins import Registry, load_registry
 from benchbd.records import DETECTIONS, DetectionRecord, Record, write_records
@@ -56,7 +57,9 @@ class Session:
         registry = registry or load_registry()
         root = find_root(store)
         datasets: dict[str, Dataset] = {
-            name: found() for name, found in registry.methods["dataset"].items() if issubclass(found, Dataset)
+            name: build(found, {}, name)
+            for name, found in registry.methods["dataset"].items()
+            if issubclass(found, Dataset)
         }
         library = DataLibrary(datasets, find_data_root(data_root), root / "data", download)
         return cls(load_board(board), registry, library, root, pick_device(device), selection or Selection())

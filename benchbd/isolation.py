@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -265,11 +266,8 @@ class _Names:
     """
 
     def __init__(self) -> None:
-        ours = [module for name, module in sys.modules.items() if name.partition(".")[0] == "benchbd"]
-        values = (value for module in ours for value in vars(module).values())
-        classes = {v for v in values if isinstance(v, type) and v.__module__.partition(".")[0] == "benchbd"}
-        spaces: tuple[Namespace, ...] = (*_TORCH, *ours, *_TORCH_CLASSES, *classes)
-        self._before = [(space, dict(vars(space))) for space in spaces]
+        ours = tuple(module for name, module in sys.modules.items() if _is_ours(name))
+        self._before = [(space, dict(vars(space))) for space in (*_TORCH, *_TORCH_CLASSES, *_with_classes(ours))]
 
     def put_back(self) -> list[str]:
         """Restore what changed, and return the dotted names of it."""
@@ -283,6 +281,17 @@ class _Names:
                     else:
                         delattr(space, name)
         return changed
+
+
+def _is_ours(module: str) -> bool:
+    return module.partition(".")[0] == "benchbd"
+
+
+@cache
+def _with_classes(modules: tuple[ModuleType, ...]) -> tuple[Namespace, ...]:
+    """Modules of benchbd and the classes in them: to find them takes longer than to read them all."""
+    values = (value for module in modules for value in vars(module).values())
+    return (*modules, *{value for value in values if isinstance(value, type) and _is_ours(value.__module__)})
 
 
 def _equal(now: Mapping[str, Any], before: Mapping[str, Any]) -> bool:

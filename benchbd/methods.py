@@ -11,7 +11,7 @@ import hashlib
 import inspect
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from numbers import Integral
@@ -20,8 +20,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from benchbd.errors import BenchbdError, DataAbsentError, DataError, PluginError, asked, first_line, named, shown
+from benchbd.encoder import ARCHITECTURES
+from benchbd.errors import DataAbsentError, DataError, PluginError, asked, first_line, named, shown
 from benchbd.files import path_digest
+from benchbd.isolation import isolated
 from benchbd.verify import CONTROL
 
 MOST_FORWARDS = 10**18  # more is no estimate
@@ -98,15 +100,20 @@ def _source_digest(cls: type) -> str:
     return "source-" + hashlib.sha256(source.encode()).hexdigest()[:16]
 
 
+def _asked(method: Method, what: str, work: Callable[..., Any], *arguments: object) -> Any:
+    """What a method's ``work`` returns, in isolation: a question changes no answer of another method."""
+    with isolated(f"{method.axis} {method.name}"):
+        return asked(what, work, *arguments)
+
+
 def identity_of(method: Method) -> dict[str, Any]:
     """What ``method.identity()`` says, as JSON. PluginError where it raises, says no JSON, says something else when
     asked again, or leaves out what every method's identity holds."""
-    own = asked("identity()", method.identity)
+    own, second, plain = _asked(
+        method, "identity()", lambda: (method.identity(), method.identity(), Method.identity(method))
+    )
     try:
-        found, again = (as_json(each) for each in (own, asked("identity()", method.identity)))
-        whole = as_json(asked("identity()", Method.identity, method))
-    except BenchbdError:
-        raise
+        found, again, whole = map(as_json, (own, second, plain))
     except (ValueError, TypeError, RecursionError) as error:
         raise PluginError(f"identity() must give JSON, not {shown(own)} ({named(error)})") from error
     if not isinstance(found, dict) or any(name not in found or found[name] != whole[name] for name in whole):
@@ -114,6 +121,14 @@ def identity_of(method: Method) -> dict[str, Any]:
     if found != again:
         raise PluginError("identity() differs from call to call")
     return found
+
+
+def architecture_of(method: Pretraining) -> str:
+    """What ``method.architecture`` says; PluginError where it raises or names none."""
+    told = _asked(method, "architecture", lambda: method.architecture)
+    if not (isinstance(told, str) and told in ARCHITECTURES):
+        raise PluginError(f"architecture must be one of {', '.join(ARCHITECTURES)}, not {shown(told)}")
+    return told
 
 
 def as_json(value: object) -> Any:
@@ -134,7 +149,7 @@ def _inside(value: object) -> Iterable[object]:
 
 def forwards_of(method: Method, images: int) -> int | None:
     """What ``method.forwards(images)`` says; PluginError where it raises or says no number of forwards."""
-    told = asked("forwards()", method.forwards, images)
+    told = _asked(method, "forwards()", method.forwards, images)
     if told is None:
         return None
     if not isinstance(told, Integral) or isinstance(told, bool) or not 0 <= int(told) <= MOST_FORWARDS:
@@ -144,7 +159,7 @@ def forwards_of(method: Method, images: int) -> int | None:
 
 def shortened_of(method: Method, images: int) -> str | None:
     """What ``method.shortened(images)`` says, a line or None; PluginError where it raises or says no text."""
-    told = asked("shortened()", method.shortened, images)
+    told = _asked(method, "shortened()", method.shortened, images)
     if not (told is None or isinstance(told, str)):
         raise PluginError(f"shortened() must give a line or None, not {shown(told)}")
     return None if told is None else first_line(told) or None

@@ -10,7 +10,7 @@ from benchbd.board import Board, ReferenceSpec, Row, TriggerSpec, class_index, r
 from benchbd.data import ABSENT, DataLibrary, SplitInfo
 from benchbd.errors import DataAbsentError, DataError, UnknownNameError, UsageError, brief, shown
 from benchbd.images import Trigger, content_digest, load_references
-from benchbd.methods import Attack, Detection, Evaluator, Method, Mitigation, Pretraining
+from benchbd.methods import Attack, Detection, Evaluator, Method, Mitigation, Pretraining, architecture_of
 from benchbd.plugins import Registry
 from benchbd.settings import Settings, differences
 from benchbd.stages import Cell, DataRef, Goal, Inspection, Kind, Plan, Stage, distinct
@@ -492,7 +492,7 @@ class _Planner:
         params: dict[str, Any] = {"clean": self._clean(row, seed)}
         parents, origin = {"encoder": published}, published.label
         if not defense.uses_weights:
-            params["architecture"] = self.pretraining.architecture
+            params["architecture"] = architecture_of(self.pretraining)
             parents, origin = {}, f"clean images of {row.pretrain} seed {seed}"
         return self._stage(
             "defend",

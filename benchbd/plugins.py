@@ -27,7 +27,18 @@ from benchbd.errors import (
     named,
     shown,
 )
-from benchbd.methods import Attack, Dataset, Detection, Evaluator, Method, Mitigation, Pretraining, identity_of
+from benchbd.isolation import isolated
+from benchbd.methods import (
+    Attack,
+    Dataset,
+    Detection,
+    Evaluator,
+    Method,
+    Mitigation,
+    Pretraining,
+    architecture_of,
+    identity_of,
+)
 from benchbd.options import build
 
 GROUP = "benchbd"
@@ -84,7 +95,8 @@ class Registry:
         self._owner: dict[tuple[str, str], Plugin] = {}
         for plugin in plugins:
             if not plugin.problem:
-                self._collect(plugin)
+                with isolated(f"plugin {plugin.name!r}"):
+                    self._collect(plugin)
 
     @property
     def problems(self) -> list[str]:
@@ -174,11 +186,7 @@ def check_plannable(method: Method) -> None:
     """PluginError where what a plan asks of a method, its identity and architecture, is not to be had."""
     identity_of(method)
     if isinstance(method, Pretraining):
-        from benchbd.encoder import ARCHITECTURES
-
-        architecture = asked("architecture", lambda: method.architecture)
-        if not (isinstance(architecture, str) and architecture in ARCHITECTURES):
-            raise PluginError(f"architecture must be one of {', '.join(ARCHITECTURES)}, not {shown(architecture)}")
+        architecture_of(method)
 
 
 def _wrong_attribute(cls: type[Method], base: type[Method]) -> str:
@@ -289,7 +297,8 @@ def _register(
     """
     plugin = Plugin(_free_name(manager, name, distribution), distribution, version)
     try:
-        module = load()
+        with isolated(f"plugin {plugin.name!r}"):
+            module = load()
     except BaseException as error:
         if is_interrupt(error):
             raise

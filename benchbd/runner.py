@@ -18,6 +18,7 @@ from benchbd.data import DataLibrary
 from benchbd.encoder import ForwardMeter, precision
 from benchbd.errors import BenchbdError, NotApplicable, PluginError, StoreError, is_interrupt, named, says
 from benchbd.files import without_paths
+from benchbd.isolation import isolated
 from benchbd.metrics import baseline, count, metrics
 from benchbd.plugins import Registry
 from benchbd.records import Cost, Counts, DetectionRecord, Gain, Record, Status
@@ -252,7 +253,8 @@ class Runner:
         """Call the observers; one that fails is named, once, and does not stop the run."""
         for impl in getattr(self.registry.manager.hook, hook).get_hookimpls():
             try:
-                impl.function(*(facts[name] for name in impl.argnames))
+                with isolated(f"observer {impl.plugin_name}"):
+                    impl.function(*(facts[name] for name in impl.argnames))
             except BaseException as error:
                 if is_interrupt(error):
                     raise

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from benchbd.board import Board
 from benchbd.data import ABSENT
-from benchbd.methods import Attack, Method, Pretraining, forwards_of, identity_of, shortened_of
+from benchbd.methods import Attack, Method, Pretraining, architecture_of, forwards_of, identity_of, shortened_of
 from benchbd.store import canonical
 
 SCHEMA = 1  # raise it when a stage of the harness itself (the reference inputs, say) gives other results
@@ -97,11 +97,11 @@ class Stage:
         own = any(ref.absent for ref in self.data.values())
         return own or any(parent.provisional for parent in self.parents.values())
 
-    @property
+    @cached_property
     def architecture(self) -> str:
-        """Of the encoder that the stage makes or looks at."""
+        """Of the encoder that the stage makes or looks at; PluginError where the method names none."""
         if isinstance(self.method, Pretraining):
-            return self.method.architecture
+            return architecture_of(self.method)
         return self.params.get("architecture") or self.parents["encoder"].architecture
 
     def forwards(self) -> int | None:

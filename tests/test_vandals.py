@@ -6,11 +6,14 @@ Also what comes back from a method: it is the class itself, and an encoder is it
 from __future__ import annotations
 
 import logging
+import random
 import re
 from collections.abc import Callable
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -18,6 +21,7 @@ from benchbd_plugins.simclr import SimCLR
 from pydantic import Field
 from torch import Tensor, nn
 
+import benchbd.metrics
 from benchbd import (
     Attack,
     AttackerKnowledge,
@@ -35,7 +39,8 @@ from benchbd import (
     hookimpl,
 )
 from benchbd.compute import ENCODER, PREDICTIONS
-from benchbd.plugins import load_registry
+from benchbd.plan_text import known_forwards
+from benchbd.plugins import GROUP, load_registry
 from benchbd.records import Record
 from benchbd.stages import Stage
 
@@ -245,3 +250,117 @@ def test_a_stage_that_was_changed_is_not_computed(tmp_path: Path, meddle: Any, r
     (record,) = Tiny(tmp_path, registry, MANY).run(attacks=("none",), defenses=("none",))
     assert record.status == "failed"
     assert re.search(reason, record.reason)
+
+
+# At import, and when a plan asks -------------------------------------------------------------------------------------
+
+SPOILER = """
+import random
+import numpy, torch
+import torch.nn.functional as F
+import benchbd.metrics
+from benchbd import Mitigation, hookimpl
+
+
+def spoil():
+    torch.set_default_dtype(torch.float64)
+    torch.set_num_threads(torch.get_num_threads() + 1)
+    torch.set_grad_enabled(False)
+    torch.backends.mkldnn.enabled = False
+    torch.use_deterministic_algorithms(True)
+    F.cross_entropy = F.l1_loss
+    benchbd.metrics.count = None
+    torch.manual_seed(0), numpy.random.seed(0), random.seed(0)
+
+
+AT = {at!r}
+if AT == "import":
+    import torch.fx, torchvision.ops  # what a library loads stays loaded
+    spoil()
+
+
+class Spoiler(Mitigation):
+    "Spoils."
+
+    name = "spoiler"
+    paper = "test"
+    version = "1"
+
+    def __init__(self, **values):
+        super().__init__(**values)
+        if AT == "init":
+            spoil()
+
+    @classmethod
+    def effective_version(cls):
+        if AT == "version":
+            spoil()
+        return cls.version
+
+    def identity(self):
+        if AT == "identity":
+            spoil()
+        return super().identity()
+
+    def forwards(self, images):
+        if AT == "forwards":
+            spoil()
+        return 3
+
+    def shortened(self, images):
+        if AT == "shortened":
+            spoil()
+
+    def repair(self, encoder, knowledge):
+        return encoder
+
+
+@hookimpl
+def benchbd_defenses():
+    if AT == "hook":
+        spoil()
+    return [Spoiler]
+
+
+@hookimpl
+def benchbd_stage_started():
+    if AT == "observer":
+        spoil()
+"""
+
+
+def the_state() -> tuple[Any, ...]:
+    return (
+        (torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled()),
+        (torch.backends.mkldnn.enabled, torch.are_deterministic_algorithms_enabled()),
+        (F.cross_entropy, benchbd.metrics.count),
+        (random.random(), float(np.random.rand()), float(torch.rand(1))),
+    )
+
+
+@pytest.mark.parametrize(
+    "at", ["import", "hook", "init", "version", "identity", "forwards", "shortened", "observer", "nowhere"]
+)
+def test_whatever_is_spoilt_before_or_beside_the_work_is_put_back(
+    quiet: tuple[Tiny, list[Record]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    """The plugin is an entry point. The cells beside it have the same bits as without it."""
+    name = f"spoiler_{at}"
+    (tmp_path / f"{name}.py").write_text(SPOILER.replace("{at!r}", repr(at)))
+    monkeypatch.syspath_prepend(tmp_path)
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    before = the_state()
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    registry = load_registry([*entry_points(group=GROUP), EntryPoint("spoiler", name, GROUP)])
+    assert registry.problems == []
+    tiny = Tiny(tmp_path / "tiny", registry, MANY)
+    chosen = {"defenses": ("spoiler", "none", "ft"), "attacks": ("none",)}
+    known_forwards(tiny.plan(**chosen).stages)
+    assert the_state() == before
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    assert {record.status for record in tiny.run(**chosen)} == {"ok"}
+    assert the_state() == before
+    for stage in tiny.plan(attacks=("none",)).stages:
+        for file in (ENCODER, PREDICTIONS):
+            if (path := tiny.blob(stage.key, file)).is_file():
+                assert path.read_bytes() == quiet[0].blob(stage.key, file).read_bytes(), stage.label
