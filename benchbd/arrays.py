@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,15 +19,18 @@ from benchbd.inputs import file_kind, kind_of, obstacle
 Array = np.ndarray[Any, Any]
 
 
-def read_npz(path: str | Path, *keys: str) -> dict[str, Array]:
-    """The named arrays of an npz file; DataError where the file is absent, damaged or lacks one. Never unpickles."""
+def read_npz(path: str | Path, *keys: str, optional: Sequence[str] = ()) -> dict[str, Array]:
+    """The named arrays of an npz file; DataError where the file is absent, damaged or lacks one. Never unpickles.
+
+    optional: those that need not be there.
+    """
     path = expanded(path)
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             absent = [key for key in keys if key not in archive]
             if absent:
                 raise DataError(f"{path}: no array {absent[0]!r} in it; it has {sorted(archive.files)}")
-            arrays = {key: archive[key] for key in keys}
+            arrays = {key: archive[key] for key in (*keys, *optional) if key in archive}
             if not all(isinstance(array, np.ndarray) for array in arrays.values()):
                 raise DataError(f"{path}: not a readable npz file (a member is no array)")
             return arrays
@@ -93,8 +96,13 @@ def picture_fault(error: BaseException, head: bytes = b"") -> str:
         return f"a picture of {size} megapixels; up to {limit:.0f} are read: make it smaller"
     if reason := obstacle(error):
         return f"cannot be read ({reason})"
-    fault = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    fault = first_line(error)
     if isinstance(error, UnidentifiedImageError):
         kind = kind_of(head)
         fault = f"it is {kind}" if kind and "picture" not in kind else "not a picture"
     return f"not a readable picture ({fault})"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text; its type where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,12 +1,16 @@
 """Data sets: found in a folder in a known layout, checked, decoded once to uint8 32x32 RGB, and kept in a cache.
 
-    <root>/<name>/train-00000-of-00001.parquet   Hugging Face's Parquet: image (encoded bytes) and label
+    <root>/<name>/train-00000-of-00001.parquet   Hugging Face's Parquet: image (encoded bytes) and label; also
+                                                 train.parquet, train/*.parquet, and these in data/ or one other folder
     <root>/<name>/train.npz                      the BadEncoder release: x uint8 (N, 32, 32, 3) and y (N,) or (N, 1)
-    <root>/<name>/train/<class>/<picture>        image folder; unlabeled/ may hold its pictures directly
+    <root>/<name>/train/<class>/<picture>        image folder; pictures directly in train/ have no labels, or those of
+                                                 train.csv
     <root>/<name>/...                            what the data-set plugin of that name reads
 
-Splits are train, test and unlabeled. ``pool``, what an encoder is pre-trained on, is train plus unlabeled, unless there
-is a ``train_unlabeled``, which is that union already; labels are dropped.
+Splits are train, test and unlabeled, in any case; a validation split stands for a test split that is not there.
+``pool``, what an encoder is pre-trained on, is what there is of train and unlabeled, with labels or without, unless
+there is a ``train_unlabeled``, which is that union already; labels are dropped. "<name>@<column>" is the same set with
+its labels from another column of its Parquet.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,13 +32,27 @@ from pydantic import TypeAdapter
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from benchbd.arrays import first_line
+from benchbd.classes import check_labels
 from benchbd.errors import DataAbsentError, DataError, UnknownDataError, UnknownNameError, UsageError, shown
 from benchbd.files import commit, expanded, file_digest, make_folder, sealed, unsealed
 from benchbd.images import RESIZE_RULE, ImageSet
 from benchbd.inputs import file_kind, is_stand_in, reading
-from benchbd.layouts import ACCEPTED, READERS, WITHOUT_LABELS, Raw, check_labels, class_folders, first_line, layouts_in
+from benchbd.layouts import (
+    ACCEPTED,
+    READERS,
+    WITHOUT_LABELS,
+    Raw,
+    Wanted,
+    class_folders,
+    find,
+    held,
+    layouts_in,
+    stand_in,
+    unlabeled_reason,
+)
 from benchbd.methods import Dataset
-from benchbd.pictures import RESIZED, SIZE, expand, remarks
+from benchbd.pictures import RESIZED, SIZE, dangling, expand, remark, remarks
 
 SPLITS = ("train", "test", "unlabeled", "pool")
 CACHE_SCHEMA = 2  # raise it when decoding changes
@@ -106,17 +125,36 @@ class DataLibrary:
 
     def names(self) -> list[str]:
         """Known data sets, and folders under the root that hold one in a known layout; sorted."""
-        folders = [path.name for path in self.root.iterdir() if path.is_dir()] if self.root.is_dir() else []
-        return sorted({*self.datasets, *(name for name in folders if layouts_in(self.root / name))})
+        found = set(self.datasets)
+        for path in self.root.iterdir() if self.root.is_dir() else ():
+            with suppress(OSError):  # a folder of others
+                found |= {path.name} if path.is_dir() and layouts_in(path) else set()
+        return sorted(found)
+
+    def _column(self, name: str) -> str:
+        """The label column that a name chooses behind an @; "" where it chooses none."""
+        base, at, column = name.rpartition("@")
+        return column if base and at and name not in self.datasets and not (self.root / name).is_dir() else ""
+
+    def _folder(self, name: str) -> Path:
+        column = self._column(name)
+        return self.root / (name.removesuffix(f"@{column}") if column else name)
+
+    def _known(self, name: str) -> Dataset | None:
+        """The plugin that knows the data set, if any."""
+        column = self._column(name)
+        return self.datasets.get(name.removesuffix(f"@{column}") if column else name)
 
     def info(self, name: str, split: str) -> SplitInfo:
         """Digest, count and statistics of a split; it is decoded only where the cache does not know it."""
         _check_split(split)
         if (name, split) not in self._infos:
-            with reading(self.root / name):
+            with reading(self._folder(name)):
                 memo = self._memo(name, split)
-                self._infos[name, split] = memo or SplitInfo.of(self.load(name, split))
-        info, dataset = self._infos[name, split], self.datasets.get(name)
+                self._infos[name, split] = memo or SplitInfo.of(self._load(name, split))
+        info, dataset = self._infos[name, split], self._known(name)
+        if not info.histogram:
+            self._need_labels(name, split)
         if dataset and dataset.normalization:
             return replace(info, mean=dataset.normalization[0], std=dataset.normalization[1])
         return info
@@ -127,8 +165,18 @@ class DataLibrary:
         DataAbsentError or DataError where it is not there or damaged.
         """
         _check_split(split)
-        with reading(self.root / name):
-            return self._load(name, split)
+        with reading(self._folder(name)):
+            images = self._load(name, split)
+        if images.labels is None:
+            self._need_labels(name, split)
+        return images
+
+    def _need_labels(self, name: str, split: str) -> None:
+        """DataError for a split that is of no use without its labels, but in a pool."""
+        if split in ("train", "test"):
+            with reading(self._folder(name)):
+                reason = unlabeled_reason(self._layout(name), name, split, self._required(name, split))
+            raise DataError(f"{reason}; without labels it can be pre-trained on, but is no task")
 
     def holds(self, refs: Iterable[tuple[str, str, str]]) -> bool:
         """Whether each (name, split, digest) is what loading it gives; ``info`` knows better where one is not.
@@ -141,7 +189,7 @@ class DataLibrary:
     def _load(self, name: str, split: str) -> ImageSet:
         if (name, split) not in self._images:
             images = self._pool(name) if split == "pool" else self._cached(name, split) or self._decoded(name, split)
-            dataset = self.datasets.get(name)
+            dataset = self._known(name)
             if dataset and dataset.normalization:
                 digest = images.digest
                 images = replace(images, mean=dataset.normalization[0], std=dataset.normalization[1])
@@ -154,7 +202,7 @@ class DataLibrary:
     def _layout(self, name: str) -> str:
         """The one layout in which the data set lies; an absent known one is fetched where that is allowed."""
         if name not in self._layouts:
-            folder, dataset = self.root / name, self.datasets.get(name)
+            folder, dataset = self._folder(name), self._known(name)
             if dataset is None and Path(name).name != name:
                 raise UnknownNameError("data set", name, self.names())
             if dataset is None and not folder.is_dir():
@@ -165,7 +213,9 @@ class DataLibrary:
             if len(found) > 1:
                 raise DataError(f"{folder}: two layouts in one folder, {found[0]} and {found[1]}: keep one")
             if not found and dataset is None:
-                raise DataError(f"{folder}: no data set in a known layout; accepted: {ACCEPTED}")
+                raise DataError(f"{folder}: no data set in a known layout{held(folder)}; accepted: {ACCEPTED}")
+            if (column := self._column(name)) and found != ["Parquet"]:
+                raise DataError(f"{folder}: only Parquet has columns, such as {column!r}, to choose labels from")
             self._layouts[name] = found[0] if found else _OWN
         return self._layouts[name]
 
@@ -173,25 +223,30 @@ class DataLibrary:
         """The files of a stored split, in order; None where the data set has no such split."""
         layout = self._layout(name)
         if layout != _OWN:
-            return READERS[layout].find(self.root / name, split) or None
-        dataset = self.datasets[name]
+            files = find(layout, self._folder(name), split)
+            if lost := next((file for file in files if file.is_symlink() and not file.exists()), None):
+                raise DataError(dangling(lost))
+            return files or None
+        dataset = self._known(name)
+        assert dataset is not None
         if split not in dataset.splits:
             return None
         try:
             return dataset.sources(split, self.root)
         except DataAbsentError as absent:
             if not self.download:
-                raise DataAbsentError(f"{absent}; accepted: {ACCEPTED}, {_OWN}; --download fetches it") from None
+                there = held(self._folder(name))
+                raise DataAbsentError(f"{absent}{there}; accepted: {ACCEPTED}, {_OWN}; --download fetches it") from None
         try:
             dataset.download(self.root)
         except NotImplementedError:
-            raise DataAbsentError(f"{name}: not in {self.root / name}, and it cannot be downloaded") from None
+            raise DataAbsentError(f"{name}: not in {self._folder(name)}, and it cannot be downloaded") from None
         except Exception as error:  # whatever the network, the archive or the disk comes up with
-            left = [path for path in (self.root / name).glob("*") if path.is_file() and is_stand_in(file_kind(path))]
+            left = [path for path in (self._folder(name)).glob("*") if path.is_file() and is_stand_in(file_kind(path))]
             reason = f"{left[0].name} is {file_kind(left[0])}" if left else first_line(error)
             raise DataAbsentError(
                 f"{name}: the download failed ({reason}); try again, or put it in "
-                f"{self.root / name} by hand: {ACCEPTED}"
+                f"{self._folder(name)} by hand: {ACCEPTED}"
             ) from error
         return dataset.sources(split, self.root)
 
@@ -199,12 +254,12 @@ class DataLibrary:
         """The stored splits that the pre-training pool is made of."""
         if self._files(name, "train_unlabeled") is not None:
             return ["train_unlabeled"]
-        return ["train"] if self._files(name, "unlabeled") is None else ["train", "unlabeled"]
+        return [part for part in ("train", "unlabeled") if self._files(name, part) is not None] or ["train"]
 
     def _key(self, name: str, split: str) -> str:
         """Identity of the decoded split: the contents of its files, not where they lie."""
         if (name, split) not in self._keys:
-            dataset = self.datasets.get(name)
+            dataset = self._known(name)
             identity: dict[str, Any] = {"schema": CACHE_SCHEMA, "split": split, "resize": RESIZE_RULE}
             digest = hashlib.sha256()
             if split == "pool":
@@ -212,11 +267,15 @@ class DataLibrary:
             else:
                 files = self._required(name, split)
                 layout = self._layout(name)
-                identity |= {"layout": layout, "classes": self._expected_classes(name, split)}
+                identity |= {
+                    "layout": layout,
+                    "column": self._column(name),
+                    "classes": self._expected_classes(name, split),
+                }
                 identity["dataset"] = dataset.identity() if dataset and layout == _OWN else None
                 identity["folders"] = [class_folders(file) for file in files if file.is_dir()]
                 for file in expand(files):
-                    digest.update(os.fsencode(file.relative_to(self.root / name).as_posix()) + b"\0")
+                    digest.update(os.fsencode(file.relative_to(self._folder(name)).as_posix()) + b"\0")
                     digest.update(bytes.fromhex(file_digest(file)))
             digest.update(json.dumps(identity, sort_keys=True).encode())
             self._keys[name, split] = digest.hexdigest()
@@ -226,15 +285,17 @@ class DataLibrary:
         files = self._files(name, split)
         if files is None:
             hint = "; train_unlabeled is part of the pool only" if split == "unlabeled" else ""
-            raise DataError(f"{self.root / name}: no {split} split ({self._layout(name)}){hint}")
+            raise DataError(
+                f"{self._folder(name)}: no {split} split ({self._layout(name)}){held(self._folder(name))}{hint}"
+            )
         return files
 
     def _expected_classes(self, name: str, split: str) -> tuple[str, ...]:
         """The names that labels are held against: those of train for a test split, else what the data set declares."""
         if split == "test":
             return self.info(name, "train").classes
-        dataset = self.datasets.get(name)
-        return dataset.classes if dataset else ()
+        dataset = self._known(name)
+        return dataset.classes if dataset and not self._column(name) else ()
 
     # Decoded
 
@@ -252,20 +313,20 @@ class DataLibrary:
     def _decoded(self, name: str, split: str) -> ImageSet:
         """Read and checked from the source files, and written to the cache."""
         files, layout, expected = self._required(name, split), self._layout(name), self._expected_classes(name, split)
-        folder = self.root / name
+        folder, dataset = self._folder(name), self._known(name)
         with remarks() as told:
-            if layout == _OWN:
-                raw = _read_own(self.datasets[name], split, self.root, files)
+            if layout == _OWN and dataset is not None:
+                raw = _read_own(dataset, split, self.root, files)
             else:
-                raw = READERS[layout].read(files, split, expected)
+                raw = READERS[layout].read(files, Wanted(split, expected, self._column(name)))
+                if stand_in(split, files):
+                    remark(f"there is none of that name; {files[0].relative_to(folder).as_posix()} is read")
         self._remark(name, split, [text if text.startswith(RESIZED) else f"{split}: {text}" for text in told])
         if not len(raw.pixels):
             raise DataError(f"{folder}: the {split} split is empty")
         pixels = torch.from_numpy(np.ascontiguousarray(raw.pixels.transpose(0, 3, 1, 2)))
-        if split in WITHOUT_LABELS:
+        if split in WITHOUT_LABELS or raw.labels is None:
             images = ImageSet(pixels)
-        elif raw.labels is None:
-            raise DataError(f"{folder}: the {split} split has no labels")
         else:
             classes = _agree(folder, split, raw, expected)
             images = ImageSet(pixels, torch.from_numpy(raw.labels), classes)
@@ -365,7 +426,7 @@ def _read_own(dataset: Dataset, split: str, root: Path, files: list[Path]) -> Ra
     labels = None if images.labels is None else images.labels.numpy()
     classes = images.classes or dataset.classes
     if labels is not None:
-        check_labels(where, split, labels, classes)
+        check_labels(where, labels, classes, -1 if split in WITHOUT_LABELS else 0)
     return Raw(images.pixels.permute(0, 2, 3, 1).numpy(), labels, classes)
 
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchbd import data, layouts
+from benchbd import data, layouts, parquet
 from benchbd.data import DataLibrary, find_data_root
 from benchbd.errors import DataAbsentError, DataError, UnknownDataError, UnknownNameError, UsageError
 from benchbd.files import sealed
@@ -338,7 +338,9 @@ def test_labels_out_of_range(library: DataLibrary) -> None:
     write_parquet(second, [good] * 3, [0, None, 2])
     assert f"{second}: row 1: no label" in message(again(library))
     write_parquet(second, [good] * 3, ["a", "b", "c"])
-    assert f"{second}: column 'label' must be an integer, not string" in message(again(library))
+    assert f"{second}: labels are names in one shard and integers in another" in message(again(library))
+    write_parquet(second, [good] * 3, [0.0, 1.0, 2.0])
+    assert f"{second}: column 'label' must be integers or names, not double" in message(again(library))
     write_parquet(second, [good] * 3, None)
     assert f"{second}: no column 'label'; it has image" in message(again(library))
     write_parquet(second, [good] * 3, [0, 1, 2], names=("ant", "bee", "cow"))
@@ -364,7 +366,7 @@ def test_train_and_test_share_their_classes(library: DataLibrary) -> None:
     assert "test-0.parquet: row 2: label 3 is out of range 0..2" in message(again(library), split="test")
     write_set(library.root / "dirs", "folder")
     (library.root / "dirs" / "test" / "zebra").mkdir()
-    assert "test/zebra: train has no class of that name" in message(library, "dirs", "test")
+    assert "test: class zebra: train has no class of that name" in message(library, "dirs", "test")
 
 
 def put(folder: Path, *names: str) -> None:
@@ -416,7 +418,7 @@ def test_numbers_are_labels_of_declared_classes(library: DataLibrary) -> None:
     assert library.info("known", "train").classes == NAMES
     assert library.info("known", "train").histogram == (1, 0, 1)
     put(library.root / "known" / "train", "3/a.png")
-    assert "train/3: label 3 is out of range 0..2 (3 classes are known)" in message(again(library), "known")
+    assert "train: class 3: label 3 is out of range 0..2 (3 classes are known)" in message(again(library), "known")
 
 
 def test_a_folder_without_pictures_shifts_no_label(library: DataLibrary, caplog: pytest.LogCaptureFixture) -> None:
@@ -691,4 +693,4 @@ def test_real_data(tmp_path: Path) -> None:
 
 def test_metadata_nested_without_end_are_a_line() -> None:
     with pytest.raises(DataError, match="not what Hugging Face writes"):
-        layouts._class_label_names(Path("train.parquet"), {b"huggingface": b"[" * 100_000})
+        parquet._class_label_names(Path("train.parquet"), "label", {b"huggingface": b"[" * 100_000})

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from benchbd import encoder, layouts
+from benchbd import encoder, parquet
 from benchbd.cli import main
 from benchbd.data import DataLibrary
 from benchbd.errors import DataAbsentError, DataError
@@ -137,7 +137,7 @@ def test_scarcity_is_a_line_and_not_damage(
         raise error
 
     monkeypatch.setattr(np, "load", scarce)
-    monkeypatch.setattr(layouts.pq, "ParquetFile", scarce)
+    monkeypatch.setattr(parquet.pq, "ParquetFile", scarce)
     monkeypatch.setattr(Image, "open", scarce)
     with pytest.raises(DataError, match=reason) as caught:
         DataLibrary({}, tmp_path, tmp_path / "cache").load("toy", "train")
