@@ -257,6 +257,7 @@ def check_backdoor(backdoor: object, digests: Sequence[str], who: str) -> None:
 def check_alike(encoder: Encoder, plain: Encoder, images: ImageSet, who: str) -> None:
     """PluginError where an encoder does something that its tensors do not say: its rebuilt twin is what is stored."""
     pixels = images.pixels[:COMPARED]
+    encoder.eval()  # as it will be used: the mode is no part of what is stored
     for own, stored in zip(_outputs(encoder, pixels), _outputs(plain, pixels), strict=True):
         if not (own - stored).norm() <= ALIKE * stored.norm():
             raise PluginError(f"{who} must return an encoder that is its weights alone: they give other features")

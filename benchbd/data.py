@@ -19,11 +19,11 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -34,10 +34,22 @@ from safetensors.torch import load_file, save_file
 
 from benchbd.arrays import first_line
 from benchbd.classes import check_labels
-from benchbd.errors import DataAbsentError, DataError, UnknownDataError, UnknownNameError, UsageError, shown
+from benchbd.errors import (
+    BenchbdError,
+    DataAbsentError,
+    DataError,
+    PluginError,
+    UnknownDataError,
+    UnknownNameError,
+    UsageError,
+    is_interrupt,
+    says,
+    shown,
+)
 from benchbd.files import commit, expanded, file_digest, make_folder, sealed, unsealed
 from benchbd.images import RESIZE_RULE, ImageSet
 from benchbd.inputs import file_kind, is_stand_in, reading
+from benchbd.isolation import isolated
 from benchbd.layouts import (
     ACCEPTED,
     READERS,
@@ -51,7 +63,7 @@ from benchbd.layouts import (
     stand_in,
     unlabeled_reason,
 )
-from benchbd.methods import Dataset
+from benchbd.methods import Dataset, ask, identity_of
 from benchbd.pictures import RESIZED, SIZE, dangling, expand, remark, remarks
 
 SPLITS = ("train", "test", "unlabeled", "pool")
@@ -62,6 +74,8 @@ ABSENT = "absent:"  # begins what stands for the digest of a split that is not t
 _OWN = "the data set's own layout"
 
 log = logging.getLogger("benchbd")
+
+R = TypeVar("R")
 
 
 def find_data_root(option: str | Path | None = None) -> Path:
@@ -232,23 +246,26 @@ class DataLibrary:
         if split not in dataset.splits:
             return None
         try:
-            return dataset.sources(split, self.root)
+            return _sources(dataset, split, self.root)
         except DataAbsentError as absent:
             if not self.download:
                 there = held(self._folder(name))
                 raise DataAbsentError(f"{absent}{there}; accepted: {ACCEPTED}, {_OWN}; --download fetches it") from None
         try:
-            dataset.download(self.root)
+            with isolated(f"data set {name}"):
+                dataset.download(self.root)
         except NotImplementedError:
             raise DataAbsentError(f"{name}: not in {self._folder(name)}, and it cannot be downloaded") from None
-        except Exception as error:  # whatever the network, the archive or the disk comes up with
-            left = [path for path in (self._folder(name)).glob("*") if path.is_file() and is_stand_in(file_kind(path))]
-            reason = f"{left[0].name} is {file_kind(left[0])}" if left else first_line(error)
+        except BaseException as error:  # whatever the network, the archive or the disk comes up with
+            if is_interrupt(error):
+                raise
+            left = [path for path in self._folder(name).glob("*") if path.is_file() and is_stand_in(file_kind(path))]
+            reason = f"{left[0].name} is {file_kind(left[0])}" if left else says(error)
             raise DataAbsentError(
                 f"{name}: the download failed ({reason}); try again, or put it in "
                 f"{self._folder(name)} by hand: {ACCEPTED}"
             ) from error
-        return dataset.sources(split, self.root)
+        return _sources(dataset, split, self.root)
 
     def _parts(self, name: str) -> list[str]:
         """The stored splits that the pre-training pool is made of."""
@@ -272,7 +289,7 @@ class DataLibrary:
                     "column": self._column(name),
                     "classes": self._expected_classes(name, split),
                 }
-                identity["dataset"] = dataset.identity() if dataset and layout == _OWN else None
+                identity["dataset"] = _identity(dataset) if dataset and layout == _OWN else None
                 identity["folders"] = [class_folders(file) for file in files if file.is_dir()]
                 for file in expand(files):
                     digest.update(os.fsencode(file.relative_to(self._folder(name)).as_posix()) + b"\0")
@@ -413,21 +430,66 @@ class DataLibrary:
 def _read_own(dataset: Dataset, split: str, root: Path, files: list[Path]) -> Raw:
     """What the plugin loads, held to the same rules as a folder in a known layout. files: what it is read from."""
     where = root / dataset.name
-    try:
+
+    def load() -> Raw:
         images = dataset.load(split, root)
-    except Exception as error:
+        if type(images) is not ImageSet:
+            raise DataError(f"{where}: load() must return a benchbd.ImageSet, not {type(images).__name__}")
+        if not (isinstance(images.classes, tuple) and all(isinstance(name, str) for name in images.classes)):
+            raise DataError(f"{where}: class names must be a tuple of texts, not {shown(images.classes)}")
+        labels = None if images.labels is None else images.labels.cpu().numpy()
+        return Raw(images.pixels.permute(0, 2, 3, 1).cpu().numpy(), labels, images.classes or dataset.classes)
+
+    try:
+        raw = _told(dataset, root, "load()", load)
+    except DataError as error:
         if page := next((file for file in expand(files) if is_stand_in(file_kind(file))), None):
             raise DataError(f"{page}: it is {file_kind(page)}") from error
         raise
-    if images.size != SIZE or images.pixels.shape[2] != SIZE:
-        raise DataError(f"{where}: images must be {SIZE}x{SIZE}, not {tuple(images.pixels.shape[2:])}")
-    if (count := dataset.splits[split]) and count != len(images):
-        raise DataError(f"{where}: {len(images):,} images in {split}, {count:,} are expected: unpack the archive again")
-    labels = None if images.labels is None else images.labels.numpy()
-    classes = images.classes or dataset.classes
-    if labels is not None:
-        check_labels(where, labels, classes, -1 if split in WITHOUT_LABELS else 0)
-    return Raw(images.pixels.permute(0, 2, 3, 1).numpy(), labels, classes)
+    images, *size = raw.pixels.shape[:3]
+    if size != [SIZE, SIZE]:
+        raise DataError(f"{where}: images must be {SIZE}x{SIZE}, not {tuple(size)}")
+    if (count := dataset.splits[split]) and count != images:
+        raise DataError(f"{where}: {images:,} images in {split}, {count:,} are expected: unpack the archive again")
+    if raw.labels is not None:
+        check_labels(where, raw.labels, raw.classes, -1 if split in WITHOUT_LABELS else 0)
+    return raw
+
+
+def _told(dataset: Dataset, root: Path, what: str, work: Callable[[], R]) -> R:
+    """What a data set's ``work`` returns. Whatever it raises is a DataError that names it, for it is read while a run
+    is planned; interrupts pass."""
+
+    def read() -> R:
+        with reading(root / dataset.name):
+            return work()
+
+    try:
+        told: R = ask(dataset, what, read)
+    except DataAbsentError:
+        raise
+    except BenchbdError as error:
+        if isinstance(error, DataError) and dataset.name in str(error):
+            raise
+        raise DataError(f"data set {dataset.name}: {error}") from error
+    return told
+
+
+def _identity(dataset: Dataset) -> dict[str, Any]:
+    try:
+        return identity_of(dataset)
+    except PluginError as error:
+        raise DataError(f"data set {dataset.name}: {error}") from error
+
+
+def _sources(dataset: Dataset, split: str, root: Path) -> list[Path]:
+    """The files that a data set names; DataError where they are none of its folder's."""
+    folder = root / dataset.name
+    files = _told(dataset, root, "sources()", lambda: list(dataset.sources(split, root)))
+    for file in files:
+        if not (isinstance(file, Path) and file.is_relative_to(folder)):
+            raise DataError(f"data set {dataset.name}: sources() must give paths in {folder}, not {shown(file)}")
+    return files
 
 
 def _read_entry(content: bytes, key: str) -> tuple[SplitInfo, list[str]] | str | None:
@@ -453,7 +515,7 @@ def _check_split(split: str) -> None:
 
 def _is_there(dataset: Dataset, root: Path) -> bool:
     try:
-        dataset.sources("train", root)
+        _sources(dataset, "train", root)
     except DataAbsentError:
         return False
     return True

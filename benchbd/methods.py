@@ -100,7 +100,7 @@ def _source_digest(cls: type) -> str:
     return "source-" + hashlib.sha256(source.encode()).hexdigest()[:16]
 
 
-def _asked(method: Method, what: str, work: Callable[..., Any], *arguments: object) -> Any:
+def ask(method: Method, what: str, work: Callable[..., Any], *arguments: object) -> Any:
     """What a method's ``work`` returns, in isolation: a question changes no answer of another method."""
     with isolated(f"{method.axis} {method.name}"):
         return asked(what, work, *arguments)
@@ -109,7 +109,7 @@ def _asked(method: Method, what: str, work: Callable[..., Any], *arguments: obje
 def identity_of(method: Method) -> dict[str, Any]:
     """What ``method.identity()`` says, as JSON. PluginError where it raises, says no JSON, says something else when
     asked again, or leaves out what every method's identity holds."""
-    own, second, plain = _asked(
+    own, second, plain = ask(
         method, "identity()", lambda: (method.identity(), method.identity(), Method.identity(method))
     )
     try:
@@ -125,7 +125,7 @@ def identity_of(method: Method) -> dict[str, Any]:
 
 def architecture_of(method: Pretraining) -> str:
     """What ``method.architecture`` says; PluginError where it raises or names none."""
-    told = _asked(method, "architecture", lambda: method.architecture)
+    told = ask(method, "architecture", lambda: method.architecture)
     if not (isinstance(told, str) and told in ARCHITECTURES):
         raise PluginError(f"architecture must be one of {', '.join(ARCHITECTURES)}, not {shown(told)}")
     return told
@@ -149,7 +149,7 @@ def _inside(value: object) -> Iterable[object]:
 
 def forwards_of(method: Method, images: int) -> int | None:
     """What ``method.forwards(images)`` says; PluginError where it raises or says no number of forwards."""
-    told = _asked(method, "forwards()", method.forwards, images)
+    told = ask(method, "forwards()", method.forwards, images)
     if told is None:
         return None
     if not isinstance(told, Integral) or isinstance(told, bool) or not 0 <= int(told) <= MOST_FORWARDS:
@@ -159,7 +159,7 @@ def forwards_of(method: Method, images: int) -> int | None:
 
 def shortened_of(method: Method, images: int) -> str | None:
     """What ``method.shortened(images)`` says, a line or None; PluginError where it raises or says no text."""
-    told = _asked(method, "shortened()", method.shortened, images)
+    told = ask(method, "shortened()", method.shortened, images)
     if not (told is None or isinstance(told, str)):
         raise PluginError(f"shortened() must give a line or None, not {shown(told)}")
     return None if told is None else first_line(told) or None

@@ -13,12 +13,15 @@ import pytest
 import torch
 from click.testing import CliRunner
 from pydantic import ConfigDict, Field, field_validator
+from torch import nn
 
 from benchbd import (
+    Dataset,
     DefenderKnowledge,
     Detection,
     Encoder,
     Evaluator,
+    ImageSet,
     Mitigation,
     Predictions,
     Verdict,
@@ -27,10 +30,12 @@ from benchbd import (
     note,
 )
 from benchbd.cli import main
+from benchbd.compute import ENCODER
 from benchbd.errors import DataError, PluginError, StoreError, UsageError
 from benchbd.plugins import load_registry
 from benchbd.process import Stopped
 from benchbd.records import read_records
+from benchbd.testing import toy_images
 
 from .boards import Tiny, Watch, offering
 
@@ -227,6 +232,118 @@ def test_an_evaluator_and_a_detector_that_leave(again: Callable[..., Tiny]) -> N
     assert (found.status, found.reason) == ("failed", "detect guard: StoreError: not yours")
 
 
+# Encoders that are not what they say --------------------------------------------------------------------------------
+
+
+class Saved(Encoder):
+    """A subclass with a file of its own."""
+
+    def save(self, path: str | Path) -> None:
+        Path(path).write_text("mine")
+
+
+def subclass(encoder: Encoder) -> Encoder:
+    other = Saved("w16")
+    other.load_state_dict(encoder.state_dict())
+    return other
+
+
+def foreign(encoder: Encoder) -> Encoder:
+    encoder.body["layer1"] = nn.Identity()
+    return encoder
+
+
+def more(encoder: Encoder) -> Encoder:
+    encoder.extra = nn.Linear(2, 2)
+    return encoder
+
+
+def other_stem(encoder: Encoder) -> Encoder:
+    encoder.stem[0] = nn.Conv2d(3, 16, 3, 2, 1, bias=False)
+    return encoder
+
+
+def smooth(encoder: Encoder) -> Encoder:
+    encoder.stem[2] = nn.GELU()  # has no tensors
+    return encoder
+
+
+def lying(encoder: Encoder) -> Encoder:
+    encoder.arch = "w32"
+    return encoder
+
+
+def hooked(encoder: Encoder) -> Encoder:
+    encoder.body["layer1"].register_forward_hook(lambda module, given, out: out * 0)
+    return encoder
+
+
+def replaced_forward(encoder: Encoder) -> Encoder:
+    encoder.forward = lambda x: torch.rand(len(x), 64)  # type: ignore[method-assign]
+    return encoder
+
+
+def with_nan(encoder: Encoder) -> Encoder:
+    encoder.body["layer2"][0].bn1.running_var[3] = float("nan")  # type: ignore[index,union-attr]
+    return encoder
+
+
+def half_mask(encoder: Encoder) -> Encoder:
+    encoder.mask.fill_(0.5)
+    return encoder
+
+
+PLAIN = "defend odd: defense odd must return a plain w16 encoder: "
+OTHER = "defend odd: defense odd must return an encoder that is its weights alone: they give other features"
+
+
+@pytest.mark.parametrize(
+    ("act", "reason"),
+    [
+        (
+            subclass,
+            "defend odd: defense odd must return a benchbd.Encoder, not its subclass Saved, which no file can hold",
+        ),
+        (foreign, f"{PLAIN}it has no body.layer1.0.conv1.weight"),
+        (more, f"{PLAIN}it has a tensor extra.weight, of which the architecture knows nothing"),
+        (other_stem, f"{PLAIN}its stem.0.weight is (16, 3, 3, 3), not (16, 3, 4, 4)"),
+        (lambda encoder: encoder.double(), f"{PLAIN}its mean is float64, not float32"),
+        (lambda encoder: encoder.half(), f"{PLAIN}its mean is float16, not float32"),
+        (lying, "defend odd: defense odd must return a w16 encoder, not w32"),
+        (smooth, OTHER),
+        (hooked, OTHER),
+        (replaced_forward, OTHER),
+        (with_nan, "defend odd: the weights are not finite: body.layer2.0.bn1.running_var has NaN or infinity"),
+        (half_mask, "defend odd: defense odd must return an encoder whose mask is 0 or 1 per channel"),
+    ],
+)
+def test_an_encoder_that_no_file_can_hold_fails_its_stage(again: Callable[..., Tiny], act: Any, reason: str) -> None:
+    tiny = again(odd=offered(variant(act=staticmethod(act))))
+    kept, failed = tiny.run(**ALONE)
+    assert (kept.status, failed.status) == ("ok", "failed")
+    assert failed.reason == reason
+    assert "defend" not in failed.stages  # nothing was stored
+
+
+def in_training_mode(encoder: Encoder) -> Encoder:
+    encoder.train()
+    encoder.project(encoder(torch.rand(4, 3, 32, 32))).sum().backward()
+    return encoder
+
+
+def own_save(encoder: Encoder) -> Encoder:
+    encoder.save = lambda path: None  # type: ignore[method-assign]
+    return encoder
+
+
+@pytest.mark.parametrize("act", [in_training_mode, own_save])
+def test_an_encoder_is_stored_as_its_weights(again: Callable[..., Tiny], act: Any) -> None:
+    tiny = again(odd=offered(variant(act=staticmethod(act))))
+    stored = tiny.run(**ALONE)[1]
+    assert (stored.status, stored.reason) == ("ok", "")
+    Encoder.load(tiny.blob(stored.stages["defend"], ENCODER))
+
+
 # What a plan asks --------------------------------------------------------------------------------------------------
 
 
@@ -320,6 +437,122 @@ def test_an_option_nested_without_end_is_one_line(clean: Tiny) -> None:
     assert result.exit_code == 2
     assert result.stderr.startswith("error: ft.lr: input should be a valid number")
     assert len(result.stderr) < 300
+
+
+# Data sets ---------------------------------------------------------------------------------------------------------
+
+
+def the_images(classes: Any = ("a", "b", "c"), pixels: torch.Tensor | None = None) -> ImageSet:
+    images = toy_images(60).pixels if pixels is None else pixels
+    return ImageSet(images, torch.arange(len(images)) % 3, classes)
+
+
+class OddImages(ImageSet):
+    """A subclass."""
+
+
+@pytest.mark.parametrize(
+    ("work", "told", "complaint"),
+    [
+        ("load", RuntimeError("boom"), "data set odd-set: load() raised RuntimeError: boom"),
+        ("load", SystemExit(0), "data set odd-set: load() raised SystemExit: 0"),
+        ("load", Bye("so long"), "data set odd-set: load() raised Bye: so long"),
+        ("load", MuteError(), "data set odd-set: load() raised MuteError: its message cannot be read (SystemExit)"),
+        ("load", StoreError("full"), "data set odd-set: full"),
+        ("load", DataError("no images"), "data set odd-set: no images"),
+        ("load", None, "odd-set: load() must return a benchbd.ImageSet, not NoneType"),
+        ("load", OddImages(toy_images(60).pixels), "odd-set: load() must return a benchbd.ImageSet, not OddImages"),
+        ("load", the_images((1, 2, 3)), "odd-set: class names must be a tuple of texts, not (1, 2, 3)"),
+        ("load", the_images(["a"]), "odd-set: class names must be a tuple of texts, not ['a']"),
+        ("load", the_images(pixels=toy_images(60).pixels.to("meta")), "odd-set: load() raised NotImplementedError: "),
+        ("sources", SystemExit(0), "data set odd-set: sources() raised SystemExit: 0"),
+        ("sources", None, "data set odd-set: sources() raised TypeError: 'NoneType' object is not iterable"),
+        ("sources", ["train.bin"], "data set odd-set: sources() must give paths in "),
+        ("sources", [Path("/etc/passwd")], "data set odd-set: sources() must give paths in "),
+        ("identity", Bye("no"), "data set odd-set: identity() raised Bye: no"),
+    ],
+)
+def test_a_data_set_that_cannot_be_read_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, work: str, told: Any, complaint: str
+) -> None:
+    silent: list[bool] = []
+
+    class OddSet(Dataset):
+        """Odd."""
+
+        name = "odd-set"
+        version = "1"
+        needs_files = False
+
+        def load(self, split: str, root: Path) -> ImageSet:
+            return self._told("load", the_images())
+
+        def sources(self, split: str, root: Path) -> list[Path]:
+            return self._told("sources", [])
+
+        def identity(self) -> dict[str, Any]:
+            return self._told("identity", super().identity())
+
+        def _told(self, what: str, right: Any) -> Any:
+            if what != work or not silent:
+                return right
+            if isinstance(told, BaseException):
+                raise told
+            return told
+
+    registry = load_registry(extra={"odd": offered(OddSet, axis="datasets")})
+    assert registry.problems == []
+    silent.append(True)  # the class is asked for its identity when it is registered
+    monkeypatch.setattr("benchbd.api.load_registry", lambda: registry)
+    tiny = Tiny(tmp_path, registry)
+    tiny.board.write_text(tiny.board.read_text().replace('"pool"', '"odd-set"'))
+    for command in ("plan", "run"):
+        chosen = ["--only", "--attack", "none", "--defense", "none", "--quiet"]
+        result = CliRunner().invoke(main, [command, *tiny.arguments, *chosen])
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert complaint in result.stderr
+        assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("error", [SystemExit(0), Bye("so long"), MuteError()])
+def test_a_download_that_leaves_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Any) -> None:
+    class Far(Dataset):
+        """Far."""
+
+        name = "far"
+        version = "1"
+
+        def load(self, split: str, root: Path) -> ImageSet:
+            return the_images()
+
+        def download(self, root: Path) -> None:
+            raise error
+
+    registry = load_registry(extra={"far": offered(Far, axis="datasets")})
+    monkeypatch.setattr("benchbd.api.load_registry", lambda: registry)
+    tiny = Tiny(tmp_path, registry)
+    tiny.board.write_text(tiny.board.read_text().replace('"pool"', '"far"'))
+    result = CliRunner().invoke(main, ["run", *tiny.arguments, "--download", "--quiet"])
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: far: the download failed (")
+    assert result.stdout == ""
+
+
+def test_what_a_data_set_leaves_changed_is_put_back(tmp_path: Path) -> None:
+    def spoil(self: Any, *_: Any) -> Any:
+        torch.set_default_dtype(torch.float64)
+        torch.set_grad_enabled(False)
+        return the_images()
+
+    members = {"__module__": __name__, "__doc__": "Spoils.", "name": "spoils", "version": "1", "needs_files": False}
+    spoils = type("Spoils", (Dataset,), {**members, "load": spoil, "__annotations__": {}})
+    registry = load_registry(extra={"spoils": offered(spoils, axis="datasets")})
+    assert registry.problems == []
+    tiny = Tiny(tmp_path, registry)
+    tiny.board.write_text(tiny.board.read_text().replace('"pool"', '"spoils"'))
+    tiny.plan(attacks=("none",), defenses=("none",))
+    assert torch.get_default_dtype() == torch.float32
+    assert torch.is_grad_enabled()
 
 
 # Observers ---------------------------------------------------------------------------------------------------------
