@@ -81,6 +81,10 @@ def _one_line_errors() -> Iterator[None]:
             discard(sys.stdout)
         place = f"{error.filename}: " if error.filename is not None else ""
         raise _Error(f"{place}{obstacle(error) or error}") from error
+    except ImportError as error:  # a library that does not fit into memory; any other is a broken installation
+        if not (reason := obstacle(error)):
+            raise
+        raise _Error(f"{str(error).partition(':')[0]} cannot be loaded: {reason}") from error
     except MemoryError as error:
         raise _Error(f"there is too little memory{f' ({error})' if str(error) else ''}") from error
 

@@ -48,7 +48,7 @@ from benchbd.errors import (
 )
 from benchbd.files import commit, expanded, file_digest, make_folder, sealed, unsealed
 from benchbd.images import RESIZE_RULE, ImageSet
-from benchbd.inputs import file_kind, is_stand_in, reading
+from benchbd.inputs import file_kind, is_stand_in, is_text, reading
 from benchbd.isolation import isolated
 from benchbd.layouts import (
     ACCEPTED,
@@ -219,6 +219,8 @@ class DataLibrary:
             folder, dataset = self._folder(name), self._known(name)
             if dataset is None and Path(name).name != name:
                 raise UnknownNameError("data set", name, self.names())
+            if not is_text(name):
+                raise UsageError(f"data set {shown(name)}: its name is no UTF-8: rename the folder")
             if dataset is None and not folder.is_dir():
                 raise UnknownDataError(name, self.names(), folder, ACCEPTED)
             found = layouts_in(folder)

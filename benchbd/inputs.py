@@ -35,6 +35,7 @@ _BEGINNINGS = {
     **{b"\x80" + bytes([protocol]): "a Python pickle" for protocol in range(2, 6)},
 }
 _TAR = (257, b"ustar")
+_FULL = ("allocate memory", "bad_alloc", "failed to map segment")  # what errors without a number say of memory
 
 
 def kind_of(head: bytes) -> str:
@@ -64,6 +65,11 @@ def is_stand_in(kind: str) -> bool:
     return any(word in kind for word in ("an empty file", "HTML page", "XML file", "pointer"))
 
 
+def is_text(name: str) -> bool:
+    """Whether the name of a file is text, and not bytes that no UTF-8 decoder reads: no record could hold it."""
+    return name.isascii() or not any("\ud800" <= character <= "\udfff" for character in name)
+
+
 def file_kind(path: Path) -> str:
     """``kind_of`` a file; empty where it cannot be read."""
     try:
@@ -76,8 +82,9 @@ def file_kind(path: Path) -> str:
 def obstacle(error: BaseException) -> str:
     """What keeps a file from being read where that is not the file: in words; empty for any other error."""
     number = error.errno if isinstance(error, OSError) else None
-    text = str(error) if isinstance(error, RuntimeError) else ""  # torch and safetensors have no types for these
-    if isinstance(error, MemoryError) or number == errno.ENOMEM or "allocate memory" in text or "bad_alloc" in text:
+    # torch, safetensors and the loader of libraries have no types for these
+    text = str(error) if isinstance(error, (RuntimeError, ImportError)) else ""
+    if isinstance(error, MemoryError) or number == errno.ENOMEM or any(sign in text for sign in _FULL):
         return "there is too little memory for it"
     if "start new thread" in text:
         return "there is too little memory, or too few processes are allowed (ulimit -u), for another thread"

@@ -17,6 +17,7 @@ import numpy as np
 from benchbd.arrays import first_line, read_npz
 from benchbd.classes import Labels, check_labels, name_labels
 from benchbd.errors import DataError
+from benchbd.inputs import is_text
 from benchbd.parquet import read_parquet, why_unlabeled
 from benchbd.pictures import NOBODYS, Pixels, decode_images, expand, is_picture, of_kinds, remark, resize_images
 
@@ -221,6 +222,8 @@ def _read_folder(files: list[Path], wanted: Wanted) -> Raw:
 def _folder_labels(top: Path, wanted: Wanted, names: list[str]) -> tuple[dict[str, int], tuple[str, ...]]:
     """The label of each class, and the class names in label order. names: the classes of the pictures."""
     folders, filled = class_folders(top), set(names)
+    if strange := [name for name in folders if not is_text(name)]:
+        raise DataError(f"{top / strange[0]}: a class name that is no UTF-8: rename the folder")
     if ignored := sorted(path.name for path in top.iterdir() if path.is_dir() and path.name in NOBODYS):
         remark(f"{', '.join(ignored)} ignored, for it is no class")
     try:

@@ -168,6 +168,10 @@ def test_scarcity_does_not_make_an_encoder_a_stranger(tmp_path: Path, monkeypatc
     ("error", "said"),
     [
         (MemoryError("Unable to allocate 9 TiB"), "error: there is too little memory (Unable to allocate 9 TiB)"),
+        (
+            ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+            "error: libtorch_cpu.so cannot be loaded: there is too little memory for it",
+        ),
         (OSError(errno.EMFILE, "x", "a.npz"), "error: a.npz: too many files are open: allow more of them (ulimit -n)"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from benchbd_plugins.datasets import Gtsrb
 
 from benchbd.data import DataLibrary
-from benchbd.errors import DataError
+from benchbd.errors import DataError, UsageError
 from tests.test_data import NAMES, again, encode, labels, message, pictures, put, write_npz, write_parquet, write_set
 
 
@@ -136,6 +137,20 @@ def test_what_lies_there_is_named(library: DataLibrary) -> None:
     (library.root / "lost").mkdir()
     (library.root / "lost" / "train-0.parquet").symlink_to(library.root / "nowhere")
     assert "lost/train-0.parquet: a link to " in message(library, "lost")
+
+
+def test_names_that_are_no_utf_8(library: DataLibrary) -> None:
+    """Pictures are read whatever they are called; a class or a data set must have a name that a record can hold."""
+    strange = os.fsdecode(b"caf\xe9")
+    put(library.root / "toy" / "train", f"ant/{strange}.png")
+    (library.root / "toy" / "train" / "ant" / f"{strange}.txt").write_text("")
+    assert library.info("toy", "train").count == 1
+    put(library.root / "toy" / "train", f"{strange}/0.png")
+    assert "train/caf\udce9: a class name that is no UTF-8: rename the folder" in message(again(library))
+    put(library.root / strange / "train", "ant/0.png")
+    assert library.names() == [strange, "toy"]
+    with pytest.raises(UsageError, match=r"data set 'caf.*': its name is no UTF-8: rename the folder"):
+        library.load(strange, "train")
 
 
 # Pools without labels
