@@ -7,10 +7,12 @@ and kernels, without a switch, mode, hook or replaced function that another plug
 from __future__ import annotations
 
 import logging
+import os
 import random
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from types import FunctionType, ModuleType
@@ -48,7 +50,8 @@ def restoring() -> Iterator[Left]:
 
     Put back are switches of torch (default dtype and device, gradients, inference mode, autocast, anomaly mode,
     threads, kernels, precision, determinism), the modes that were entered and not left, names of torch and benchbd,
-    hooks on every module or optimizer, and the global generators of ``random``, NumPy and torch.
+    hooks on every module or optimizer, and the global generators of ``random``, NumPy and torch. Of the process: the
+    standard streams, the working directory, handlers of the signals that end it, the recursion limit and logging.
     """
     left = Left()
     names, hooks = _Names(), _GlobalHooks()
@@ -170,6 +173,30 @@ def _autocast(device: str) -> Switch:
     return lambda: (torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)), write
 
 
+def _working_directory() -> str | None:
+    """None where there is none any more."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return None
+
+
+def _change_directory(value: str | None) -> None:
+    with suppress(OSError):
+        if value is not None:
+            os.chdir(value)
+
+
+_ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
+def _set_handlers(value: list[Any]) -> None:
+    with suppress(ValueError):  # only the main thread has handlers
+        for number, handler in zip(_ENDING, value, strict=True):
+            if handler is not None:  # one that was not set from Python cannot be
+                signal.signal(number, handler)
+
+
 def _flushes_denormals() -> bool:
     """Whether the CPU takes the smallest numbers for 0: torch sets it and has no function that tells."""
     return bool(torch.tensor(1e-40, dtype=torch.float32, device="cpu") * 1 == 0)
@@ -231,6 +258,14 @@ _SWITCHES: dict[str, Switch] = {
     "bf16 reductions": _attribute(torch.backends.cuda.matmul, "allow_bf16_reduced_precision_reduction"),
     "fill_uninitialized_memory": _attribute(torch.utils.deterministic, "fill_uninitialized_memory"),
     "TF32 and the precision of products": (_precision, _set_precision),
+    "sys.stdout": _attribute(sys, "stdout"),
+    "sys.stderr": _attribute(sys, "stderr"),
+    "the working directory": (_working_directory, _change_directory),
+    "the handlers of signals": (lambda: [signal.getsignal(number) for number in _ENDING], _set_handlers),
+    "the recursion limit": (sys.getrecursionlimit, sys.setrecursionlimit),
+    "NumPy's treatment of errors": (np.geterr, lambda value: np.seterr(**value)),
+    "logging": (lambda: logging.root.manager.disable, logging.disable),
+    "the logger of benchbd": _attribute(log, "disabled"),
 }
 
 

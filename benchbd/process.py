@@ -55,7 +55,7 @@ def discard(stream: TextIO) -> None:
 
 
 class _Lossy:
-    """A text stream that drops what cannot be written, as on a full disk."""
+    """A text stream that drops what cannot be written, as on a full disk, and that nobody closes."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -63,15 +63,21 @@ class _Lossy:
     def write(self, text: str) -> int:
         try:
             return self._stream.write(text)
-        except OSError:
+        except (OSError, ValueError) as error:  # ValueError: somebody closed what is below
+            if isinstance(error, UnicodeError):
+                raise
             discard(self._stream)
             return len(text)
 
     def flush(self) -> None:
         try:
             self._stream.flush()
-        except OSError:
+        except (OSError, ValueError):
             discard(self._stream)
+
+    def close(self) -> None:
+        """Whatever comes later may write to it."""
+        self.flush()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

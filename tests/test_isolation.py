@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import logging
+import logging.config
+import os
 import random
+import signal
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -46,6 +50,9 @@ def the_state() -> dict[str, object]:
         "autocast": [torch.is_autocast_enabled(device) for device in ("cpu", "cuda")],
         "product": nn.functional.linear(torch.ones(1, 2), torch.ones(1, 2)).dtype,
         "denormal": float(torch.tensor(1e-40) * 1),
+        "process": (os.getcwd(), sys.stdout, sys.stderr, sys.getrecursionlimit(), np.geterr()),
+        "signals": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)],
+        "logging": (logging.root.manager.disable, logging.getLogger("benchbd").disabled),
         "random": (random.getstate(), str(np.random.get_state()), torch.random.get_rng_state().tolist()),
     }
 
@@ -107,6 +114,14 @@ LEFT: list[Callable[[], object]] = [
     lambda: torch.set_autocast_enabled("cuda", True),
     lambda: torch.set_flush_denormal(True),
     lambda: setattr(torch.utils.deterministic, "fill_uninitialized_memory", False),
+    lambda: os.chdir("/"),
+    lambda: setattr(sys, "stdout", None),
+    lambda: setattr(sys, "stderr", None),
+    lambda: sys.setrecursionlimit(sys.getrecursionlimit() + 7),
+    lambda: np.seterr(all="raise"),
+    lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    lambda: logging.disable(logging.CRITICAL),
+    lambda: logging.config.dictConfig({"version": 1}),  # by default it silences every logger there is
     lambda: Zeros().__enter__(),
     lambda: NoOperators().__enter__(),
 ]

@@ -18,6 +18,7 @@ CHATTY = """
 import atexit, ctypes, os, subprocess, sys
 from benchbd import Mitigation, hookimpl
 
+sys.stdout.close(), sys.stderr.close()  # nobody can
 print("by print")
 os.write(1, b"by descriptor\\n")
 subprocess.run(["echo", "by a child"])
@@ -26,6 +27,7 @@ sys.__stdout__.write("by the other name\\n")
 sys.stdout.buffer.write(b"by bytes\\n")
 atexit.register(sys.stdout.close)
 atexit.register(print, "at exit")
+sys.stdout = sys.stderr = None
 
 
 class Mine(Mitigation):
