@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 # beside a busy process are an order of magnitude slower; a few thousand cost nothing on a quiet machine.
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
+LONGEST = 30  # characters of the name of an entry point or a distribution that a table shows
 HALF = 1000  # characters that are shown of either end of a message: all of any that is read
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -426,13 +427,19 @@ def plugins(as_json: bool) -> None:
     rows = []
     for plugin in found:
         adds = "; ".join(f"{axis}: {', '.join(names)}" for axis, names in plugin.adds.items())
-        rows.append([plugin.name, plugin.distribution, plugin.version, adds or "-", plugin.problem or "ok"])
+        names = (_beginning(name) for name in (plugin.name, plugin.distribution, plugin.version))
+        rows.append([*names, adds or "-", plugin.problem or "ok"])
     heads = (
         *(Column("plugin", words=True), Column("distribution", words=True, rank=1)),
         *(Column("version", words=True, rank=2), Column("adds", words=True, least=24)),
         Column("state", words=True, least=24),
     )
     say("\n".join(table(heads, rows, columns(WIDTH), rule=True)))
+
+
+def _beginning(name: str) -> str:
+    """A name that leaves room for the rest of a row."""
+    return name if len(name) <= LONGEST else f"{name[:LONGEST]}..."
 
 
 def _records_of(

@@ -604,6 +604,16 @@ def test_a_run_with_a_plugin_called_terminal(clean: Tiny, monkeypatch: pytest.Mo
     assert "stages from the store" in result.stderr
 
 
+def test_an_entry_point_of_300_characters_leaves_the_table_its_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = load_registry(extra={"e" * 300: offered(variant(name="odd"))})
+    monkeypatch.setattr("benchbd.plugins.load_registry", lambda: registry)
+    result = CliRunner().invoke(main, ["plugins"], env={"COLUMNS": "80"})
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    assert "e" * 30 + "..." in result.stdout
+    names = [plugin["name"] for plugin in json.loads(CliRunner().invoke(main, ["plugins", "--json"]).stdout)]
+    assert "e" * 300 in names
+
+
 def test_defaults_of_every_sort_are_shown(clean: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     class Shown(Odd):
         """Has odd defaults."""
