@@ -8,7 +8,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -93,6 +93,18 @@ def unsealed(name: str, content: bytes) -> str | None:
     digest = hashlib.sha256(body).hexdigest()
     intact = head == f'{{"sha256": "{digest}", "{name}":'.encode() and rest == body + b"\n}\n"
     return body.decode() if intact else None
+
+
+def nests_within(value: object, levels: int) -> bool:
+    """Whether JSON is nested in at most so many levels: deeper ends in RecursionError when it is written again."""
+    level = [value]
+    for _ in range(levels):
+        level = [inner for outer in level for inner in _inside(outer)]
+    return not level
+
+
+def _inside(value: object) -> Iterable[object]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def without_paths(text: str, roots: Mapping[Path, str] | None = None) -> str:

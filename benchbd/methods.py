@@ -11,7 +11,7 @@ import hashlib
 import inspect
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from numbers import Integral
@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict
 
 from benchbd.encoder import ARCHITECTURES
 from benchbd.errors import DataAbsentError, DataError, PluginError, asked, first_line, named, shown
-from benchbd.files import path_digest
+from benchbd.files import nests_within, path_digest
 from benchbd.isolation import isolated
 from benchbd.verify import CONTROL
 
@@ -135,16 +135,9 @@ def as_json(value: object) -> Any:
     """A foreign value as JSON gives it back. ValueError, TypeError or RecursionError where it is no JSON, holds numbers
     that are not finite or text that is not UTF-8, or is nested deeper than anybody reads."""
     found = json.loads(json.dumps(value, ensure_ascii=False, allow_nan=False).encode())
-    level = [found]
-    for _ in range(DEEPEST):
-        level = [inner for outer in level for inner in _inside(outer)]
-    if level:
+    if not nests_within(found, DEEPEST):
         raise ValueError(f"nested deeper than {DEEPEST} levels")
     return found
-
-
-def _inside(value: object) -> Iterable[object]:
-    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def forwards_of(method: Method, images: int) -> int | None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import secrets
 import socket
@@ -28,7 +29,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from benchbd.errors import StoreError
-from benchbd.files import commit, expanded, file_digest, make_folder, share, sweep
+from benchbd.files import commit, expanded, file_digest, make_folder, nests_within, share, sweep
 
 MANIFEST = "manifest.json"
 SCHEMA = 1  # of manifests; one without the field is of schema 1
@@ -36,7 +37,8 @@ _FIELDS = {
     **dict.fromkeys(("key", "label", "architecture"), str),
     **dict.fromkeys(("identity", "blobs", "result", "cost", "notes", "machine"), dict),
 }
-_COST = ("seconds", "cpu_seconds", "image_forwards")
+_COST: dict[str, tuple[type, ...]] = {"seconds": (int, float), "cpu_seconds": (int, float), "image_forwards": (int,)}
+_LEVELS = 100  # of JSON: more than identities and notes have, fewer than the interpreter can follow
 
 log = logging.getLogger("benchbd")
 
@@ -266,7 +268,7 @@ def _read_manifest(path: Path) -> dict[str, Any] | str:
     data = path.read_bytes()
     try:
         text = data.decode()
-        wrapped = json.loads(text)
+        wrapped = json.loads(text, parse_constant=_no_json)
         body = text[text.index("\n") + 1 : text.rindex("\n}")]
     except (ValueError, RecursionError):
         return MANIFEST
@@ -276,7 +278,9 @@ def _read_manifest(path: Path) -> dict[str, Any] | str:
     if not isinstance(manifest, dict):
         return MANIFEST
     schema = manifest.get("schema", SCHEMA)
-    if isinstance(schema, int) and schema > SCHEMA:
+    if type(schema) is not int:
+        return MANIFEST
+    if schema > SCHEMA:
         raise StoreError(
             f"{path}: a newer benchbd wrote it (schema {schema}; this one reads up to {SCHEMA}): update benchbd, or "
             "choose another store with --store or BENCHBD_STORE"
@@ -284,13 +288,20 @@ def _read_manifest(path: Path) -> dict[str, Any] | str:
     return manifest if schema == SCHEMA and _is_sound(manifest, path.parent.name) else MANIFEST
 
 
+def _no_json(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
+
+
 def _is_sound(manifest: Mapping[str, Any], key: str) -> bool:
     """Whether every field is there and of its type, and the identity is that of ``key``."""
-    if not all(isinstance(manifest.get(name), kind) for name, kind in _FIELDS.items()):
+    if not nests_within(manifest, _LEVELS) or not all(
+        isinstance(manifest.get(name), kind) for name, kind in _FIELDS.items()
+    ):
         return False
     cost, blobs, identity = manifest["cost"], manifest["blobs"], manifest["identity"]
     return (
-        all(isinstance(cost.get(name), (int, float)) for name in _COST)
+        cost.keys() == _COST.keys()
+        and all(type(cost[name]) in kinds and 0 <= cost[name] < math.inf for name, kinds in _COST.items())
         and all(isinstance(digest, str) and Path(name).name == name for name, digest in blobs.items())
         and isinstance(manifest["machine"].get("device"), str)
         and manifest["key"] == key == hashlib.sha256(canonical(identity).encode()).hexdigest()

@@ -21,7 +21,7 @@ from benchbd.store import MANIFEST, SCHEMA, Store, canonical, default_root
 
 IDENTITY = {"kind": "pretrain", "x": 1}
 KEY = hashlib.sha256(canonical(IDENTITY).encode()).hexdigest()
-META = {
+META: dict[str, Any] = {
     "label": "clean",
     "architecture": "w16",
     "cost": {"seconds": 1.0, "cpu_seconds": 1.0, "image_forwards": 5},
@@ -217,15 +217,24 @@ def test_a_manifest_without_a_schema_is_of_the_first(store: Store) -> None:
         *({name: None} for name in ("key", "label", "architecture", "identity", "blobs", "result", "notes", "machine")),
         {"schema": "1"},
         {"schema": 0},
+        {"schema": True},
         {"cost": {"seconds": 1.0, "cpu_seconds": 1.0}},
         {"cost": {"seconds": "1", "cpu_seconds": 1.0, "image_forwards": 5}},
+        {"cost": META["cost"] | {"seconds": float("nan")}},
+        {"cost": META["cost"] | {"cpu_seconds": 1e999}},
+        {"cost": META["cost"] | {"image_forwards": 1.5}},
+        {"cost": META["cost"] | {"image_forwards": -1}},
+        {"cost": META["cost"] | {"joules": 1}},
+        {"notes": {"depth": json.loads("[" * 500 + "]" * 500)}},
+        {"notes": {"x": float("inf")}},
+        {"identity": IDENTITY | {"x": float("nan")}},
         {"blobs": {"a": 1}},
         {"blobs": {"../a": "0" * 64}},
         {"machine": {}},
         {"identity": IDENTITY | {"x": 2}},  # of another stage
         {"key": "0" * 64},
     ],
-    ids=str,
+    ids=lambda change: str(change)[:60],
 )
 def test_a_manifest_whose_fields_are_wrong_is_damaged(
     store: Store, change: dict[str, Any], caplog: pytest.LogCaptureFixture
