@@ -125,8 +125,12 @@ class Store:
         return self.root / "stages" / key[:2] / key
 
     def has(self, key: str) -> bool:
-        """Whether the stage was committed. Blobs are not read: ``get`` verifies them."""
-        return (self.folder(key) / MANIFEST).is_file()
+        """Whether the stage was committed. Blobs are not read: ``get`` verifies them. StoreError where its folder may
+        not be looked into."""
+        try:
+            return (self.folder(key) / MANIFEST).is_file()
+        except OSError as error:
+            raise self._unreadable(error) from error
 
     def get(self, key: str) -> Artifact | None:
         """The verified artifact, or None where there is none. A damaged one is named, set aside, and counts as none.

@@ -255,6 +255,18 @@ def test_a_manifest_that_nests_too_deep_is_damaged(store: Store, caplog: pytest.
     assert "is damaged" in caplog.text
 
 
+def test_a_folder_that_may_not_be_looked_into_is_a_store_error(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(store)
+    place = str(store.folder(KEY) / MANIFEST)
+
+    def refuse(self: Path) -> bool:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    with pytest.raises(StoreError, match=f"{place}: cannot be read .Permission denied.: mend that"):
+        store.has(KEY)
+
+
 def test_lock_is_exclusive(store: Store) -> None:
     held = store.hold(KEY, wait=False)
     assert held is not None
