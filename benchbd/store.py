@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -38,6 +39,7 @@ _FIELDS = {
     **dict.fromkeys(("identity", "blobs", "result", "cost", "notes", "machine"), dict),
 }
 _COST: dict[str, tuple[type, ...]] = {"seconds": (int, float), "cpu_seconds": (int, float), "image_forwards": (int,)}
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what file systems say that have none
 _LEVELS = 100  # of JSON: more than identities and notes have, fewer than the interpreter can follow
 
 log = logging.getLogger("benchbd")
@@ -183,7 +185,8 @@ class Store:
     def hold(self, key: str, *, wait: bool) -> AbstractContextManager[object] | None:
         """The lock of whoever computes ``key``, taken; the system releases it when the process dies.
 
-        None where another process holds it and ``wait`` is False. StoreError where the file system takes no locks.
+        None where another process holds it and ``wait`` is False. StoreError where the file system takes no locks, or
+        the file cannot be written.
         """
         path = self._lock(key)
         # A soft lock, which is a file alone, would outlive a process that is killed.
@@ -199,9 +202,11 @@ class Store:
         except Timeout:
             return None
         except OSError as error:
+            where = " on a file system with locks, such as a local disk," if error.errno in _NO_LOCKS else ""
             raise StoreError(
-                f"{path}: the lock cannot be taken ({error.strerror or error}): choose a store on a file system with "
-                "locks, such as a local disk, with --store or BENCHBD_STORE"
+                f"{path}: the lock cannot be taken ({error.strerror or error}): "
+                f"{'' if where else 'mend that, or '}choose {'a' if where else 'another'} store{where} with --store or "
+                "BENCHBD_STORE"
             ) from error
         return held
 

@@ -300,6 +300,17 @@ def test_a_file_system_without_locks_is_one_line(store: Store, monkeypatch: pyte
     )
 
 
+def test_a_lock_that_may_not_be_written_is_no_matter_of_the_file_system(store: Store) -> None:
+    place = store.root / "locks" / f"{KEY}.lock"
+    place.mkdir()  # root may write to any file, but to no folder
+    with pytest.raises(StoreError) as caught:
+        store.hold(KEY, wait=False)
+    assert str(caught.value) == (
+        f"{place}: the lock cannot be taken (Is a directory): mend that, or choose another store with --store or "
+        "BENCHBD_STORE"
+    )
+
+
 @pytest.mark.parametrize("umask", [0o077, 0o000])
 @pytest.mark.parametrize("mode", [0o2770, 0o755])
 def test_what_a_store_holds_is_shared_as_its_folder_is(tmp_path: Path, umask: int, mode: int) -> None:
