@@ -19,10 +19,8 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 import torch.nn.functional
-from torch import nn
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 
@@ -49,13 +47,19 @@ def restoring() -> Iterator[Left]:
     """Undo, at the end of the block, what the code in it did to the state of the process.
 
     Put back are switches of torch (default dtype and device, gradients, inference mode, autocast, anomaly mode,
-    threads, kernels, precision, determinism), the modes that were entered and not left, names of torch and benchbd,
-    hooks on every module or optimizer, and the global generators of ``random``, NumPy and torch. Of the process: the
-    standard streams, the working directory, handlers of the signals that end it, the recursion limit and logging.
+    threads, kernels, precision, determinism), the modes that were entered and not left, names of torch, NumPy, math and
+    benchbd with its own plugins, hooks on every module, optimizer or saved tensor, and the global generators of
+    ``random``, NumPy and torch. Of the process: the standard streams, the working directory, handlers of the signals
+    that end it, the recursion limit and logging.
     """
     left = Left()
     names, hooks = _Names(), _GlobalHooks()
-    settings = [_function_modes(), _dispatch_modes(), _switches()]  # put back in this order, each without those before
+    settings = [
+        _function_modes(),
+        _dispatch_modes(),
+        _saved_tensors(),
+        _switches(),
+    ]  # put back in this order, each without those before
     generators = _generators()
     try:
         yield left
@@ -139,6 +143,21 @@ def _dispatch_modes() -> Restore:
         for mode in left:
             TorchDispatchMode.__exit__(mode, None, None, None)
         return ["a dispatch mode"] if left else []
+
+    return restore
+
+
+def _saved_tensors() -> Restore:
+    """Hooks on what autograd saves for the backward, by which gradients change."""
+    autograd: Any = torch._C._autograd
+    before = autograd._top_saved_tensors_default_hooks(False)
+
+    def restore() -> list[str]:
+        changed = False
+        while (top := autograd._top_saved_tensors_default_hooks(False)) is not None and top != before:
+            autograd._pop_saved_tensors_default_hooks()
+            changed = True
+        return ["hooks on saved tensors"] if changed else []
 
     return restore
 
@@ -251,6 +270,7 @@ _SWITCHES: dict[str, Switch] = {
     "flush_denormal": (_flushes_denormals, torch.set_flush_denormal),
     "mkldnn.enabled": _attribute(torch.backends.mkldnn, "enabled"),
     "mkldnn.deterministic": _attribute(torch.backends.mkldnn, "deterministic"),
+    "opt_einsum": _attribute(torch.backends.opt_einsum, "enabled"),
     "cudnn.enabled": _attribute(torch.backends.cudnn, "enabled"),
     "cudnn.benchmark": _attribute(torch.backends.cudnn, "benchmark"),
     "cudnn.deterministic": _attribute(torch.backends.cudnn, "deterministic"),
@@ -272,37 +292,26 @@ _SWITCHES: dict[str, Switch] = {
 # Names and hooks -----------------------------------------------------------------------------------------------------
 
 _MISSING = object()
-_TORCH = (
-    torch,
-    torch.nn,
-    torch.nn.functional,
-    torch.nn.init,
-    torch.optim,
-    torch.optim.lr_scheduler,
-    torch.autograd,
-    torch.linalg,
-    torch.random,
-    safetensors.torch,
-)
-_TORCH_CLASSES = {
-    value
-    for module in _TORCH
-    for value in vars(module).values()
-    if isinstance(value, type) and issubclass(value, torch.Tensor | nn.Module | torch.optim.Optimizer)
-}
+_LIBRARIES = ("math", "random", "numpy", "numpy.random", "numpy.linalg", "torch", "safetensors.torch")
+_PACKAGES = ("torch.nn", "torch.optim", "torch.autograd", "torch.linalg", "torch.random")
+_OURS = ("benchbd", "benchbd_plugins")
+_BY_PYTHON = frozenset(("__annotations__", "__annotations_cache__", "__slotnames__"))
+"""What Python writes to a class itself, when its annotations are read or an object of it is copied."""
+
 _WRAPPERS = ("torch/_compile.py", "torch/_dynamo/", "torch/optim/optimizer.py")
 """Where torch wraps functions of its own when they are first used."""
 
 
 class _Names:
-    """What every name that the harness relies on stands for: in modules of torch and of benchbd, and in their classes.
+    """What every name that the harness relies on stands for: in modules of torch, of benchbd and its own plugins and of
+    the libraries that they compute with, and in the classes of these modules.
 
     A name that is new in a module harms nobody; one that is new in a class counts where it hides an inherited one.
     """
 
     def __init__(self) -> None:
-        ours = tuple(module for name, module in sys.modules.items() if _is_ours(name))
-        self._before = [(space, dict(vars(space))) for space in (*_TORCH, *_TORCH_CLASSES, *_with_classes(ours))]
+        modules = tuple(module for name, module in list(sys.modules.items()) if _is_relied_on(name))
+        self._before = [(space, dict(vars(space))) for space in _with_classes(modules)]
 
     def put_back(self) -> list[str]:
         """Restore what changed, and return the dotted names of it."""
@@ -318,15 +327,16 @@ class _Names:
         return changed
 
 
-def _is_ours(module: str) -> bool:
-    return module.partition(".")[0] == "benchbd"
+@cache
+def _is_relied_on(module: str) -> bool:
+    return module in _LIBRARIES or any(f"{module}.".startswith(f"{package}.") for package in (*_PACKAGES, *_OURS))
 
 
 @cache
 def _with_classes(modules: tuple[ModuleType, ...]) -> tuple[Namespace, ...]:
-    """Modules of benchbd and the classes in them: to find them takes longer than to read them all."""
-    values = (value for module in modules for value in vars(module).values())
-    return (*modules, *{value for value in values if isinstance(value, type) and _is_ours(value.__module__)})
+    """The modules and the classes in them: to find them takes longer than to read them all."""
+    values = (value for module in modules for value in vars(module).values() if isinstance(value, type))
+    return (*modules, *{value for value in values if _is_relied_on(value.__module__)})
 
 
 def _equal(now: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
@@ -350,7 +360,7 @@ def _watched(space: Namespace, name: str) -> bool:
     torch sets ``Storage`` with the default dtype."""
     if isinstance(space, ModuleType):
         return not name.startswith("_") and name != "Storage"
-    return not name.startswith("__pydantic")
+    return not (name.startswith("__pydantic") or name in _BY_PYTHON)
 
 
 def _wrapped_by_torch(before: object, now: object) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import logging.config
+import math
 import os
 import random
 import signal
@@ -11,6 +13,8 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import benchbd_plugins.knn
+import benchbd_plugins.mlp
 import numpy as np
 import pytest
 import torch
@@ -48,6 +52,8 @@ def the_state() -> dict[str, object]:
         ),
         "anomaly": torch.is_anomaly_enabled(),
         "autocast": [torch.is_autocast_enabled(device) for device in ("cpu", "cuda")],
+        "gradient": gradient(),
+        "einsum": torch.backends.opt_einsum.enabled,
         "product": nn.functional.linear(torch.ones(1, 2), torch.ones(1, 2)).dtype,
         "denormal": float(torch.tensor(1e-40) * 1),
         "process": (os.getcwd(), sys.stdout, sys.stderr, sys.getrecursionlimit(), np.geterr()),
@@ -55,6 +61,15 @@ def the_state() -> dict[str, object]:
         "logging": (logging.root.manager.disable, logging.getLogger("benchbd").disabled),
         "random": (random.getstate(), str(np.random.get_state()), torch.random.get_rng_state().tolist()),
     }
+
+
+def gradient() -> object:
+    """Of a square, and who looks on at what is saved for it."""
+    x = torch.full((1,), 3.0, dtype=torch.float32, device="cpu", requires_grad=True)
+    product = x * x
+    if product.requires_grad:
+        product.backward()
+    return None if x.grad is None else float(x.grad), torch._C._autograd._top_saved_tensors_default_hooks(False)
 
 
 class Zeros(TorchFunctionMode):
@@ -124,6 +139,9 @@ LEFT: list[Callable[[], object]] = [
     lambda: logging.config.dictConfig({"version": 1}),  # by default it silences every logger there is
     lambda: Zeros().__enter__(),
     lambda: NoOperators().__enter__(),
+    lambda: torch.autograd.graph.saved_tensors_hooks(lambda x: x * 0, lambda x: x).__enter__(),
+    lambda: [torch.autograd.graph.save_on_cpu().__enter__() for _ in range(2)],
+    lambda: setattr(torch.backends.opt_einsum, "enabled", False),
 ]
 
 
@@ -168,6 +186,13 @@ def patched(owner: object, name: str) -> Callable[[], object]:
         (patched(torch.Tensor, "backward"), "torch.Tensor.backward"),
         (patched(torch.Tensor, "add"), "torch.Tensor.add"),  # inherited: the name is new in the class
         (patched(nn.Linear, "forward"), "torch.nn.modules.linear.Linear.forward"),
+        (patched(nn.modules.batchnorm._BatchNorm, "forward"), "torch.nn.modules.batchnorm._BatchNorm.forward"),
+        (patched(nn.modules.linear, "F"), "torch.nn.modules.linear.F"),
+        (patched(torch.optim.lr_scheduler.LambdaLR, "get_lr"), "torch.optim.lr_scheduler.LambdaLR.get_lr"),
+        (patched(math, "log"), "math.log"),
+        (patched(np, "sqrt"), "numpy.sqrt"),
+        (patched(benchbd_plugins.mlp, "forward"), "benchbd_plugins.mlp.forward"),
+        (patched(benchbd_plugins.knn.KNN, "evaluate"), "benchbd_plugins.knn.KNN.evaluate"),
         (patched(torch.optim.Adam, "step"), "torch.optim.adam.Adam.step"),
         (patched(Encoder, "forward"), "benchbd.encoder.Encoder.forward"),
         (lambda: setattr(benchbd.metrics, "count", None), "benchbd.metrics.count"),
@@ -209,6 +234,15 @@ def test_what_torch_wraps_at_first_use_stays(caplog: pytest.LogCaptureFixture) -
         Net.note = 1  # type: ignore[attr-defined]
         torch.Tensor.new_name = 1  # type: ignore[attr-defined]
     del torch.Tensor.new_name  # type: ignore[attr-defined]
+    assert not caplog.records
+
+
+def test_what_python_writes_to_a_class_stays(caplog: pytest.LogCaptureFixture) -> None:
+    """Copies and annotations leave names in classes that hide those of the base."""
+    copy.deepcopy(nn.Linear(1, 1)), nn.Linear.__annotations__
+    with isolated("attack plain"):
+        attention = copy.deepcopy(nn.MultiheadAttention(2, 1))
+        assert attention.out_proj.__class__.__annotations__ is not None
     assert not caplog.records
 
 
