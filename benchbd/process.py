@@ -92,12 +92,15 @@ def messages_may_be_lost() -> Iterator[None]:
         except OSError:  # closed: the next file that is opened would get its number, and whatever is printed
             _fill(descriptor)
     before = sys.stderr
-    if before is not None:
-        sys.stderr = cast(TextIO, _Lossy(before))
+    # Python has none where descriptor 2 was closed, but progress and plugins write to it all the same.
+    stream = before if before is not None else open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    sys.stderr = cast(TextIO, _Lossy(stream))
     try:
         yield
     finally:
         sys.stderr = before
+        if before is None:
+            stream.close()
 
 
 def columns(otherwise: int) -> int:

@@ -54,6 +54,13 @@ def test_messages_that_can_be_written_are(monkeypatch: pytest.MonkeyPatch) -> No
     assert stream.getvalue() == "hello\n"
 
 
+def test_messages_where_python_has_no_stderr_are_lost_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    with messages_may_be_lost():
+        sys.stderr.write("hello\n")  # as the progress of a run does
+    assert sys.stderr is None
+
+
 @pytest.mark.parametrize(
     "redirection", [pytest.param("2>/dev/full", marks=FULL), "2>&-", "0<&- 2>&-"], ids=["full", "closed", "both closed"]
 )
