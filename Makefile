@@ -7,7 +7,7 @@ STAMP := $(VENV)/.ready
 PYTEST := $(PYTHON) -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format lock realdata slow gpu latex bench scaling docs
+.PHONY: help setup demo test check format lock realdata slow gpu latex portable bench scaling docs
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -53,6 +53,14 @@ latex: $(STAMP) ## compile every board.tex and read its pages back; TeX Live and
 	  root=$$([ $$(id -u) = 0 ] || echo sudo); $$root apt-get update -q && $$root apt-get install -qy \
 	  --no-install-recommends texlive-latex-base texlive-latex-recommended poppler-utils; fi
 	$(PYTEST) -m latex
+
+# One machine stands for others: torch's and oneDNN's vector instructions, the number of threads, other draws.
+SETTINGS := ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=SSE41 OMP_NUM_THREADS=2 \
+  $(foreach shift,1000 2000 3000,BENCHBD_TEST_SEED_SHIFT=$(shift))
+
+portable: $(STAMP) ## the suite, then the tests that train under other CPUs, threads and seeds; an hour on two cores
+	$(PYTEST) -q
+	@set -e; for setting in $(SETTINGS); do echo "$$setting"; env $$setting $(PYTEST) -q --trains; done
 
 bench: $(STAMP) ## each hot path against its naive form: equality, then ratios
 	$(PYTEST) -m bench -s

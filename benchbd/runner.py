@@ -423,6 +423,7 @@ def machine(device: torch.device) -> dict[str, Any]:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine() + " CPU"
     return {
         "device": name,
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),  # the vector instructions that torch chose
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "python": platform.python_version(),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -22,7 +24,9 @@ from benchbd.stages import Plan, Stage
 
 from .conftest import write_npz_set
 
-PATIENCE = 300.0  # seconds for a process to get on: a busy machine is slow to import torch; only a hang takes longer
+# A process hangs when it gains no CPU time for IDLE seconds, and runs away when it gains more than SPENT: both hold at
+# any load, where a deadline by the clock says how busy the machine is.
+IDLE, SPENT = 300.0, 600.0
 
 TINY = """
 title = "Tiny"
@@ -149,14 +153,70 @@ def flip(path: Path, position: int = -2) -> None:
     path.write_bytes(data)
 
 
+class Hang:
+    """Whether a process that leads a session, with all that it started, still gets on; call it now and then."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process, self.gained, self.moved = process, -1.0, time.monotonic()
+        self.began = self.moved
+
+    def __call__(self) -> None:
+        """Raise AssertionError where it hangs or runs away."""
+        gained, now = self._cpu_seconds(), time.monotonic()
+        if gained != self.gained:
+            self.gained, self.moved = gained, now
+        if gained > SPENT or now - self.moved > IDLE:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            said = "\n".join(map(str, self.process.communicate()))
+            raise AssertionError(
+                f"{gained:.0f} s of CPU, the last of them {now - self.moved:.0f} s ago; it said:\n{said}"
+            )
+
+    def _cpu_seconds(self) -> float:
+        """User and system time of the session's processes that live, from /proc; elsewhere the clock must do."""
+        if not Path("/proc/self/stat").is_file():
+            return time.monotonic() - self.began
+        ticks = 0
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):  # it ended meanwhile
+                fields = stat.read_text().rpartition(")")[2].split()  # the name before may hold anything
+                if int(fields[3]) == self.process.pid:
+                    ticks += sum(map(int, fields[11:15]))
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def start(command: list[str], **environment: str) -> subprocess.Popen[str]:
+    """A process in a session of its own, with one thread; ``environment`` is added to ours."""
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        start_new_session=True,
+    )
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """What it wrote to stdout and stderr until its end; AssertionError if it hangs."""
+    hang = Hang(process)
+    while True:
+        try:
+            return process.communicate(timeout=1)
+        except subprocess.TimeoutExpired:
+            hang()
+
+
+def completed(command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+    process = start(command, **environment)
+    stdout, stderr = ended(process)
+    return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
+
+
 def drive(log: Path, *arguments: str, hang: str = "-") -> subprocess.Popen[str]:
     """The command line in a process of its own; see driver.py. ``hang``: the kind of stage to hang in."""
     driver = Path(__file__).with_name("driver.py")
-    command = [sys.executable, str(driver), str(log), hang, *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
-    )
+    return start([sys.executable, str(driver), str(log), hang, *arguments])
 
 
 def in_flight(process: subprocess.Popen[str], log: Path, kind: str) -> None:
@@ -165,9 +225,9 @@ def in_flight(process: subprocess.Popen[str], log: Path, kind: str) -> None:
 
 
 def wait_until(process: subprocess.Popen[str], condition: Callable[[], bool]) -> None:
-    """Wait for the condition, while the process lives."""
-    deadline = time.monotonic() + PATIENCE
+    """Wait for the condition, while the process gets on."""
+    hang = Hang(process)
     while not condition():
         assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+        hang()
+        time.sleep(0.05)

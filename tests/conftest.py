@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,20 @@ import torch
 
 from benchbd.plugins import Registry, load_registry
 
-torch.set_num_threads(1)  # the nets are tiny, and two threads beside a busy neighbour are many times slower than one
+from .chance import Watch, seeded
+
+if "OMP_NUM_THREADS" not in os.environ:
+    torch.set_num_threads(
+        1
+    )  # the nets are tiny, and two threads beside a busy neighbour are many times slower than one
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--trains", action="store_true", help="only tests in which an optimizer stepped when last run")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Watch(config))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -36,7 +50,7 @@ def places(
 
 def write_npz_set(root: Path, name: str, *, train: int = 60, test: int = 30, classes: int = 3, seed: int = 0) -> Path:
     """A tiny data set in the BadEncoder release's npz layout: classes differ in colour."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(seeded(seed))
     folder = root / name
     folder.mkdir(parents=True, exist_ok=True)
     for split, n in (("train", train), ("test", test)):

@@ -8,23 +8,25 @@ from torch import Tensor, nn
 
 from benchbd import Encoder, stream
 
+from .chance import seeded
+
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
 
 def smooth_pixels(n: int, seed: int = 0, grid: int = 5) -> Tensor:
     """Random pictures, uint8 (n, 3, 32, 32), of ``grid`` x ``grid`` blobs of colour."""
-    coarse = torch.rand(n, 3, grid, grid, generator=stream(seed, "pictures"))
+    coarse = torch.rand(n, 3, grid, grid, generator=stream(seeded(seed), "pictures"))
     return F.interpolate(coarse, size=32, mode="bilinear").mul(255).byte()
 
 
 def random_encoder(seed: int = 7, arch: str = "w16") -> Encoder:
     """Random weights, in training mode."""
-    return Encoder.seeded(arch, MEAN, STD, seed=seed, device="cpu").train()
+    return Encoder.seeded(arch, MEAN, STD, seed=seeded(seed), device="cpu").train()
 
 
 def affine(encoder: Encoder) -> Encoder:
     """Give the BatchNorms of f affines that are not 1 and 0."""
-    draws = stream(1, "affines")
+    draws = stream(seeded(1), "affines")
     with torch.no_grad():
         for module in encoder.modules():
             if isinstance(module, nn.BatchNorm2d):

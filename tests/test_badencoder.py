@@ -14,6 +14,7 @@ from torch import Tensor
 from benchbd import Attack, AttackerKnowledge, Augment, Diverged, Encoder, ImageSet, NotApplicable, Target, Trigger
 from benchbd.encoder import ForwardMeter
 
+from .chance import seeded
 from .nets import relative
 
 MEAN, STD = (0.45, 0.5, 0.55), (0.2, 0.25, 0.3)
@@ -21,19 +22,21 @@ SHORT = {"steps": 2, "batch": 8, "lr": 0.05}
 
 
 def random_pixels(n: int, seed: int) -> Tensor:
-    return torch.randint(0, 256, (n, 3, 32, 32), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    return torch.randint(
+        0, 256, (n, 3, 32, 32), generator=torch.Generator().manual_seed(seeded(seed)), dtype=torch.uint8
+    )
 
 
 def smooth_pixels(n: int, seed: int) -> Tensor:
     """Blobs of colour: images that differ in more than their noise."""
-    coarse = torch.rand(n, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
+    coarse = torch.rand(n, 3, 4, 4, generator=torch.Generator().manual_seed(seeded(seed)))
     return (F.interpolate(coarse, size=32, mode="bilinear") * 255).byte()
 
 
 def clean_encoder(seed: int = 0) -> Encoder:
     """A random w16 whose BatchNorm has seen data and whose affine parameters are not 1 and 0."""
-    encoder = Encoder.seeded("w16", MEAN, STD, seed=seed, device="cpu").train()
-    generator = torch.Generator().manual_seed(seed + 1)
+    encoder = Encoder.seeded("w16", MEAN, STD, seed=seeded(seed), device="cpu").train()
+    generator = torch.Generator().manual_seed(seeded(seed) + 1)
     with torch.no_grad():
         for module in encoder.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
@@ -104,7 +107,7 @@ OTHER_TASK = target(smooth_pixels(1, 8), Trigger.square(5), label=4)
 def victim() -> Encoder:
     """f' some way from f, so that no term is at its optimum."""
     encoder = clean_encoder()
-    generator = torch.Generator().manual_seed(11)
+    generator = torch.Generator().manual_seed(seeded(11))
     with torch.no_grad():
         for p in encoder.backbone():
             if p.ndim > 1:
@@ -136,7 +139,7 @@ def test_loss_and_gradient_are_those_of_the_released_form(
 ) -> None:
     clean, pixels = clean_encoder(), smooth_pixels(16, 9)
     references = torch.cat([one.references for one in targets])
-    views = Augment(crop_scale=None)(references.repeat(16, 1, 1, 1), torch.Generator().manual_seed(1))
+    views = Augment(crop_scale=None)(references.repeat(16, 1, 1, 1), torch.Generator().manual_seed(seeded(1)))
     fast = fast_loss(victim, clean, pixels, targets, views, weights)
     naive = released_loss(victim, clean, pixels, targets, views.view(16, -1, 3, 32, 32), torch.tensor(weights))
     assert fast.item() == pytest.approx(naive.item(), rel=1e-5)
@@ -146,7 +149,9 @@ def test_loss_and_gradient_are_those_of_the_released_form(
 def test_the_comparison_can_fail(victim: Encoder) -> None:
     """Negative controls: what is nearly the same loss is told apart by far more than the tolerance."""
     clean, pixels, targets = clean_encoder(), smooth_pixels(16, 9), (OTHER_TASK,)
-    views = Augment(crop_scale=None)(OTHER_TASK.references.repeat(16, 1, 1, 1), torch.Generator().manual_seed(1))
+    views = Augment(crop_scale=None)(
+        OTHER_TASK.references.repeat(16, 1, 1, 1), torch.Generator().manual_seed(seeded(1))
+    )
     exact = gradient(victim, fast_loss(victim, clean, pixels, targets, views))
     fewer = gradient(victim, fast_loss(victim, clean, pixels, targets, views[:2]))
     plain = gradient(victim, fast_loss(victim, clean, pixels, targets, views[:0]))
@@ -157,7 +162,9 @@ def test_the_comparison_can_fail(victim: Encoder) -> None:
 
 def test_fewer_draws_have_the_same_expectation(victim: Encoder) -> None:
     clean, pixels, targets = clean_encoder(), smooth_pixels(4, 9), (OTHER_TASK,)
-    views = Augment(crop_scale=None)(OTHER_TASK.references.repeat(64, 1, 1, 1), torch.Generator().manual_seed(1))
+    views = Augment(crop_scale=None)(
+        OTHER_TASK.references.repeat(64, 1, 1, 1), torch.Generator().manual_seed(seeded(1))
+    )
     every = gradient(victim, fast_loss(victim, clean, pixels, targets, views))
     parts = [gradient(victim, fast_loss(victim, clean, pixels, targets, part)) for part in views.split(8)]
     assert relative(torch.stack(parts).mean(0), every) < 1e-4

@@ -23,9 +23,13 @@ from benchbd.board import TriggerSpec, load_board
 from benchbd.testing import ToyPretraining, check_method, toy_attacker, toy_encoder
 from benchbd.training import collecting
 
+from .chance import seeded
+
 
 def random_pixels(n: int, seed: int) -> Tensor:
-    return torch.randint(0, 250, (n, 3, 32, 32), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    return torch.randint(
+        0, 250, (n, 3, 32, 32), generator=torch.Generator().manual_seed(seeded(seed)), dtype=torch.uint8
+    )
 
 
 def target(images: int = 10, seed: int = 1, trigger: Trigger | None = None) -> Target:
@@ -36,7 +40,7 @@ def target(images: int = 10, seed: int = 1, trigger: Trigger | None = None) -> T
 def knowledge(*targets: Target, pool: int = 20, seed: int = 3, **changes: Any) -> AttackerKnowledge:
     """Every image of pool and targets is another one, and none holds a white pixel."""
     images = ImageSet(random_pixels(pool, 0))
-    known = AttackerKnowledge(toy_encoder(), ToyPretraining(), images, 5, images, targets, seed)
+    known = AttackerKnowledge(toy_encoder(seeded(0)), ToyPretraining(), images, 5, images, targets, seed)
     return replace(known, **changes)
 
 
@@ -229,7 +233,7 @@ def test_real_pretraining_is_repeatable_and_sees_the_stamps() -> None:
 
 def gratings(n: int, orientations: list[int], seed: int) -> ImageSet:
     """Noisy waves, 16x16: the class is the orientation, in steps of 45 degrees; phase, period and colour are random."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seeded(seed))
 
     def draw(low: float, high: float, *shape: int) -> Tensor:
         return low + (high - low) * torch.rand(n, *(shape or (1, 1)), generator=generator)
@@ -341,7 +345,7 @@ def test_badencoder_draws_positions_anew_every_step(monkeypatch: pytest.MonkeyPa
         return stamped[-1]
 
     monkeypatch.setattr(Trigger, "stamp", stamp)
-    attack, known = BadEncoder(steps=2, batch=16, ref_draws=1), toy_attacker()
+    attack, known = BadEncoder(steps=2, batch=16, ref_draws=1), toy_attacker(seeded(0))
     attack.inject(wandering(known))
     first, second = (list(part[:, 0].flatten(1).int().argmax(1).tolist()) for part in stamped)
     assert len(set(first)) > 8
@@ -355,14 +359,15 @@ def test_badencoder_draws_positions_anew_every_step(monkeypatch: pytest.MonkeyPa
 def test_badencoder_with_positions_is_repeatable() -> None:
     attack = BadEncoder(steps=2, batch=16, ref_draws=1)
     first, again, fixed = (
-        attack.inject(k).encoder.tensors() for k in (*(wandering(toy_attacker()),) * 2, toy_attacker())
+        attack.inject(k).encoder.tensors()
+        for k in (*(wandering(toy_attacker(seeded(0))),) * 2, toy_attacker(seeded(0)))
     )
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["stem.0.weight"], fixed["stem.0.weight"])
 
 
 def test_a_fixed_trigger_does_not_draw_in_badencoder() -> None:
-    known, clean = toy_attacker(), toy_encoder()
+    known, clean = toy_attacker(seeded(0)), toy_encoder(seeded(0))
     pixels, views = known.shadow.pixels[:4], torch.zeros(0, 3, 32, 32)
 
     def loss(known: AttackerKnowledge, positions: torch.Generator | None) -> Tensor:

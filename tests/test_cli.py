@@ -25,7 +25,7 @@ from benchbd.cli import main
 from benchbd.plugins import load_registry
 from benchbd.records import Record
 
-from .boards import PATIENCE, TINY, Tiny, drive, flip, in_flight, offering
+from .boards import TINY, Tiny, drive, ended, flip, in_flight, offering
 from .conftest import write_npz_set
 
 
@@ -486,7 +486,7 @@ def test_a_signal_is_128_and_its_number_and_keeps_what_is_done(tmp_path: Path, n
     process = drive(log, "run", *tiny.arguments, hang="defend")
     in_flight(process, log, "defend")
     process.send_signal(number)
-    stdout, stderr = process.communicate(timeout=PATIENCE)
+    stdout, stderr = ended(process)
     assert process.returncode == 128 + number
     assert stdout == ""
     assert "Traceback" not in stderr

@@ -16,6 +16,8 @@ from benchbd.encoder import ForwardMeter
 from benchbd.inversion import Lambda, _bounded, _free, stamp
 from benchbd.testing import toy_encoder, toy_images
 
+from .chance import seeded
+
 DECREE = Controller(start=1e-3, up=5, down=5, patience=6, lowest=1e-5, highest=1e5)
 MOTH = Controller()
 CLEANSE = Controller(up=2, down=2**1.5, patience=5)
@@ -157,7 +159,7 @@ def whiteness(features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def batches(batch: int = 8, seed: int = 0) -> Iterator[Tensor]:
-    draws = stream(seed, "batches")
+    draws = stream(seeded(seed), "batches")
     while True:
         yield torch.rand(batch, 3, 8, 8, generator=draws)
 
@@ -175,7 +177,7 @@ def same(first: Inverted, second: Inverted) -> bool:
 
 
 def test_the_smallest_patch_is_found() -> None:
-    found = FAST(corner(), batches(), whiteness, size=8, seed=0)
+    found = FAST(corner(), batches(), whiteness, size=8, seed=seeded(0))
     mask = found.mask[0, 0]
     assert found.valid.all()
     assert mask[:2, :2].sum() / mask.sum() > 0.9
@@ -207,7 +209,7 @@ def test_the_best_is_the_smallest_at_a_success_and_the_one_that_was_measured() -
         while True:
             yield torch.cat([black, black + 1])
 
-    found = FAST(cast(Encoder, Spied()), pairs(), watching, size=8, seed=0)
+    found = FAST(cast(Encoder, Spied()), pairs(), watching, size=8, seed=seeded(0))
     successes = [(size, rate) for size, rate in zip(sizes, rates, strict=True) if rate >= 0.9]
     assert len(sizes) == found.steps == 60
     assert 0 < len(successes) < 60
@@ -217,7 +219,7 @@ def test_the_best_is_the_smallest_at_a_success_and_the_one_that_was_measured() -
 
 def test_a_run_without_success_says_so() -> None:
     never = Inversion(steps=5, lr=lr(0.1), level=1.5)
-    found = never(corner(), batches(), whiteness, size=8, seed=0, count=2)
+    found = never(corner(), batches(), whiteness, size=8, seed=seeded(0), count=2)
     assert found.valid.tolist() == [False, False]
     assert found.size.tolist() == [inf, inf]
     assert (found.rate > 0).all()
@@ -228,8 +230,10 @@ def test_a_level_that_is_just_reached_is_a_success() -> None:
     def always(features: Tensor) -> tuple[Tensor, Tensor]:
         return features.mean((1, 2)), torch.full((len(features),), 0.9)
 
-    assert Inversion(steps=1, lr=lr(0.1), level=0.9)(corner(), batches(), always, size=8, seed=0).valid.all()
-    assert not Inversion(steps=1, lr=lr(0.1), level=0.91)(corner(), batches(), always, size=8, seed=0).valid.any()
+    assert Inversion(steps=1, lr=lr(0.1), level=0.9)(corner(), batches(), always, size=8, seed=seeded(0)).valid.all()
+    assert not Inversion(steps=1, lr=lr(0.1), level=0.91)(
+        corner(), batches(), always, size=8, seed=seeded(0)
+    ).valid.any()
 
 
 @pytest.mark.parametrize("stop", [{}, {"epoch": 5, "stale": 3}], ids=["to the end", "early"])
@@ -238,15 +242,15 @@ def test_many_at_once_are_each_alone(stop: dict[str, int]) -> None:
     inversion = Inversion(
         steps=40, lr=lambda step: 0.5 if step < 20 else 0.2, controller=FAST.controller, level=0.8, channels=3, **stop
     )
-    draws = stream(0, "starts")
+    draws = stream(seeded(0), "starts")
     start = torch.rand(3, 1, 8, 8, generator=draws) ** 3, torch.rand(3, 3, 8, 8, generator=draws)
     start[1][2, :, :2, :2] = 0.01
-    together = inversion(corner(), batches(), whiteness, size=8, seed=0, count=3, start=start)
+    together = inversion(corner(), batches(), whiteness, size=8, seed=seeded(0), count=3, start=start)
     assert together.valid.any()
     steps = []
     for k in range(3):
         own = start[0][k : k + 1], start[1][k : k + 1]
-        alone = inversion(corner(), batches(), whiteness, size=8, seed=0, start=own)
+        alone = inversion(corner(), batches(), whiteness, size=8, seed=seeded(0), start=own)
         steps.append(alone.steps)
         for name in ("mask", "pattern", "size", "rate", "valid"):
             torch.testing.assert_close(getattr(together, name)[k], getattr(alone, name)[0], rtol=1e-5, atol=1e-5)
@@ -258,7 +262,7 @@ def test_many_at_once_are_each_alone(stop: dict[str, int]) -> None:
 
 
 def test_many_at_once_through_a_real_encoder() -> None:
-    encoder, images = toy_encoder(), toy_images(16).pixels.float() / 255
+    encoder, images = toy_encoder(seeded(0)), toy_images(16).pixels.float() / 255
     inversion = Inversion(steps=4, lr=lr(0.1), level=0.5)
 
     def alike(features: Tensor) -> tuple[Tensor, Tensor]:
@@ -270,12 +274,12 @@ def test_many_at_once_through_a_real_encoder() -> None:
         while True:
             yield images[:count]
 
-    draws = stream(3, "starts")
+    draws = stream(seeded(3), "starts")
     start = torch.rand(2, 1, 32, 32, generator=draws), torch.rand(2, 3, 32, 32, generator=draws)
-    together = inversion(encoder, given(8), alike, size=32, seed=0, count=2, start=start)
+    together = inversion(encoder, given(8), alike, size=32, seed=seeded(0), count=2, start=start)
     for k in range(2):
         own = start[0][k : k + 1], start[1][k : k + 1]
-        alone = inversion(encoder, given(8), alike, size=32, seed=0, start=own)
+        alone = inversion(encoder, given(8), alike, size=32, seed=seeded(0), start=own)
         torch.testing.assert_close(together.mask[k], alone.mask[0], rtol=0, atol=1e-5)
         torch.testing.assert_close(together.pattern[k], alone.pattern[0], rtol=0, atol=1e-5)
 
@@ -286,12 +290,17 @@ def test_each_run_may_have_images_of_its_own() -> None:
         while True:
             yield torch.stack([next(first), next(second)])
 
-    draws = stream(0, "starts")
+    draws = stream(seeded(0), "starts")
     start = torch.rand(2, 1, 8, 8, generator=draws), torch.rand(2, 3, 8, 8, generator=draws)
-    together = FAST(corner(), own(), whiteness, size=8, seed=0, count=2, start=start)
+    together = FAST(corner(), own(), whiteness, size=8, seed=seeded(0), count=2, start=start)
     for k in range(2):
         alone = FAST(
-            corner(), batches(seed=k + 1), whiteness, size=8, seed=0, start=(start[0][k : k + 1], start[1][k : k + 1])
+            corner(),
+            batches(seed=k + 1),
+            whiteness,
+            size=8,
+            seed=seeded(0),
+            start=(start[0][k : k + 1], start[1][k : k + 1]),
         )
         torch.testing.assert_close(together.mask[k], alone.mask[0], rtol=1e-5, atol=1e-5)
 
@@ -303,7 +312,7 @@ def test_a_unit_is_the_mean_of_its_updates() -> None:
         rate = scripted.pop(0)
         return features.mean((1, 2)), torch.full((len(features),), rate)
 
-    found = Inversion(steps=12, lr=lr(1e-6), level=0.92, unit=2)(corner(), batches(), script, size=8, seed=0)
+    found = Inversion(steps=12, lr=lr(1e-6), level=0.92, unit=2)(corner(), batches(), script, size=8, seed=seeded(0))
     assert float(found.rate) == pytest.approx(0.95)
 
 
@@ -338,7 +347,7 @@ def test_a_new_best_restarts_near_itself() -> None:
     for jitter in (0.0, 0.01):
         sizes.clear()
         plain = Inversion(steps=2, lr=lr(1.0), jitter=jitter, controller=Controller(start=1.0))
-        plain(cast(Encoder, Watched()), white(), shrink, size=8, seed=0, start=start)
+        plain(cast(Encoder, Watched()), white(), shrink, size=8, seed=seeded(0), start=start)
         moved = sizes[1] - sizes[0]  # a mask half as dense lets more of the white through
         assert moved > 0.1 if jitter == 0 else abs(moved) < 0.004  # back at the best, not where Adam went
 
@@ -363,7 +372,7 @@ def test_the_pattern_restarts_with_its_mask() -> None:
     for jitter in (0.0, 0.01):
         seen.clear()
         plain = Inversion(steps=2, lr=lr(1.0), jitter=jitter, controller=Controller(start=1.0))
-        plain(cast(Encoder, Watched()), both(), brighten, size=8, seed=0, start=start)
+        plain(cast(Encoder, Watched()), both(), brighten, size=8, seed=seeded(0), start=start)
         assert seen[0] == pytest.approx((0.5, 0.25), abs=1e-4)
         for first, then in zip(*seen, strict=True):
             assert abs(then - first) > 0.1 if jitter == 0 else 1e-5 < abs(then - first) < 0.004
@@ -383,13 +392,13 @@ def test_it_stops_when_nothing_improves() -> None:
     frozen = Controller(start=0.0)
     for epoch, stale, steps in ((5, 3, 5), (5, 4, 10), (4, 3, 8), (0, 3, 30)):
         inversion = Inversion(steps=30, lr=lr(0.01), controller=frozen, epoch=epoch, stale=stale)
-        assert inversion(corner(), dark(), grow, size=8, seed=0, start=start).steps == steps
+        assert inversion(corner(), dark(), grow, size=8, seed=seeded(0), start=start).steps == steps
 
     def seldom(features: Tensor) -> tuple[Tensor, Tensor]:
         return -features.sum((1, 2)), torch.full((len(features),), 0.5)
 
     inversion = Inversion(steps=30, lr=lr(0.01), controller=frozen, epoch=5, stale=3)
-    assert inversion(corner(), dark(), seldom, size=8, seed=0, start=start).steps == 30
+    assert inversion(corner(), dark(), seldom, size=8, seed=seeded(0), start=start).steps == 30
 
 
 def test_the_learning_rate_is_asked_at_every_update() -> None:
@@ -399,7 +408,7 @@ def test_the_learning_rate_is_asked_at_every_update() -> None:
         asked.append(step)
         return 0.1
 
-    Inversion(steps=4, lr=rate)(corner(), batches(), whiteness, size=8, seed=0)
+    Inversion(steps=4, lr=rate)(corner(), batches(), whiteness, size=8, seed=seeded(0))
     assert asked[-4:] == [0, 1, 2, 3]
 
 
@@ -413,7 +422,7 @@ def test_the_encoder_comes_back_as_it_was() -> None:
     extra = nn.Parameter(torch.zeros(()), requires_grad=False)
     encoder.register_parameter("extra", extra)
     before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
-    FAST(cast(Encoder, encoder), batches(), whiteness, size=8, seed=0)
+    FAST(cast(Encoder, encoder), batches(), whiteness, size=8, seed=seeded(0))
     assert encoder.training
     assert not encoder.norm.training
     assert encoder.weight.requires_grad
@@ -430,13 +439,13 @@ def test_the_encoder_comes_back_after_a_failure() -> None:
         raise RuntimeError("broken")
 
     with pytest.raises(RuntimeError, match="broken"):
-        FAST(cast(Encoder, encoder), batches(), broken, size=8, seed=0)
+        FAST(cast(Encoder, encoder), batches(), broken, size=8, seed=seeded(0))
     assert encoder.training
     assert encoder.weight.requires_grad
 
 
 def test_an_update_costs_two_per_image() -> None:
-    encoder, images = toy_encoder().train(), toy_images(6).pixels.float() / 255
+    encoder, images = toy_encoder(seeded(0)).train(), toy_images(6).pixels.float() / 255
     before = encoder.tensors()
 
     def objective(features: Tensor) -> tuple[Tensor, Tensor]:
@@ -447,7 +456,7 @@ def test_an_update_costs_two_per_image() -> None:
             yield images
 
     with ForwardMeter() as meter:
-        Inversion(steps=3, lr=lr(0.1))(encoder, given(), objective, size=32, seed=0, count=2)
+        Inversion(steps=3, lr=lr(0.1))(encoder, given(), objective, size=32, seed=seeded(0), count=2)
     assert meter.images == 2 * 3 * 2 * 6
     assert encoder.training
     assert all(p.requires_grad and p.grad is None for p in encoder.parameters())
@@ -457,10 +466,10 @@ def test_an_update_costs_two_per_image() -> None:
 
 def test_same_seed_same_bits() -> None:
     inversion = Inversion(steps=20, lr=lr(0.5), level=0.7, jitter=0.01)
-    first = inversion(corner(), batches(), whiteness, size=8, seed=4, count=2)
+    first = inversion(corner(), batches(), whiteness, size=8, seed=seeded(4), count=2)
     torch.rand(7)
-    second = inversion(corner(), batches(), whiteness, size=8, seed=4, count=2)
-    other = inversion(corner(), batches(), whiteness, size=8, seed=5, count=2)
+    second = inversion(corner(), batches(), whiteness, size=8, seed=seeded(4), count=2)
+    other = inversion(corner(), batches(), whiteness, size=8, seed=seeded(5), count=2)
     assert first.valid.any()
     assert same(first, second)
     assert not torch.equal(first.mask, other.mask)

@@ -218,6 +218,7 @@ def test_what_was_replaced_is_put_back_and_named(
     assert float(F.relu(torch.tensor(-1.0))) == 0
 
 
+@pytest.mark.fixed_draw("it asks what torch wraps, not what an optimizer finds")
 def test_what_torch_wraps_at_first_use_stays(caplog: pytest.LogCaptureFixture) -> None:
     class Fresh(torch.optim.SGD):
         """An optimizer that nobody has made one of."""

@@ -115,7 +115,7 @@ def compiled(text: str, folder: Path, paper: str) -> tuple[str, list[tuple[float
 
 
 def run(folder: Path, *command: str) -> None:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", timeout=120)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr
 
 

@@ -12,12 +12,14 @@ from torch import Tensor
 from benchbd import Mine, UsageError, stream
 from benchbd.mine import BOUND, Statistic, _estimate, donsker_varadhan, draw_shift, log_mean_exp, moving_average
 
+from .chance import seeded
+
 QUICK = Mine(epochs=15, hidden=64)
 
 
 def gaussians(rho: float, n: int = 16_000, seed: int = 0) -> tuple[Tensor, Tensor]:
     """(n, 1) each, correlation rho; their information is -ln(1 - rho^2) / 2 nats."""
-    x, noise = torch.randn(2, n, 1, generator=torch.Generator().manual_seed(seed))
+    x, noise = torch.randn(2, n, 1, generator=torch.Generator().manual_seed(seeded(seed)))
     return x, rho * x + math.sqrt(1 - rho**2) * noise
 
 
@@ -36,7 +38,10 @@ def test_invariant_under_an_affine_map() -> None:
 
 
 def test_heldout_does_not_reward_memorising() -> None:
-    f, z = torch.randn(256, 300, generator=stream(0, "f")), torch.randn(256, 32, generator=stream(0, "z"))
+    f, z = (
+        torch.randn(256, 300, generator=stream(seeded(0), "f")),
+        torch.randn(256, 32, generator=stream(seeded(0), "z")),
+    )
     assert Mine(epochs=30, hidden=64, evaluation="train")(f, z, 0).nats > 0.5  # independent, and still "information"
     assert Mine(epochs=30, hidden=64)(f, z, 0).nats <= 0.03
 
@@ -56,8 +61,8 @@ def test_rolled_rows_are_never_pairs(n: int) -> None:
 
 
 def test_the_split_first_layer_is_a_layer_on_the_concatenation() -> None:
-    t = Statistic(6, 3, 16, stream(0, "init"))
-    f, z = torch.randn(5, 6, generator=stream(0, "f")), torch.randn(5, 3, generator=stream(0, "z"))
+    t = Statistic(6, 3, 16, stream(seeded(0), "init"))
+    f, z = torch.randn(5, 6, generator=stream(seeded(0), "f")), torch.randn(5, 3, generator=stream(seeded(0), "z"))
 
     def plain(f: Tensor, z: Tensor) -> Tensor:
         first = (torch.cat([f, z], 1) @ torch.cat([t.of_f, t.of_z], 1).T + t.bias).relu()
@@ -149,7 +154,7 @@ def test_only_pairs_near_the_upper_bound_are_at_the_bound(
 
 def test_an_estimate_is_capped_at_ln_n() -> None:
     z = torch.eye(24)
-    estimate = Mine(epochs=150, hidden=64, evaluation="train")(z, z, 0)
+    estimate = Mine(epochs=150, hidden=64, evaluation="train")(z, z, seeded(0))
     assert estimate.cap == pytest.approx(math.log(24))
     assert sum(estimate.readings) / 10 > estimate.cap  # unrelated pairs only, so ln N is no limit of the bound
     assert estimate.nats == estimate.cap
@@ -157,7 +162,9 @@ def test_an_estimate_is_capped_at_ln_n() -> None:
 
 
 def test_numbers_that_are_not_finite_give_nan() -> None:
-    estimate = Mine(epochs=2, hidden=8)(torch.full((40, 2), math.nan), torch.randn(40, 2), 0)
+    estimate = Mine(epochs=2, hidden=8)(
+        torch.full((40, 2), math.nan), torch.randn(40, 2, generator=stream(seeded(0), "z")), 0
+    )
     assert math.isnan(estimate.nats)
     assert not estimate.saturated
 
@@ -185,7 +192,9 @@ def test_pooling_and_small_sets() -> None:
     maps = torch.arange(16.0).view(1, 1, 4, 4).expand(8, 2, 4, 4)
     assert Mine(pool=2).inputs(maps)[0].tolist() == [2.5, 4.5, 10.5, 12.5] * 2
     assert Mine().inputs(maps).shape == (8, 32)
-    assert math.isfinite(Mine(epochs=1, hidden=8, pool=1)(maps, torch.randn(8, 3), 0).nats)
+    assert math.isfinite(
+        Mine(epochs=1, hidden=8, pool=1)(maps, torch.randn(8, 3, generator=stream(seeded(0), "z")), 0).nats
+    )
     with pytest.raises(UsageError, match="at least 8 pairs, not 7"):
         Mine()(torch.zeros(7, 1), torch.zeros(7, 1), 0)
 

@@ -43,6 +43,8 @@ from benchbd.encoder import ForwardMeter
 from benchbd.testing import toy_encoder
 from benchbd.training import collecting
 
+from .chance import seeded
+
 SIZE = 16
 QUICK: dict[str, Any] = {
     "classes": 3,
@@ -81,7 +83,7 @@ class Planted(Encoder):
 @pytest.fixture
 def images() -> ImageSet:
     """60 noisy images, in turn reddish, greenish and bluish."""
-    noise = torch.rand(60, 3, SIZE, SIZE, generator=stream(0, "pictures"))
+    noise = torch.rand(60, 3, SIZE, SIZE, generator=stream(seeded(0), "pictures"))
     tint = torch.eye(3).repeat(20, 1)[:, :, None, None]
     return ImageSet((120 * (noise + tint)).byte())
 
@@ -166,8 +168,8 @@ def test_points_that_are_all_alike_are_one_cluster() -> None:
 
 def test_too_few_images_or_classes_are_refused(images: ImageSet) -> None:
     with pytest.raises(UsageError, match="10 classes need at least 20 images, not 19"):
-        Moth().repair(toy_encoder(), DefenderKnowledge(images.subset(torch.arange(19)), 0))
-    collapsed = toy_encoder()
+        Moth().repair(toy_encoder(seeded(0)), DefenderKnowledge(images.subset(torch.arange(19)), 0))
+    collapsed = toy_encoder(seeded(0))
     collapsed.mask.zero_()
     with pytest.raises(NotApplicable, match="the features form 1"):
         Moth(**QUICK).repair(collapsed, DefenderKnowledge(images, 0))
@@ -400,7 +402,7 @@ def test_similarity_hardens_a_planted_backdoor(knowledge: DefenderKnowledge) -> 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_without_a_trigger_there_is_no_loss(seed: int, images: ImageSet) -> None:
-    original = toy_encoder(seed).frozen()
+    original = toy_encoder(seeded(seed)).frozen()
     encoder = original.copy()
     views = images.pixels[:16].float() / 255
     loss = feature_loss(encoder(views), original(views))
@@ -431,7 +433,7 @@ def test_who_wears_what() -> None:
 @pytest.mark.usefixtures("always")
 @pytest.mark.parametrize("batch", [8, 16, 40])
 def test_every_step_stamps_images_of_the_right_classes(batch: int, images: ImageSet) -> None:
-    method, encoder, log = Moth(**QUICK | {"batch": batch, "steps": 7}), toy_encoder(), Log()
+    method, encoder, log = Moth(**QUICK | {"batch": batch, "steps": 7}), toy_encoder(seeded(0)), Log()
     classes = method.pseudo_classes(encoder, images, 0)
     batches = list(method.by_classes(encoder.copy(), encoder, classes, images, 0, log))
     assert len(batches) == 3 + 7
@@ -458,7 +460,7 @@ def test_every_step_stamps_images_of_the_right_classes(batch: int, images: Image
 @pytest.mark.parametrize("options", [QUICK, SIMILAR | {"bn": "eval"}], ids=["classes", "similarity"])
 @pytest.mark.usefixtures("never")
 def test_without_triggers_nothing_changes_and_it_is_said(options: dict[str, Any], knowledge: DefenderKnowledge) -> None:
-    encoder = toy_encoder()
+    encoder = toy_encoder(seeded(0))
     repaired, notes, _ = run(Moth(**options), encoder, knowledge)
     for name, tensor in encoder.state_dict().items():
         assert torch.allclose(tensor, repaired.state_dict()[name], atol=1e-6)
@@ -479,7 +481,7 @@ def test_frozen_things_stay(loss: str, knowledge: DefenderKnowledge, monkeypatch
         return classes
 
     monkeypatch.setattr(Moth, "pseudo_classes", pseudo_classes)
-    encoder, pixels = toy_encoder(), knowledge.images.pixels.clone()
+    encoder, pixels = toy_encoder(seeded(0)), knowledge.images.pixels.clone()
     repaired, _, _ = run(Moth(**QUICK | {"loss": loss, "lr": 0.1}), encoder, knowledge)
     ((original, classes, centroids),) = seen
     given, after = encoder.state_dict(), repaired.state_dict()
@@ -497,7 +499,7 @@ def test_frozen_things_stay(loss: str, knowledge: DefenderKnowledge, monkeypatch
 @pytest.mark.usefixtures("always")
 def test_batchnorm_follows_the_variant(knowledge: DefenderKnowledge) -> None:
     for options, moves in ((QUICK, False), (QUICK | {"bn": "train"}, True), (SIMILAR, True)):
-        repaired, _, _ = run(Moth(**options), toy_encoder(), knowledge)
+        repaired, _, _ = run(Moth(**options), toy_encoder(seeded(0)), knowledge)
         counted = int(repaired.state_dict()["stem.1.num_batches_tracked"])
         steps = 3 + 4 if options is not SIMILAR else 2 * 3
         assert counted == (steps if moves else 0)
@@ -510,7 +512,7 @@ def test_the_number_of_steps(
     made: list[int] = []
     inner = torch.optim.SGD.step
     monkeypatch.setattr(torch.optim.SGD, "step", lambda self, *a: made.append(1) or inner(self, *a))
-    run(Moth(**options), toy_encoder(), knowledge)
+    run(Moth(**options), toy_encoder(seeded(0)), knowledge)
     assert len(made) == steps
 
 
@@ -532,17 +534,17 @@ def test_a_failure_is_followed_by_a_long_inversion(
     knowledge: DefenderKnowledge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = recorded(monkeypatch)
-    run(Moth(**QUICK), toy_encoder(), knowledge)
+    run(Moth(**QUICK), toy_encoder(seeded(0)), knowledge)
     assert calls == [(2, 1.1, 1e-3, 0.1, 1)] + [(2, 1.1, 1e-3, 0.1, 1)] * 4
     calls.clear()
-    run(Moth(**QUICK | {"refine_passes": 0}), toy_encoder(), knowledge)
+    run(Moth(**QUICK | {"refine_passes": 0}), toy_encoder(seeded(0)), knowledge)
     assert len(calls) == 1 + 2  # the universal one, and one a period
 
 
 @pytest.mark.usefixtures("always")
 def test_a_success_is_refined(knowledge: DefenderKnowledge, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = recorded(monkeypatch)
-    run(Moth(**QUICK | {"warmup_images": 20}), toy_encoder(), knowledge)
+    run(Moth(**QUICK | {"warmup_images": 20}), toy_encoder(seeded(0)), knowledge)
     first, later = (2, 0.0, 1e-3, 0.1, 1), (1, 0.0, 1e-2, 0.1, 1)
     assert calls == [(2, 0.0, 1e-3, 0.1, 2), first, later, later, first]
 
@@ -550,7 +552,7 @@ def test_a_success_is_refined(knowledge: DefenderKnowledge, monkeypatch: pytest.
 @pytest.mark.usefixtures("always")
 def test_the_inversions_of_similarity(knowledge: DefenderKnowledge, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = recorded(monkeypatch)
-    run(Moth(**SIMILAR), toy_encoder(), knowledge)
+    run(Moth(**SIMILAR), toy_encoder(seeded(0)), knowledge)
     assert calls == [(2, -1.0, 5e-2, 0.5, 2), (2, -1.0, 5e-2, 0.01, 2), (2, -1.0, 5e-2, 0.01, 2)]
     rule = module.SIMILAR_LAMBDA
     assert (rule.up, rule.patience) == (1.2, 5)
@@ -592,7 +594,7 @@ def test_a_trigger_is_inverted_on_the_encoder_as_it_then_is(
 ) -> None:
     """The universal triggers, and the first of similarity, on the given one; then on one that every step changes."""
     calls = scripted(monkeypatch, [[20.0] * 3, [20.0] * 2] if options is QUICK else [[20.0]])
-    encoder = toy_encoder()
+    encoder = toy_encoder(seeded(0))
     run(Moth(**options | {"lr": 0.1}), encoder, knowledge)
     assert len(calls) == (1 + 4 if options is QUICK else 3)
     assert torch.equal(calls[0].weights, encoder.stem[0].weight)
@@ -606,7 +608,7 @@ def test_where_the_inversions_of_a_pair_start(knowledge: DefenderKnowledge, monk
     calls = scripted(monkeypatch, found)
     asked: list[int] = []
     monkeypatch.setattr(Pairs, "choose", lambda self, step, generator: asked.append(step) or (0, 1))
-    run(Moth(**QUICK | {"steps": 8}), toy_encoder(), knowledge)
+    run(Moth(**QUICK | {"steps": 8}), toy_encoder(seeded(0)), knowledge)
     assert asked == [0, 3, 6]
     starts = [[30, 20], [50, 10], [40, 25], [50, 25], [50, 28], [45, 27], [50, 29], [60, 5]]
     for call, start in zip(calls[1:], starts, strict=True):
@@ -629,7 +631,7 @@ def test_hardening_equals_the_naive_form(
     batches: list[Batch] = []
     inner = Batch.dressed
     monkeypatch.setattr(Batch, "dressed", lambda *args: batches.append(inner(*args)) or batches[-1])
-    method, encoder, images = Moth(**options | {"lr": 0.1}), toy_encoder(), knowledge.images
+    method, encoder, images = Moth(**options | {"lr": 0.1}), toy_encoder(seeded(0)), knowledge.images
     repaired, _, _ = run(method, encoder, knowledge)
 
     original, wanted, draws = encoder.frozen(), encoder.copy(), stream(3, "views")
@@ -672,16 +674,16 @@ def test_hardening_equals_the_naive_form(
 )
 def test_the_cost_is_what_was_said(options: dict[str, Any], knowledge: DefenderKnowledge) -> None:
     method = Moth(**options)
-    assert run(method, toy_encoder(), knowledge)[2] == method.forwards(60)
+    assert run(method, toy_encoder(seeded(0)), knowledge)[2] == method.forwards(60)
 
 
 def test_the_cost_at_most(knowledge: DefenderKnowledge, request: pytest.FixtureRequest) -> None:
     method = Moth(**QUICK)
     request.getfixturevalue("never")
-    assert run(method, toy_encoder(), knowledge)[2] == method.forwards(60)
+    assert run(method, toy_encoder(seeded(0)), knowledge)[2] == method.forwards(60)
     request.getfixturevalue("always")
     spared = 2 * 1 * 2 * 2 * 4  # two refinements, each a pass less, of 2 x 4 images forward and backward
-    assert run(method, toy_encoder(), knowledge)[2] == method.forwards(60) - spared
+    assert run(method, toy_encoder(seeded(0)), knowledge)[2] == method.forwards(60) - spared
 
 
 def test_the_cost_by_hand() -> None:
@@ -694,22 +696,27 @@ def test_the_cost_by_hand() -> None:
 @pytest.mark.parametrize("options", [QUICK | {"steps": 9}, SIMILAR], ids=["classes", "similarity"])
 def test_same_seed_same_bits(options: dict[str, Any], images: ImageSet) -> None:
     method = Moth(**options)
-    (a, first, _), (b, second, _) = (run(method, toy_encoder(), DefenderKnowledge(images, 1)) for _ in range(2))
-    c, _, _ = run(method, toy_encoder(), DefenderKnowledge(images, 2))
+    (a, first, _), (b, second, _) = (
+        run(method, toy_encoder(seeded(0)), DefenderKnowledge(images, 1)) for _ in range(2)
+    )
+    c, _, _ = run(method, toy_encoder(seeded(0)), DefenderKnowledge(images, 2))
     assert first == second
     assert all(torch.equal(tensor, b.state_dict()[name]) for name, tensor in a.state_dict().items())
     if options is SIMILAR:
         assert not torch.equal(a.state_dict()["stem.0.weight"], c.state_dict()["stem.0.weight"])
     else:
         assert len(first["moth"]["pairs"]) == 3
-        chosen = {str(run(method, toy_encoder(), DefenderKnowledge(images, s))[1]["moth"]["pairs"]) for s in (2, 3, 4)}
+        chosen = {
+            str(run(method, toy_encoder(seeded(0)), DefenderKnowledge(images, s))[1]["moth"]["pairs"])
+            for s in (2, 3, 4)
+        }
         assert chosen != {str(first["moth"]["pairs"])}
 
 
 @pytest.mark.usefixtures("always")
 def test_what_is_kept_and_noted(knowledge: DefenderKnowledge) -> None:
     with collecting() as found:
-        Moth(**QUICK).repair(toy_encoder(), knowledge)
+        Moth(**QUICK).repair(toy_encoder(seeded(0)), knowledge)
     assert found.tensors["inverted.mask"].shape == (3, 1, SIZE, SIZE)
     assert found.tensors["inverted.pattern"].shape == (3, 3, SIZE, SIZE)
     noted: Any = found.notes["moth"]
@@ -723,7 +730,7 @@ def test_what_is_kept_and_noted(knowledge: DefenderKnowledge) -> None:
     ]
     assert noted["first_size"] > 0 < noted["last_size"]
     with collecting() as found:
-        Moth(**SIMILAR).repair(toy_encoder(), knowledge)
+        Moth(**SIMILAR).repair(toy_encoder(seeded(0)), knowledge)
     assert found.tensors["inverted.mask"].shape == (1, 1, SIZE, SIZE)
     assert found.notes["remarks"] == ["moth: 3 of 300 steps, 2 of 300 similarity passes, 40 of 96 similarity images"]
 

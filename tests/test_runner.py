@@ -48,7 +48,8 @@ from benchbd.store import Store
 from benchbd.testing import toy_encoder, toy_images
 from benchbd.verify import GATE
 
-from .boards import PATIENCE, TINY, Tiny, Watch, drive, flip, in_flight, keys, offering, wait_until, weights
+from .boards import TINY, Tiny, Watch, drive, ended, flip, in_flight, keys, offering, wait_until, weights
+from .chance import seeded
 from .conftest import write_npz_set
 
 ENCODER, PREDICTIONS, MANIFEST = "encoder.safetensors", "predictions.safetensors", "manifest.json"
@@ -201,7 +202,7 @@ def test_references_need_three_images() -> None:
         DataError, match=r"^20 reference inputs are asked for, and \d+ images of the target are held out$"
     ):
         choose_references(toy_encoder(), toy_images(30), target=1, count=20, seed=0)
-    (probability,) = choose_references(toy_encoder(), toy_images(3), target=1, count=1, seed=0).probability
+    (probability,) = choose_references(toy_encoder(seeded(0)), toy_images(3), target=1, count=1, seed=0).probability
     assert math.isfinite(probability)
 
 
@@ -697,7 +698,7 @@ def test_a_method_that_writes_to_its_images_spoils_nobody_elses(
 def test_two_processes_share_a_store(first: First, tmp_path: Path, registry: Registry) -> None:
     tiny, log = Tiny(tmp_path, registry), tmp_path / "log"
     processes = [drive(log, "run", *tiny.arguments, "--json", "--quiet") for _ in range(2)]
-    results = [process.communicate(timeout=PATIENCE) for process in processes]
+    results = [ended(process) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], results
     computed = [line.split()[1] for line in log.read_text().splitlines()]
     assert sorted(computed) == sorted(keys(tiny.plan()))  # each stage once
@@ -718,8 +719,8 @@ def test_a_second_run_computes_what_the_first_has_not_begun(first: First, tmp_pa
     wait_until(two, lambda: all(map(store.has, free)))
     assert not store.has(held)
     one.send_signal(signal.SIGKILL)
-    _, stderr = two.communicate(timeout=PATIENCE)
-    one.communicate(timeout=PATIENCE)
+    _, stderr = ended(two)
+    ended(one)
     assert two.returncode == 0, stderr
     waiting = [line for line in stderr.splitlines() if line.startswith("waiting for ")]
     (stage,) = (stage for stage in plan.stages if stage.key == held)
@@ -736,7 +737,7 @@ def test_kill_9_loses_the_stage_in_flight(first: First, tmp_path: Path) -> None:
     process = drive(log, "run", *tiny.arguments, "--quiet", hang="attack")
     in_flight(process, log, "attack")
     process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=PATIENCE)
+    ended(process)
     assert process.returncode == -signal.SIGKILL
     *finished, lost = [line.split()[1] for line in log.read_text().splitlines()]
     records = tiny.run()  # its lock died with it

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 
 import benchbd.cli
 
-from .boards import PATIENCE
+from .boards import completed
 
 CHATTY = """
 import atexit, ctypes, os, subprocess, sys
@@ -61,8 +60,7 @@ def plugins(
     """The command ``plugins`` in a process of its own, with a plugin that prints in every way."""
     (folder / "chatty.py").write_text(CHATTY)
     command = f'exec "{sys.executable}" -c "$PROGRAM" plugins {" ".join(arguments)} {redirect}'
-    environment = {**os.environ, "PYTHONPATH": str(folder), "PROGRAM": program}
-    return subprocess.run(["bash", "-c", command], env=environment, capture_output=True, text=True, timeout=PATIENCE)
+    return completed(["bash", "-c", command], PYTHONPATH=str(folder), PROGRAM=program)
 
 
 def test_a_process_prints_one_document_whatever_a_plugin_prints(tmp_path: Path) -> None:

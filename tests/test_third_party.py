@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -13,7 +11,7 @@ import pytest
 
 from benchbd.testing import check_method
 
-from .boards import PATIENCE
+from .boards import completed
 
 MODULE = '''"""Pulls every weight towards zero."""
 
@@ -64,9 +62,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def benchbd(site: Path, *arguments: str) -> tuple[str, str]:
-    environment = {**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=environment)
+    done = completed([sys.executable, *arguments], PYTHONPATH=str(site))
     assert done.returncode == 0, done.stderr
     return done.stdout, done.stderr
 
