@@ -356,16 +356,17 @@ def distance(encoder: Encoder, classes: PseudoClasses, images: ImageSet, source:
 
 
 def test_hardening_widens_the_planted_distance(knowledge: DefenderKnowledge) -> None:
-    method = Moth(**QUICK | {"steps": 12, "warmup_passes": 40, "pair_passes": 40, "refine_passes": 15, "lr": 100.0})
+    method = Moth(**QUICK | {"steps": 12, "warmup_passes": 40, "pair_passes": 40, "refine_passes": 15, "lr": 1000.0})
     encoder, images = Planted().eval(), knowledge.images
     classes = method.pseudo_classes(encoder, images, knowledge.seed)
     green = int(classes.centroids[:, 1].argmax())
     other = (green + 1) % 3
     repaired, notes, _ = run(method, encoder, knowledge)
     assert isinstance(repaired, Planted)
-    assert float(repaired.planted.detach()) < 0.9 * float(encoder.planted.detach())
+    # Over six draws 0.05 to 0.47 of the weight stays, and the distance grows 1.4 times or more.
+    assert float(repaired.planted.detach()) < 0.7 * float(encoder.planted.detach())
     before, after = (distance(e, classes, images, other, green) for e in (encoder, repaired))
-    assert after > 1.1 * before
+    assert after > 1.2 * before
     assert notes["moth"]["stamped"] > 0
 
 

@@ -376,12 +376,12 @@ def test_fit_lowers_the_loss_it_is_given() -> None:
     def distance(net: Encoder) -> float:
         return float((net.extract(images.pixels) - 1).square().mean())
 
-    method = FT(steps=12, batch=8)
+    method = FT(steps=24, batch=8, lr=5e-3)
     fitted = method.fit(encoder(), images, 1, loss=loss)
-    assert len(seen) == 12
-    first = next(batch_indices(20, 8, 12, stream(1, "order")))
+    assert len(seen) == 24
+    first = next(batch_indices(20, 8, 24, stream(1, "order")))
     torch.testing.assert_close(seen[0], method.augment.pair(images.pixels[first], stream(1, "views")))
-    assert distance(fitted) < 0.7 * distance(encoder())
+    assert distance(fitted) < 0.3 * distance(encoder())  # 0.04 to 0.06 of it over six draws
     given = method.fit(encoder(), images, 1, loss=method.contrast).tensors()
     plain = method.fit(encoder(), images, 1).tensors()
     assert all(torch.equal(given[name], plain[name]) for name in plain)
