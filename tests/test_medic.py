@@ -429,7 +429,8 @@ def test_the_student_starts_empty(teacher: Encoder, images: ImageSet) -> None:
 def test_a_short_run_copies_and_does_not_collapse(teacher: Encoder, images: ImageSet) -> None:
     statistics, views = channel_statistics(teacher, images), Medic().augment.pair(images.pixels, stream(2, "views"))
     empty, repaired = (
-        Medic(steps=steps, batch=16, colour="affine").repair(teacher, DefenderKnowledge(images, 0)) for steps in (0, 100)
+        Medic(steps=steps, batch=16, colour="affine").repair(teacher, DefenderKnowledge(images, 0))
+        for steps in (0, 100)
     )
     with torch.no_grad():
         before, after = (
