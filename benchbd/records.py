@@ -232,6 +232,11 @@ def _read_one(path: Path, kind: type[E], problem: Callable[[E], str]) -> E:
     except ValidationError as error:
         if kind is Record and _is_detection(text):
             raise DataError(f"{path}: a detector's record, which has no pictures and no row among cells") from error
+        wrong = {fault["loc"]: fault["input"] for fault in error.errors()}
+        if isinstance(schema := wrong.get(("schema",)), int) and schema > SCHEMA:
+            raise DataError(
+                f"{path}: a newer benchbd wrote it (schema {schema}; this one reads up to {SCHEMA}): update benchbd"
+            ) from error
         found = kind_of(text[:HEAD])
         if found and not found.startswith("JSON"):
             raise DataError(f"{path}: not a benchbd record (it is {found})") from error
@@ -239,8 +244,8 @@ def _read_one(path: Path, kind: type[E], problem: Callable[[E], str]) -> E:
         field = ".".join(str(part) for part in first["loc"])
         raise DataError(f"{path}: not a benchbd record ({field + ': ' if field else ''}{first['msg']})") from error
     record.__dict__["file"] = path.name
-    if wrong := problem(record):
-        raise DataError(f"{path}: contradicts itself: {wrong}")
+    if contradiction := problem(record):
+        raise DataError(f"{path}: contradicts itself: {contradiction}")
     return record
 
 
