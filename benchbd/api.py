@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 import torch
@@ -160,7 +162,24 @@ def _open(function: str, takes: type[Any], board: str | Path, request: Mapping[s
         if name not in known:
             near = did_you_mean(name, known) or f"it takes {', '.join(known)}"
             raise UsageError(f"{function}() has no argument {shown(name)}; {near}")
+    for name, value in {"board": board, **request}.items():
+        kinds, words = _KINDS.get(name, ((object,), ""))
+        if not isinstance(value, kinds):
+            raise UsageError(f"{name} {shown(value)}: must be {words}")
     return _session(board, **request)
+
+
+_NAME = (str, NoneType), "a name"
+_PATH = (str, os.PathLike, NoneType), "a path"
+_FLAG = (bool,), "True or False"
+_KINDS: dict[str, tuple[tuple[type, ...], str]] = {
+    "board": ((str, os.PathLike), "a name or a path"),
+    **dict.fromkeys(("pretraining", "pretrain"), _NAME),
+    **dict.fromkeys(("data_root", "store"), _PATH),
+    **dict.fromkeys(("only", "download"), _FLAG),
+    "device": ((str, torch.device, NoneType), "the name of a device, such as 'cpu' or 'cuda:0'"),
+}
+"""The types of arguments that stand for one thing, and what these are called."""
 
 
 def _session(
@@ -182,30 +201,34 @@ def _session(
     download: bool = False,
 ) -> Session:
     selection = Selection(
-        attacks=_several(attack),
-        defenses=_several(defense),
+        attacks=_several("attack", attack),
+        defenses=_several("defense", defense),
         pretrain=pretrain,
-        tasks=_several(task),
+        tasks=_several("task", task),
         seeds=_seeds(seed),
-        evaluators=_several(evaluator),
-        options=_several(option),
-        detections=_several(detection),
+        evaluators=_several("evaluator", evaluator),
+        options=_several("option", option),
+        detections=_several("detection", detection),
         pretraining=pretraining,
         only=only,
     )
     return Session.open(board, selection, data_root=data_root, store=store, device=device, download=download)
 
 
-def _several(value: Names) -> tuple[str, ...]:
-    """One value stands for a list of it alone: "ft" is no list of letters."""
-    return (value,) if isinstance(value, str) else tuple(value)
+def _several(argument: str, value: object) -> tuple[str, ...]:
+    """One value stands for a list of it alone: "ft" is no list of letters. UsageError where there is another type."""
+    values = (value,) if isinstance(value, str) or not isinstance(value, Iterable) else tuple(value)
+    if isinstance(value, Mapping) or not all(isinstance(each, str) for each in values):
+        example = "ft.lr=0.01" if argument == "option" else "shapes:3" if argument == "task" else "none"
+        raise UsageError(f"{argument} {shown(value)}: must be text or a list of it, such as {argument}={example!r}")
+    return tuple(map(str, values))
 
 
 def _seeds(value: object) -> tuple[int, ...]:
     """One seed or several; UsageError where one is not a whole number from 0 on."""
     seeds = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
     for seed in seeds:
-        if not isinstance(seed, int) or not 0 <= seed <= LARGEST_SEED:
+        if type(seed) is not int or not 0 <= seed <= LARGEST_SEED:
             raise UsageError(f"seed {shown(seed)}: must be a whole number from 0 on, such as seed=1 or seed=[1, 2]")
     return seeds
 
@@ -244,7 +267,12 @@ def detect(board: str | Path = DEFAULT, **request: Unpack[Work]) -> pd.DataFrame
 def load_encoder(key: str, *, store: str | Path | None = None, device: str | None = None) -> Encoder:
     """The encoder of a pretrain, attack or defend stage, by its key or the start of it (as records print it)."""
     root = find_root(store)
-    found = [path for path in root.glob(f"stages/*/{key}*") if (path / ENCODER).is_file()]
+    if not isinstance(key, str):
+        raise UsageError(f"key {shown(key)}: must be text, as records print it")
+    try:
+        found = [path for path in root.glob("stages/*/*") if path.name.startswith(key) and (path / ENCODER).is_file()]
+    except OSError as error:
+        raise StoreError(f"{error.filename or root}: cannot be read ({error.strerror or error})") from error
     if not found:
         raise UsageError(f"no encoder with key {shown(key)} in {root}; records print the keys of their stages")
     if len(found) > 1:

@@ -45,7 +45,7 @@ class UnknownNameError(UsageError):
 def did_you_mean(name: str, known: Sequence[str]) -> str:
     """A question that offers the nearest of ``known``, whatever its case; empty where none is near."""
     by_lower = {each.lower(): each for each in known}
-    near = get_close_matches(brief(name).lower(), by_lower, n=1, cutoff=0.5)  # slow in the length of its argument
+    near = get_close_matches(brief(name).lower(), by_lower, n=1, cutoff=0.55)  # slow in the length of its argument
     return f"did you mean {by_lower[near[0]]!r}?" if near else ""
 
 

@@ -168,3 +168,36 @@ def test_home_is_expanded_in_python_too(tiny: Tiny, monkeypatch: pytest.MonkeyPa
     assert len(read_records(Path("~/records"))) == 1
     build("demo", [make_record()], Path("~/out"))
     assert (tiny.folder / "out" / "README.md").is_file()
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        *((name, value) for name in ("attack", "task", "option", "detection") for value in (None, 5, [1], {"a": 1})),
+        *((name, 3) for name in ("pretraining", "pretrain", "store", "data_root", "device", "board")),
+        *((("pretraining", ["simclr"]), ("device", ["cpu"]), ("only", "no"), ("seed", True), ("store", b"x"))),
+    ],
+)
+def test_an_argument_of_another_type_is_one_line(argument: str, value: object, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=f"^{argument} .*: must be ") as caught:
+        benchbd.plan(**{"board": "smoke", "store": tmp_path, argument: value})  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+
+
+def test_an_argument_that_is_like_no_other_gets_the_list_of_them() -> None:
+    with pytest.raises(UsageError, match="has no argument 'download'; it takes board, attack, "):
+        benchbd.plan("smoke", download=True)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("key", ["*", "**", "[0-9]", "../"])
+def test_a_key_is_no_pattern(key: str, tmp_path: Path) -> None:
+    folder = tmp_path / "stages" / "ab" / "abcd"
+    folder.mkdir(parents=True)
+    (folder / "encoder.safetensors").touch()
+    with pytest.raises(UsageError, match="no encoder with key"):
+        benchbd.load_encoder(key, store=tmp_path)
+
+
+def test_a_key_of_another_type_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"^key None: must be text"):
+        benchbd.load_encoder(None, store=tmp_path)  # type: ignore[arg-type]
