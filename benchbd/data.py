@@ -217,7 +217,7 @@ class DataLibrary:
         """The one layout in which the data set lies; an absent known one is fetched where that is allowed."""
         if name not in self._layouts:
             folder, dataset = self._folder(name), self._known(name)
-            if dataset is None and Path(name).name != name:
+            if dataset is None and (Path(name).name != name or name in ("", "..")):
                 raise UnknownNameError("data set", name, self.names())
             if not is_text(name):
                 raise UsageError(f"data set {shown(name)}: its name is no UTF-8: rename the folder")

@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -239,6 +240,9 @@ def test_names_and_absence(library: DataLibrary) -> None:
         library.load("tou", "train")
     with pytest.raises(DataAbsentError, match=r"data set 'mnistm': .*image folder \(train/<class>/<picture>\)$"):
         library.load("mnistm", "train")
+    for name in ("", ".", ".."):
+        with pytest.raises(UnknownNameError, match=f"unknown data set '{re.escape(name)}'"):
+            library.info(name, "train")
     with pytest.raises(UnknownNameError, match=r"unknown data set '\.\./root/toy'"):
         library.info("../root/toy", "train")
     with pytest.raises(UsageError, match=r"no split 'val': splits are train, test"):
