@@ -11,6 +11,7 @@ from benchbd import UsageError
 from benchbd.errors import UnknownNameError
 from benchbd.methods import Method
 from benchbd.options import build, parse_options
+from benchbd.plugins import AXES, load_registry
 
 
 class Knob(Method):
@@ -96,3 +97,22 @@ def test_what_is_wrong_is_one_line(values: dict[str, Any], message: str) -> None
 def test_the_nearest_option_is_offered() -> None:
     with pytest.raises(UnknownNameError, match="unknown option of knob 'widhts': did you mean 'widths'"):
         build(Knob, {"widhts": [1]}, "knob")
+
+
+def test_no_number_of_ours_is_without_an_upper_bound() -> None:
+    registry = load_registry()
+    without = []
+    for axis in AXES:
+        for name in registry.names(axis):
+            cls = registry.get(axis, name)
+            for field, info in cls.model_fields.items():
+                default = info.get_default(call_default_factory=True)
+                several = isinstance(default, tuple)
+                if "int" not in str(info.annotation) and "float" not in str(info.annotation):
+                    continue
+                try:
+                    build(cls, {field: [10**30] * len(default) if several else 10**30}, name)
+                    without.append(f"{axis}:{name}.{field}")
+                except UsageError:
+                    pass
+    assert without == []

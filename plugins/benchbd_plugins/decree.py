@@ -106,15 +106,15 @@ class TriggerSearch(BaseModel):
     @field_validator("inversion_lr_epochs")
     @classmethod
     def _ordered(cls, value: tuple[int, int]) -> tuple[int, int]:
-        if not 0 <= value[0] <= value[1]:
-            raise ValueError("must be two epochs, the first not after the second")
+        if not 0 <= value[0] <= value[1] <= 1_000_000:
+            raise ValueError("must be two epochs up to 1000000, the first not after the second")
         return value
 
     @field_validator("inversion_lr")
     @classmethod
     def _positive(cls, value: tuple[float, float, float]) -> tuple[float, float, float]:
-        if min(value) <= 0:
-            raise ValueError("learning rates must be positive")
+        if not 0 < min(value) <= max(value) <= 1e3:
+            raise ValueError("learning rates must be positive and at most 1000")
         return value
 
     def search_epoch(self, images: int) -> int:

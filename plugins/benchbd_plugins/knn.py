@@ -27,7 +27,7 @@ class KNN(Evaluator):
     version = "2"
 
     k: int = Field(200, ge=1, le=1_000_000_000, description="neighbours that vote; all images where there are fewer")
-    temperature: float = Field(0.5, gt=0, description="a vote weighs exp(cosine / temperature)")
+    temperature: float = Field(0.5, gt=0, le=1e4, description="a vote weighs exp(cosine / temperature)")
 
     def evaluate(self, probe: Probe) -> Predictions:
         labels, classes = probe.labels, probe.classes

@@ -11,6 +11,7 @@ compare.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +35,9 @@ class Linear(Evaluator):
     lr: float = Field(0.01, gt=0, le=1e3, description="learning rate of SGD")
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD")
     weight_decay: float = Field(1e-4, ge=0, le=1e3, description="weight decay")
-    milestones: tuple[int, ...] = Field((15, 30), description="epochs after which the rate is divided by 10")
+    milestones: tuple[Annotated[int, Field(ge=0, le=1_000_000)], ...] = Field(
+        (15, 30), max_length=100, description="epochs after which the rate is divided by 10"
+    )
 
     def evaluate(self, probe: Probe) -> Predictions:
         """DataError where there is one training image, whose variance is not a number.

@@ -17,10 +17,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, PositiveInt
+from pydantic import Field
 from torch import Generator, Tensor
 
 from benchbd import Diverged, Encoder, Evaluator, Predictions, Probe, Steps, hookimpl, one_thread, stream
@@ -43,7 +44,9 @@ class MLP(Evaluator):
     )
     batch: int = Field(64, ge=1, le=1_000_000, description="images per step; the last, smaller batch is kept")
     lr: float = Field(1e-4, gt=0, le=1e3, description="learning rate of Adam")
-    hidden: tuple[PositiveInt, ...] = Field((512, 256), min_length=1, description="widths of the hidden layers")
+    hidden: tuple[Annotated[int, Field(ge=1, le=65_536)], ...] = Field(
+        (512, 256), min_length=1, max_length=16, description="widths of the hidden layers, each 65536 at most"
+    )
     dropout: float = Field(0.5, ge=0, lt=1, description="share of the first hidden layer that is dropped")
     shuffle: bool = Field(True, description="a new order every epoch; false, as released: the order of the data set")
     scale: float = Field(1.0, gt=0, le=1e4, description="length of the normalised features")
