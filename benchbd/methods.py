@@ -11,7 +11,7 @@ import hashlib
 import inspect
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from numbers import Integral
@@ -19,15 +19,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
+from pydantic_core import to_jsonable_python
 
 from benchbd.encoder import ARCHITECTURES
 from benchbd.errors import DataAbsentError, DataError, PluginError, asked, first_line, named, shown
-from benchbd.files import nests_within, path_digest
+from benchbd.files import nests_within, path_digest, without_paths
 from benchbd.isolation import isolated
 from benchbd.verify import CONTROL
 
 MOST_FORWARDS = 10**18  # more is no estimate
 DEEPEST = 32  # levels of JSON
+_COLLECTIONS = (list, tuple, set, frozenset)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,7 +64,8 @@ class Method(BaseModel):
     def identity(self) -> dict[str, Any]:
         """What of this method goes into a cache key: axis, name, version and every field.
 
-        A field that is a ``Path`` counts by what lies there: one file at two places is one method.
+        A field that is or holds a ``Path`` counts by what lies there: one file at two places is one method. A path as
+        a string is refused: it would count by its name, and records, which are published, would tell it.
         """
         return {
             "axis": self.axis,
@@ -85,10 +88,31 @@ class Method(BaseModel):
 
 
 def options_of(method: Method) -> dict[str, Any]:
-    """Every field of a method as JSON, a ``Path`` as the digest of what lies there."""
+    """Every field of a method as JSON, a ``Path``, also one in a list or the like, as the digest of what lies there."""
     return method.model_dump(mode="json") | {
-        field: path_digest(value) for field, value in method if isinstance(value, Path)
+        field: to_jsonable_python(_by_content(value)) for field, value in method if _holds_path(value)
     }
+
+
+def _holds_path(value: object) -> bool:
+    if isinstance(value, BaseModel):
+        value = dict(value)
+    if isinstance(value, Mapping):
+        return any(map(_holds_path, (*value, *value.values())))
+    return isinstance(value, Path) or (isinstance(value, _COLLECTIONS) and any(map(_holds_path, value)))
+
+
+def _by_content(value: Any) -> Any:
+    """The value with every path in it as its digest."""
+    if isinstance(value, Path):
+        return path_digest(value)
+    if isinstance(value, BaseModel):
+        value = dict(value)
+    if isinstance(value, Mapping):
+        return {_by_content(name): _by_content(inner) for name, inner in value.items()}
+    if isinstance(value, set | frozenset):
+        return sorted(map(_by_content, value))
+    return list(map(_by_content, value)) if isinstance(value, _COLLECTIONS) else value
 
 
 @cache
@@ -120,7 +144,21 @@ def identity_of(method: Method) -> dict[str, Any]:
         raise PluginError(f"identity() must hold {', '.join(whole)} as Method.identity() does, not {shown(own)}")
     if found != again:
         raise PluginError("identity() differs from call to call")
+    if path := next(_paths_in(found), None):
+        raise PluginError(
+            f"identity() must tell no path of this machine, as {shown(path)} is: an option that names a file is "
+            "declared as a Path, which counts by what lies there"
+        )
     return found
+
+
+def _paths_in(value: object) -> Iterator[str]:
+    """Strings in JSON that are or hold a path."""
+    if isinstance(value, str) and without_paths(value) != value:
+        yield value
+    inside = (*value, *value.values()) if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for inner in inside:
+        yield from _paths_in(inner)
 
 
 def architecture_of(method: Pretraining) -> str:

@@ -373,7 +373,7 @@ class Runner:
         if isinstance(told, str):
             return without_paths(told, {self.store.root: "STORE", self.library.root: "DATA"})
         if isinstance(told, dict):
-            return {name: self._public(value) for name, value in told.items()}
+            return {self._public(name): self._public(value) for name, value in told.items()}
         return [self._public(value) for value in told] if isinstance(told, list) else told
 
     def _reference(self, cell: Cell) -> dict[str, Any]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
+from benchbd.errors import PluginError
 from benchbd.files import path_digest, without_paths
-from benchbd.methods import Mitigation
+from benchbd.methods import Mitigation, identity_of
 
 ROOTS = {Path("/home/jo smith/store"): "STORE", Path("/home/jo/data"): "DATA"}
 
@@ -48,3 +52,52 @@ def test_an_option_that_is_a_path_counts_by_what_lies_there(tmp_path: Path) -> N
     assert str(tmp_path) not in str(one)
     assert path_digest(tmp_path / "a") == path_digest(tmp_path / "b") != path_digest(tmp_path)
     assert Loaded().identity()["options"] == {"weights": None}
+
+
+class Inner(BaseModel):
+    """A part of a method's options."""
+
+    at: Path
+
+
+class LoadedInParts(Mitigation):
+    """Reads weights from several files."""
+
+    name = "loaded-in-parts"
+    paper = "test"
+    version = "1"
+    parts: list[Path] = []
+    pair: tuple[Path, int] | None = None
+    several: frozenset[Path] = frozenset()
+    named: dict[str, Path] = {}
+    inner: Inner | None = None
+    text: str = ""
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        lambda path: {"parts": [path]},
+        lambda path: {"pair": (path, 3)},
+        lambda path: {"several": {path, path.parent}},
+        lambda path: {"named": {"w": path}},
+        lambda path: {"inner": Inner(at=path)},
+    ],
+)
+def test_a_path_inside_an_option_counts_by_what_lies_there(
+    tmp_path: Path, options: Callable[[Path], dict[str, Any]]
+) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "w.pt").write_bytes(b"same")
+    one, same = (identity_of(LoadedInParts(**options(tmp_path / folder / "w.pt"))) for folder in ("a", "b"))
+    (tmp_path / "b" / "w.pt").write_bytes(b"other")
+    other = identity_of(LoadedInParts(**options(tmp_path / "b" / "w.pt")))
+    assert one == same != other
+    assert str(tmp_path) not in str(one)
+
+
+def test_a_path_as_a_text_is_refused() -> None:
+    assert identity_of(LoadedInParts(text="a/b, https://a.org/b/c or 1/2"))["options"]["text"]
+    with pytest.raises(PluginError, match=r"no path of this machine, as '/srv/jo/w.pt' is: an option .* as a Path"):
+        identity_of(LoadedInParts(text="/srv/jo/w.pt"))

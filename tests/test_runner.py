@@ -416,13 +416,13 @@ def test_no_folder_of_the_machine_reaches_a_record(again: Callable[..., tuple[Ti
     gone = tiny.store / "gone" / "w.pt"
 
     def act(encoder: Encoder, _: DefenderKnowledge) -> Encoder:
-        note("read", {"from": [str(tiny.data / "w.npz"), 3]})
+        note("read", {"from": [str(tiny.data / "w.npz"), 3], str(tiny.folder / "v.npz"): 1})
         note("remarks", [f"odd: no {gone}"])
         return encoder
 
     Odd.act = act  # type: ignore[misc]
     noted = cell(tiny.run(defenses=("odd",)), "none", "odd")
-    assert noted.findings["defend"]["read"] == {"from": ["DATA/w.npz", 3]}
+    assert noted.findings["defend"]["read"] == {"from": ["DATA/w.npz", 3], "v.npz": 1}
     assert noted.notes == ["odd: no STORE/gone/w.pt"]
     for number, error in enumerate((DataError(f"{gone}: no such file"), OSError(2, "No such file", str(gone)))):
         Odd.act = raises(error)  # type: ignore[misc]
