@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -182,10 +183,27 @@ def _read_npz(files: list[Path], wanted: Wanted) -> Raw:
 
 def _find_folder(home: Path, word: str) -> Iterator[list[Path]]:
     """<word>/, and beside it the table <word>.csv where its pictures lie in no class folders."""
-    for folder in _called(home, word):
-        if folder.is_dir() and not _parquet_in(folder):
-            tables = [path for path in _called(home, word) if path.suffix.lower() == ".csv"]
-            yield [folder, *tables] if tables and not class_folders(folder) else [folder]
+    called = _called(home, word)
+    tables = [path for path in called if path.suffix.lower() == ".csv"]
+    folders = [path for path in called if path.is_dir() and not _parquet_in(path)]
+    if any(_twins(folder) for folder in folders) and tables:
+        named = _named_by(tables[0])
+        folders = [folder for folder in folders if folder.name == named] or folders
+    for folder in folders:
+        yield [folder, *tables] if tables and not class_folders(folder) else [folder]
+
+
+def _twins(folder: Path) -> list[Path]:
+    """The folders beside it whose names differ from its own in case alone: Kaggle's GTSRB has Train/ and train/."""
+    others = (path for path in _children(folder.parent) if path != folder and path.is_dir())
+    return [path for path in others if path.name.lower() == folder.name.lower()]
+
+
+def _named_by(table: Path) -> str:
+    """The folder in which a table has its first picture; "" where it does not say."""
+    with suppress(DataError, OSError):  # told when the table is read
+        return next((path.partition("/")[0] for path, _ in _rows(table) if "/" in path), "")
+    return ""
 
 
 def class_folders(top: Path) -> list[str]:
@@ -203,6 +221,8 @@ def _read_folder(files: list[Path], wanted: Wanted) -> Raw:
         raise DataError(f"{top}: the {wanted.split} split is empty: no picture below it{others}")
     if skipped:
         remark(f"{of_kinds(skipped)} skipped, for they are no pictures")
+    for twin in _twins(top):
+        remark(f"{top.name}/ is read and {twin.name}/ is not, for the table beside them names {top.name}/")
     flat = all(path.parent == top for path in pictures)
     if wanted.unlabeled or (flat and not tables):
         return Raw(decode_images(pictures, lambda i: str(pictures[i])), None)
@@ -241,20 +261,26 @@ def _folder_labels(top: Path, wanted: Wanted, names: list[str]) -> tuple[dict[st
 
 def _table(table: Path, pictures: Iterable[Path]) -> list[str]:
     """The class of each picture by a CSV table with ClassId and Path or Filename, as Kaggle's GTSRB has it."""
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            lines = file.read().splitlines()
-        rows = csv.DictReader(lines, delimiter=";" if lines and ";" in lines[0] else ",")
-        column = next((name for name in ("Path", "Filename") if name in (rows.fieldnames or ())), "Path")
-        classes = {Path(row[column]).name: row["ClassId"].strip() for row in rows}
-    except (KeyError, TypeError, AttributeError, ValueError, csv.Error) as error:
-        raise DataError(f"{table}: not a table with Path (or Filename) and ClassId ({first_line(error)})") from error
+    classes = {Path(path).name: name for path, name in _rows(table)}
     names = [path.name for path in pictures]
     if absent := [name for name in names if name not in classes]:
         raise DataError(f"{table}: no row for {absent[0]}")
     if lost := sorted({*classes} - {*names}):
         raise DataError(f"{table}: it has a row for {lost[0]}, which is not there")
     return [classes[name] for name in names]
+
+
+def _rows(table: Path) -> Iterator[tuple[str, str]]:
+    """Path and class of each row of a table."""
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            lines = file.read().splitlines()
+        rows = csv.DictReader(lines, delimiter=";" if lines and ";" in lines[0] else ",")
+        column = next((name for name in ("Path", "Filename") if name in (rows.fieldnames or ())), "Path")
+        for row in rows:
+            yield row[column], row["ClassId"].strip()
+    except (KeyError, TypeError, AttributeError, ValueError, csv.Error) as error:
+        raise DataError(f"{table}: not a table with Path (or Filename) and ClassId ({first_line(error)})") from error
 
 
 # What keeps labelled splits without labels from use

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -272,3 +273,24 @@ def test_gtsrb_as_kaggle_has_it(library: DataLibrary) -> None:
     assert f"{table}: not a table with Path (or Filename) and ClassId" in message(again(library), "gtsrb", "test")
     table.unlink()
     assert "gtsrb/Test: test has no labels" in message(again(library), "gtsrb", "test")
+
+
+def test_gtsrb_with_kaggles_folders_twice(library: DataLibrary, caplog: pytest.LogCaptureFixture) -> None:
+    """Its zip holds Train/ and train/, Test/ and test/: those are read that the tables name."""
+    library.datasets["gtsrb"] = Gtsrb()
+    folder = library.root / "gtsrb"
+    write_kaggle(folder)
+    (folder / "Train.csv").write_text("ClassId,Path\n0,Train/0/00000_00000_00000.png")
+    alone = {split: library.info("gtsrb", split).digest for split in ("train", "test", "pool")}
+    caplog.clear()
+    for name in ("Train", "Test"):
+        shutil.copytree(folder / name, folder / name.lower())
+    (folder / "train" / "0" / "00000_00000_00000.png").unlink()  # no matter what is in the other
+    assert {split: again(library).info("gtsrb", split).digest for split in alone} == alone
+    fresh = DataLibrary(library.datasets, library.root, library.cache.with_name("other"))
+    caplog.clear()
+    assert {split: fresh.info("gtsrb", split).digest for split in alone} == alone
+    assert "gtsrb: train: Train/ is read and train/ is not, for the table beside them names Train/" in caplog.messages
+    assert "gtsrb: test: Test/ is read and test/ is not, for the table beside them names Test/" in caplog.messages
+    (folder / "Train.csv").write_text("ClassId,Path\n0,0/00000_00000_00000.png")
+    assert "gtsrb: Train and train are two train splits: keep one" in message(again(library), "gtsrb")
