@@ -104,10 +104,14 @@ def messages_may_be_lost() -> Iterator[None]:
 
 
 def columns(otherwise: int) -> int:
-    """How many columns the reader of stdout has: COLUMNS, else those of the terminal that it is, else ``otherwise``."""
+    """How many columns the reader of stdout has: COLUMNS, else those of the terminal that it is, else ``otherwise``.
+
+    0 columns are no answer: a terminal that nobody told its size has so many, as in a container or under CI.
+    """
     asked = os.environ.get("COLUMNS", "")
     try:
-        return int(asked) if asked.isdecimal() else os.get_terminal_size((_kept.get() or sys.stdout).fileno()).columns
+        told = int(asked) if asked.isdecimal() else 0
+        return told or os.get_terminal_size((_kept.get() or sys.stdout).fileno()).columns or otherwise
     except (OSError, ValueError, AttributeError):  # no terminal, or no descriptor
         return otherwise
 

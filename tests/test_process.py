@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchbd.process import ENDING, Stopped, messages_may_be_lost, stopped_by_signals
+from benchbd.process import ENDING, Stopped, columns, messages_may_be_lost, stopped_by_signals
 
 FULL = pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 
@@ -35,6 +36,15 @@ def test_a_signal_that_is_ignored_stays_ignored() -> None:
             assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize(("asked", "size", "told"), [("", 0, 100), ("0", 0, 100), ("0", 80, 80), ("60", 80, 60)])
+def test_no_columns_are_no_answer(asked: str, size: int, told: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", asked)
+    monkeypatch.setattr(os, "get_terminal_size", lambda descriptor: os.terminal_size((size, 0)))
+    with open(os.devnull, "w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        assert columns(100) == told
 
 
 @FULL
