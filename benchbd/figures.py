@@ -35,12 +35,13 @@ from benchbd.compute import ENCODER, KEPT, REFERENCES, read_predictions
 from benchbd.data import DataLibrary
 from benchbd.distill import attention_map
 from benchbd.encoder import Encoder
-from benchbd.errors import DataAbsentError, DataError, StoreError, UsageError
+from benchbd.errors import DataAbsentError, DataError, StoreError, UsageError, brief
 from benchbd.files import commit
 from benchbd.images import ImageSet, Trigger
 from benchbd.methods import Predictions
 from benchbd.records import Record
 from benchbd.store import Artifact, Store
+from benchbd.tables import plain
 from benchbd.training import stream
 
 SHOWN = 8  # samples in a row
@@ -339,6 +340,7 @@ def plane(features: Tensor) -> Plane:
 # What a method noted and kept, where it has the form that a picture is made of
 
 Amount = Annotated[float, Field(ge=0, le=1e12)]
+StageName = Annotated[str, Field(pattern=r"\A[!-~]{1,40}\z")]  # one that fits a picture and can be printed in it
 
 
 class Information(BaseModel):
@@ -350,9 +352,9 @@ class Information(BaseModel):
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
-    beta: dict[str, Amount] = Field(min_length=1, max_length=64)
-    information: dict[str, Amount | None] = {}
-    saturated: list[str] = []
+    beta: dict[StageName, Amount] = Field(min_length=1, max_length=64)
+    information: dict[StageName, Amount | None] = {}
+    saturated: list[StageName] = []
     uniform_fallback: bool = False
 
 
@@ -364,7 +366,7 @@ def noted_information(findings: Mapping[str, Any]) -> Information | str:
     try:
         return Information.model_validate(noted["mi"])
     except ValidationError as error:
-        place = ".".join(map(str, ("mi", *error.errors()[0]["loc"])))
+        place = brief(plain(".".join(map(str, ("mi", *error.errors()[0]["loc"])))))
         return f"has a note of its own at {place}, in another form than this picture reads"
 
 
@@ -378,9 +380,11 @@ def inverted_triggers(kept: Mapping[str, Tensor], size: int) -> tuple[Tensor, Te
         if not sound or part.shape != (len(parts[0]), channels, size, size) or not len(part):
             kind = f"{part.dtype} {tuple(part.shape)}".removeprefix("torch.")
             return f"kept inverted.{name} as {kind}, not as floats (K, {channels}, {size}, {size})"
+    mask, pattern = (part.float() for part in parts)  # first: the smallest floats cannot be compared
+    for name, part in (("mask", mask), ("pattern", pattern)):
         if not bool(((part >= 0) & (part <= 1)).all()):
             return f"kept inverted.{name} with values outside 0 to 1"
-    return parts[0].float(), parts[1].float()
+    return mask, pattern
 
 
 def whole_numbers(value: object) -> list[int]:

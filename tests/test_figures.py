@@ -334,6 +334,9 @@ def test_information_and_weights_are_those_noted(scene: Scene) -> None:
 @pytest.mark.parametrize(
     ("note", "place"),
     [
+        ({"beta": {"a\x00b": 1.0}}, "mi.beta.a\\x00b.[key]"),
+        ({"beta": {"a\nb": 1.0}}, "mi.beta.a b.[key]"),
+        ({"beta": {"a": 1.0}, "saturated": ["a" * 41]}, "mi.saturated.0"),
         (0.3, "mi"),
         (None, "mi"),
         ([1, 2], "mi"),
@@ -353,6 +356,12 @@ def test_the_note_of_another_author_is_left_out(scene: Scene, note: Any, place: 
     assert made == f"defense inverter has a note of its own at {place}, in another form than this picture reads"
 
 
+@pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2])
+def test_masks_of_every_float_are_drawn(scene: Scene, kind: torch.dtype) -> None:
+    kept = {"inverted.mask": MASKS.to(kind), "inverted.pattern": PATTERNS.to(kind)}
+    assert len(figure(draw_inversion(having(scene, kept=kept))).axes) == 9
+
+
 @pytest.mark.parametrize(
     ("mask", "pattern", "said"),
     [
@@ -368,11 +377,6 @@ def test_the_note_of_another_author_is_left_out(scene: Scene, note: Any, place: 
 def test_what_another_author_kept_is_left_out(scene: Scene, mask: Tensor, pattern: Tensor, said: str) -> None:
     kept = {"inverted.mask": mask, "inverted.pattern": pattern}
     assert draw_inversion(having(scene, kept=kept)) == f"defense inverter {said}"
-
-
-def test_half_precision_triggers_are_drawn(scene: Scene) -> None:
-    kept = {"inverted.mask": MASKS.half(), "inverted.pattern": PATTERNS.half()}
-    assert len(figure(draw_inversion(having(scene, kept=kept))).axes) == 9
 
 
 def test_maps_of_one_position_have_no_attention(scene: Scene) -> None:
