@@ -323,10 +323,16 @@ def _laid_out(path: Path, patch: Array, size: int) -> dict[str, Array]:
 
 def _resized(path: Path, image: Array, size: int) -> Array:
     """A picture, or an array of several, as (r, H, W, 3); a picture of another size is resized by RESIZE_RULE."""
-    if image.ndim != 3 or image.dtype != np.uint8:
+    if image.ndim == 4:
         return image
+    if image.ndim != 3 or image.dtype != np.uint8 or image.shape[-1] not in (3, 4) or not image.size:
+        expected = f"uint8 (H, W, 3), or (r, {size}, {size}, 3) where there are several"
+        raise DataError(f"{path}: references are {expected}, not {image.dtype} {image.shape}")
+    if image.shape[-1] == 4 and image[..., 3].min() < 255:
+        log.warning("%s: transparency is left out; the colours below it are read", path)
+    image = np.ascontiguousarray(image[..., :3])
     if image.shape[:2] != (size, size):
         height, width = image.shape[:2]
         log.warning("%s: resized from %dx%d to %dx%d", path, width, height, size, size)
         image = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
-    return image[None, ..., :3]
+    return image[None]

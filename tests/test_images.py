@@ -489,3 +489,24 @@ def test_references_from_pictures_and_arrays_are_of_the_target(
     np.save(tmp_path / "wrong.npy", x.astype(np.float32))
     with pytest.raises(DataError, match=r"x must be uint8 \(r, 32, 32, 3\), not float32"):
         load_references(tmp_path / "wrong.npy", 7, 32)
+
+
+@pytest.mark.parametrize(
+    "shape", [(3, 32, 32), (32, 32, 1), (32, 32, 2), (32, 32, 5), (0, 32, 3), (32, 0, 3), (), (32, 32)]
+)
+def test_arrays_that_are_no_references(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    np.save(tmp_path / "x.npy", np.zeros(shape, np.uint8))
+    with pytest.raises(
+        DataError, match=r"x\.npy: references are uint8 \(H, W, 3\), or \(r, 32, 32, 3\) where .*, not uint8 \("
+    ):
+        load_references(tmp_path / "x.npy", 1, 32)
+
+
+def test_the_transparency_of_a_reference_is_left_out_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Resized as a picture of a data set is: after its transparency has gone."""
+    large = np.random.default_rng(0).integers(0, 256, (40, 40, 4), dtype=np.uint8)
+    plain = load_references(save_png(tmp_path / "plain.png", large[..., :3]), 1, 32)
+    caplog.clear()
+    clear = save_png(tmp_path / "clear.png", large)
+    assert torch.equal(load_references(clear, 1, 32), plain)
+    assert caplog.messages[0] == f"{clear}: transparency is left out; the colours below it are read"
