@@ -167,7 +167,7 @@ class Trigger:
         PNG, npy: (H, W, 4) with alpha, 0 where the image is kept and 255 where it is replaced; or (H, W, 3), of which
             black is kept, as in ``t``, where it has the size of the images, and which else replaces all it covers. A
             patch smaller than images of ``image_size`` goes where ``square`` has its corner.
-        DataError where it is anything else, several triggers, or too large.
+        DataError where it is anything else, several triggers, too large, empty, or in units of 0..1.
         """
         path = expanded(path)
         image = picture_or_array(path)
@@ -181,6 +181,12 @@ class Trigger:
         pattern = torch.from_numpy(t.astype(np.uint8)).permute(2, 0, 1).contiguous()
         if pattern[keep].any():
             raise DataError(f"{path}: t must be 0 wherever tm is 1, since the stamp adds it to the image")
+        if keep.all():
+            raise DataError(
+                f"{path}: a trigger that replaces no pixel: nothing is 0 in tm, opaque in alpha or not black"
+            )
+        if t.dtype.kind in "bf" and pattern.max() == 1:  # white in these units, and all but black in ours
+            raise DataError(f"{path}: t must be in units of 0..255, not of 0..1: its largest value is 1")
         return cls(pattern=pattern, keep=keep)
 
     def save(self, path: str | Path) -> None:

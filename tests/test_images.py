@@ -236,6 +236,9 @@ ZEROS, ONES = np.zeros((1, 32, 32, 3)), np.ones((1, 32, 32, 3))
         ({"t": ZEROS + np.nan, "tm": ONES * 0}, "integers"),
         ({"t": np.full((1, 32, 32, 3), "a"), "tm": ONES * 0}, "integers"),
         ({"t": ZEROS + 9, "tm": ONES}, "t must be 0 wherever tm is 1"),
+        ({"t": ZEROS, "tm": ONES}, "a trigger that replaces no pixel: nothing is 0 in tm"),
+        ({"t": ZEROS + 1, "tm": ONES * 0}, r"t must be in units of 0\.\.255, not of 0\.\.1"),
+        ({"t": ZEROS == 0, "tm": ONES * 0}, r"t must be in units of 0\.\.255, not of 0\.\.1"),
     ],
 )
 def test_bad_triggers_are_refused_in_one_line(tmp_path: Path, arrays: dict[str, np.ndarray], reason: str) -> None:
@@ -455,7 +458,12 @@ def test_a_release_that_repeats_its_trigger_holds_one(tmp_path: Path) -> None:
 def test_pictures_and_arrays_that_are_no_trigger(tmp_path: Path) -> None:
     blended = np.dstack([np.full((5, 5, 3), 9), np.full((5, 5), 128)]).astype(np.uint8)
     large = np.zeros((40, 40, 3), np.uint8)
-    for pixels, reason in ((blended, "alpha must be 0 .* or 255"), (large, r"of at most 32x32, not \(40, 40, 3\)")):
+    for pixels, reason in (
+        (blended, "alpha must be 0 .* or 255"),
+        (large, r"of at most 32x32, not \(40, 40, 3\)"),
+        (large[:32, :32], "replaces no pixel"),
+        (blended * np.array([1, 1, 1, 0], np.uint8), "replaces no pixel"),
+    ):
         with pytest.raises(DataError, match=reason):
             Trigger.load(save_png(tmp_path / "t.png", pixels))
     np.save(tmp_path / "t.npy", np.full((4, 4, 3), 0.5))
