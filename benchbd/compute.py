@@ -249,8 +249,13 @@ def exactly(kind: type[R], value: object, who: str) -> R:
 
 def check_backdoor(backdoor: object, digests: Sequence[str], who: str) -> None:
     """PluginError where an attack does not hand back the triggers of these digests, as they are now."""
-    triggers = [exactly(Trigger, trigger, who) for trigger in exactly(Backdoor, backdoor, who).triggers]
-    if [trigger.copy("cpu").digest for trigger in triggers] != list(digests):  # a copy has no digest of before
+    triggers = exactly(Backdoor, backdoor, who).triggers
+    if not isinstance(triggers, tuple | list):
+        raise PluginError(f"{who} must return its triggers as a tuple, not {type(triggers).__name__}")
+    own = [exactly(Trigger, trigger, who) for trigger in triggers]
+    if any("stamp" in vars(trigger) for trigger in own):
+        raise PluginError(f"{who} must return triggers without a stamp of their own, which is not used")
+    if [trigger.copy("cpu").digest for trigger in own] != list(digests):  # a copy has no digest of before
         raise PluginError(f"{who} must return the triggers that it was given, unchanged and one per target")
 
 

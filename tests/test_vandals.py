@@ -38,11 +38,13 @@ from benchbd import (
     Verdict,
     hookimpl,
 )
-from benchbd.compute import ENCODER, PREDICTIONS
+from benchbd.compute import ENCODER, PREDICTIONS, check_backdoor
+from benchbd.errors import PluginError
 from benchbd.plan_text import known_forwards
 from benchbd.plugins import GROUP, load_registry
 from benchbd.records import Record
 from benchbd.stages import Stage
+from benchbd.testing import toy_encoder
 
 from .boards import TINY, Tiny, offering, weights
 
@@ -250,6 +252,21 @@ def test_a_stage_that_was_changed_is_not_computed(tmp_path: Path, meddle: Any, r
     (record,) = Tiny(tmp_path, registry, MANY).run(attacks=("none",), defenses=("none",))
     assert record.status == "failed"
     assert re.search(reason, record.reason)
+
+
+@pytest.mark.parametrize(
+    ("hand_back", "said"),
+    [
+        (lambda trigger: trigger, "its triggers as a tuple, not Trigger"),
+        (lambda trigger: None, "its triggers as a tuple, not NoneType"),
+        (lambda trigger: (vars(trigger).update(stamp=print), trigger)[1:], "a stamp of their own, which is not used"),
+    ],
+)
+def test_triggers_that_are_none_or_stamp_otherwise_are_refused(hand_back: Callable[[Trigger], Any], said: str) -> None:
+    trigger = Trigger.square(3)
+    backdoor = Backdoor(toy_encoder(), hand_back(trigger))
+    with pytest.raises(PluginError, match=said):
+        check_backdoor(backdoor, [trigger.digest], "attack odd")
 
 
 # At import, and when a plan asks -------------------------------------------------------------------------------------
