@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 import numpy as np
@@ -10,6 +11,8 @@ from numpy.typing import NDArray
 from benchbd.errors import DataError
 
 MOST_CLASSES = 10_000  # a class that is named by a number from here on is so for another reason than its label
+
+_ALMOST_A_LABEL = re.compile(r"\s*([+-]?\d+(\.0*)?\s*)?")  # -1, 1.0, a blank before a number, or nothing at all
 
 Labels = NDArray[np.int64]
 
@@ -39,7 +42,7 @@ def name_labels(
     called by its number, with the zeros in front that the others have.
 
     fixed: whether only those expected may be there, as in a test split. DataError where another is, where two names
-    are one number, or where a number is too large for a label.
+    are one number, where a number is too large for a label or no label (-1, 1.0), or where a name is blank.
     """
     names = sorted(names)
     index, unknown = _expected(names, expected)
@@ -73,6 +76,9 @@ def _by_names(names: list[str]) -> tuple[dict[str, int], tuple[str, ...]]:
     others = []
     for name in names:
         if not name.isdecimal():
+            # Sorted as text, 10.0 would come before 2.0 and shift every label behind it.
+            if _ALMOST_A_LABEL.fullmatch(name):
+                raise DataError(f"class {name!r}: a class has a name, or the number that is its label: 0, 1, 2 ...")
             others.append(name)
         elif (label := int(name)) >= MOST_CLASSES:
             raise DataError(

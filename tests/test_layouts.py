@@ -294,3 +294,18 @@ def test_gtsrb_with_kaggles_folders_twice(library: DataLibrary, caplog: pytest.L
     assert "gtsrb: test: Test/ is read and test/ is not, for the table beside them names Test/" in caplog.messages
     (folder / "Train.csv").write_text("ClassId,Path\n0,0/00000_00000_00000.png")
     assert "gtsrb: Train and train are two train splits: keep one" in message(again(library), "gtsrb")
+
+
+@pytest.mark.parametrize("name", ["1.0", "-1", "+2", "3.", " 1", "", " "])
+def test_a_number_that_is_no_label_is_no_class_name(library: DataLibrary, name: str) -> None:
+    """As text it would be sorted: 10.0 before 2.0, and -1 behind all."""
+    root, said = library.root, f"class {name!r}: a class has a name, or the number that is its label: 0, 1, 2 ..."
+    shard(root / "names" / "train.parquet", columns={"label": pa.array(["0", name, "2"])})
+    assert f"train.parquet: {said}" in message(library, "names")
+    if name.strip():
+        put(root / "folder" / "train", f"{name}/0.png", "0/1.png")
+        assert f"folder/train: {said}" in message(library, "folder")
+    if name == name.strip():
+        put(root / "table" / "train", "0.png", "1.png")
+        (root / "table" / "train.csv").write_text(f"Filename,ClassId\n0.png,0\n1.png,{name}")
+        assert f"table/train: {said}" in message(library, "table")
