@@ -18,7 +18,7 @@ import numpy as np
 from benchbd.arrays import first_line, read_npz
 from benchbd.classes import Labels, check_labels, name_labels
 from benchbd.errors import DataError
-from benchbd.inputs import is_text
+from benchbd.inputs import file_kind, is_stand_in, is_text
 from benchbd.parquet import read_parquet, why_unlabeled
 from benchbd.pictures import NOBODYS, Pixels, decode_images, expand, is_picture, of_kinds, remark, resize_images
 
@@ -261,7 +261,10 @@ def _folder_labels(top: Path, wanted: Wanted, names: list[str]) -> tuple[dict[st
 
 def _table(table: Path, pictures: Iterable[Path]) -> list[str]:
     """The class of each picture by a CSV table with ClassId and Path or Filename, as Kaggle's GTSRB has it."""
-    classes = {Path(path).name: name for path, name in _rows(table)}
+    classes: dict[str, str] = {}
+    for path, name in _rows(table):
+        if (other := classes.setdefault(Path(path).name, name)) != name:
+            raise DataError(f"{table}: {Path(path).name} is in two rows, of class {other} and of class {name}")
     names = [path.name for path in pictures]
     if absent := [name for name in names if name not in classes]:
         raise DataError(f"{table}: no row for {absent[0]}")
@@ -272,15 +275,22 @@ def _table(table: Path, pictures: Iterable[Path]) -> list[str]:
 
 def _rows(table: Path) -> Iterator[tuple[str, str]]:
     """Path and class of each row of a table."""
+    what = f"{table}: not a table with Path (or Filename) and ClassId"
+    if is_stand_in(kind := file_kind(table)):
+        raise DataError(f"{what} (it is {kind})")
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
             lines = file.read().splitlines()
         rows = csv.DictReader(lines, delimiter=";" if lines and ";" in lines[0] else ",")
-        column = next((name for name in ("Path", "Filename") if name in (rows.fieldnames or ())), "Path")
-        for row in rows:
-            yield row[column], row["ClassId"].strip()
-    except (KeyError, TypeError, AttributeError, ValueError, csv.Error) as error:
-        raise DataError(f"{table}: not a table with Path (or Filename) and ClassId ({first_line(error)})") from error
+        column = next((name for name in ("Path", "Filename") if name in (rows.fieldnames or ())), "")
+        if not column or "ClassId" not in (rows.fieldnames or ()):
+            raise DataError(f"{what} (its columns are {', '.join(rows.fieldnames or ())})")
+        for number, row in enumerate(rows):
+            if row[column] is None or row["ClassId"] is None:
+                raise DataError(f"{what} (row {number} ends early)")
+            yield row[column].strip(), row["ClassId"].strip()
+    except (ValueError, csv.Error) as error:
+        raise DataError(f"{what} ({first_line(error)})") from error
 
 
 # What keeps labelled splits without labels from use

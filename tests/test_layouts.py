@@ -309,3 +309,27 @@ def test_a_number_that_is_no_label_is_no_class_name(library: DataLibrary, name: 
         put(root / "table" / "train", "0.png", "1.png")
         (root / "table" / "train.csv").write_text(f"Filename,ClassId\n0.png,0\n1.png,{name}")
         assert f"table/train: {said}" in message(library, "table")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("Filename,ClassId\n0.png,1\n1.png,0\na/0.png,2", "0.png is in two rows, of class 1 and of class 2"),
+        (
+            "version https://git-lfs.github.com/spec/v1",
+            "not a table with Path (or Filename) and ClassId (it is a Git LFS",
+        ),
+        ("<!doctype html>", "not a table with Path (or Filename) and ClassId (it is an HTML page"),
+        ("", "not a table with Path (or Filename) and ClassId (it is an empty file"),
+        (
+            "file,label\n0.png,1\n1.png,0",
+            "not a table with Path (or Filename) and ClassId (its columns are file, label)",
+        ),
+        ("Filename,ClassId\n0.png,1\n1.png", "not a table with Path (or Filename) and ClassId (row 1 ends early)"),
+    ],
+)
+def test_tables_that_tell_no_classes(library: DataLibrary, content: str, said: str) -> None:
+    put(library.root / "toy" / "train", "0.png", "1.png")
+    table = library.root / "toy" / "train.csv"
+    table.write_text(content)
+    assert f"{table}: {said}" in message(library)
