@@ -248,7 +248,7 @@ class DataLibrary:
         if split not in dataset.splits:
             return None
         try:
-            return _sources(dataset, split, self.root)
+            return sources_of(dataset, split, self.root)
         except DataAbsentError as absent:
             if not self.download:
                 there = held(self._folder(name))
@@ -267,7 +267,7 @@ class DataLibrary:
                 f"{name}: the download failed ({reason}); try again, or put it in "
                 f"{self._folder(name)} by hand: {ACCEPTED}"
             ) from error
-        return _sources(dataset, split, self.root)
+        return sources_of(dataset, split, self.root)
 
     def _parts(self, name: str) -> list[str]:
         """The stored splits that the pre-training pool is made of."""
@@ -335,7 +335,7 @@ class DataLibrary:
         folder, dataset = self._folder(name), self._known(name)
         with remarks() as told:
             if layout == _OWN and dataset is not None:
-                raw = _read_own(dataset, split, self.root, files)
+                raw = read_own(dataset, split, self.root, files)
             else:
                 raw = READERS[layout].read(files, Wanted(split, expected, self._column(name)))
                 if stand_in(split, files):
@@ -429,7 +429,7 @@ class DataLibrary:
         return self.cache / (self._key(name, split) + suffix)
 
 
-def _read_own(dataset: Dataset, split: str, root: Path, files: list[Path]) -> Raw:
+def read_own(dataset: Dataset, split: str, root: Path, files: list[Path]) -> Raw:
     """What the plugin loads, held to the same rules as a folder in a known layout. files: what it is read from."""
     where = root / dataset.name
 
@@ -484,7 +484,7 @@ def _identity(dataset: Dataset) -> dict[str, Any]:
         raise DataError(f"data set {dataset.name}: {error}") from error
 
 
-def _sources(dataset: Dataset, split: str, root: Path) -> list[Path]:
+def sources_of(dataset: Dataset, split: str, root: Path) -> list[Path]:
     """The files that a data set names; DataError where they are none of its folder's."""
     folder = root / dataset.name
     files = _told(dataset, root, "sources()", lambda: list(dataset.sources(split, root)))
@@ -517,7 +517,7 @@ def _check_split(split: str) -> None:
 
 def _is_there(dataset: Dataset, root: Path) -> bool:
     try:
-        _sources(dataset, "train", root)
+        sources_of(dataset, "train", root)
     except DataAbsentError:
         return False
     return True

@@ -24,8 +24,19 @@ import torch
 from torch import Tensor
 
 from benchbd.compute import check_alike, check_backdoor, exactly
+from benchbd.data import read_own, sources_of
 from benchbd.encoder import Encoder, rebuild
-from benchbd.errors import BenchbdError, Diverged, PluginError, StoreError, UsageError, is_interrupt, named
+from benchbd.errors import (
+    BenchbdError,
+    DataAbsentError,
+    DataError,
+    Diverged,
+    PluginError,
+    StoreError,
+    UsageError,
+    is_interrupt,
+    named,
+)
 from benchbd.files import expanded
 from benchbd.images import ImageSet, Trigger
 from benchbd.isolation import restoring
@@ -192,7 +203,9 @@ def _promised(who: str) -> Iterator[None]:
         yield
     except PluginError as error:  # names who it is
         raise ContractError(str(error)) from error
-    except Diverged as error:
+    except DataAbsentError:  # no fault of the method's: the files are not in the folder that was given
+        raise
+    except (Diverged, DataError) as error:
         raise ContractError(f"{who}: {error}") from error
 
 
@@ -303,8 +316,11 @@ def _check_dataset(method: Dataset, who: str, root: Path | None) -> None:
         )
         return
     root = root or Path()
+    names: dict[str, tuple[str, ...]] = {}
     for split, expected in method.splits.items():
         files = _call(who, method.sources, split, root)
+        with _promised(who):
+            sources_of(method, split, root)
         _require(all(path.exists() for path in files), f"{who}: sources of {split} names a file that is not there")
         images = _call(who, method.load, split, root)
         with _promised(who):
@@ -314,4 +330,11 @@ def _check_dataset(method: Dataset, who: str, root: Path | None) -> None:
         _require(expected in (0, len(images)), f"{who}: {split} has {len(images)} images, splits says {expected}")
         labelled = images.labels is not None and bool(images.classes)
         _require(labelled or split in WITHOUT_LABELS, f"{who}: {split} needs labels and class names")
-        _require(images.digest == method.load(split, root).digest, f"{who}: {split} differs from call to call")
+        with _promised(who):
+            raw = read_own(method, split, root, files)
+        labels = None if raw.labels is None else torch.from_numpy(raw.labels)
+        again = ImageSet(torch.from_numpy(raw.pixels).permute(0, 3, 1, 2), labels, images.classes)
+        _require(images.digest == again.digest, f"{who}: {split} differs from call to call")
+        names[split] = raw.classes
+    same = names["train"] == names["test"]
+    _require(same, f"{who}: train and test name their classes differently: {names['train']} against {names['test']}")

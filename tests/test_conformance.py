@@ -265,3 +265,39 @@ def test_a_generated_set_that_does_not_say_so_is_told_how(tmp_path: Path) -> Non
 
     with pytest.raises(DataAbsentError, match=r"no files in .*of-files \(a generated data set declares needs_f"):
         check_method(Forgetful, data_root=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "source", "reason"),
+    [
+        ((-1, 0), ("a", "b"), "set/x", "row 0: label -1 is out of range 0..1"),
+        ((0, 2), ("a", "b"), "set/x", "row 1: label 2 is out of range 0..1"),
+        ((0, 1), ["a", "b"], "set/x", "class names must be a tuple of texts"),
+        ((0, 1), (), "set/x", "train needs labels and class names"),
+        ((0, 1), None, "set/x", "train and test name their classes differently"),
+        ((0, 1), ("a", "b"), "x", "sources.. must give paths in"),
+        ((0, 1), ("a", "b"), "", "sources.. must give paths in"),
+    ],
+)
+def test_a_data_set_that_no_run_would_read_is_refused(
+    tmp_path: Path, labels: tuple[int, ...], classes: Any, source: str, reason: str
+) -> None:
+    class Set(Dataset):
+        """Two pictures."""
+
+        name = "set"
+        paper = "control; for tests"
+        version = "1"
+
+        def sources(self, split: str, root: Path) -> list[Path]:
+            return [root / source if source else "x"]  # type: ignore[list-item]
+
+        def load(self, split: str, root: Path) -> ImageSet:
+            names = (split, "b") if classes is None else classes
+            return ImageSet(torch.zeros(2, 3, 32, 32, dtype=torch.uint8), torch.tensor(labels), names)
+
+    for file in ("set/x", "x"):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text("data")
+    with pytest.raises(ContractError, match=reason):
+        check_method(Set, data_root=tmp_path)
