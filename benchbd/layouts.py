@@ -139,7 +139,7 @@ def _called(home: Path, word: str) -> list[Path]:
 def _find_parquet(home: Path, word: str) -> Iterator[list[Path]]:
     """<word>.parquet, <word>-*.parquet, or <word>/*.parquet, as the hub converts data sets."""
     named = re.compile(rf"{word}(-.*)?\.parquet", re.IGNORECASE)
-    if files := [path for path in _children(home) if named.fullmatch(path.name)]:
+    if files := [path for path in _children(home) if named.fullmatch(path.name) and not path.is_dir()]:
         yield files
     for folder in _called(home, word):
         if files := _parquet_in(folder):
@@ -185,12 +185,17 @@ def _find_folder(home: Path, word: str) -> Iterator[list[Path]]:
     """<word>/, and beside it the table <word>.csv where its pictures lie in no class folders."""
     called = _called(home, word)
     tables = [path for path in called if path.suffix.lower() == ".csv"]
-    folders = [path for path in called if path.is_dir() and not _parquet_in(path)]
+    folders = [path for path in called if path.is_dir() and (not _parquet_in(path) or _pictures_in(path))]
     if any(_twins(folder) for folder in folders) and tables:
         named = _named_by(tables[0])
         folders = [folder for folder in folders if folder.name == named] or folders
     for folder in folders:
         yield [folder, *tables] if tables and not class_folders(folder) else [folder]
+
+
+def _pictures_in(folder: Path) -> bool:
+    """Whether a folder that has Parquet in it holds an image folder too."""
+    return bool(class_folders(folder)) or any(path.is_file() and is_picture(path) for path in _children(folder))
 
 
 def _twins(folder: Path) -> list[Path]:

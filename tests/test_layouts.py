@@ -333,3 +333,17 @@ def test_tables_that_tell_no_classes(library: DataLibrary, content: str, said: s
     table = library.root / "toy" / "train.csv"
     table.write_text(content)
     assert f"{table}: {said}" in message(library)
+
+
+@pytest.mark.parametrize("picture", ["train/ant/0.png", "train/0.png"])
+def test_parquet_and_pictures_in_one_folder_are_two_layouts(library: DataLibrary, picture: str) -> None:
+    shard(library.root / "toy" / "train" / "0000.parquet")
+    assert library.info("toy", "train").count == 3
+    put(library.root / "toy", picture)
+    assert "toy: two layouts in one folder, Parquet and image folder: keep one" in message(again(library))
+
+
+def test_a_folder_of_shards_may_be_called_train_parquet(library: DataLibrary) -> None:
+    """As Spark writes them."""
+    shard(library.root / "toy" / "train.parquet" / "part-00000.snappy.parquet")
+    assert library.info("toy", "train").count == 3
