@@ -165,7 +165,7 @@ def _find_npz(home: Path, word: str) -> Iterator[list[Path]]:
 
 def _read_npz(files: list[Path], wanted: Wanted) -> Raw:
     [file] = files
-    arrays = read_npz(file, "x", optional=("y",))
+    arrays = read_npz(file, "x", optional=() if wanted.unlabeled else ("y",))
     x, y = arrays["x"], arrays.get("y")
     if x.dtype != np.uint8 or x.ndim != 4 or x.shape[-1] != 3 or 0 in x.shape[1:]:
         raise DataError(f"{file}: x must be uint8 (N, 32, 32, 3), not {x.dtype} {x.shape}")
@@ -174,7 +174,7 @@ def _read_npz(files: list[Path], wanted: Wanted) -> Raw:
     if not np.issubdtype(y.dtype, np.integer) or y.shape not in ((len(x),), (len(x), 1)):
         raise DataError(f"{file}: y must be integer ({len(x)},) or ({len(x)}, 1), not {y.dtype} {y.shape}")
     labels = y.reshape(-1).astype(np.int64)
-    check_labels(file, labels, wanted.expected, -1 if wanted.unlabeled else 0)
+    check_labels(file, labels, wanted.expected)
     return Raw(resize_images(x), labels)
 
 

@@ -31,10 +31,10 @@ def read_parquet(
 ) -> tuple[Pixels, Labels | None, tuple[str, ...]]:
     """Pixels, labels and class names of a split; labels None where ``label_column`` finds no column for them.
 
-    column: that which a user chose, or "". unlabeled: whether labels may be absent, or -1.
+    column: that which a user chose, or "". unlabeled: whether no labels are read, whatever there is for them.
     """
     _check_shards(files, split)
-    chosen = label_column(files[0], column)
+    chosen = "" if unlabeled else label_column(files[0], column)
     if chosen and chosen != (column or LABEL):
         remark(f"labels are those of column {chosen!r}")
     pictures: list[bytes] = []
@@ -42,7 +42,7 @@ def read_parquet(
     labels: dict[Path, Labels | list[str]] = {}
     classes: tuple[str, ...] = ()
     for file in files:
-        encoded, values, names = _read_shard(file, chosen, unlabeled)
+        encoded, values, names = _read_shard(file, chosen)
         if values is not None:
             labels[file] = values
             if isinstance(values, list) != isinstance(labels[files[0]], list):
@@ -58,7 +58,7 @@ def read_parquet(
         labels = dict(named)
     for file, values in labels.items():
         assert isinstance(values, np.ndarray)
-        check_labels(file, values, classes, -1 if unlabeled else 0, len(pictures))
+        check_labels(file, values, classes, images=len(pictures))
     pixels = decode_images(pictures, lambda i: f"{rows[i][0]}: row {rows[i][1]}")
     return pixels, np.concatenate(list(labels.values())) if labels else None, classes
 
@@ -133,20 +133,19 @@ def _candidates(names: Sequence[str]) -> list[str]:
     return [name for name in names if LABEL in name.lower() or name.lower() in _OTHER_LABELS]
 
 
-def _read_shard(
-    file: Path, column: str, unlabeled: bool
-) -> tuple[list[bytes], Labels | list[str] | None, tuple[str, ...]]:
-    """The encoded pictures, labels (names where they are strings) and class names of a file.
+def _read_shard(file: Path, column: str) -> tuple[list[bytes], Labels | list[str] | None, tuple[str, ...]]:
+    """The encoded pictures, labels (names where they are strings; None without a column) and class names of a file.
 
     Pictures are in the column ``image``, or ``img`` as in the hub's CIFAR-10.
     """
     with _opened(file) as parquet:
         schema = parquet.schema_arrow
         picture = "img" if "img" in schema.names and "image" not in schema.names else "image"
-        needed = [picture, *([column] if column and not unlabeled else [])]
-        if absent := [name for name in needed if name not in schema.names]:
-            raise DataError(f"{file}: no column {absent[0]!r}; it has {', '.join(schema.names)}")
-        table = parquet.read([name for name in (picture, column) if name in schema.names])
+        needed = [picture, *([column] if column else [])]
+        if odd := [name for name in needed if schema.names.count(name) != 1]:
+            number = {0: "no column"}.get(schema.names.count(odd[0]), "more than one column")
+            raise DataError(f"{file}: {number} {odd[0]!r}; it has {', '.join(schema.names)}")
+        table = parquet.read(needed)
     image = table[picture].combine_chunks()
     if pa.types.is_struct(image.type) and image.type.get_field_index("bytes") >= 0:
         image = image.field("bytes")
@@ -155,14 +154,12 @@ def _read_shard(
     pictures = image.to_pylist()
     if None in pictures:
         raise DataError(f"{file}: row {pictures.index(None)}: no picture")
-    if column not in table.column_names:
+    if not column:
         return pictures, None, ()
     label = table[column].combine_chunks()
     if pa.types.is_dictionary(label.type):
         label = label.dictionary_decode()
     text = pa.types.is_string(label.type) or pa.types.is_large_string(label.type)
-    if text and unlabeled:
-        return pictures, None, ()
     if not (text or pa.types.is_integer(label.type)):
         raise DataError(f"{file}: column {column!r} must be integers or names, not {label.type}")
     if label.null_count:

@@ -353,14 +353,6 @@ def test_labels_out_of_range(library: DataLibrary) -> None:
     assert "1 Parquet files of train, but their names promise 2" in message(again(library))
 
 
-def test_unlabeled_allows_minus_one_only(library: DataLibrary) -> None:
-    folder, good = library.root / "toy", encode(pictures(1)[0])
-    write_set(folder, "parquet")
-    file = folder / "unlabeled-00000-of-00001.parquet"
-    write_parquet(file, [good] * 2, [-1, -2])
-    assert f"{file}: row 1: label -2 is out of range" in message(library, split="pool")
-
-
 def test_train_and_test_share_their_classes(library: DataLibrary) -> None:
     folder, good = library.root / "toy", encode(pictures(1)[0])
     write_parquet(folder / "train-0.parquet", [good] * 3, [0, 1, 2])

@@ -347,3 +347,23 @@ def test_a_folder_of_shards_may_be_called_train_parquet(library: DataLibrary) ->
     """As Spark writes them."""
     shard(library.root / "toy" / "train.parquet" / "part-00000.snappy.parquet")
     assert library.info("toy", "train").count == 3
+
+
+@pytest.mark.parametrize("label", [pa.array([9, -1, -2]), pa.array([0.5, 1, 2]), pa.nulls(3), pa.array([[1], [2], [3]])])
+def test_labels_of_an_unlabeled_split_are_not_read(library: DataLibrary, label: Any) -> None:
+    for name in ("parquet", "npz"):
+        write_set(library.root / name, name)
+    shard(library.root / "parquet" / "unlabeled.parquet", columns={"label": label})
+    np.savez(library.root / "npz" / "unlabeled.npz", x=pictures(3), y=np.array(label.to_pylist(), float))
+    for name in ("parquet", "npz"):
+        assert library.info(name, "pool").count == 12
+
+
+@pytest.mark.parametrize("column", ["image", "label"])
+def test_two_columns_of_one_name_are_a_line(library: DataLibrary, column: str) -> None:
+    x, y = pa.array(list(map(encode, pictures(3))), pa.binary()), pa.array([0, 1, 2])
+    table = pa.Table.from_arrays([x, y, {"image": x, "label": y}[column]], names=["image", "label", column])
+    file = library.root / "toy" / "train.parquet"
+    file.parent.mkdir(parents=True)
+    pq.write_table(table, file)
+    assert f"train.parquet: more than one column {column!r}; it has image, label, {column}" in message(library)
