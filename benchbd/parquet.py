@@ -23,7 +23,7 @@ from benchbd.pictures import Pixels, decode_images, remark
 LABEL = "label"  # the column that has the labels, where nobody chose another
 _OTHER_LABELS = ("class", "target", "digit", "category")  # what it may be called, besides all with "label" in it
 _OF = re.compile(r"-(\d+)-of-(\d+)(?:-\w+)?\.parquet$", re.IGNORECASE)
-_NUMBER = re.compile(r"(\d{4})\.parquet", re.IGNORECASE)
+_NUMBER = re.compile(r"(.*?)(\d+)\.parquet", re.IGNORECASE)
 
 
 def read_parquet(
@@ -79,20 +79,36 @@ def _check_shards(files: Sequence[Path], split: str) -> None:
     where, there = files[0].parent, defaultdict(list)
     parts = {file: match for file in files if (match := _OF.search(file.name))}
     totals = {file: int(match[2]) for file, match in parts.items()}
+    whole = {file.stem.lower(): file for file in files}
+    odd = [
+        (whole[stem], file) for file in files if not parts and (stem := file.stem.lower().rpartition("-")[0]) in whole
+    ]
     if stranger := next((file for file in files if parts and totals.get(file) != max(totals.values())), None):
-        first = next(file for file in parts if totals[file] == max(totals.values()))
-        raise DataError(f"{where}: {first.name} and {stranger.name} are not of one set of {split} shards: keep one")
-    for match in parts.values() or [match for file in files if (match := _NUMBER.fullmatch(file.name))]:
-        there[int(match[1])].append(match.string)
+        odd.append((next(file for file in parts if totals[file] == max(totals.values())), stranger))
+    for one, other in odd:
+        raise DataError(f"{where}: {one.name} and {other.name} are not of one set of {split} shards: keep one")
+    numbers = {file.name: int(match[1]) for file, match in parts.items()} or _numbers(files)
+    for name, number in numbers.items():
+        there[number].append(name)
     if twice := next((names for names in there.values() if len(names) > 1), None):
         raise DataError(f"{where}: one {split} shard twice, {twice[0]} and {twice[1]}: keep one")
+    # The hub counts from 0, under bare numbers too; what others count may begin with 1.
+    first = 1 if there and min(there) == 1 and not (parts or files[0].stem.isdecimal()) else 0
     count = max(totals.values(), default=max(there, default=-1) + 1)
-    if absent := [number for number in range(count) if number not in there]:
+    if absent := [number for number in range(first, count) if number not in there]:
         more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
         raise DataError(
-            f"{where}: {len(files)} Parquet files of {split}, but their names promise {count}: "
+            f"{where}: {len(files)} Parquet files of {split}, but their names promise {count - first}: "
             f"number {absent[0]}{more} is not there"
         )
+
+
+def _numbers(files: Sequence[Path]) -> dict[str, int]:
+    """The number at the end of each name where these count the files, from 0 or 1; else {}: years count nothing."""
+    matches = [match for file in files if (match := _NUMBER.fullmatch(file.name))]
+    numbers = {match.string: int(match[2]) for match in matches}
+    alike = len(matches) == len(files) and len({match[1].lower() for match in matches}) == 1
+    return numbers if alike and (not matches[0][1] or min(numbers.values()) < 2) else {}
 
 
 @contextmanager

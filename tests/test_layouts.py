@@ -349,7 +349,9 @@ def test_a_folder_of_shards_may_be_called_train_parquet(library: DataLibrary) ->
     assert library.info("toy", "train").count == 3
 
 
-@pytest.mark.parametrize("label", [pa.array([9, -1, -2]), pa.array([0.5, 1, 2]), pa.nulls(3), pa.array([[1], [2], [3]])])
+@pytest.mark.parametrize(
+    "label", [pa.array([9, -1, -2]), pa.array([0.5, 1, 2]), pa.nulls(3), pa.array([[1], [2], [3]])]
+)
 def test_labels_of_an_unlabeled_split_are_not_read(library: DataLibrary, label: Any) -> None:
     for name in ("parquet", "npz"):
         write_set(library.root / name, name)
@@ -367,3 +369,26 @@ def test_two_columns_of_one_name_are_a_line(library: DataLibrary, column: str) -
     file.parent.mkdir(parents=True)
     pq.write_table(table, file)
     assert f"train.parquet: more than one column {column!r}; it has image, label, {column}" in message(library)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["train.parquet", "train-small.parquet"], "are not of one set of train shards: keep one"),
+        (["train-0.parquet", "train-2.parquet"], "their names promise 3: number 1 is not there"),
+        (["train-1.parquet", "train-3.parquet"], "their names promise 3: number 2 is not there"),
+        (["train/part-00000.parquet", "train/part-00002.parquet"], "number 1 is not there"),
+        (["train-1.parquet", "train-01.parquet"], "one train shard twice, train-01.parquet and train-1.parquet"),
+        (["train-1.parquet", "train-2.parquet"], ""),
+        (["train-2019.parquet", "train-2021.parquet"], ""),
+        (["train-a0.parquet", "train-b0.parquet"], ""),
+        (["train-a.parquet", "train-b.parquet"], ""),
+    ],
+)
+def test_shards_under_names_of_others(library: DataLibrary, names: list[str], said: str) -> None:
+    for name in names:
+        shard(library.root / "toy" / name)
+    if said:
+        assert said in message(library)
+    else:
+        assert library.info("toy", "train").count == 3 * len(names)
