@@ -62,11 +62,13 @@ def remark(text: str) -> None:
 
 def decode_images(pictures: Sequence[bytes | Path], where: Callable[[int], str]) -> Pixels:
     """Encoded pictures, or files of them, as uint8 (N, 32, 32, 3) RGB: upright, as EXIF says; then one of another size
-    is resized, bilinear. That some were turned or resized is a remark.
+    is resized, bilinear. Of several frames the first is read; transparency is left out. All of that is remarked.
 
     where: names picture ``i`` in the DataError that a damaged one raises.
     """
     turned: list[int] = []
+    clear: list[int] = []
+    moving: list[int] = []
 
     def decode(row: int) -> Image.Image:
         picture = pictures[row]
@@ -79,8 +81,13 @@ def decode_images(pictures: Sequence[bytes | Path], where: Callable[[int], str])
                     upright = ImageOps.exif_transpose(image)
                     turned.append(row)
                 if "transparency" in upright.info:
-                    return upright.convert("RGBA").convert("RGB")
-                return upright.convert("RGB")
+                    upright = upright.convert("RGBA")
+                if "A" in upright.getbands() and upright.getchannel("A").getextrema() != (255, 255):
+                    clear.append(row)
+                rgb = upright.convert("RGB")
+                if _frames(image) > 1:
+                    moving.append(row)
+                return rgb
         except Exception as error:  # Pillow's decoders raise whatever they like on damaged bytes
             raise DataError(f"{where(row)}: {picture_fault(error, _head(picture))}") from error
 
@@ -88,6 +95,10 @@ def decode_images(pictures: Sequence[bytes | Path], where: Callable[[int], str])
         pixels = _in_threads(len(pictures), decode)
     if turned:
         remark(f"{counted(len(turned), 'picture')} turned upright, as the EXIF orientation says")
+    if moving:
+        remark(f"of {counted(len(moving), 'picture')} with several frames or pages the first is read")
+    if clear:
+        remark(f"the transparency of {counted(len(clear), 'picture')} is left out; the colours below it are read")
     return pixels
 
 
@@ -96,6 +107,13 @@ def _orientation(image: Image.Image) -> int:
     with suppress(Exception):  # EXIF is beside the picture: damage to it is none to the pixels
         value = image.getexif().get(Base.Orientation, 1)
         return int(value) if value in range(1, 9) else 1
+    return 1
+
+
+def _frames(image: Image.Image) -> int:
+    """How many frames, pages or layers are in a file; 1 where that cannot be told."""
+    with suppress(Exception):  # those behind the first are not read, and may be damaged
+        return int(getattr(image, "n_frames", 1))
     return 1
 
 

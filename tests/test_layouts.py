@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from benchbd_plugins.datasets import Gtsrb
+from PIL import Image
 
 from benchbd.data import DataLibrary
 from benchbd.errors import DataError, UsageError
@@ -392,3 +393,27 @@ def test_shards_under_names_of_others(library: DataLibrary, names: list[str], sa
         assert said in message(library)
     else:
         assert library.info("toy", "train").count == 3 * len(names)
+
+
+def test_frames_and_transparency_that_are_left_out_are_said(
+    library: DataLibrary, caplog: pytest.LogCaptureFixture
+) -> None:
+    top = library.root / "toy" / "train" / "ant"
+    put(top, "plain.png")
+    first, second = (Image.fromarray(pixels) for pixels in pictures(2))
+    for suffix in ("gif", "tif", "png", "webp"):
+        first.save(top / f"two.{suffix}", save_all=True, append_images=[second])
+    assert library.info("toy", "train").count == 5
+    assert caplog.messages == ["toy: train: of 4 pictures with several frames or pages the first is read"]
+    caplog.clear()
+    opaque, clear = np.full((2, 32, 32, 4), 255, np.uint8)
+    clear[5, 5] = (1, 2, 3, 0)
+    put(library.root / "alpha" / "train" / "ant", "plain.png")
+    Image.fromarray(opaque).save(library.root / "alpha" / "train" / "ant" / "opaque.png")
+    Image.fromarray(clear).save(library.root / "alpha" / "train" / "ant" / "rgba.png")
+    Image.fromarray(clear).convert("LA").save(library.root / "alpha" / "train" / "ant" / "la.png")
+    pixels = library.load("alpha", "train").pixels
+    assert (1, 2, 3) in [tuple(picture[:, 5, 5].tolist()) for picture in pixels]
+    assert caplog.messages == [
+        "alpha: train: the transparency of 2 pictures is left out; the colours below it are read"
+    ]
