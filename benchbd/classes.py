@@ -32,6 +32,21 @@ def check_labels(where: object, labels: Labels, classes: tuple[str, ...], lowest
         )
 
 
+def odd_labels(labels: Labels, classes: tuple[str, ...], declared: tuple[str, ...] = ()) -> list[str]:
+    """What a user should know of labels 0..C-1: which classes have no picture, and whether a number means another class
+    than in what is ``declared``."""
+    told = []
+    counts = np.bincount(labels, minlength=len(classes))
+    if absent := [name for name, count in zip(classes, counts.tolist(), strict=True) if not count]:
+        told.append(f"no pictures of class {', '.join(absent[:5])}{', ...' * (len(absent) > 5)}; labels stay")
+    index = _expected(list(classes), declared)[0] if declared else {}
+    if moved := [(label, name) for label, name in enumerate(classes) if declared and index.get(name) != label]:
+        label, name = moved[0]
+        other = declared[label] if label < len(declared) else "none"
+        told.append(f"label {label} is {name}, where {other} is declared: the files are followed")
+    return told
+
+
 def name_labels(
     names: Iterable[str], expected: tuple[str, ...], *, fixed: bool = False
 ) -> tuple[dict[str, int], tuple[str, ...]]:

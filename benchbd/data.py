@@ -33,7 +33,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from benchbd.arrays import first_line
-from benchbd.classes import check_labels
+from benchbd.classes import check_labels, odd_labels
 from benchbd.errors import (
     BenchbdError,
     DataAbsentError,
@@ -340,15 +340,15 @@ class DataLibrary:
                 raw = READERS[layout].read(files, Wanted(split, expected, self._column(name)))
                 if stand_in(split, files):
                     remark(f"there is none of that name; {files[0].relative_to(folder).as_posix()} is read")
+            labels = None if split in WITHOUT_LABELS or not len(raw.pixels) else raw.labels
+            classes = () if labels is None else _agree(folder, split, raw, expected)
+            for text in odd_labels(labels, classes, expected) if labels is not None and split == "train" else ():
+                remark(text)
         self._remark(name, split, [text if text.startswith(RESIZED) else f"{split}: {text}" for text in told])
         if not len(raw.pixels):
             raise DataError(f"{folder}: the {split} split is empty")
         pixels = torch.from_numpy(np.ascontiguousarray(raw.pixels.transpose(0, 3, 1, 2)))
-        if split in WITHOUT_LABELS or raw.labels is None:
-            images = ImageSet(pixels)
-        else:
-            classes = _agree(folder, split, raw, expected)
-            images = ImageSet(pixels, torch.from_numpy(raw.labels), classes)
+        images = ImageSet(pixels, None if labels is None else torch.from_numpy(labels), classes)
         self._remember(name, split, images, blob=True)
         return images
 

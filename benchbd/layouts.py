@@ -255,12 +255,9 @@ def _folder_labels(top: Path, wanted: Wanted, names: list[str]) -> tuple[dict[st
         index, classes = name_labels({*folders, *filled}, wanted.expected, fixed=wanted.split == "test")
     except DataError as error:
         raise DataError(f"{top}: {error}") from error
-    if wanted.split != "test":
-        if classes != wanted.expected and (empty := [n for n in folders if n not in filled and not n.isdecimal()]):
-            raise DataError(f"{top / empty[0]}: no picture in it, so it is no class: fill or remove it")
-        labels = {index[name] for name in filled}
-        if absent := [name for label, name in enumerate(classes) if label not in labels]:
-            remark(f"no pictures of class {', '.join(absent[:5])}{', ...' * (len(absent) > 5)}; labels stay")
+    empty = [name for name in folders if name not in filled and not name.isdecimal()]
+    if empty and wanted.split != "test" and classes != wanted.expected:
+        raise DataError(f"{top / empty[0]}: no picture in it, so it is no class: fill or remove it")
     return index, classes
 
 

@@ -494,7 +494,9 @@ def test_exif_orientation_is_honoured_and_said(
             image.save(file, exif=exif.tobytes() if number else b"Exif\0\0nonsense")
     if layout == "Parquet":
         files = sorted((library.root / "toy" / "train" / "ant").iterdir())
-        write_parquet(library.root / "other" / "train-0.parquet", [file.read_bytes() for file in files], [0] * 3)
+        write_parquet(
+            library.root / "other" / "train-0.parquet", [file.read_bytes() for file in files], [0] * 3, names=()
+        )
     name = "toy" if layout == "folder" else "other"
     pixels = library.load(name, "train").pixels.permute(0, 2, 3, 1).numpy()
     assert (pixels == upright).all()

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from benchbd_plugins.datasets import Gtsrb
+from benchbd_plugins.datasets import Cifar10, Gtsrb
 from PIL import Image
 
 from benchbd.data import DataLibrary
@@ -416,4 +416,22 @@ def test_frames_and_transparency_that_are_left_out_are_said(
     assert (1, 2, 3) in [tuple(picture[:, 5, 5].tolist()) for picture in pixels]
     assert caplog.messages == [
         "alpha: train: the transparency of 2 pictures is left out; the colours below it are read"
+    ]
+
+
+def test_labels_that_may_surprise_are_said(library: DataLibrary, caplog: pytest.LogCaptureFixture) -> None:
+    """In any layout: a class without pictures, and names that are not those that the data set declares."""
+    values = np.array([1, 3, 1, 3])
+    shard(library.root / "parquet" / "train.parquet", columns={"label": pa.array(values)}, count=4)
+    write_npz(library.root / "npz" / "train.npz", pictures(4), values)
+    for name in ("parquet", "npz"):
+        assert library.info(name, "train").histogram == (0, 2, 0, 2)
+        assert caplog.messages == [f"{name}: train: no pictures of class 0, 2; labels stay"]
+        caplog.clear()
+    library.datasets["cifar10"] = Cifar10()
+    names = tuple("plane" if name == "airplane" else name for name in Cifar10.classes)
+    put(library.root / "cifar10" / "train", *(f"{name}/0.png" for name in names))
+    assert library.info("cifar10", "train").classes == tuple(sorted(names))
+    assert caplog.messages == [
+        "cifar10: train: label 0 is automobile, where airplane is declared: the files are followed"
     ]
