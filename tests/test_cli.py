@@ -666,7 +666,6 @@ BAD_DATA: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "floats": (npz(lambda a: a.update(x=a["x"] / 255)), ["train.npz", "float"]),
     "too few labels": (npz(lambda a: a.update(y=a["y"][:9])), ["train.npz"]),
     "an array less": (npz(lambda a: a.pop("y")), ["train.npz", "'y'"]),
-    "target without an image": (npz(lambda a: a.update(y=np.where(a["y"] == 1, 0, a["y"]))), ["target class 1"]),
     "truncated npz": (truncate("task/train.npz"), ["train.npz"]),
     "truncated pool": (truncate("pool/train.npz"), ["pool/train.npz"]),
     "corrupt Parquet": (parquet, ["train-00000-of-00001.parquet"]),
@@ -681,6 +680,17 @@ def test_bad_data_is_known_before_anything_is_computed(tmp_path: Path, case: str
     tiny = Tiny(tmp_path, load_registry())
     spoil(tiny.data)
     one_line(call("run", *tiny.arguments), *parts)
+    assert not list((tiny.store / "stages").iterdir())
+
+
+def test_a_target_without_an_image(tmp_path: Path) -> None:
+    tiny = Tiny(tmp_path, load_registry())
+    npz(lambda a: a.update(y=np.where(a["y"] == 1, 0, a["y"])))(tiny.data)
+    result = call("run", *tiny.arguments)
+    warning, error = result.stderr.splitlines()
+    assert result.exit_code == 2
+    assert "no pictures of class 1; labels stay" in warning
+    assert "no training image of target class 1" in error
     assert not list((tiny.store / "stages").iterdir())
 
 
