@@ -118,7 +118,8 @@ def held(folder: Path, most: int = 5) -> str:
 
 def _homes(folder: Path, deep: bool) -> list[Path]:
     """Where splits may lie: in the folder and in data/; in the folder of a configuration too where ``deep``."""
-    below = [path for path in _children(folder) if path.name.lower() not in _WORDS and path.is_dir()]
+    children = (path for path in _children(folder) if path.name.lower().partition(".")[0] not in _WORDS)
+    below = [path for path in children if path.is_dir()]
     return [folder, *(path for path in below if deep or path.name == "data")]
 
 

@@ -344,9 +344,10 @@ def test_parquet_and_pictures_in_one_folder_are_two_layouts(library: DataLibrary
     assert "toy: two layouts in one folder, Parquet and image folder: keep one" in message(again(library))
 
 
-def test_a_folder_of_shards_may_be_called_train_parquet(library: DataLibrary) -> None:
+@pytest.mark.parametrize("name", ["part-00000.snappy.parquet", "train-00000-of-00001.parquet"])
+def test_a_folder_of_shards_may_be_called_train_parquet(library: DataLibrary, name: str) -> None:
     """As Spark writes them."""
-    shard(library.root / "toy" / "train.parquet" / "part-00000.snappy.parquet")
+    shard(library.root / "toy" / "train.parquet" / name)
     assert library.info("toy", "train").count == 3
 
 
