@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save, save_file
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from benchbd.data import DataLibrary
 from benchbd.encoder import Encoder, rebuild, unmetered
-from benchbd.errors import DataError, PluginError
+from benchbd.errors import DataError, PluginError, shown
 from benchbd.images import ImageSet, Trigger, content_digest
 from benchbd.isolation import isolated, seeded
 from benchbd.methods import (
@@ -92,14 +93,14 @@ class Workshop:
         evaluator = _own(Evaluator, stages[0])
         with seeded(stages[0].seed):
             probes = self._probes(stages)
-            with isolated(f"evaluator {evaluator.name}"):
-                predictions = list(evaluator.evaluate_together(probes))
-        if len(predictions) != len(stages):
-            raise PluginError(
-                f"evaluator {evaluator.name} returned {len(predictions)} results for {len(stages)} probes"
-            )
+            with isolated(who := f"evaluator {evaluator.name}"):
+                given = evaluator.evaluate_together(probes)
+        results = evaluated_together(given, len(stages), who)
         classes = len(self.images(stages[0].data["train"]).classes)
-        return [_checked_predictions(p, classes, s, evaluator.name) for p, s in zip(predictions, stages, strict=True)]
+        return [
+            _predicted(checked_predictions(result, stage.data["test"].count, classes, who))
+            for result, stage in zip(results, stages, strict=True)
+        ]
 
     def encoder(self, stage: Stage) -> Encoder:
         """The encoder that a stage left, on the device, a fresh object every time."""
@@ -198,10 +199,8 @@ class Workshop:
         encoder, knowledge = self.encoder(stage.parents["encoder"]).copy(), self._defender(stage)
         with isolated(who):
             verdict = method.inspect(encoder, knowledge)
-        score = float(exactly(Verdict, verdict, who).score)
-        if not math.isfinite(score):
-            raise PluginError(f"{who} must give a finite score, not {score}")
-        return Outcome({}, {"score": score, "flagged": bool(verdict.flagged)})
+        verdict = checked_verdict(verdict, who)
+        return Outcome({}, {"score": verdict.score, "flagged": verdict.flagged})
 
     def _probes(self, stages: Sequence[Stage]) -> list[Probe]:
         """One probe a stage. They share copies of the images: an evaluator that writes to them spoils only its own."""
@@ -309,19 +308,46 @@ def draw_rows(pool: int, drawn: Mapping[str, int]) -> Tensor:
     return torch.randperm(pool, generator=generator)[: drawn["count"]].sort().values
 
 
-def _checked_predictions(predictions: object, classes: int, stage: Stage, who: str) -> Outcome:
-    predictions = exactly(Predictions, predictions, f"evaluator {who}")
-    images = stage.data["test"].count
+def checked_verdict(verdict: object, who: str) -> Verdict:
+    """The verdict in Python's own numbers; PluginError if the score is no finite number or the flag is no bool."""
+    verdict = exactly(Verdict, verdict, who)
+    score, flagged = (
+        value.item() if isinstance(value, Tensor | np.generic) and value.ndim == 0 else value
+        for value in (verdict.score, verdict.flagged)
+    )
+    if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
+        raise PluginError(f"{who} must give a finite number as score, not {shown(score)}")
+    if not isinstance(flagged, bool):
+        raise PluginError(f"{who} must say flagged=True or False, not {shown(flagged)}")
+    return Verdict(float(score), flagged)
+
+
+def checked_predictions(predictions: object, images: int, classes: int, who: str) -> dict[str, Tensor]:
+    """Copies of both predictions, by name; PluginError if they are no int64 (images,) of classes."""
+    predictions = exactly(Predictions, predictions, who)
     tensors = {"clean": predictions.clean, "triggered": predictions.triggered}
     for name, values in tensors.items():
+        if not isinstance(values, Tensor):
+            raise PluginError(f"{who} must give {name} predictions as a tensor, not {type(values).__name__}")
         if values.dtype != torch.int64 or values.shape != (images,):
             raise PluginError(
-                f"evaluator {who}: {name} predictions must be int64 ({images},), "
-                f"not {values.dtype} {tuple(values.shape)}"
+                f"{who} must give {name} predictions as int64 ({images},), not {values.dtype} {tuple(values.shape)}"
             )
         if images and not 0 <= int(values.min()) <= int(values.max()) < classes:
-            raise PluginError(f"evaluator {who}: {name} predictions must be classes from 0 to {classes - 1}")
-    tensors = {name: values.cpu().clone() for name, values in tensors.items()}  # a file takes no shared storage
+            raise PluginError(f"{who} must give {name} predictions from 0 to {classes - 1}, the classes")
+    return {name: values.cpu().clone() for name, values in tensors.items()}  # a file takes no shared storage
+
+
+def evaluated_together(results: object, probes: int, who: str) -> list[object]:
+    """What an evaluator gave for several probes; PluginError if it is no list of one result a probe."""
+    if not isinstance(results, list | tuple):
+        raise PluginError(f"{who} must give a list from evaluate_together, not {type(results).__name__}")
+    if len(results) != probes:
+        raise PluginError(f"{who} must give {probes} results for {probes} probes, not {len(results)}")
+    return list(results)
+
+
+def _predicted(tensors: dict[str, Tensor]) -> Outcome:
     return Outcome({PREDICTIONS: lambda path: save_file(tensors, path)}, {})
 
 

@@ -12,7 +12,6 @@ seconds. Every method that comes with benchbd passes it.
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,7 +22,14 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from benchbd.compute import check_alike, check_backdoor, exactly
+from benchbd.compute import (
+    check_alike,
+    check_backdoor,
+    checked_predictions,
+    checked_verdict,
+    evaluated_together,
+    exactly,
+)
 from benchbd.data import read_own, sources_of
 from benchbd.encoder import Encoder, rebuild
 from benchbd.errors import (
@@ -50,11 +56,9 @@ from benchbd.methods import (
     Evaluator,
     Method,
     Mitigation,
-    Predictions,
     Pretraining,
     Probe,
     Target,
-    Verdict,
     forwards_of,
     shortened_of,
 )
@@ -270,8 +274,7 @@ def _check_detection(method: Detection, who: str) -> None:
         given = knowledge.images.pixels.clone()
         verdict = _call(who, method.inspect, toy_encoder().copy(), knowledge)
         with _promised(who):
-            exactly(Verdict, verdict, f"{who}:")
-        _require(math.isfinite(verdict.score), f"{who}: the score must be finite, not {verdict.score}")
+            verdict = checked_verdict(verdict, f"{who}:")
         _require(torch.equal(given, knowledge.images.pixels), f"{who}: the clean images were changed")
         verdicts.append(verdict)
         _other_randomness(99)
@@ -281,24 +284,22 @@ def _check_detection(method: Detection, who: str) -> None:
 def _check_evaluator(method: Evaluator, who: str) -> None:
     probe = toy_probe(seed=1)
     before = probe.encoder.tensors()
-    first = _call(who, method.evaluate, probe)
-    with _promised(who):
-        exactly(Predictions, first, f"{who}:")
-    for name, values in (("clean", first.clean), ("triggered", first.triggered)):
-        right = values.dtype == torch.int64 and values.shape == (len(probe.test),)
-        _require(right, f"{who}: {name} predictions must be int64 ({len(probe.test)},)")
-        _require(bool(((values >= 0) & (values < 3)).all()), f"{who}: {name} predictions outside the classes")
+    first = _predictions(_call(who, method.evaluate, probe), probe, who)
     _require(_same(before, probe.encoder.tensors()), f"{who}: the encoder was changed")
     _require(_same(_images_of(probe), _images_of(toy_probe())), f"{who}: the images were changed")
     _other_randomness(99)
-    again = _call(who, method.evaluate, toy_probe(seed=1))
-    together = _call(who, method.evaluate_together, [toy_probe(seed=2), toy_probe(seed=1)])[1]
-    for other, how in (
-        (again, "the same seed gave other predictions"),
-        (together, "predictions depend on the company"),
-    ):
-        same = torch.equal(first.clean, other.clean) and torch.equal(first.triggered, other.triggered)
-        _require(same, f"{who}: {how}")
+    again = _predictions(_call(who, method.evaluate, toy_probe(seed=1)), probe, who)
+    _require(_same(first, again), f"{who}: the same seed gave other predictions")
+    both = [toy_probe(seed=2), toy_probe(seed=1)]
+    with _promised(who):
+        _, together = evaluated_together(_call(who, method.evaluate_together, both), 2, f"{who}:")
+    same = _same(first, _predictions(together, probe, who))
+    _require(same, f"{who}: predictions depend on the other probes of evaluate_together")
+
+
+def _predictions(result: object, probe: Probe, who: str) -> dict[str, Tensor]:
+    with _promised(who):
+        return checked_predictions(result, len(probe.test), len(probe.train.classes), f"{who}:")
 
 
 def _images_of(probe: Probe) -> dict[str, Tensor]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from pydantic import Field
@@ -14,6 +15,7 @@ from benchbd import (
     DataAbsentError,
     Dataset,
     DefenderKnowledge,
+    Detection,
     Encoder,
     Evaluator,
     ImageSet,
@@ -21,6 +23,7 @@ from benchbd import (
     NotApplicable,
     Predictions,
     Probe,
+    Verdict,
 )
 from benchbd.errors import StoreError
 from benchbd.plugins import AXES, load_registry
@@ -301,3 +304,85 @@ def test_a_data_set_that_no_run_would_read_is_refused(
         (tmp_path / file).write_text("data")
     with pytest.raises(ContractError, match=reason):
         check_method(Set, data_root=tmp_path)
+
+
+class Judge(Detection):
+    """Gives the verdict that a test sets."""
+
+    name = "judge"
+    paper = "control"
+    verdict: ClassVar[Any] = None
+
+    def inspect(self, encoder: Encoder, knowledge: DefenderKnowledge) -> Verdict:
+        verdict: Verdict = Judge.verdict
+        return verdict
+
+
+@pytest.mark.parametrize(
+    ("score", "flagged", "message"),
+    [
+        ("0.5", True, "must give a finite number as score, not '0.5'$"),
+        (True, True, "must give a finite number as score, not True$"),
+        (torch.ones(2), True, "must give a finite number as score, not tensor"),
+        (float("nan"), True, "must give a finite number as score, not nan$"),
+        (0.5, "no", "must say flagged=True or False, not 'no'$"),
+        (0.5, 1, "must say flagged=True or False, not 1$"),
+    ],
+)
+def test_a_verdict_is_a_number_and_a_flag(
+    monkeypatch: pytest.MonkeyPatch, score: Any, flagged: Any, message: str
+) -> None:
+    monkeypatch.setattr(Judge, "verdict", Verdict(score, flagged))
+    with pytest.raises(ContractError, match=message):
+        check_method(Judge)
+
+
+def test_a_verdict_may_come_as_scalars_of_torch_and_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for score, flagged in ((torch.tensor(0.5), torch.tensor(True)), (np.float32(0.5), np.bool_(True)), (1, False)):
+        monkeypatch.setattr(Judge, "verdict", Verdict(score, flagged))
+        check_method(Judge)
+
+
+class Guess(Evaluator):
+    """Gives the predictions that a test sets."""
+
+    name = "guess"
+    paper = "control"
+    given: ClassVar[Any] = None
+
+    def evaluate(self, probe: Probe) -> Predictions:
+        predictions: Predictions = Guess.given
+        return predictions
+
+
+ZEROS = torch.zeros(24, dtype=torch.int64)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (Predictions(ZEROS.tolist(), ZEROS), "must give clean predictions as a tensor, not list$"),  # type: ignore[arg-type]
+        (Predictions(ZEROS, None), "must give triggered predictions as a tensor, not NoneType$"),  # type: ignore[arg-type]
+        (Predictions(ZEROS.float(), ZEROS), r"as int64 \(24,\), not torch.float32 \(24,\)$"),
+        (Predictions(ZEROS, ZEROS[1:]), r"must give triggered predictions as int64 \(24,\), not torch.int64 \(23,\)$"),
+        (Predictions(ZEROS, ZEROS + 3), "must give triggered predictions from 0 to 2, the classes$"),
+    ],
+)
+def test_predictions_are_classes(monkeypatch: pytest.MonkeyPatch, given: Predictions, message: str) -> None:
+    monkeypatch.setattr(Guess, "given", given)
+    with pytest.raises(ContractError, match=message):
+        check_method(Guess)
+
+
+@pytest.mark.parametrize(
+    ("together", "message"),
+    [
+        (None, "must give a list from evaluate_together, not NoneType$"),
+        ([1], "must give 2 results for 2 probes, not 1$"),
+    ],
+)
+def test_predictions_together_are_one_a_probe(monkeypatch: pytest.MonkeyPatch, together: Any, message: str) -> None:
+    monkeypatch.setattr(Guess, "given", Predictions(ZEROS, ZEROS))
+    monkeypatch.setattr(Guess, "evaluate_together", lambda self, probes: together)
+    with pytest.raises(ContractError, match=message):
+        check_method(Guess)

@@ -155,7 +155,7 @@ class Wrong(Brightness):
     ("what", "status", "reason"),
     [
         ("refuse", "n/a", "no head, no verdict"),
-        ("infinite", "failed", "must give a finite score, not inf"),
+        ("infinite", "failed", "must give a finite number as score, not inf"),
         ("text", "failed", "must return a benchbd.Verdict, not str"),
     ],
 )

@@ -504,10 +504,10 @@ class Judge(Evaluator):
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        (lambda p: Predictions(torch.zeros(30).long(), torch.full((30,), 3)), "classes from 0 to 2"),
-        (lambda p: Predictions(torch.full((30,), -1), torch.zeros(30).long()), "classes from 0 to 2"),
-        (lambda p: Predictions(torch.zeros(30), torch.zeros(30)), "must be int64"),
-        (lambda p: Predictions(torch.zeros(29).long(), torch.zeros(29).long()), r"must be int64 \(30,\)"),
+        (lambda p: Predictions(torch.zeros(30).long(), torch.full((30,), 3)), "predictions from 0 to 2, the classes"),
+        (lambda p: Predictions(torch.full((30,), -1), torch.zeros(30).long()), "predictions from 0 to 2, the classes"),
+        (lambda p: Predictions(torch.zeros(30), torch.zeros(30)), "predictions as int64"),
+        (lambda p: Predictions(torch.zeros(29).long(), torch.zeros(29).long()), r"as int64 \(30,\)"),
         (lambda p: None, "must return benchbd.Predictions, not NoneType"),
     ],
 )
