@@ -22,6 +22,7 @@ from benchbd.plugins import Registry
 from benchbd.records import Record
 from benchbd.stages import Plan, Stage
 
+from .chance import seeded
 from .conftest import write_npz_set
 
 # A process hangs when it gains no CPU time for IDLE seconds, and runs away when it gains more than SPENT: both hold at
@@ -68,8 +69,8 @@ class Tiny:
     def __init__(self, folder: Path, registry: Registry, board: str = TINY) -> None:
         self.folder, self.registry = folder, registry
         self.data, self.store, self.board = folder / "data", folder / "store", folder / "tiny.toml"
-        write_npz_set(self.data, "pool", seed=1)
-        write_npz_set(self.data, "task", seed=2)
+        write_npz_set(self.data, "pool", seed=seeded(1))
+        write_npz_set(self.data, "task", seed=seeded(2))
         self.board.write_text(board)
 
     def session(self, **selection: Any) -> Session:

@@ -11,7 +11,7 @@ import torch
 
 from benchbd.plugins import Registry, load_registry
 
-from .chance import Watch, seeded
+from .chance import Watch
 
 if "OMP_NUM_THREADS" not in os.environ:
     torch.set_num_threads(
@@ -50,7 +50,7 @@ def places(
 
 def write_npz_set(root: Path, name: str, *, train: int = 60, test: int = 30, classes: int = 3, seed: int = 0) -> Path:
     """A tiny data set in the BadEncoder release's npz layout: classes differ in colour."""
-    rng = np.random.default_rng(seeded(seed))
+    rng = np.random.default_rng(seed)
     folder = root / name
     folder.mkdir(parents=True, exist_ok=True)
     for split, n in (("train", train), ("test", test)):
