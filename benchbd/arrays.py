@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from benchbd.errors import DataError
+from benchbd.errors import DataError, fault
 from benchbd.files import expanded
 from benchbd.inputs import file_kind, kind_of, obstacle
 
@@ -96,13 +96,8 @@ def picture_fault(error: BaseException, head: bytes = b"") -> str:
         return f"a picture of {size} megapixels; up to {limit:.0f} are read: make it smaller"
     if reason := obstacle(error):
         return f"cannot be read ({reason})"
-    fault = first_line(error)
+    found = fault(error)
     if isinstance(error, UnidentifiedImageError):
         kind = kind_of(head)
-        fault = f"it is {kind}" if kind and "picture" not in kind else "not a picture"
-    return f"not a readable picture ({fault})"
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text; its type where it has none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+        found = f"it is {kind}" if kind and "picture" not in kind else "not a picture"
+    return f"not a readable picture ({found})"

@@ -32,7 +32,6 @@ from pydantic import TypeAdapter
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from benchbd.arrays import first_line
 from benchbd.classes import check_labels, odd_labels
 from benchbd.errors import (
     BenchbdError,
@@ -42,6 +41,7 @@ from benchbd.errors import (
     UnknownDataError,
     UnknownNameError,
     UsageError,
+    fault,
     is_interrupt,
     says,
     shown,
@@ -150,14 +150,17 @@ class DataLibrary:
         base, at, column = name.rpartition("@")
         return column if base and at and name not in self.datasets and not (self.root / name).is_dir() else ""
 
-    def _folder(self, name: str) -> Path:
+    def _base(self, name: str) -> str:
+        """The name without a label column."""
         column = self._column(name)
-        return self.root / (name.removesuffix(f"@{column}") if column else name)
+        return name.removesuffix(f"@{column}") if column else name
+
+    def _folder(self, name: str) -> Path:
+        return self.root / self._base(name)
 
     def _known(self, name: str) -> Dataset | None:
         """The plugin that knows the data set, if any."""
-        column = self._column(name)
-        return self.datasets.get(name.removesuffix(f"@{column}") if column else name)
+        return self.datasets.get(self._base(name))
 
     def info(self, name: str, split: str) -> SplitInfo:
         """Digest, count and statistics of a split; it is decoded only where the cache does not know it."""
@@ -422,7 +425,7 @@ class DataLibrary:
             commit(self._cache_file(name, split, ".json"), lambda part: part.write_text(text))
         except (OSError, SafetensorError) as error:
             log.warning(
-                "data cache: %s cannot be written (%s); %s is decoded each time", self.cache, first_line(error), name
+                "data cache: %s cannot be written (%s); %s is decoded each time", self.cache, fault(error), name
             )
 
     def _cache_file(self, name: str, split: str, suffix: str) -> Path:

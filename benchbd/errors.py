@@ -105,6 +105,11 @@ def says(error: BaseException) -> str:
         return f"{_UNREADABLE} ({type(another).__name__})"
 
 
+def fault(error: BaseException) -> str:
+    """The first line of what a library's exception says; its type where it says nothing."""
+    return first_line(str(error)) or type(error).__name__
+
+
 def named(error: BaseException) -> str:
     """An exception in a line: its type and what it says."""
     return f"{type(error).__name__}: {says(error)}"

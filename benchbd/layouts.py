@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchbd.arrays import first_line, read_npz
+from benchbd.arrays import read_npz
 from benchbd.classes import Labels, check_labels, name_labels
-from benchbd.errors import DataError
+from benchbd.errors import DataError, fault
 from benchbd.inputs import file_kind, is_stand_in, is_text
 from benchbd.parquet import read_parquet, why_unlabeled
 from benchbd.pictures import NOBODYS, Pixels, decode_images, expand, is_picture, of_kinds, remark, resize_images
@@ -72,12 +72,7 @@ class Reader(NamedTuple):
 def find(layout: str, folder: Path, split: str) -> list[Path]:
     """The files of a split, in order; [] where there are none, DataError where there are two sets of them."""
     for words in CALLED[split]:
-        found = [
-            files
-            for home in _homes(folder, deep=layout == "Parquet")
-            for word in words
-            for files in READERS[layout].find(home, word)
-        ]
+        found = list(_found(layout, folder, words))
         if len(found) > 1:
             first, second = (files[0].relative_to(folder).as_posix() for files in found[:2])
             raise DataError(f"{folder}: {first} and {second} are two {split} splits: keep one")
@@ -88,16 +83,14 @@ def find(layout: str, folder: Path, split: str) -> list[Path]:
 
 def layouts_in(folder: Path) -> list[str]:
     """The layouts in which a folder holds splits."""
-    return [
-        layout
-        for layout, reader in READERS.items()
-        if any(
-            files
-            for home in _homes(folder, deep=layout == "Parquet")
-            for word in _WORDS
-            for files in reader.find(home, word)
-        )
-    ]
+    return [layout for layout in READERS if any(_found(layout, folder, _WORDS))]
+
+
+def _found(layout: str, folder: Path, words: Iterable[str]) -> Iterator[list[Path]]:
+    """Every set of files in this layout that is called by one of the words."""
+    for home in _homes(folder, deep=layout == "Parquet"):
+        for word in words:
+            yield from READERS[layout].find(home, word)
 
 
 def stand_in(split: str, files: list[Path]) -> bool:
@@ -293,7 +286,7 @@ def _rows(table: Path) -> Iterator[tuple[str, str]]:
                 raise DataError(f"{what} (row {number} ends early)")
             yield row[column].strip(), row["ClassId"].strip()
     except (ValueError, csv.Error) as error:
-        raise DataError(f"{what} ({first_line(error)})") from error
+        raise DataError(f"{what} ({fault(error)})") from error
 
 
 # What keeps labelled splits without labels from use

@@ -14,9 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchbd.arrays import first_line
 from benchbd.classes import Labels, check_labels, name_labels
-from benchbd.errors import DataError
+from benchbd.errors import DataError, fault
 from benchbd.inputs import file_kind, obstacle
 from benchbd.pictures import Pixels, decode_images, remark
 
@@ -120,7 +119,7 @@ def _opened(file: Path) -> Iterator[pq.ParquetFile]:
         if reason := obstacle(error):
             raise DataError(f"{file}: cannot be read ({reason})") from error
         kind = file_kind(file)
-        found = f"it is {kind}" if kind and "Parquet" not in kind else first_line(error)
+        found = f"it is {kind}" if kind and "Parquet" not in kind else fault(error)
         raise DataError(f"{file}: not a readable Parquet file ({found})") from error
 
 
@@ -195,5 +194,5 @@ def _class_label_names(file: Path, column: str, metadata: Mapping[bytes, bytes] 
         return tuple(str(name) for name in label.get("names") or ())
     except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise DataError(
-            f"{file}: its 'huggingface' metadata is not what Hugging Face writes ({first_line(error)})"
+            f"{file}: its 'huggingface' metadata is not what Hugging Face writes ({fault(error)})"
         ) from error
