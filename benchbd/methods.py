@@ -24,7 +24,7 @@ from pydantic_core import to_jsonable_python
 from benchbd.encoder import ARCHITECTURES
 from benchbd.errors import DataAbsentError, DataError, PluginError, asked, first_line, named, shown
 from benchbd.files import nests_within, path_digest, without_paths
-from benchbd.isolation import isolated
+from benchbd.isolation import asking
 from benchbd.verify import CONTROL
 
 MOST_FORWARDS = 10**18  # more is no estimate
@@ -126,7 +126,7 @@ def _source_digest(cls: type) -> str:
 
 def ask(method: Method, what: str, work: Callable[..., Any], *arguments: object) -> Any:
     """What a method's ``work`` returns, in isolation: a question changes no answer of another method."""
-    with isolated(f"{method.axis} {method.name}"):
+    with asking(f"{method.axis} {method.name}", type(method)):
         return asked(what, work, *arguments)
 
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from benchbd.board import Board
 from benchbd.errors import UnknownNameError, UsageError, asked, brief, shown
-from benchbd.isolation import isolated
+from benchbd.isolation import asking
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -49,7 +49,7 @@ def build(cls: type[M], values: Mapping[str, Any], name: str) -> M:
     for field in values:
         if field not in cls.model_fields:
             raise UnknownNameError(f"option of {brief(name)}", field, cls.model_fields)
-    with isolated(name):
+    with asking(name, cls):
         built: M = asked(f"{name}: its validation", _validated, cls, values, name)
     return built
 

@@ -47,7 +47,7 @@ class Watch:
     """Pytest plugin: counts the optimizer's steps and the readings of the offset, and holds tests to the rule."""
 
     def __init__(self, config: pytest.Config) -> None:
-        self.cache = config.cache
+        self.cache = getattr(config, "cache", None)  # none under -p no:cacheprovider
         self.trains: dict[str, bool] = {}
         self.fixtures: dict[int, _Seen] = {}
 

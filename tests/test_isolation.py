@@ -11,6 +11,7 @@ import random
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import benchbd_plugins.knn
@@ -25,8 +26,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import benchbd.metrics
-from benchbd import Encoder
-from benchbd.isolation import isolated, restoring, seeded
+from benchbd import Encoder, Pretraining
+from benchbd.isolation import asking, isolated, restoring, seeded
+from benchbd.methods import architecture_of, forwards_of, identity_of, shortened_of
+from benchbd.options import build
+from benchbd.plugins import AXES, Registry
 
 BACKENDS: Any = torch.backends
 
@@ -265,3 +269,24 @@ def test_global_random_numbers_of_a_block_are_its_own() -> None:
         assert drawn() == first
     with seeded(8):
         assert all(a != b for a, b in zip(drawn(), first, strict=True))
+
+
+@pytest.mark.parametrize("axis", AXES)
+def test_what_our_own_methods_are_asked_changes_nothing(axis: str, registry: Registry) -> None:
+    """So a plan may ask them without looking at everything before and after each answer."""
+    for name in registry.names(axis):
+        cls = registry.get(axis, name)
+        assert isinstance(asking(name, cls), nullcontext)
+        with restoring() as left:
+            method = build(cls, {}, name)
+            identity_of(method)
+            forwards_of(method, 100), shortened_of(method, 100)
+            if isinstance(method, Pretraining):
+                architecture_of(method)
+        assert (left.names, left.settings) == ([], [])
+
+
+def test_a_class_of_a_stranger_is_asked_in_isolation() -> None:
+    for module in (__name__, "benchbd_plugins.knn", "benchbd.none", "benchbdx"):
+        stranger = type("Stranger", (), {"__module__": module})
+        assert not isinstance(asking("stranger", stranger), nullcontext)
