@@ -78,4 +78,4 @@ scaling: $(STAMP) ## run the bassl-scaling board: one factor at a time, an hour 
 docs: $(STAMP) ## write the generated texts again: boards from their records, reference, README
 	@set -e; for board in leaderboards/*/; do if [ -d $$board/records ]; then \
 	  $(VENV)/bin/benchbd leaderboard build $$board --records $$board/records --off-board --out $$board; fi; done
-	$(PYTHON) -m benchbd.docs
+	$(PYTHON) -m docs.generate

@@ -1,5 +1,5 @@
 """``python -m benchbd`` is ``benchbd``."""
 
-from benchbd.cli import main
+from benchbd.cli.main import main
 
 main(prog_name="python -m benchbd")

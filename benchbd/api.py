@@ -12,24 +12,27 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 import torch
 
-from benchbd.board import DEFAULT, LARGEST_SEED, Board, load_board
-from benchbd.compute import ENCODER
-from benchbd.data import DataLibrary, find_data_root
-from benchbd.encoder import Encoder
-from benchbd.errors import StoreError, UsageError, did_you_mean, shown
-from benchbd.methods import Dataset
-from benchbd.options import build
-from benchbd.planning import Selection, make_plan
-from benchbd.plugins import Registry, load_registry
-from benchbd.records import DETECTIONS, DetectionRecord, Record, write_records
-from benchbd.runner import Runner
-from benchbd.stages import Plan
-from benchbd.store import Store, find_root, records_folder
+from benchbd.base.errors import StoreError, UsageError, did_you_mean, shown
+from benchbd.contract.dataset import Dataset
+from benchbd.contract.encoder import Encoder
+from benchbd.contract.method import build
+from benchbd.contract.registry import Registry, load_registry
+from benchbd.data.library import DataLibrary, find_data_root
+from benchbd.engine.runner import Runner
+from benchbd.engine.store import Store, find_root, records_folder
+from benchbd.planning.board import DEFAULT, LARGEST_SEED, Board, load_board
+from benchbd.planning.cases import Plan
+from benchbd.planning.planner import make_plan
+from benchbd.planning.selection import Selection
+from benchbd.records.files import write_records
+from benchbd.records.models import DETECTIONS, DetectionRecord, Record
+from benchbd.stages.work import ENCODER
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Names = str | Sequence[str]
+
 Seeds = int | Sequence[int]
 
 
@@ -170,8 +173,11 @@ def _open(function: str, takes: type[Any], board: str | Path, request: Mapping[s
 
 
 _NAME = (str, NoneType), "a name"
+
 _PATH = (str, os.PathLike, NoneType), "a path"
+
 _FLAG = (bool,), "True or False"
+
 _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "board": ((str, os.PathLike), "a name or a path"),
     **dict.fromkeys(("pretraining", "pretrain"), _NAME),
@@ -239,12 +245,12 @@ def plan(board: str | Path = DEFAULT, **request: Unpack[Request]) -> Plan:
 
 
 def run(board: str | Path = DEFAULT, **request: Unpack[Work]) -> pd.DataFrame:
-    """Compute every cell and return one row per record (``benchbd.leaderboard.frame``).
+    """Compute every cell and return one row per record (``benchbd.report.leaderboard.frame``).
 
     Where defenses are asked for, the undefended encoder, the floor and ``scratch`` stand beside them, with a true
     ``context``; ``only=True`` leaves them out.
     """
-    from benchbd.leaderboard import frame
+    from benchbd.report.leaderboard import frame
 
     session = _open("run", Work, board, request)
     records = session.run()
@@ -252,11 +258,11 @@ def run(board: str | Path = DEFAULT, **request: Unpack[Work]) -> pd.DataFrame:
 
 
 def detect(board: str | Path = DEFAULT, **request: Unpack[Work]) -> pd.DataFrame:
-    """Put every encoder before the detectors and return one row per verdict (``benchbd.detections.frame``).
+    """Put every encoder before the detectors and return one row per verdict (``benchbd.report.populations.frame``).
 
     UsageError where neither the board nor the request names a detector.
     """
-    from benchbd.detections import frame
+    from benchbd.report.populations import frame
 
     session = _open("detect", Work, board, request)
     if not (session.selection.detections or session.board.detections):

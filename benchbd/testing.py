@@ -22,17 +22,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from benchbd.compute import (
-    check_alike,
-    check_backdoor,
-    checked_predictions,
-    checked_verdict,
-    evaluated_together,
-    exactly,
-)
-from benchbd.data import read_own, sources_of
-from benchbd.encoder import Encoder, rebuild
-from benchbd.errors import (
+from benchbd.base.content import expanded
+from benchbd.base.errors import (
     BenchbdError,
     DataAbsentError,
     DataError,
@@ -43,28 +34,30 @@ from benchbd.errors import (
     is_interrupt,
     named,
 )
-from benchbd.files import expanded
-from benchbd.images import ImageSet, Trigger
-from benchbd.isolation import restoring
-from benchbd.layouts import WITHOUT_LABELS
-from benchbd.methods import (
-    Attack,
-    AttackerKnowledge,
-    Dataset,
-    DefenderKnowledge,
-    Detection,
-    Evaluator,
-    Method,
-    Mitigation,
-    Pretraining,
-    Probe,
-    Target,
-    forwards_of,
-    shortened_of,
+from benchbd.base.isolation import restoring
+from benchbd.contract.attack import Attack, AttackerKnowledge, Target
+from benchbd.contract.axes import AXES
+from benchbd.contract.dataset import Dataset
+from benchbd.contract.defense import DefenderKnowledge, Mitigation
+from benchbd.contract.detection import Detection
+from benchbd.contract.encoder import Encoder, rebuild
+from benchbd.contract.evaluator import Evaluator, Probe
+from benchbd.contract.images import ImageSet
+from benchbd.contract.method import Method, build, forwards_of, shortened_of
+from benchbd.contract.pretraining import Pretraining
+from benchbd.contract.registry import check_plannable, flaw_of
+from benchbd.contract.trigger import Trigger
+from benchbd.data.layouts import WITHOUT_LABELS
+from benchbd.data.library import read_own, sources_of
+from benchbd.data.pictures import SIZE
+from benchbd.stages.work import (
+    check_alike,
+    check_backdoor,
+    checked_predictions,
+    checked_verdict,
+    evaluated_together,
+    exactly,
 )
-from benchbd.options import build
-from benchbd.pictures import SIZE
-from benchbd.plugins import AXES, check_plannable, flaw_of
 
 TARGET = 1
 

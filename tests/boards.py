@@ -17,10 +17,11 @@ import torch
 
 from benchbd import hookimpl
 from benchbd.api import Session
-from benchbd.planning import Selection
-from benchbd.plugins import Registry
-from benchbd.records import Record
-from benchbd.stages import Plan, Stage
+from benchbd.contract.registry import Registry
+from benchbd.planning.cases import Plan
+from benchbd.planning.selection import Selection
+from benchbd.records.models import Record
+from benchbd.stages.base import Stage
 
 from .chance import seeded
 from .conftest import write_npz_set

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchbd.plugins import Registry, load_registry
+from benchbd.contract.registry import Registry, load_registry
 
 from .chance import Watch
 

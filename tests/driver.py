@@ -10,8 +10,8 @@ import sys
 import time
 from typing import Any
 
-from benchbd.cli import main
-from benchbd.compute import Workshop
+from benchbd.cli.main import main
+from benchbd.stages.work import Workshop
 
 LOG, HANG, *ARGUMENTS = sys.argv[1:]
 

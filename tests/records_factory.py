@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from benchbd.records import Baseline, Cost, Counts, Metrics, Record
-from benchbd.store import canonical
+from benchbd.base.content import canonical
+from benchbd.records.models import Baseline, Cost, Counts, Metrics, Record
 
 MACHINE = {"device": "cpu", "threads": 2, "torch": "2.15.0"}
 TAKEN = (80.0, 99.0, 98.0)  # acc, asr, asr_nontarget under an attack that took

@@ -22,9 +22,9 @@ from benchbd import (
     pretext_accuracy,
     stream,
 )
-from benchbd.encoder import ForwardMeter
-from benchbd.options import build
-from benchbd.training import collecting
+from benchbd.contract.context import collecting
+from benchbd.contract.meter import ForwardMeter
+from benchbd.contract.method import build
 
 from .nets import affine, random_encoder, same, settled, smooth_pixels
 

@@ -9,13 +9,14 @@ import pytest
 import torch
 
 import benchbd
-from benchbd import UsageError, cli
+from benchbd import UsageError
 from benchbd.api import Request, Work, pick_device
-from benchbd.errors import DataAbsentError, StoreError, UnknownNameError
-from benchbd.leaderboard import build
-from benchbd.plugins import load_registry
-from benchbd.records import read_records, write_records
-from benchbd.stages import Plan
+from benchbd.base.errors import DataAbsentError, StoreError, UnknownNameError
+from benchbd.cli import main as cli
+from benchbd.contract.registry import load_registry
+from benchbd.planning.cases import Plan
+from benchbd.records.files import read_records, write_records
+from benchbd.report.leaderboard import build
 from benchbd.testing import toy_encoder
 
 from .boards import Tiny, flip

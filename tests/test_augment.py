@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.transforms import RandomResizedCrop
 
 from benchbd import Augment, flip_and_shift, stream
-from benchbd.augment import (
+from benchbd.toolkit.augment import (
     Jitter,
     affine_colour,
     colour_matrices,

@@ -19,9 +19,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from benchbd import Attack, AttackerKnowledge, Encoder, ImageSet, NotApplicable, Target, Trigger, UsageError
-from benchbd.board import TriggerSpec, load_board
+from benchbd.contract.context import collecting
+from benchbd.contract.specs import TriggerSpec
+from benchbd.planning.board import load_board
 from benchbd.testing import ToyPretraining, check_method, toy_attacker, toy_encoder
-from benchbd.training import collecting
 
 from .chance import seeded
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from benchbd.board import board_names, load_board, resolve_target, split_task
-from benchbd.errors import UnknownNameError, UsageError
+from benchbd.base.errors import UnknownNameError, UsageError
+from benchbd.planning.board import board_names, load_board
+from benchbd.stages.task import resolve_target, split_task
 
 
 @pytest.mark.parametrize("name", ["demo", "demo-matrix", "smoke", "cifar10-small", "table1"])

@@ -9,12 +9,13 @@ from statistics import fmean
 import pytest
 
 from benchbd.api import Session
-from benchbd.board import boards_folder, load_board
-from benchbd.detections import populations
-from benchbd.planning import Selection
-from benchbd.plugins import Registry
-from benchbd.records import Record, read_records
-from benchbd.summary import Order, summarise
+from benchbd.contract.registry import Registry
+from benchbd.planning.board import boards_folder, load_board
+from benchbd.planning.selection import Selection
+from benchbd.records.files import read_records
+from benchbd.records.models import Record
+from benchbd.report.populations import populations
+from benchbd.report.rows import Order, summarise
 
 DEFENSES = ("ft", "fp", "nad", "anp", "moth", "decree", "medic", "mimic")
 

@@ -20,10 +20,10 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from benchbd import Mitigation, NotApplicable, Trigger
-from benchbd.board import boards_folder
-from benchbd.cli import main
-from benchbd.plugins import load_registry
-from benchbd.records import Record
+from benchbd.cli.main import main
+from benchbd.contract.registry import load_registry
+from benchbd.planning.board import boards_folder
+from benchbd.records.models import Record
 
 from .boards import TINY, Tiny, drive, ended, flip, in_flight, offering
 from .conftest import write_npz_set
@@ -66,7 +66,7 @@ def test_help() -> None:
 
 def test_what_only_reads_records_imports_no_torch(ran: Tiny, tmp_path: Path) -> None:
     build = ["leaderboard", "build", ran.board, "--store", ran.store, "--out", tmp_path / "out"]
-    program = "import sys; from benchbd.cli import main; main(sys.argv[1:], standalone_mode=False)"
+    program = "import sys; from benchbd.cli.main import main; main(sys.argv[1:], standalone_mode=False)"
     program += "; assert 'torch' not in sys.modules, 'torch'; assert 'benchbd_plugins' not in sys.modules"
     for arguments in (["--help"], ["run", "--help"], ["leaderboard", "--help"], build):
         done = subprocess.run([sys.executable, "-c", program, *map(str, arguments)], capture_output=True, text=True)
@@ -503,7 +503,7 @@ def test_the_second_run_is_quick(ran: Tiny) -> None:
     """It costs little beside the import of torch, in CPU time: a slow or busy machine changes nothing."""
     program = (
         "import sys, time, torch; imported = time.process_time()\n"
-        "from benchbd.cli import main; main(sys.argv[1:], standalone_mode=False)\n"
+        "from benchbd.cli.main import main; main(sys.argv[1:], standalone_mode=False)\n"
         "assert not {'torch._dynamo', 'torchvision'} & set(sys.modules), 'seconds of imports that nothing needs'\n"
         "assert time.process_time() < 3 * imported, (imported, time.process_time())"
     )
@@ -769,7 +769,7 @@ def test_a_store_that_fills_up_loses_nothing(tiny: Tiny, monkeypatch: pytest.Mon
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("benchbd.store.commit", full)
+        patch.setattr("benchbd.engine.store.commit", full)
         result = call("run", *tiny.arguments, "-o", "ft.lr=0.02")
     assert result.exit_code == 2
     assert result.stderr.splitlines()[-1].startswith(

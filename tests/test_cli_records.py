@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from benchbd.board import boards_folder
-from benchbd.records import write_records
+from benchbd.planning.board import boards_folder
+from benchbd.records.files import write_records
 
 from .records_factory import make_record
 from .test_cli import call, one_line
@@ -51,7 +51,7 @@ def test_a_folder_that_cannot_be_read_is_one_line(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_a_full_disk_is_one_line() -> None:
-    build = [sys.executable, "-m", "benchbd.cli", "leaderboard", "build", "cifar10-small"]
+    build = [sys.executable, "-m", "benchbd", "leaderboard", "build", "cifar10-small"]
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(build, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert (done.returncode, done.stderr.splitlines()[-1]) == (2, "error: No space left on device")

@@ -9,8 +9,8 @@ import pytest
 from click.testing import CliRunner
 from rich.cells import cell_len
 
-from benchbd.cli import main
-from benchbd.columns import Column, Fitted, kept, marked, table, wrapped
+from benchbd.cli.main import main
+from benchbd.report.writers.columns import Column, Fitted, kept, marked, table, wrapped
 
 COLUMNS = (
     *(Column("name", words=True), Column("acc"), Column("cost", rank=1)),
@@ -124,7 +124,7 @@ def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "plugin_hostile.py").write_text(HOSTILE)
     monkeypatch.syspath_prepend(str(tmp_path))
     point = EntryPoint("\x1b]0;title\x07", "plugin_hostile", "benchbd")
-    monkeypatch.setattr("benchbd.plugins.entry_points", lambda group: [point])
+    monkeypatch.setattr("benchbd.contract.registry.entry_points", lambda group: [point])
 
 
 @pytest.mark.usefixtures("hostile")

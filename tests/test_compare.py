@@ -18,15 +18,16 @@ import pytest
 
 import benchbd
 from benchbd import Trigger
-from benchbd.board import Board, load_board
-from benchbd.cli import compare as command
-from benchbd.columns import WIDTH
-from benchbd.compare import Block, Comparison, compare
-from benchbd.compare_text import FORMATS, render
-from benchbd.errors import UnknownNameError, UsageError
-from benchbd.metrics import average_ranks, spearman
-from benchbd.published import METRICS, published, rows_of
-from benchbd.records import Counts, Record, read_records
+from benchbd.base.errors import UnknownNameError, UsageError
+from benchbd.cli.main import compare as command
+from benchbd.papers.compare import Block, Comparison, compare
+from benchbd.papers.published import METRICS, published, rows_of
+from benchbd.papers.text import FORMATS, render
+from benchbd.planning.board import Board, load_board
+from benchbd.records.files import read_records
+from benchbd.records.models import Counts, Record
+from benchbd.report.statistics import average_ranks, spearman
+from benchbd.report.writers.columns import WIDTH
 
 from .records_factory import make_record
 
@@ -40,6 +41,8 @@ TABLE1 = Board.model_validate(
         "rows": [{"pretrain": "cifar10", "tasks": ["gtsrb:12"]}],
     }
 )
+
+FIGURES = files("benchbd") / "papers" / "published"
 
 
 def cell(
@@ -98,9 +101,9 @@ def test_the_printed_averages_are_those_of_the_rows() -> None:
 
 
 def test_every_line_names_its_paper_and_table() -> None:
-    facts = tomllib.loads((files("benchbd") / "published" / "papers.toml").read_text(encoding="utf-8"))
+    facts = tomllib.loads((FIGURES / "papers.toml").read_text(encoding="utf-8"))
     listed = {name: paper for paper, about in facts["papers"].items() for name in about["files"]}
-    assert set(listed) == {path.name for path in (files("benchbd") / "published").iterdir() if path.name[-4:] == ".csv"}
+    assert set(listed) == {path.name for path in FIGURES.iterdir() if path.name[-4:] == ".csv"}
     for name, paper in listed.items():
         assert all(row["paper"] == paper and row["table"] for row in rows_of(name))
     assert [len(rows_of(name)) for name in ("mimic_other.csv", "badencoder.csv")] == [15, 54]
@@ -130,7 +133,7 @@ def test_the_trigger_of_the_papers_is_the_square_of_10() -> None:
 
 def test_suspicions_list_exactly_the_cells_that_their_rules_find() -> None:
     paper = published()
-    facts = tomllib.loads((files("benchbd") / "published" / "papers.toml").read_text(encoding="utf-8"))
+    facts = tomllib.loads((FIGURES / "papers.toml").read_text(encoding="utf-8"))
     pairs = list(zip(facts["suspicions"], paper.suspicions, strict=True))
     by_rule = {said["rule"]: set(each.cells) for said, each in pairs if "rule" in said}
     found: dict[str, set[str]] = {rule: set() for rule in by_rule}
@@ -167,11 +170,14 @@ def test_table_3_repeats_table_1() -> None:
 def test_figures_are_found_inside_an_archive(tmp_path: Path) -> None:
     core = Path(benchbd.__file__).parent
     with zipfile.ZipFile(tmp_path / "site.zip", "w") as archive:
-        for path in (core / "published").iterdir():
+        for path in (core / "papers" / "published").iterdir():
             if path.is_file():
-                archive.write(path, f"benchbd/published/{path.name}")
-        archive.writestr("benchbd/__init__.py", "")
-    code = f"import sys; sys.path.insert(0, {str(tmp_path / 'site.zip')!r}); from benchbd import published as p; "
+                archive.write(path, f"benchbd/papers/published/{path.name}")
+        for package in ("benchbd", "benchbd/papers"):
+            archive.writestr(f"{package}/__init__.py", "")
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path / 'site.zip')!r}); from benchbd.papers import published as p\n"
+    )
     code += "print(p.__file__, len(p.published().cells), len(p.rows_of('badencoder.csv')))"
     command = [sys.executable, "-S", "-c", code]
     said = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path).stdout
@@ -506,5 +512,5 @@ def test_the_committed_records_of_a_small_encoder_are_not_subtracted() -> None:
 
 
 def test_no_torch_is_imported() -> None:
-    code = "import sys, benchbd.compare as c; c.published(); print('torch' in sys.modules)"
+    code = "import sys, benchbd.papers.compare as c; c.published(); print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

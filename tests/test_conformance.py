@@ -25,8 +25,9 @@ from benchbd import (
     Probe,
     Verdict,
 )
-from benchbd.errors import StoreError
-from benchbd.plugins import AXES, load_registry
+from benchbd.base.errors import StoreError
+from benchbd.contract.axes import AXES
+from benchbd.contract.registry import load_registry
 from benchbd.testing import ContractError, ToyPretraining, check_method, toy_defender
 
 QUICK: dict[str, dict[str, Any]] = {

@@ -17,12 +17,13 @@ import pytest
 import torch
 from PIL import Image
 
-from benchbd import data, layouts, parquet
-from benchbd.data import DataLibrary, find_data_root
-from benchbd.errors import DataAbsentError, DataError, UnknownDataError, UnknownNameError, UsageError
-from benchbd.files import sealed
-from benchbd.images import ImageSet
-from benchbd.methods import Dataset
+from benchbd.base.content import sealed
+from benchbd.base.errors import DataAbsentError, DataError, UnknownDataError, UnknownNameError, UsageError
+from benchbd.contract.dataset import Dataset
+from benchbd.contract.images import ImageSet
+from benchbd.data import layouts, parquet
+from benchbd.data import library as data
+from benchbd.data.library import DataLibrary, find_data_root
 
 NAMES = ("ant", "bee", "cat")
 REAL = os.environ.get("BENCHBD_DATA")  # read before conftest hides the user's data from the tests

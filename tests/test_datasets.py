@@ -16,9 +16,9 @@ from benchbd_plugins.datasets import Cifar10, Gtsrb, Stl10, Svhn
 from benchbd_plugins.shapes import Shapes
 from PIL import Image
 
-from benchbd.data import DataLibrary
-from benchbd.errors import DataAbsentError, DataError
-from benchbd.methods import Dataset
+from benchbd.base.errors import DataAbsentError, DataError
+from benchbd.contract.dataset import Dataset
+from benchbd.data.library import DataLibrary
 
 KNOWN: list[type[Dataset]] = [Cifar10, Gtsrb, Stl10, Svhn, Shapes]
 

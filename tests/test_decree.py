@@ -26,9 +26,9 @@ from benchbd import (
     self_similarity,
     stream,
 )
-from benchbd.encoder import ForwardMeter
+from benchbd.contract.context import collecting
+from benchbd.contract.meter import ForwardMeter
 from benchbd.testing import check_method
-from benchbd.training import collecting
 
 from .chance import seeded
 from .nets import random_encoder, settled, smooth_pixels

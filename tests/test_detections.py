@@ -13,12 +13,13 @@ from pydantic import Field
 
 import benchbd
 from benchbd import DefenderKnowledge, Detection, Encoder, NotApplicable, Verdict
-from benchbd.cli import main
-from benchbd.detections import frame, populations, render
-from benchbd.errors import DataError, UnknownNameError, UsageError
-from benchbd.leaderboard import build
-from benchbd.plugins import Registry, load_registry
-from benchbd.records import DETECTIONS, Counts, DetectionRecord, Gain, read_detections, write_records
+from benchbd.base.errors import DataError, UnknownNameError, UsageError
+from benchbd.cli.main import main
+from benchbd.contract.registry import Registry, load_registry
+from benchbd.records.files import read_detections, write_records
+from benchbd.records.models import DETECTIONS, Counts, DetectionRecord, Gain
+from benchbd.report.leaderboard import build
+from benchbd.report.populations import frame, populations, render
 from benchbd.testing import ContractError, check_method
 
 from .boards import TINY, Tiny, keys, offering

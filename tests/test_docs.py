@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 
 import benchbd
-from benchbd import hookspecs
-from benchbd.board import boards_folder, load_board
-from benchbd.docs import reference, with_boards
-from benchbd.leaderboard import build
-from benchbd.plugins import AXES, Registry, load_registry
-from benchbd.records import read_detections, read_records
-from benchbd.summary import Order
+from benchbd.contract import hookspecs
+from benchbd.contract.axes import AXES
+from benchbd.contract.registry import Registry, load_registry
+from benchbd.planning.board import boards_folder, load_board
+from benchbd.records.files import read_detections, read_records
+from benchbd.report.leaderboard import build
+from benchbd.report.rows import Order
 from benchbd.testing import check_method
+from docs.generate import reference, with_boards
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -126,7 +127,7 @@ def test_every_hook_is_documented_and_used() -> None:
 
 
 def test_commands_of_the_readme_exist(registry: Registry) -> None:
-    from benchbd.cli import main
+    from benchbd.cli.main import main
 
     for name in re.findall(r"^\$ benchbd (\w+)", README, re.MULTILINE):
         assert name in main.commands

@@ -16,9 +16,9 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from benchbd import Encoder, Evaluator, ImageSet, Predictions, Probe, Trigger, one_thread, stream
-from benchbd.errors import DataError, Diverged
-from benchbd.metrics import count, metrics
-from benchbd.training import reporting
+from benchbd.base.errors import DataError, Diverged
+from benchbd.contract.context import reporting
+from benchbd.records.counts import count, metrics
 
 from .chance import seeded
 

@@ -22,10 +22,12 @@ from PIL import Image
 from torch import Tensor
 
 from benchbd import DefenderKnowledge, Encoder, Trigger, UsageError, keep, stream
-from benchbd.board import Board, Row, TriggerSpec, boards_folder
-from benchbd.data import DataLibrary
-from benchbd.errors import BenchbdError, DataError, StoreError
-from benchbd.figures import (
+from benchbd.base.errors import BenchbdError, DataError, StoreError
+from benchbd.contract.evaluator import Predictions
+from benchbd.contract.registry import load_registry
+from benchbd.contract.specs import TriggerSpec
+from benchbd.data.library import DataLibrary
+from benchbd.figures.pictures import (
     CLASSES,
     REST,
     STYLE,
@@ -47,9 +49,8 @@ from benchbd.figures import (
     save,
     spread,
 )
-from benchbd.methods import Predictions
-from benchbd.plugins import load_registry
-from benchbd.records import Record
+from benchbd.planning.board import Board, Row, boards_folder
+from benchbd.records.models import Record
 
 from .boards import TINY, Tiny, offering
 from .conftest import write_npz_set
@@ -502,7 +503,7 @@ def test_the_clean_encoder_is_needed_only_where_it_is_drawn(run: Run) -> None:
 def test_a_record_without_anything_to_draw_is_one_line(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("benchbd.figures.PICTURES", {"information": draw_information})
+    monkeypatch.setattr("benchbd.figures.pictures.PICTURES", {"information": draw_information})
     record = run.records["badencoder", "none"]
     refused(
         UsageError,

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from benchbd.errors import PluginError
-from benchbd.files import path_digest, without_paths
-from benchbd.methods import Mitigation, identity_of
+from benchbd.base.content import path_digest, without_paths
+from benchbd.base.errors import PluginError
+from benchbd.contract.defense import Mitigation
+from benchbd.contract.method import identity_of
 
 ROOTS = {Path("/home/jo smith/store"): "STORE", Path("/home/jo/data"): "DATA"}
 

@@ -41,13 +41,13 @@ from benchbd import (
     stream,
 )
 from benchbd.api import Session
-from benchbd.augment import affine_colour as affine
-from benchbd.augment import crop_and_flip, crop_boxes, draw_jitter
-from benchbd.augment import exact_colour as exact
-from benchbd.encoder import ForwardMeter, Precision, precision
-from benchbd.mine import Mine
-from benchbd.plugins import Registry
-from benchbd.runner import _tf32
+from benchbd.contract.meter import ForwardMeter, Precision, precision
+from benchbd.contract.registry import Registry
+from benchbd.engine.runner import _tf32
+from benchbd.toolkit.augment import affine_colour as affine
+from benchbd.toolkit.augment import crop_and_flip, crop_boxes, draw_jitter
+from benchbd.toolkit.augment import exact_colour as exact
+from benchbd.toolkit.mutual_information import Mine
 
 from .nets import random_encoder, settled, smooth_pixels
 

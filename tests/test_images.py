@@ -13,8 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from benchbd import DataError, ImageSet, Trigger, UsageError
-from benchbd.arrays import read_npz
-from benchbd.images import load_references, to_float
+from benchbd.base.arrays import read_npz
+from benchbd.contract.images import to_float
+from benchbd.contract.trigger import load_references
 
 
 def random_pixels(n: int, size: int = 32, seed: int = 0) -> Tensor:

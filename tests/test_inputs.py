@@ -13,13 +13,14 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from benchbd import encoder, parquet
-from benchbd.cli import main
-from benchbd.data import DataLibrary
-from benchbd.errors import DataAbsentError, DataError
-from benchbd.images import Trigger, load_references
-from benchbd.inputs import file_kind, kind_of, obstacle, reading
-from benchbd.methods import Dataset
+from benchbd.base.errors import DataAbsentError, DataError
+from benchbd.base.inputs import file_kind, kind_of, obstacle, reading
+from benchbd.cli.main import main
+from benchbd.contract import encoder
+from benchbd.contract.dataset import Dataset
+from benchbd.contract.trigger import Trigger, load_references
+from benchbd.data import parquet
+from benchbd.data.library import DataLibrary
 from benchbd.testing import toy_encoder
 
 HTML = b"\xef\xbb\xbf\n<!DOCTYPE html><html><title>Sign in</title></html>"
@@ -179,7 +180,7 @@ def test_scarcity_is_a_line_of_every_command(monkeypatch: pytest.MonkeyPatch, er
     def scarce(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("benchbd.plugins.load_registry", scarce)
+    monkeypatch.setattr("benchbd.contract.registry.load_registry", scarce)
     for command in (["list"], ["show", "ft"], ["plugins"]):
         done = CliRunner().invoke(main, command)
         assert (done.exit_code, done.stderr.splitlines()) == (2, [said])

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchbd import Controller, Encoder, Inversion, Inverted, stream
-from benchbd.encoder import ForwardMeter
-from benchbd.inversion import Lambda, _bounded, _free, stamp
+from benchbd.contract.meter import ForwardMeter
 from benchbd.testing import toy_encoder, toy_images
+from benchbd.toolkit.inversion import Lambda, _bounded, _free, stamp
 
 from .chance import seeded
 

@@ -25,12 +25,13 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import benchbd.metrics
+import benchbd.records.counts
 from benchbd import Encoder, Pretraining
-from benchbd.isolation import asking, isolated, restoring, seeded
-from benchbd.methods import architecture_of, forwards_of, identity_of, shortened_of
-from benchbd.options import build
-from benchbd.plugins import AXES, Registry
+from benchbd.base.isolation import asking, isolated, restoring, seeded
+from benchbd.contract.axes import AXES
+from benchbd.contract.method import build, forwards_of, identity_of, shortened_of
+from benchbd.contract.pretraining import architecture_of
+from benchbd.contract.registry import Registry
 
 BACKENDS: Any = torch.backends
 
@@ -198,8 +199,8 @@ def patched(owner: object, name: str) -> Callable[[], object]:
         (patched(benchbd_plugins.mlp, "forward"), "benchbd_plugins.mlp.forward"),
         (patched(benchbd_plugins.knn.KNN, "evaluate"), "benchbd_plugins.knn.KNN.evaluate"),
         (patched(torch.optim.Adam, "step"), "torch.optim.adam.Adam.step"),
-        (patched(Encoder, "forward"), "benchbd.encoder.Encoder.forward"),
-        (lambda: setattr(benchbd.metrics, "count", None), "benchbd.metrics.count"),
+        (patched(Encoder, "forward"), "benchbd.contract.encoder.Encoder.forward"),
+        (lambda: setattr(benchbd.records.counts, "count", None), "benchbd.records.counts.count"),
         (
             lambda: nn.modules.module.register_module_forward_hook(lambda *_: None),
             "torch.nn.modules.module._global_forward_hooks",
@@ -213,11 +214,17 @@ def patched(owner: object, name: str) -> Callable[[], object]:
 def test_what_was_replaced_is_put_back_and_named(
     leave: Callable[[], object], name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    before = F.cross_entropy, torch.Tensor.add, nn.Linear.forward, Encoder.forward, benchbd.metrics.count
+    before = F.cross_entropy, torch.Tensor.add, nn.Linear.forward, Encoder.forward, benchbd.records.counts.count
     with isolated("evaluator vandal"):
         leave()
     assert caplog.messages == [f"evaluator vandal left {name} changed; it was put back"]
-    assert (F.cross_entropy, torch.Tensor.add, nn.Linear.forward, Encoder.forward, benchbd.metrics.count) == before
+    assert (
+        F.cross_entropy,
+        torch.Tensor.add,
+        nn.Linear.forward,
+        Encoder.forward,
+        benchbd.records.counts.count,
+    ) == before
     assert not nn.modules.module._global_forward_hooks
     assert float(F.relu(torch.tensor(-1.0))) == 0
 

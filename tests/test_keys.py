@@ -15,8 +15,8 @@ import pytest
 
 import benchbd
 from benchbd.api import Session
-from benchbd.board import boards_folder
-from benchbd.records import read_records
+from benchbd.planning.board import boards_folder
+from benchbd.records.files import read_records
 
 from .conftest import write_npz_set
 

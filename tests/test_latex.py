@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from benchbd.latex import Column, tex
-from benchbd.leaderboard import render
+from benchbd.report.leaderboard import render
+from benchbd.report.writers.latex import Column, tex
 
 from .records_factory import make_record
 from .test_leaderboard import markdown_rows

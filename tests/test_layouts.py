@@ -15,8 +15,8 @@ import torch
 from benchbd_plugins.datasets import Cifar10, Gtsrb
 from PIL import Image
 
-from benchbd.data import DataLibrary
-from benchbd.errors import DataError, UsageError
+from benchbd.base.errors import DataError, UsageError
+from benchbd.data.library import DataLibrary
 from tests.test_data import NAMES, again, encode, labels, message, pictures, put, write_npz, write_parquet, write_set
 
 

@@ -14,12 +14,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from benchbd.cli import build_leaderboard
-from benchbd.columns import WIDTH
-from benchbd.errors import DataError, StoreError, UnknownNameError
-from benchbd.leaderboard import FORMATS, build, frame, render, summary, terminal_table
-from benchbd.records import Cost, Record, read_records, write_records
-from benchbd.summary import Order
+from benchbd.base.errors import DataError, StoreError, UnknownNameError
+from benchbd.cli.main import build_leaderboard
+from benchbd.records.files import read_records, write_records
+from benchbd.records.models import Cost, Record
+from benchbd.report.leaderboard import FORMATS, build, frame, render, summary, terminal_table
+from benchbd.report.rows import Order
+from benchbd.report.writers.columns import WIDTH
 
 from .records_factory import MACHINE, digest, make_record, paper_like
 
@@ -412,6 +413,6 @@ def test_an_empty_board_is_a_board() -> None:
 
 
 def test_no_torch() -> None:
-    code = "import sys, benchbd.leaderboard, benchbd.terminal; print('torch' in sys.modules)"
+    code = "import sys, benchbd.report.leaderboard, benchbd.cli.terminal; print('torch' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout == "False\n"

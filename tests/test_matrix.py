@@ -9,10 +9,10 @@ import pytest
 
 from benchbd import Attack, AttackerKnowledge, Backdoor, Pretraining
 from benchbd.api import Session
-from benchbd.board import load_board
-from benchbd.planning import Selection
-from benchbd.plugins import Registry, load_registry
-from benchbd.stages import Plan
+from benchbd.contract.registry import Registry, load_registry
+from benchbd.planning.board import load_board
+from benchbd.planning.cases import Plan
+from benchbd.planning.selection import Selection
 
 from .boards import TINY, Tiny, keys, offering
 

@@ -22,9 +22,9 @@ from benchbd_plugins.scratch import Scratch
 from torch import Tensor, nn
 
 from benchbd import DefenderKnowledge, Encoder, ImageSet, NotApplicable, UsageError, stream
-from benchbd.encoder import ForwardMeter, precision
+from benchbd.contract.context import collecting
+from benchbd.contract.meter import ForwardMeter, precision
 from benchbd.testing import check_method
-from benchbd.training import collecting
 
 from .nets import MEAN, STD, random_encoder, settled, smooth_pixels
 

@@ -10,19 +10,10 @@ import pytest
 import torch
 
 from benchbd import Predictions
-from benchbd.errors import DataError
-from benchbd.metrics import (
-    auroc,
-    auroc_interval,
-    baseline,
-    binomial_interval,
-    count,
-    mean_interval,
-    metrics,
-    t_975,
-    true_positives,
-)
-from benchbd.records import Baseline, Counts, Metrics
+from benchbd.base.errors import DataError
+from benchbd.records.counts import baseline, count, metrics
+from benchbd.records.models import Baseline, Counts, Metrics
+from benchbd.report.statistics import auroc, auroc_interval, binomial_interval, mean_interval, t_975, true_positives
 
 T_TABLE = """12.706205 4.302653 3.182446 2.776445 2.570582 2.446912 2.364624 2.306004 2.262157 2.228139
 2.200985 2.178813 2.160369 2.144787 2.131450 2.119905 2.109816 2.100922 2.093024 2.085963
@@ -104,7 +95,7 @@ def test_t_quantiles_against_the_integral_of_the_density(df: int) -> None:
 
 
 def test_the_leaderboard_can_import_it_without_torch() -> None:
-    code = "import sys, benchbd.metrics; sys.exit('torch' in sys.modules)"
+    code = "import sys, benchbd.report.statistics; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -10,7 +10,15 @@ import torch
 from torch import Tensor
 
 from benchbd import Mine, UsageError, stream
-from benchbd.mine import BOUND, Statistic, _estimate, donsker_varadhan, draw_shift, log_mean_exp, moving_average
+from benchbd.toolkit.mutual_information import (
+    BOUND,
+    Statistic,
+    _estimate,
+    donsker_varadhan,
+    draw_shift,
+    log_mean_exp,
+    moving_average,
+)
 
 from .chance import seeded
 

@@ -39,9 +39,9 @@ from benchbd import (
     flip_and_shift,
     stream,
 )
-from benchbd.encoder import ForwardMeter
+from benchbd.contract.context import collecting
+from benchbd.contract.meter import ForwardMeter
 from benchbd.testing import toy_encoder
-from benchbd.training import collecting
 
 from .chance import seeded
 

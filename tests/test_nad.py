@@ -23,9 +23,9 @@ from benchbd import (
     Views,
     attention_distance,
 )
-from benchbd.encoder import ForwardMeter
+from benchbd.contract.context import collecting
+from benchbd.contract.meter import ForwardMeter
 from benchbd.testing import check_method, toy_encoder
-from benchbd.training import collecting
 
 from .nets import smooth_pixels
 

@@ -8,10 +8,11 @@ import pytest
 from pydantic import Field, field_validator
 
 from benchbd import UsageError
-from benchbd.errors import UnknownNameError
-from benchbd.methods import Method
-from benchbd.options import build, parse_options
-from benchbd.plugins import AXES, load_registry
+from benchbd.base.errors import UnknownNameError
+from benchbd.contract.axes import AXES
+from benchbd.contract.method import Method, build
+from benchbd.contract.registry import load_registry
+from benchbd.planning.options import parse_options
 
 
 class Knob(Method):

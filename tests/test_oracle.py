@@ -29,8 +29,8 @@ from benchbd import (
     Trigger,
     Verdict,
 )
-from benchbd.data import DataLibrary
-from benchbd.plugins import load_registry
+from benchbd.contract.registry import load_registry
+from benchbd.data.library import DataLibrary
 from benchbd.testing import toy_images
 
 from .boards import TINY, Tiny, offering

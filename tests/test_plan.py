@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from benchbd_plugins.simclr import SimCLR
 
-from benchbd.describe import fields_of
-from benchbd.errors import DataAbsentError, DataError, UnknownNameError, UsageError
-from benchbd.files import sealed
-from benchbd.images import Trigger
-from benchbd.plugins import Registry, load_registry
+from benchbd.base.content import sealed
+from benchbd.base.errors import DataAbsentError, DataError, UnknownNameError, UsageError
+from benchbd.contract.describe import fields_of
+from benchbd.contract.registry import Registry, load_registry
+from benchbd.contract.trigger import Trigger
 
 from .boards import TINY, Tiny, keys, offering
 from .conftest import write_npz_set

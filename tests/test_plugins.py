@@ -13,8 +13,9 @@ import pytest
 from click.testing import CliRunner
 
 from benchbd import Dataset, Mitigation, Pretraining, UsageError
-from benchbd.cli import main
-from benchbd.plugins import AXES, Registry, flaw_of, load_registry
+from benchbd.cli.main import main
+from benchbd.contract.axes import AXES
+from benchbd.contract.registry import Registry, flaw_of, load_registry
 
 GOOD = '''
 from benchbd import DefenderKnowledge, Encoder, Mitigation, hookimpl
@@ -347,7 +348,7 @@ def test_a_data_set_says_what_it_is(name: str, value: Any, right: Any) -> None:
 
 
 def test_an_interrupt_of_the_user_is_one(plugins: Path) -> None:
-    for stop in ("KeyboardInterrupt", "__import__('benchbd.process').process.Stopped(15)"):
+    for stop in ("KeyboardInterrupt", "__import__('benchbd.base.process', fromlist=['Stopped']).Stopped(15)"):
         sys.modules.pop("plugin_stop", None)
         with pytest.raises(KeyboardInterrupt):
             load_registry(installed(plugins, stop=f"raise {stop}"))
@@ -355,7 +356,7 @@ def test_an_interrupt_of_the_user_is_one(plugins: Path) -> None:
 
 def test_the_command_shows_it(plugins: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     points = installed(plugins, misspelt=BROKEN["misspelt"][0], good=GOOD.format(cls="Good", name="good"))
-    monkeypatch.setattr("benchbd.plugins.entry_points", lambda group: points)
+    monkeypatch.setattr("benchbd.contract.registry.entry_points", lambda group: points)
     result = CliRunner().invoke(main, ["plugins"])
     assert result.exit_code == 0
     assert result.stderr == ""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchbd.process import ENDING, Stopped, columns, messages_may_be_lost, stopped_by_signals
+from benchbd.base.process import ENDING, Stopped, columns, messages_may_be_lost, stopped_by_signals
 
 FULL = pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 
@@ -78,7 +78,7 @@ def test_messages_where_python_has_no_stderr_are_lost_and_no_more(monkeypatch: p
     ("arguments", "code"), [("leaderboard build cifar10-small --format csv", 0), ("leaderboard build nothing", 2)]
 )
 def test_a_stderr_that_cannot_be_written_ends_no_command(redirection: str, arguments: str, code: int) -> None:
-    command = f'"{sys.executable}" -m benchbd.cli {arguments} {redirection}'
+    command = f'"{sys.executable}" -m benchbd.cli.main {arguments} {redirection}'
     done = subprocess.run(["bash", "-c", command], stdout=subprocess.PIPE, text=True, check=False)
     assert done.returncode == code
     assert done.stdout.count("\n") > 20 if code == 0 else done.stdout == ""

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from benchbd.errors import DataError, StoreError
-from benchbd.leaderboard import summary
-from benchbd.records import Counts, Metrics, Record, read_records, write_records
+from benchbd.base.errors import DataError, StoreError
+from benchbd.records.files import read_records, write_records
+from benchbd.records.models import Counts, Metrics, Record
+from benchbd.report.leaderboard import summary
 
 from .records_factory import digest, make_record, paper_like
 

@@ -20,8 +20,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import benchbd.compute
-import benchbd.runner
+import benchbd.engine.runner
+import benchbd.stages.work
 from benchbd import (
     Attack,
     AttackerKnowledge,
@@ -41,12 +41,11 @@ from benchbd import (
     note,
 )
 from benchbd.api import Session
-from benchbd.compute import choose_references
-from benchbd.plugins import Registry, load_registry
-from benchbd.records import Record
-from benchbd.store import Store
+from benchbd.contract.registry import Registry, load_registry
+from benchbd.engine.store import Store
+from benchbd.records.models import GATE, Record
+from benchbd.stages.work import choose_references
 from benchbd.testing import toy_encoder, toy_images
-from benchbd.verify import GATE
 
 from .boards import TINY, Tiny, Watch, drive, ended, flip, in_flight, keys, offering, wait_until, weights
 from .chance import seeded
@@ -153,7 +152,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, nontarget_hits: dict[str, int]) ->
         triggered[(LABELS != 1).nonzero()[:hits, 0]] = 1
         return Predictions(LABELS.clone(), triggered)
 
-    monkeypatch.setattr(benchbd.runner, "read_predictions", read)
+    monkeypatch.setattr(benchbd.engine.runner, "read_predictions", read)
 
 
 @pytest.mark.parametrize(("hits", "status"), [(5, "attack-failed"), (6, "ok"), (20, "ok"), (0, "attack-failed")])
@@ -181,8 +180,10 @@ def test_the_gate(
 
 
 def test_a_missed_reference_is_reported(tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    choose = benchbd.compute.choose_references
-    monkeypatch.setattr(benchbd.compute, "choose_references", lambda *a, **k: replace(choose(*a, **k), predicted=[2]))
+    choose = benchbd.stages.work.choose_references
+    monkeypatch.setattr(
+        benchbd.stages.work, "choose_references", lambda *a, **k: replace(choose(*a, **k), predicted=[2])
+    )
     records = Tiny(tmp_path, registry).run(defenses=("none",))
     assert cell(records, "none", "none").notes == []
     (note,) = cell(records, "badencoder", "none").notes

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-import benchbd.cli
+import benchbd.cli.main
 
 from .boards import completed
 
@@ -47,9 +47,9 @@ SAID = ("by print", "by descriptor", "by a child", "by C", "by the other name", 
 PROGRAM = """
 import sys
 from importlib.metadata import EntryPoint
-import benchbd.plugins
-benchbd.plugins.entry_points = lambda group: [EntryPoint("chatty", "chatty", "benchbd")]
-from benchbd.cli import main
+import benchbd.contract.registry
+benchbd.contract.registry.entry_points = lambda group: [EntryPoint("chatty", "chatty", "benchbd")]
+from benchbd.cli.main import main
 main(sys.argv[1:])
 """
 
@@ -98,5 +98,5 @@ def test_stdout_is_given_back_where_the_process_goes_on(tmp_path: Path) -> None:
 
 def test_every_line_for_stdout_is_said() -> None:
     """What click writes by itself goes to stderr while a command works."""
-    source = Path(benchbd.cli.__file__).read_text()
+    source = Path(benchbd.cli.main.__file__).read_text()
     assert [line for line in source.splitlines() if "echo(" in line and "err=True" not in line] == []

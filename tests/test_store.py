@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from safetensors import SafetensorError
 
-from benchbd.errors import StoreError
-from benchbd.files import STALE, commit
-from benchbd.store import MANIFEST, SCHEMA, Store, canonical, default_root
+from benchbd.base.content import STALE, canonical, commit
+from benchbd.base.errors import StoreError
+from benchbd.engine.store import MANIFEST, SCHEMA, Store, default_root
 
 IDENTITY = {"kind": "pretrain", "x": 1}
 KEY = hashlib.sha256(canonical(IDENTITY).encode()).hexdigest()

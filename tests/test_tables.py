@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from benchbd.leaderboard import FORMATS, build, render, terminal_table
-from benchbd.records import Record
-from benchbd.tables import escaped, json_text, paragraphs, plain, spreadsheet_cell
-from benchbd.terminal import Terminal
+from benchbd.cli.terminal import Terminal
+from benchbd.records.models import Record
+from benchbd.report.leaderboard import FORMATS, build, render, terminal_table
+from benchbd.report.writers.safe import escaped, json_text, paragraphs, plain, spreadsheet_cell
 
 from .records_factory import make_record
 

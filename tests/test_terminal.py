@@ -10,9 +10,9 @@ from typing import cast
 import pluggy
 import pytest
 
-from benchbd import hookspecs
-from benchbd.stages import Stage
-from benchbd.terminal import Terminal
+from benchbd.cli.terminal import Terminal
+from benchbd.contract import hookspecs
+from benchbd.stages.base import Stage
 
 from .records_factory import make_record
 

@@ -69,7 +69,10 @@ def benchbd(site: Path, *arguments: str) -> tuple[str, str]:
 
 def test_it_is_listed_by_its_distribution(site: Path) -> None:
     # One process for both commands: each start costs seconds.
-    both = "from benchbd.cli import main; main(['list', 'defense'], standalone_mode=False); main(['plugins', '--json'])"
+    both = (
+        "from benchbd.cli.main import main; main(['list', 'defense'], standalone_mode=False); "
+        "main(['plugins', '--json'])"
+    )
     listed, bracket, plugins = benchbd(site, "-c", both)[0].partition("[\n")
     assert "  shrink          Pulls every weight towards zero.\n" in listed
     found = {plugin["name"]: plugin for plugin in json.loads(bracket + plugins)}
@@ -85,9 +88,7 @@ def test_it_is_listed_by_its_distribution(site: Path) -> None:
 
 def test_it_runs_and_lands_in_the_table(site: Path, tmp_path: Path) -> None:
     arguments = ["--board", "smoke", "--attack", "none", "--defense", "none", "--defense", "shrink", "--device", "cpu"]
-    table, told = benchbd(
-        site, "-m", "benchbd.cli", "run", *arguments, "--store", str(tmp_path), "-o", "shrink.factor=0.5"
-    )
+    table, told = benchbd(site, "-m", "benchbd", "run", *arguments, "--store", str(tmp_path), "-o", "shrink.factor=0.5")
     assert ["none", "shrink"] in [line.split()[:2] for line in table.splitlines()]
     assert "defend shrink on simclr on shapes seed 1 computed in" in told
     (record,) = (tmp_path / "records" / "smoke").glob("none_shrink_*.json")

@@ -31,9 +31,10 @@ from benchbd import (
     project_views,
     stream,
 )
-from benchbd.encoder import ForwardMeter
-from benchbd.errors import PluginError
-from benchbd.training import check_features, collecting, derive_seed, reporting
+from benchbd.base.errors import PluginError
+from benchbd.contract.context import collecting, derive_seed, reporting
+from benchbd.contract.meter import ForwardMeter
+from benchbd.stages.base import check_features
 
 from .chance import seeded
 
@@ -97,7 +98,7 @@ def test_steps_count_and_report_the_last_loss() -> None:
 def test_steps_read_the_loss_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
     """A loss that is read back every step would make a GPU wait: with a slow clock two of 100 are read."""
     read: list[int] = []
-    monkeypatch.setattr("benchbd.training.time.monotonic", lambda: 1.0)
+    monkeypatch.setattr("benchbd.contract.context.time.monotonic", lambda: 1.0)
     steps = Steps(100)
     with reporting(lambda step, total, loss: read.append(step)):
         for _ in steps:

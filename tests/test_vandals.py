@@ -21,7 +21,7 @@ from benchbd_plugins.simclr import SimCLR
 from pydantic import Field
 from torch import Tensor, nn
 
-import benchbd.metrics
+import benchbd.records.counts
 from benchbd import (
     Attack,
     AttackerKnowledge,
@@ -38,12 +38,12 @@ from benchbd import (
     Verdict,
     hookimpl,
 )
-from benchbd.compute import ENCODER, PREDICTIONS, check_backdoor
-from benchbd.errors import PluginError
-from benchbd.plan_text import known_forwards
-from benchbd.plugins import GROUP, load_registry
-from benchbd.records import Record
-from benchbd.stages import Stage
+from benchbd.base.errors import PluginError
+from benchbd.cli.plan_text import known_forwards
+from benchbd.contract.registry import GROUP, load_registry
+from benchbd.records.models import Record
+from benchbd.stages.base import Stage
+from benchbd.stages.work import ENCODER, PREDICTIONS, check_backdoor
 from benchbd.testing import toy_encoder
 
 from .boards import TINY, Tiny, offering, weights
@@ -275,7 +275,7 @@ SPOILER = """
 import random
 import numpy, torch
 import torch.nn.functional as F
-import benchbd.metrics
+import benchbd.records.counts
 from benchbd import Mitigation, hookimpl
 
 
@@ -286,7 +286,7 @@ def spoil():
     torch.backends.mkldnn.enabled = False
     torch.use_deterministic_algorithms(True)
     F.cross_entropy = F.l1_loss
-    benchbd.metrics.count = None
+    benchbd.records.counts.count = None
     torch.manual_seed(0), numpy.random.seed(0), random.seed(0)
 
 
@@ -350,7 +350,7 @@ def the_state() -> tuple[Any, ...]:
     return (
         (torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled()),
         (torch.backends.mkldnn.enabled, torch.are_deterministic_algorithms_enabled()),
-        (F.cross_entropy, benchbd.metrics.count),
+        (F.cross_entropy, benchbd.records.counts.count),
         (random.random(), float(np.random.rand()), float(torch.rand(1))),
     )
 

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from benchbd.board import boards_folder
-from benchbd.errors import DataError, PluginError
-from benchbd.methods import Attack
-from benchbd.records import DETECTIONS, read_detections, read_record, read_records
+from benchbd.base.errors import DataError, PluginError
+from benchbd.contract.attack import Attack
+from benchbd.planning.board import boards_folder
+from benchbd.records.files import read_detections, read_record, read_records
+from benchbd.records.models import DETECTIONS
 
 from .test_detections import inspection
 

@@ -1,0 +1,107 @@
+"""Files that users bring: what they are by their content, and what keeps them from being read."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from benchbd.base.errors import DataError
+
+HEAD = 1024  # bytes from which a file is told
+
+_BEGINNINGS = {
+    b"\x89PNG\r\n\x1a\n": "a PNG picture",
+    b"\xff\xd8\xff": "a JPEG picture",
+    b"GIF8": "a GIF picture",
+    b"II*\0": "a TIFF picture",
+    b"MM\0*": "a TIFF picture",
+    b"\x93NUMPY": "a .npy file, one array",
+    b"PK\x03\x04": "a zip archive, as npz files are",
+    b"PAR1": "a Parquet file",
+    b"\x1f\x8b": "a gzip archive",
+    b"BZh": "a bzip2 archive",
+    b"\xfd7zXZ\0": "an xz archive",
+    b"7z\xbc\xaf": "a 7z archive",
+    b"Rar!": "a RAR archive",
+    b"MATLAB 5.0": "a MATLAB file",
+    b"\x89HDF": "an HDF5 file",
+    b"%PDF": "a PDF",
+    b"\xff\xfe": "UTF-16 text; UTF-8 is expected",
+    b"\xfe\xff": "UTF-16 text; UTF-8 is expected",
+    b"version https://git-lfs": "a Git LFS pointer; `git lfs pull` fetches the file itself",
+    **{b"\x80" + bytes([protocol]): "a Python pickle" for protocol in range(2, 6)},
+}
+
+_TAR = (257, b"ustar")
+
+_FULL = ("allocate memory", "bad_alloc", "failed to map segment")  # what errors without a number say of memory
+
+
+def kind_of(head: bytes) -> str:
+    """What a file is by its first HEAD bytes, with its article: "an HTML page". Empty where they tell nothing."""
+    if not head:
+        return "an empty file"
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "a WebP picture"
+    if head[_TAR[0] :].startswith(_TAR[1]):
+        return "a tar archive"
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if text[:15].lower().startswith((b"<!doctype html", b"<html", b"<head")):
+        return "an HTML page, as a failed download leaves it"
+    if text.startswith(b"<?xml"):
+        return "an HTML page, as a failed download leaves it" if b"<html" in text.lower() else "an XML file"
+    if b"/annex/objects/" in head[:200]:
+        return "a git-annex pointer; `git annex get` fetches the file itself"
+    if found := next((kind for beginning, kind in _BEGINNINGS.items() if head.startswith(beginning)), ""):
+        return found
+    if text[:1] in (b"{", b"["):
+        return "JSON or other text"
+    return "text" if head.isascii() and all(byte >= 32 or byte in b"\t\n\r\f" for byte in head) else ""
+
+
+def is_stand_in(kind: str) -> bool:
+    """Whether a ``kind_of`` file is no file of data at all, but stands where one should be."""
+    return any(word in kind for word in ("an empty file", "HTML page", "XML file", "pointer"))
+
+
+def is_text(name: str) -> bool:
+    """Whether the name of a file is text, and not bytes that no UTF-8 decoder reads: no record could hold it."""
+    return name.isascii() or not any("\ud800" <= character <= "\udfff" for character in name)
+
+
+def file_kind(path: Path) -> str:
+    """``kind_of`` a file; empty where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return kind_of(file.read(HEAD))
+    except OSError:
+        return ""
+
+
+def obstacle(error: BaseException) -> str:
+    """What keeps a file from being read where that is not the file: in words; empty for any other error."""
+    number = error.errno if isinstance(error, OSError) else None
+    # torch, safetensors and the loader of libraries have no types for these
+    text = str(error) if isinstance(error, (RuntimeError, ImportError)) else ""
+    if isinstance(error, MemoryError) or number == errno.ENOMEM or any(sign in text for sign in _FULL):
+        return "there is too little memory for it"
+    if "start new thread" in text:
+        return "there is too little memory, or too few processes are allowed (ulimit -u), for another thread"
+    if number in (errno.EMFILE, errno.ENFILE) or "Too many open files" in text:
+        return "too many files are open: allow more of them (ulimit -n)"
+    return "" if number is None else os.strerror(number)
+
+
+@contextmanager
+def reading(where: object) -> Iterator[None]:
+    """Whatever keeps the files at ``where`` from being read, memory and open files included, is a DataError."""
+    try:
+        yield
+    except (OSError, MemoryError, RuntimeError) as error:
+        if not (reason := obstacle(error)):
+            raise
+        place = getattr(error, "filename", None) or where
+        raise DataError(f"{place}: cannot be read ({reason})") from error

@@ -1,0 +1,412 @@
+"""What a plugin's code leaves changed in the process is put back when it returns.
+
+A result is a function of its stage alone only while torch computes as it did before: with the same threads, precision
+and kernels, without a switch, mode, hook or replaced function that another plugin left behind.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
+from functools import cache
+from types import FunctionType, ModuleType
+from typing import Any
+
+import numpy as np
+import torch.nn.functional
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
+
+log = logging.getLogger("benchbd")
+
+Restore = Callable[[], list[str]]
+
+Namespace = ModuleType | type
+
+Switch = tuple[Callable[[], Any], Callable[[Any], Any]]
+
+
+@dataclass
+class Left:
+    """What the code in a block left changed, by name, when the block is over.
+
+    settings: switches and modes of torch. names: what stood for something else, and the hooks on everything.
+    """
+
+    settings: list[str] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def restoring() -> Iterator[Left]:
+    """Undo, at the end of the block, what the code in it did to the state of the process.
+
+    Put back are switches of torch (default dtype and device, gradients, inference mode, autocast, anomaly mode,
+    threads, kernels, precision, determinism), the modes that were entered and not left, names of torch, NumPy, math and
+    benchbd with its own plugins, hooks on every module, optimizer or saved tensor, and the global generators of
+    ``random``, NumPy and torch. Of the process: the standard streams, the working directory, handlers of the signals
+    that end it, the recursion limit and logging.
+    """
+    left = Left()
+    names, hooks = _Names(), _GlobalHooks()
+    settings = [
+        _function_modes(),
+        _dispatch_modes(),
+        _saved_tensors(),
+        _switches(),
+    ]  # put back in this order, each without those before
+    generators = _generators()
+    try:
+        yield left
+    finally:
+        left.names = names.put_back() + hooks.put_back()
+        left.settings = [name for restore in settings for name in restore()]
+        generators()
+
+
+@contextmanager
+def isolated(who: str) -> Iterator[None]:
+    """``restoring``, for the code of a plugin. Settings are put back without a word; a name or hook with one line of
+    warning that names ``who``, since what it was meant for no longer holds."""
+    left = Left()
+    try:
+        with restoring() as left:
+            yield
+    finally:
+        if left.names:
+            more = f" and {len(left.names) - 1} more" if len(left.names) > 1 else ""
+            log.warning("%s left %s%s changed; it was put back", who, left.names[0], more)
+
+
+def asking(who: str, cls: type) -> AbstractContextManager[None]:
+    """``isolated``, for what a class is asked thousands of times while a run is planned: its options, identity, cost.
+
+    To look at the whole state takes milliseconds, so classes of benchbd and its own plugins, whose answers a test holds
+    to changing nothing, answer without. Their work is isolated as everyone's is.
+    """
+    module = sys.modules.get(cls.__module__)
+    ours = cls.__module__.partition(".")[0] in _OURS and getattr(module, cls.__name__, None) is cls
+    return nullcontext() if ours else isolated(who)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Global random numbers of the block, torch's, NumPy's and ``random``'s, come from ``seed``; then they go on."""
+    restore = _generators()
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        restore()
+
+
+def _generators() -> Callable[[], None]:
+    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+
+    def restore() -> None:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.random.set_rng_state(cpu)
+        if cuda:
+            torch.cuda.set_rng_state_all(cuda)
+
+    return restore
+
+
+# Modes ---------------------------------------------------------------------------------------------------------------
+
+
+def _function_modes() -> Restore:
+    """Modes that see every call of torch first, of which the default device is one."""
+    device, before = torch.get_default_device(), _get_current_function_mode_stack()
+
+    def leave(keep: int) -> None:
+        while len(stack := _get_current_function_mode_stack()) > keep and stack[-1] not in before:
+            torch._C._pop_torch_function_stack()
+
+    def restore() -> list[str]:
+        if _get_current_function_mode_stack() == before:
+            return []
+        leave(keep=1)  # a default device that was set is the lowest, and has to be unset
+        torch.set_default_device(None)
+        leave(keep=0)
+        if torch.get_default_device() != device:
+            torch.set_default_device(device)
+        return ["the default device or a function mode"]
+
+    return restore
+
+
+def _dispatch_modes() -> Restore:
+    """Modes that see every operator first."""
+    before = _get_current_dispatch_mode_stack()
+
+    def restore() -> list[str]:
+        left = [mode for mode in reversed(_get_current_dispatch_mode_stack()) if mode not in before]
+        for mode in left:
+            TorchDispatchMode.__exit__(mode, None, None, None)
+        return ["a dispatch mode"] if left else []
+
+    return restore
+
+
+def _saved_tensors() -> Restore:
+    """Hooks on what autograd saves for the backward, by which gradients change."""
+    autograd: Any = torch._C._autograd
+    before = autograd._top_saved_tensors_default_hooks(False)
+
+    def restore() -> list[str]:
+        changed = False
+        while (top := autograd._top_saved_tensors_default_hooks(False)) is not None and top != before:
+            autograd._pop_saved_tensors_default_hooks()
+            changed = True
+        return ["hooks on saved tensors"] if changed else []
+
+    return restore
+
+
+# Switches ------------------------------------------------------------------------------------------------------------
+
+
+def _switches() -> Restore:
+    """Every setting that can be read and written, put back in the order of the list."""
+    before = {name: read() for name, (read, _) in _SWITCHES.items()}
+
+    def restore() -> list[str]:
+        changed = []
+        for name, (read, write) in _SWITCHES.items():
+            if read() != before[name]:
+                write(before[name])
+                changed.append(name)
+        return changed
+
+    return restore
+
+
+def _attribute(owner: object, name: str) -> Switch:
+    return lambda: getattr(owner, name), lambda value: setattr(owner, name, value)
+
+
+def _autocast(device: str) -> Switch:
+    def write(value: tuple[bool, torch.dtype]) -> None:
+        torch.set_autocast_enabled(device, value[0])
+        torch.set_autocast_dtype(device, value[1])
+
+    return lambda: (torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)), write
+
+
+def _working_directory() -> str | None:
+    """None where there is none any more."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return None
+
+
+def _change_directory(value: str | None) -> None:
+    with suppress(OSError):
+        if value is not None:
+            os.chdir(value)
+
+
+_ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
+def _set_handlers(value: list[Any]) -> None:
+    with suppress(ValueError):  # only the main thread has handlers
+        for number, handler in zip(_ENDING, value, strict=True):
+            if handler is not None:  # one that was not set from Python cannot be
+                signal.signal(number, handler)
+
+
+def _flushes_denormals() -> bool:
+    """Whether the CPU takes the smallest numbers for 0: torch sets it and has no function that tells."""
+    return bool(torch.tensor(1e-40, dtype=torch.float32, device="cpu") * 1 == 0)
+
+
+_BACKENDS: Any = torch.backends  # not all of its parts are declared
+
+_PRODUCTS = (
+    _BACKENDS,
+    _BACKENDS.cuda.matmul,
+    _BACKENDS.cudnn,
+    _BACKENDS.cudnn.conv,
+    _BACKENDS.cudnn.rnn,
+    _BACKENDS.mkldnn,
+    _BACKENDS.mkldnn.matmul,
+    _BACKENDS.mkldnn.conv,
+)
+
+
+def _precision() -> tuple[Any, ...]:
+    """Of float32 products, by both of torch's interfaces. The old one cannot be read where only the new one was used:
+    None."""
+    try:
+        old = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    except RuntimeError:
+        old = None
+    return old, *(owner.fp32_precision for owner in _PRODUCTS)
+
+
+def _set_precision(value: tuple[Any, ...]) -> None:
+    old, *new = value
+    if old is not None:  # first: it writes to the new ones
+        torch.set_float32_matmul_precision(old[0])
+        torch.backends.cudnn.allow_tf32 = old[1]
+    for owner, precision in zip(_PRODUCTS, new, strict=True):
+        if owner.fp32_precision != precision:
+            owner.fp32_precision = precision
+
+
+_SWITCHES: dict[str, Switch] = {
+    "inference mode": (torch.is_inference_mode_enabled, lambda value: torch.inference_mode(value).__enter__()),
+    "grad mode": (torch.is_grad_enabled, torch.set_grad_enabled),
+    "the default dtype": (torch.get_default_dtype, torch.set_default_dtype),
+    "the number of threads": (torch.get_num_threads, torch.set_num_threads),
+    "deterministic algorithms": (torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode),
+    "anomaly mode": (
+        lambda: (torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()),
+        lambda value: torch.autograd.set_detect_anomaly(*value),
+    ),
+    "autocast on the CPU": _autocast("cpu"),
+    "autocast on CUDA": _autocast("cuda"),
+    "the autocast cache": (torch.is_autocast_cache_enabled, torch.set_autocast_cache_enabled),
+    "flush_denormal": (_flushes_denormals, torch.set_flush_denormal),
+    "mkldnn.enabled": _attribute(torch.backends.mkldnn, "enabled"),
+    "mkldnn.deterministic": _attribute(torch.backends.mkldnn, "deterministic"),
+    "opt_einsum": _attribute(torch.backends.opt_einsum, "enabled"),
+    "cudnn.enabled": _attribute(torch.backends.cudnn, "enabled"),
+    "cudnn.benchmark": _attribute(torch.backends.cudnn, "benchmark"),
+    "cudnn.deterministic": _attribute(torch.backends.cudnn, "deterministic"),
+    "fp16 reductions": _attribute(torch.backends.cuda.matmul, "allow_fp16_reduced_precision_reduction"),
+    "bf16 reductions": _attribute(torch.backends.cuda.matmul, "allow_bf16_reduced_precision_reduction"),
+    "fill_uninitialized_memory": _attribute(torch.utils.deterministic, "fill_uninitialized_memory"),
+    "TF32 and the precision of products": (_precision, _set_precision),
+    "sys.stdout": _attribute(sys, "stdout"),
+    "sys.stderr": _attribute(sys, "stderr"),
+    "the working directory": (_working_directory, _change_directory),
+    "the handlers of signals": (lambda: [signal.getsignal(number) for number in _ENDING], _set_handlers),
+    "the recursion limit": (sys.getrecursionlimit, sys.setrecursionlimit),
+    "NumPy's treatment of errors": (np.geterr, lambda value: np.seterr(**value)),
+    "logging": (lambda: logging.root.manager.disable, logging.disable),
+    "the logger of benchbd": _attribute(log, "disabled"),
+}
+
+# Names and hooks -----------------------------------------------------------------------------------------------------
+
+_MISSING = object()
+
+_LIBRARIES = ("math", "random", "numpy", "numpy.random", "numpy.linalg", "torch", "safetensors.torch")
+
+_PACKAGES = ("torch.nn", "torch.optim", "torch.autograd", "torch.linalg", "torch.random")
+
+_OURS = ("benchbd", "benchbd_plugins")
+
+_BY_PYTHON = frozenset(("__annotations__", "__annotations_cache__", "__slotnames__"))
+"""What Python writes to a class itself, when its annotations are read or an object of it is copied."""
+
+_WRAPPERS = ("torch/_compile.py", "torch/_dynamo/", "torch/optim/optimizer.py")
+"""Where torch wraps functions of its own when they are first used."""
+
+
+class _Names:
+    """What every name that the harness relies on stands for: in modules of torch, of benchbd and its own plugins and of
+    the libraries that they compute with, and in the classes of these modules.
+
+    A name that is new in a module harms nobody; one that is new in a class counts where it hides an inherited one.
+    """
+
+    def __init__(self) -> None:
+        modules = tuple(module for name, module in list(sys.modules.items()) if _is_relied_on(name))
+        self._before = [(space, dict(vars(space))) for space in _with_classes(modules)]
+
+    def put_back(self) -> list[str]:
+        """Restore what changed, and return the dotted names of it."""
+        changed = []
+        for space, before in self._before:
+            if not _equal(vars(space), before):
+                for name in _differing(space, before):
+                    changed.append(_dotted(space, name))
+                    if name in before:
+                        setattr(space, name, before[name])
+                    else:
+                        delattr(space, name)
+        return changed
+
+
+@cache
+def _is_relied_on(module: str) -> bool:
+    return module in _LIBRARIES or any(f"{module}.".startswith(f"{package}.") for package in (*_PACKAGES, *_OURS))
+
+
+@cache
+def _with_classes(modules: tuple[ModuleType, ...]) -> tuple[Namespace, ...]:
+    """The modules and the classes in them: to find them takes longer than to read them all."""
+    values = (value for module in modules for value in vars(module).values() if isinstance(value, type))
+    return (*modules, *{value for value in values if _is_relied_on(value.__module__)})
+
+
+def _equal(now: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
+    """Whether every name stands for what it did; what is not the same object is compared by value, if it can be."""
+    try:
+        return bool(now == before)
+    except Exception:  # an array has no truth value; whatever else was put there may raise anything
+        return False
+
+
+def _differing(space: Namespace, before: Mapping[str, Any]) -> list[str]:
+    now = vars(space)
+    names = [name for name, value in before.items() if now.get(name, _MISSING) is not value]
+    if isinstance(space, type):
+        names += [n for n in now.keys() - before.keys() if any(n in vars(base) for base in space.__mro__[1:])]
+    return [n for n in names if _watched(space, n) and not _wrapped_by_torch(before.get(n), now.get(n))]
+
+
+def _watched(space: Namespace, name: str) -> bool:
+    """Private names of a module are its own affair, and so is what pydantic completes in a class at its first use.
+    torch sets ``Storage`` with the default dtype."""
+    if isinstance(space, ModuleType):
+        return not name.startswith("_") and name != "Storage"
+    return not (name.startswith("__pydantic") or name in _BY_PYTHON)
+
+
+def _wrapped_by_torch(before: object, now: object) -> bool:
+    """Whether torch wrapped its own function, as it does with ``Adam.step`` when the first optimizer is made."""
+    if not (isinstance(before, FunctionType) and isinstance(now, FunctionType)):
+        return False
+    file = now.__code__.co_filename.replace("\\", "/")
+    return now.__qualname__ == before.__qualname__ and any(f"/{wrapper}" in file for wrapper in _WRAPPERS)
+
+
+def _dotted(space: Namespace, name: str) -> str:
+    where = space.__name__ if isinstance(space, ModuleType) else f"{space.__module__}.{space.__qualname__}"
+    return f"{where}.{name}"
+
+
+class _GlobalHooks:
+    """Hooks that torch calls for every module or optimizer there is."""
+
+    def __init__(self) -> None:
+        self._before = [
+            (f"{module.__name__}.{name}", hooks, dict(hooks))
+            for module in (sys.modules["torch.nn.modules.module"], sys.modules["torch.optim.optimizer"])
+            for name, hooks in vars(module).items()
+            if name.startswith("_global_") and isinstance(hooks, dict)
+        ]
+
+    def put_back(self) -> list[str]:
+        """Restore what changed, and return the dotted names of it."""
+        changed = [(name, hooks, before) for name, hooks, before in self._before if hooks != before]
+        for _, hooks, before in changed:
+            hooks.clear()
+            hooks.update(before)
+        return [name for name, _, _ in changed]

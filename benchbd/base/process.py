@@ -1,0 +1,179 @@
+"""The process of a command: signals that end it, standard streams that cannot be written, and who writes to them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout, suppress
+from contextvars import ContextVar
+from types import FrameType
+from typing import Any, TextIO, cast
+
+import click
+
+_kept: ContextVar[TextIO | None] = ContextVar("benchbd_stdout", default=None)
+
+ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asks the process to end: whatever handles an interrupt handles this. ``number``: of the signal."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """In the block SIGTERM and SIGHUP raise ``Stopped``. A signal that is ignored, as under nohup, stays ignored."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Stopped(number)
+
+    before = {}
+    with suppress(ValueError):  # only the main thread has handlers
+        for number in ENDING:
+            if signal.getsignal(number) is signal.SIG_DFL:
+                before[number] = signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def discard(stream: TextIO) -> None:
+    """Send what a stream still holds, and all that follows, nowhere: it cannot be written."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(nowhere, stream.fileno())
+        finally:
+            os.close(nowhere)
+
+
+class _Lossy:
+    """A text stream that drops what cannot be written, as on a full disk, and that nobody closes."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except (OSError, ValueError) as error:  # ValueError: somebody closed what is below
+            if isinstance(error, UnicodeError):
+                raise
+            discard(self._stream)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except (OSError, ValueError):
+            discard(self._stream)
+
+    def close(self) -> None:
+        """Whatever comes later may write to it."""
+        self.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def messages_may_be_lost() -> Iterator[None]:
+    """In the block a stderr that is full or closed costs its messages and nothing else."""
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:  # closed: the next file that is opened would get its number, and whatever is printed
+            _fill(descriptor)
+    before = sys.stderr
+    # Python has none where descriptor 2 was closed, but progress and plugins write to it all the same.
+    stream = before if before is not None else open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    sys.stderr = cast(TextIO, _Lossy(stream))
+    try:
+        yield
+    finally:
+        sys.stderr = before
+        if before is None:
+            stream.close()
+
+
+def columns(otherwise: int) -> int:
+    """How many columns the reader of stdout has: COLUMNS, else those of the terminal that it is, else ``otherwise``.
+
+    0 columns are no answer: a terminal that nobody told its size has so many, as in a container or under CI.
+    """
+    asked = os.environ.get("COLUMNS", "")
+    try:
+        told = int(asked) if asked.isdecimal() else 0
+        return told or os.get_terminal_size((_kept.get() or sys.stdout).fileno()).columns or otherwise
+    except (OSError, ValueError, AttributeError):  # no terminal, or no descriptor
+        return otherwise
+
+
+def _fill(descriptor: int) -> None:
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    if nowhere != descriptor:
+        os.dup2(nowhere, descriptor)
+        os.close(nowhere)
+
+
+def say(text: object = "", *, nl: bool = True) -> None:
+    """Write a line (without its end where ``nl`` is False) to the stdout that the command was started with."""
+    click.echo(text, nl=nl, file=_kept.get())
+
+
+@contextmanager
+def kept_stdout(*, restore: bool) -> Iterator[None]:
+    """Within the block ``say`` alone reaches stdout, and what else would goes to stderr: a plugin may print when it is
+    imported, write to descriptor 1, call a C library that does, start a process that inherits it, or print at exit.
+
+    restore: give it back afterwards. Where the process is about to end that would let through what C libraries still
+        hold, and what runs at exit.
+    """
+    stdout = sys.stdout
+    if stdout is None:
+        yield
+    elif not _is_descriptor_1(stdout):  # an object: a test's, or a notebook's
+        with redirect_stdout(sys.stderr), _keeping(stdout):
+            yield
+    else:
+        stdout.flush()
+        document = os.fdopen(os.dup(1), "w", encoding=stdout.encoding, errors=stdout.errors)
+        os.dup2(2, 1)
+        # A wrapper of its own: a plugin that closes sys.stdout closes nothing else.
+        diverted = os.fdopen(1, "w", buffering=1, encoding=stdout.encoding, errors="backslashreplace", closefd=False)
+        sys.stdout = cast(TextIO, _Lossy(diverted))
+        try:
+            with _keeping(document):
+                yield
+        finally:
+            if restore:
+                with suppress(OSError, ValueError):
+                    sys.stdout.flush()
+                sys.stdout = stdout
+                os.dup2(document.fileno(), 1)
+            with suppress(OSError):  # what could not be written was an error where it was said
+                document.close()
+
+
+@contextmanager
+def _keeping(stream: TextIO) -> Iterator[None]:
+    token = _kept.set(stream)
+    try:
+        yield
+    finally:
+        _kept.reset(token)
+
+
+def _is_descriptor_1(stream: TextIO) -> bool:
+    try:
+        return stream.fileno() == 1
+    except (OSError, ValueError, AttributeError):  # it has none, or is closed
+        return False

@@ -1,0 +1,90 @@
+"""The axis of attacks, and what an attacker knows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from benchbd.base.errors import PluginError
+from benchbd.contract.method import Method
+from benchbd.contract.pretraining import Pretraining
+from benchbd.contract.roles import CONTROL
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from benchbd.contract.encoder import Encoder
+    from benchbd.contract.images import ImageSet
+    from benchbd.contract.trigger import Trigger
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """One goal of an attacker: make triggered inputs of a downstream task come out as one class.
+
+    label, name: the target class in the task's label space.
+    trigger: the patch to bind to it.
+    references: uint8 (r, 3, H, W), images that the attacker believes to be of the target class.
+    images: downstream TRAIN images of the target class (data poisoning stamps those); never test images.
+    """
+
+    label: int
+    name: str
+    trigger: Trigger
+    references: Tensor
+    images: ImageSet
+
+
+@dataclass(frozen=True, eq=False)
+class AttackerKnowledge:
+    """What an attacker has. Test images are not among it.
+
+    encoder: the clean encoder, a copy.
+    pretraining, pool, pool_seed: how, on what and with which seed it was trained; enough to train again.
+    shadow: the unlabelled images that the attacker tunes on.
+    targets: one entry per (task, class) under attack.
+    seed: for the attack's own draws.
+    """
+
+    encoder: Encoder
+    pretraining: Pretraining
+    pool: ImageSet
+    pool_seed: int
+    shadow: ImageSet
+    targets: tuple[Target, ...]
+    seed: int
+
+
+@dataclass(frozen=True, eq=False)
+class Backdoor:
+    """What an attack leaves behind: the encoder that is published and, per target, the trigger bound to it.
+
+    The triggers are the knowledge's own: a board fixes the trigger, so that the clean floor is measured with the same.
+    """
+
+    encoder: Encoder
+    triggers: tuple[Trigger, ...]
+
+
+class Attack(Method):
+    """Turns a clean encoder into a backdoored one.
+
+    retrains: True where ``inject`` runs the knowledge's pre-training again, and so costs what that did.
+    control_of: the name of the attack whose control this is. A control is never gated, and a board plans it without
+        defenses: its own undefended row is what it is for. Its name ends in "-control", by which readers of its
+        records know it.
+    """
+
+    axis: ClassVar[str] = "attack"
+    retrains: ClassVar[bool] = False
+    control_of: ClassVar[str] = ""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        if bool(cls.control_of) != getattr(cls, "name", "").endswith(CONTROL):
+            raise PluginError(f"attack {cls.__name__}: control_of and a name that ends in {CONTROL!r} go together")
+
+    def inject(self, knowledge: AttackerKnowledge) -> Backdoor:
+        """The backdoored encoder. NotApplicable where the attack makes no sense for ``knowledge``."""
+        raise NotImplementedError

@@ -1,0 +1,127 @@
+"""What a method may call while it runs: seeds, random streams, notes, progress."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from benchbd.base.errors import Diverged, PluginError, says, shown
+from benchbd.contract.method import as_json
+
+Reporter = Callable[[int, int, float | None], None]
+
+Json = bool | int | float | str | None | Sequence["Json"] | Mapping[str, "Json"]
+
+_reporter: ContextVar[Reporter | None] = ContextVar("benchbd_reporter", default=None)
+
+_findings: ContextVar[Findings | None] = ContextVar("benchbd_findings", default=None)
+
+
+def derive_seed(seed: int, *names: str) -> int:
+    """A seed below 2**63 that depends on ``seed`` and every name: sha256, so that no two streams are related."""
+    digest = hashlib.sha256("/".join((str(seed), *names)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def stream(seed: int, name: str, device: torch.device | str = "cpu") -> torch.Generator:
+    """The named random stream of a method: streams of other names do not move it."""
+    return torch.Generator(device=device).manual_seed(derive_seed(seed, name))
+
+
+@contextmanager
+def reporting(reporter: Reporter) -> Iterator[None]:
+    """Send the progress of every loop over ``Steps`` in the block to ``reporter(step, steps, loss)``."""
+    token = _reporter.set(reporter)
+    try:
+        yield
+    finally:
+        _reporter.reset(token)
+
+
+@dataclass
+class Findings:
+    """What a method found out on its way. notes: JSON by name. tensors: what pictures are made of, by name."""
+
+    notes: dict[str, Json] = field(default_factory=dict)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+
+
+def note(name: str, value: Json) -> None:
+    """Keep something that a method found out on its way (chosen units, layer weights) with the result of its stage.
+
+    The note named ``remarks``, a list of lines, is what a reader of the table must know: each becomes a footnote.
+    PluginError where the value is no JSON, which has neither NaN nor inf.
+    """
+    try:
+        value = as_json({name: value})[name]  # a copy: what the method does to its own later changes nothing
+    except (TypeError, ValueError, RecursionError, KeyError) as error:
+        raise PluginError(f"note {shown(name)} cannot be kept as JSON: {says(error)}") from error
+    if name == "remarks" and not (isinstance(value, list) and all(isinstance(line, str) for line in value)):
+        raise PluginError("note 'remarks' must be a list of lines, one string each")
+    if (findings := _findings.get()) is not None:
+        findings.notes[name] = value
+
+
+def keep(name: str, tensor: Tensor) -> None:
+    """Keep a small tensor (an inverted trigger) with the result of the stage, for ``benchbd figures``."""
+    if not (isinstance(name, str) and isinstance(tensor, Tensor)):
+        raise PluginError(f"keep takes a name and a tensor, not {shown(name)} and {shown(tensor)}")
+    if (findings := _findings.get()) is not None:
+        findings.tensors[name] = tensor.detach().cpu().contiguous().clone()
+
+
+@contextmanager
+def collecting() -> Iterator[Findings]:
+    """What every method that runs in the block notes and keeps."""
+    findings = Findings()
+    token = _findings.set(findings)
+    try:
+        yield findings
+    finally:
+        _findings.reset(token)
+
+
+class Steps:
+    """``for step in (steps := Steps(n)): ...; steps.loss(value)``: counts, reports progress, stops on NaN and inf.
+
+    The loss is read back from the device a few times a second at most, so that a GPU is never waited for. A loop inside
+    another one (an inversion within a training) stops on them too, but only the outer one reports.
+    """
+
+    INTERVAL = 0.25  # seconds between two reports
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self._latest: Tensor | None = None
+
+    def loss(self, value: Tensor) -> None:
+        """Hand in this step's loss (0-d)."""
+        self._latest = value.detach()
+
+    def __iter__(self) -> Iterator[int]:
+        due = time.monotonic()
+        reporter = _reporter.get()
+        token = _reporter.set(None)
+        try:
+            for step in range(self.total):
+                yield step
+                if time.monotonic() >= due or step + 1 == self.total:
+                    self._report(step + 1, reporter)
+                    due = time.monotonic() + self.INTERVAL
+        finally:
+            _reporter.reset(token)
+
+    def _report(self, step: int, reporter: Reporter | None) -> None:
+        loss = None if self._latest is None else float(self._latest)
+        if loss is not None and not math.isfinite(loss):
+            raise Diverged(f"the loss is {'NaN' if loss != loss else loss} at step {step} of {self.total}")
+        if reporter is not None:
+            reporter(step, self.total, loss)

@@ -1,0 +1,53 @@
+"""The axis of data sets that need more than a folder in a known layout."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from benchbd.base.errors import DataAbsentError
+from benchbd.contract.method import Method
+
+if TYPE_CHECKING:
+    from benchbd.contract.images import ImageSet
+
+
+class Dataset(Method):
+    """A named data set that needs more than a folder in a known layout.
+
+    splits: the splits, train and test at least, and the number of images of each; 0 where it may vary.
+    needs_files: whether ``load`` reads files. A data set that is generated declares False: nothing of it has to lie
+        under the data root, and ``check_method`` loads it; of one with files only where it is given a ``data_root``.
+    classes: the class names in label order, for layouts that carry none; () where the files tell.
+    normalization: declared (mean, std) per channel in [0, 1] units; None where the pixels are to tell.
+    """
+
+    axis: ClassVar[str] = "dataset"
+    splits: ClassVar[Mapping[str, int]] = {"train": 0, "test": 0}
+    needs_files: ClassVar[bool] = True
+    classes: ClassVar[tuple[str, ...]] = ()
+    normalization: ClassVar[tuple[tuple[float, ...], tuple[float, ...]] | None] = None
+
+    def sources(self, split: str, root: Path) -> list[Path]:
+        """The files that ``load`` reads, in a fixed order: their names and contents are the key of the decoded cache.
+
+        By default all files in ``root/name``, none where ``needs_files`` is False. DataAbsentError where there are
+        none.
+        """
+        if not self.needs_files:
+            return []
+        files = sorted(path for path in (root / self.name).rglob("*") if path.is_file())
+        if not files:
+            raise DataAbsentError(
+                f"{self.name}: no files in {root / self.name} (a generated data set declares needs_files = False)"
+            )
+        return files
+
+    def load(self, split: str, root: Path) -> ImageSet:
+        """The images of ``split`` found under ``root`` (the data root). DataAbsentError where they are not there."""
+        raise NotImplementedError
+
+    def download(self, root: Path) -> None:
+        """Fetch the official archives into ``root``."""
+        raise NotImplementedError

@@ -1,0 +1,35 @@
+"""The axis of defenses that repair an encoder, and what a defender knows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from benchbd.contract.method import Method
+
+if TYPE_CHECKING:
+    from benchbd.contract.encoder import Encoder
+    from benchbd.contract.images import ImageSet
+
+
+@dataclass(frozen=True, eq=False)
+class DefenderKnowledge:
+    """What a defender has: a few clean images without labels, and a seed. No trigger, target, test data or path."""
+
+    images: ImageSet
+    seed: int
+
+
+class Mitigation(Method):
+    """A defense that repairs an encoder.
+
+    uses_weights: False for a control that depends on the architecture and the clean images alone, so that one run
+        serves every attack.
+    """
+
+    axis: ClassVar[str] = "defense"
+    uses_weights: ClassVar[bool] = True
+
+    def repair(self, encoder: Encoder, knowledge: DefenderKnowledge) -> Encoder:
+        """A repaired encoder of the same architecture. ``encoder`` is a copy that may be changed or returned."""
+        raise NotImplementedError

@@ -1,0 +1,84 @@
+"""A method as plain data and in a line: what `list` and `show` print and the reference page is made of."""
+
+from __future__ import annotations
+
+import inspect
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
+
+from benchbd.base.errors import shown
+from benchbd.contract.method import Method, build
+from benchbd.contract.specs import SECTIONS
+
+
+def summary(cls: type[Method]) -> str:
+    return (cls.__doc__ or "").strip().split("\n")[0]
+
+
+def document(cls: type[Method], distribution: str) -> dict[str, Any]:
+    """Everything that a method declares, with every option."""
+    return {
+        "axis": cls.axis,
+        "name": cls.name,
+        "version": cls.effective_version(),
+        "distribution": distribution,
+        "paper": cls.paper,
+        "help": inspect.cleandoc(cls.__doc__ or ""),
+        "options": fields_of(cls),
+    }
+
+
+def section(name: str) -> dict[str, Any]:
+    """A part of the protocol that ``-o`` reaches like a method, described like one."""
+    cls = SECTIONS[name]
+    return {"axis": "protocol", "name": name, "help": inspect.cleandoc(cls.__doc__ or ""), "options": fields_of(cls)}
+
+
+def fields_of(cls: type[BaseModel]) -> list[dict[str, Any]]:
+    """Name, type, bounds, default and help of every field; the default is None where there is none."""
+    options = []
+    for field, info in cls.model_fields.items():
+        default = None if info.is_required() else _default(cls, field)
+        bounds = []
+        for constraint in info.metadata:
+            for attribute, sign in (("gt", ">"), ("ge", ">="), ("lt", "<"), ("le", "<=")):
+                if (limit := getattr(constraint, attribute, None)) is not None:
+                    bounds.append(f"{sign} {limit}")
+        options.append(
+            {
+                "name": field,
+                "type": _type_name(info.annotation),
+                "bounds": ", ".join(bounds),
+                "default": default,
+                "help": info.description or "",
+            }
+        )
+    return options
+
+
+def _default(cls: type[BaseModel], field: str) -> Any:
+    """The default of a field as JSON; what has no JSON as text."""
+    info = cls.model_fields[field]
+    if info.default_factory_takes_validated_data:  # it looks at other fields, so that only the whole model knows
+        return to_jsonable_python(getattr(build(cls, {}, cls.__name__), field), fallback=shown)
+    return to_jsonable_python(info.get_default(call_default_factory=True), fallback=shown)
+
+
+def _type_name(annotation: Any) -> str:
+    """``float``, ``int | None``, or the values that a choice allows."""
+    if get_origin(annotation) is Literal:
+        return " | ".join(map(str, get_args(annotation)))
+    arguments = get_args(annotation)
+    if get_origin(annotation) is Annotated:
+        return _type_name(arguments[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return " | ".join(map(_type_name, arguments))
+    if isinstance(annotation, type) and not arguments:
+        return "None" if annotation is NoneType else annotation.__name__
+    if arguments:
+        inner = ", ".join("..." if each is Ellipsis else _type_name(each) for each in arguments)
+        return f"{get_origin(annotation).__name__}[{inner}]"
+    return str(annotation)

@@ -1,0 +1,71 @@
+"""The axis of downstream classifiers, and what they are handed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from benchbd.base.errors import DataError
+from benchbd.contract.method import Method
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from benchbd.contract.encoder import Encoder
+    from benchbd.contract.images import ImageSet
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """One encoder to be judged on one downstream task.
+
+    encoder: frozen.
+    train: labelled downstream training images.
+    test, triggered: uint8 (N, 3, H, W), the test images without and with the trigger. Their labels stay with the
+        harness, which computes the metrics.
+    seed: for the initial weights, the order and the dropout of a downstream classifier.
+    """
+
+    encoder: Encoder
+    train: ImageSet
+    test: Tensor
+    triggered: Tensor
+    seed: int
+
+    @property
+    def labels(self) -> Tensor:
+        """The training labels, int64 (N,), on the encoder's device. DataError where there are none."""
+        if self.train.labels is None:
+            raise DataError("a downstream classifier needs labelled training images")
+        return self.train.labels.to(self.encoder.device)
+
+    @property
+    def classes(self) -> int:
+        """How many classes the task has."""
+        return len(self.train.classes) or int(self.labels.max()) + 1
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """Predicted classes, int64 (N,), of the test images without and with the trigger."""
+
+    clean: Tensor
+    triggered: Tensor
+
+
+class Evaluator(Method):
+    """A downstream classifier on frozen features."""
+
+    axis: ClassVar[str] = "evaluator"
+
+    def evaluate(self, probe: Probe) -> Predictions:
+        """Train on ``probe.train``, predict both test sets."""
+        raise NotImplementedError
+
+    def evaluate_together(self, probes: Sequence[Probe]) -> list[Predictions]:
+        """Several probes of one task and feature dimension at once, where that is faster than one by one.
+
+        A prediction must not depend on the company: the harness keys and stores each on its own.
+        """
+        return [self.evaluate(probe) for probe in probes]

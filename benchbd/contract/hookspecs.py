@@ -1,0 +1,80 @@
+"""The hooks of benchbd: one per axis, and the observers. All results are collected, none stops at the first.
+
+A plugin is a module named under the entry-point group ``benchbd``; it implements any of these with ``@hookimpl``.
+A method class that carries a name which another plugin took already is an error that names both.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    from benchbd.contract.attack import Attack
+    from benchbd.contract.dataset import Dataset
+    from benchbd.contract.defense import Mitigation
+    from benchbd.contract.detection import Detection
+    from benchbd.contract.evaluator import Evaluator
+    from benchbd.contract.observed import ObservedRecord, ObservedStage
+    from benchbd.contract.pretraining import Pretraining
+
+hookspec = pluggy.HookspecMarker("benchbd")
+
+hookimpl = pluggy.HookimplMarker("benchbd")
+
+
+@hookspec
+def benchbd_datasets() -> list[type[Dataset]]:  # type: ignore[empty-body]
+    """Return the data-set classes of this plugin. Called once, when the registry is built.
+
+    A folder in a known layout needs no plugin: this hook is for sets that are generated or have their own archive.
+    """
+
+
+@hookspec
+def benchbd_pretrainings() -> list[type[Pretraining]]:  # type: ignore[empty-body]
+    """Return the pre-training classes of this plugin. Called once, when the registry is built."""
+
+
+@hookspec
+def benchbd_attacks() -> list[type[Attack]]:  # type: ignore[empty-body]
+    """Return the attack classes of this plugin. Called once, when the registry is built."""
+
+
+@hookspec
+def benchbd_defenses() -> list[type[Mitigation]]:  # type: ignore[empty-body]
+    """Return the defense classes of this plugin. Called once, when the registry is built."""
+
+
+@hookspec
+def benchbd_detections() -> list[type[Detection]]:  # type: ignore[empty-body]
+    """Return the detector classes of this plugin. Called once, when the registry is built."""
+
+
+@hookspec
+def benchbd_evaluators() -> list[type[Evaluator]]:  # type: ignore[empty-body]
+    """Return the evaluator classes of this plugin. Called once, when the registry is built."""
+
+
+@hookspec
+def benchbd_stage_started(stage: ObservedStage, position: int, total: int) -> None:
+    """A stage is about to be computed: the ``position``-th (from 1) of ``total`` that were not in the store."""
+
+
+@hookspec
+def benchbd_stage_progress(stage: ObservedStage, step: int, steps: int, loss: float | None) -> None:
+    """Optimiser step ``step`` of ``steps`` in ``stage`` is done. Called a few times a second at most.
+
+    loss: the latest loss that was read back from the device, or None where none is known yet.
+    """
+
+
+@hookspec
+def benchbd_stage_finished(stage: ObservedStage, status: str, seconds: float, message: str) -> None:
+    """A stage ended. status: ``computed``, ``cached``, ``n/a`` or ``failed``; message: the reason of the last two."""
+
+
+@hookspec
+def benchbd_cell_finished(record: ObservedRecord) -> None:
+    """A cell has its record. Called once per cell and evaluator, in the order of the board."""

@@ -1,0 +1,113 @@
+"""Images as the whole harness sees them: uint8 tensors, and the triggers that are stamped on them."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from benchbd.base.errors import DataError
+
+RESIZE_RULE = "pil-bilinear-32"  # part of every content digest: how a picture of another size became 32x32
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """A data set, decoded once: all pixels in one tensor.
+
+    pixels: uint8 (N, 3, H, W), RGB.
+    labels: int64 (N,), -1 where unknown, or None where there are none.
+    classes: the class names, in label order.
+    mean, std: per channel in [0, 1] units; an encoder that is trained on these images adopts them. Where a data
+        set declares none they are computed from the pixels.
+    """
+
+    pixels: Tensor
+    labels: Tensor | None = None
+    classes: tuple[str, ...] = ()
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.pixels.dtype != torch.uint8 or self.pixels.ndim != 4 or self.pixels.shape[1] != 3:
+            raise DataError(f"images are uint8 (N, 3, H, W), not {_kind(self.pixels)}")
+        if self.labels is not None and (self.labels.dtype != torch.int64 or self.labels.shape != (len(self),)):
+            raise DataError(f"labels are int64 ({len(self)},), not {_kind(self.labels)}")
+        for name, values, least in (("mean", self.mean, -math.inf), ("std", self.std, 0.0)):
+            if values is not None and not (len(values) == 3 and all(least < value < math.inf for value in values)):
+                raise DataError(f"{name} is three finite numbers{', each above 0' * (not least)}, not {values}")
+
+    def __len__(self) -> int:
+        return self.pixels.shape[0]
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixels.device
+
+    @property
+    def size(self) -> int:
+        """Height (and width) of the images in pixels."""
+        return self.pixels.shape[-1]
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 over decoded pixels, labels, class names and the resize rule: the identity of this data."""
+        return content_digest(self.pixels, self.labels, self.classes)
+
+    def normalization(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Declared (mean, std) per channel, else those of the pixels, in [0, 1] units."""
+        if self.mean is not None and self.std is not None:
+            return self.mean, self.std
+        counts = torch.stack([torch.bincount(c.flatten(), minlength=256) for c in self.pixels.unbind(1)]).double()
+        levels = torch.arange(256, dtype=torch.float64, device=self.device) / 255
+        mean = counts @ levels / counts.sum(1)
+        std = (counts @ levels.square() / counts.sum(1) - mean.square()).clamp_min(1e-8).sqrt()
+        return tuple(round(v, 6) for v in mean.tolist()), tuple(round(v, 6) for v in std.tolist())
+
+    def to(self, device: torch.device | str) -> Self:
+        labels = None if self.labels is None else self.labels.to(device)
+        return replace(self, pixels=self.pixels.to(device), labels=labels)
+
+    def subset(self, indices: Tensor) -> Self:
+        """The rows of ``indices`` (int64), copied: the result owns its storage."""
+        indices = indices.to(self.device)
+        return replace(self, pixels=self.pixels[indices], labels=None if self.labels is None else self.labels[indices])
+
+    def of_class(self, label: int) -> Self:
+        """The images whose label is ``label``."""
+        if self.labels is None:
+            raise DataError("these images have no labels")
+        return self.subset((self.labels == label).nonzero()[:, 0])
+
+    def unlabeled(self) -> Self:
+        """A clone with its own storage, without labels or class names: what a defender gets."""
+        return replace(self, pixels=self.pixels.clone(), labels=None, classes=())
+
+    def batches(self, size: int) -> Iterator[Tensor]:
+        """Float images in [0, 1], (<= size, 3, H, W), in order."""
+        for start in range(0, len(self), size):
+            yield to_float(self.pixels[start : start + size])
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{tensor.dtype} {tuple(tensor.shape)}".removeprefix("torch.")
+
+
+def content_digest(pixels: Tensor, labels: Tensor | None, classes: tuple[str, ...]) -> str:
+    h = hashlib.sha256()
+    h.update(repr((tuple(pixels.shape), classes, RESIZE_RULE, labels is not None)).encode())
+    h.update(pixels.cpu().contiguous().numpy().data)
+    if labels is not None:
+        h.update(labels.cpu().contiguous().numpy().data)
+    return h.hexdigest()
+
+
+def to_float(pixels: Tensor) -> Tensor:
+    """uint8 pixels as float32 in [0, 1]."""
+    return pixels.float().div_(255)

@@ -1,0 +1,205 @@
+"""The contracts: what a method is, and what each axis hands it and expects back.
+
+A method is a frozen pydantic model. Its fields are its hyperparameters: type, default, bounds and description are said
+once and drive validation, ``-o NAME.FIELD=VALUE``, ``benchbd show``, the docs, the cache key and the record.
+The threat model is in the signatures: what an argument does not hold, a method cannot use.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from numbers import Integral
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import to_jsonable_python
+
+from benchbd.base.content import nests_within, path_digest, without_paths
+from benchbd.base.errors import PluginError, UnknownNameError, UsageError, asked, brief, first_line, named, shown
+from benchbd.base.isolation import asking
+
+M = TypeVar("M", bound=BaseModel)
+
+MOST_FORWARDS = 10**18  # more is no estimate
+
+DEEPEST = 32  # levels of JSON
+
+_COLLECTIONS = (list, tuple, set, frozenset)
+
+
+class Method(BaseModel):
+    """The base of every method: a frozen set of hyperparameters, each with a default.
+
+    name: how users call it, in lower-case letters, digits, '-' and '_'; unique on its axis.
+    paper: where it comes from, one line; empty for controls.
+    version: raise it when results change. Where a class declares none, it is the digest of the module's source, so
+        that an author who edits the code gets a fresh run.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    name: ClassVar[str]
+    axis: ClassVar[str]
+    paper: ClassVar[str] = ""
+    version: ClassVar[str] = ""
+    passthrough: ClassVar[bool] = False
+    """True for a control that hands on what it was given: it needs no stage of its own."""
+
+    @classmethod
+    def effective_version(cls) -> str:
+        """The declared version, or the digest of the source of the module that defines the class."""
+        return cls.version or _source_digest(cls)
+
+    def identity(self) -> dict[str, Any]:
+        """What of this method goes into a cache key: axis, name, version and every field.
+
+        A field that is or holds a ``Path`` counts by what lies there: one file at two places is one method. A path as
+        a string is refused: it would count by its name, and records, which are published, would tell it.
+        """
+        return {
+            "axis": self.axis,
+            "name": self.name,
+            "version": self.effective_version(),
+            "options": options_of(self),
+        }
+
+    def forwards(self, images: int) -> int | None:
+        """Estimated cost in image-forwards for ``images`` training images, for ``benchbd plan``; None if unknown."""
+        return None
+
+    def shortened(self, images: int) -> str | None:
+        """A line for the table where these options cost less than nine tenths of the defaults; else None."""
+        own, full = self.forwards(images), type(self)().forwards(images)
+        if not own or not full or own >= 0.9 * full:
+            return None
+        share = 100 * own / full
+        return f"{self.name}: {share:.2g} % of the {full:,} image-forwards that its defaults take"
+
+
+def options_of(method: Method) -> dict[str, Any]:
+    """Every field of a method as JSON, a ``Path``, also one in a list or the like, as the digest of what lies there."""
+    return method.model_dump(mode="json") | {
+        field: to_jsonable_python(_by_content(value)) for field, value in method if _holds_path(value)
+    }
+
+
+def _holds_path(value: object) -> bool:
+    if isinstance(value, BaseModel):
+        value = dict(value)
+    if isinstance(value, Mapping):
+        return any(map(_holds_path, (*value, *value.values())))
+    return isinstance(value, Path) or (isinstance(value, _COLLECTIONS) and any(map(_holds_path, value)))
+
+
+def _by_content(value: Any) -> Any:
+    """The value with every path in it as its digest."""
+    if isinstance(value, Path):
+        return path_digest(value)
+    if isinstance(value, BaseModel):
+        value = dict(value)
+    if isinstance(value, Mapping):
+        return {_by_content(name): _by_content(inner) for name, inner in value.items()}
+    if isinstance(value, set | frozenset):
+        return sorted(map(_by_content, value))
+    return list(map(_by_content, value)) if isinstance(value, _COLLECTIONS) else value
+
+
+@cache
+def _source_digest(cls: type) -> str:
+    try:
+        source = inspect.getsource(sys.modules[cls.__module__])
+    except (OSError, TypeError, KeyError):
+        source = repr((cls.__module__, cls.__qualname__))
+    return "source-" + hashlib.sha256(source.encode()).hexdigest()[:16]
+
+
+def ask(method: Method, what: str, work: Callable[..., Any], *arguments: object) -> Any:
+    """What a method's ``work`` returns, in isolation: a question changes no answer of another method."""
+    with asking(f"{method.axis} {method.name}", type(method)):
+        return asked(what, work, *arguments)
+
+
+def identity_of(method: Method) -> dict[str, Any]:
+    """What ``method.identity()`` says, as JSON. PluginError where it raises, says no JSON, says something else when
+    asked again, or leaves out what every method's identity holds."""
+    own, second, plain = ask(
+        method, "identity()", lambda: (method.identity(), method.identity(), Method.identity(method))
+    )
+    try:
+        found, again, whole = map(as_json, (own, second, plain))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise PluginError(f"identity() must give JSON, not {shown(own)} ({named(error)})") from error
+    if not isinstance(found, dict) or any(name not in found or found[name] != whole[name] for name in whole):
+        raise PluginError(f"identity() must hold {', '.join(whole)} as Method.identity() does, not {shown(own)}")
+    if found != again:
+        raise PluginError("identity() differs from call to call")
+    if path := next(_paths_in(found), None):
+        raise PluginError(
+            f"identity() must tell no path of this machine, as {shown(path)} is: an option that names a file is "
+            "declared as a Path, which counts by what lies there"
+        )
+    return found
+
+
+def _paths_in(value: object) -> Iterator[str]:
+    """Strings in JSON that are or hold a path."""
+    if isinstance(value, str) and without_paths(value) != value:
+        yield value
+    inside = (*value, *value.values()) if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for inner in inside:
+        yield from _paths_in(inner)
+
+
+def as_json(value: object) -> Any:
+    """A foreign value as JSON gives it back. ValueError, TypeError or RecursionError where it is no JSON, holds numbers
+    that are not finite or text that is not UTF-8, or is nested deeper than anybody reads."""
+    found = json.loads(json.dumps(value, ensure_ascii=False, allow_nan=False).encode())
+    if not nests_within(found, DEEPEST):
+        raise ValueError(f"nested deeper than {DEEPEST} levels")
+    return found
+
+
+def forwards_of(method: Method, images: int) -> int | None:
+    """What ``method.forwards(images)`` says; PluginError where it raises or says no number of forwards."""
+    told = ask(method, "forwards()", method.forwards, images)
+    if told is None:
+        return None
+    if not isinstance(told, Integral) or isinstance(told, bool) or not 0 <= int(told) <= MOST_FORWARDS:
+        raise PluginError(f"forwards() must give a whole number from 0 on or None, not {shown(told)}")
+    return int(told)
+
+
+def shortened_of(method: Method, images: int) -> str | None:
+    """What ``method.shortened(images)`` says, a line or None; PluginError where it raises or says no text."""
+    told = ask(method, "shortened()", method.shortened, images)
+    if not (told is None or isinstance(told, str)):
+        raise PluginError(f"shortened() must give a line or None, not {shown(told)}")
+    return None if told is None else first_line(told) or None
+
+
+def build(cls: type[M], values: Mapping[str, Any], name: str) -> M:
+    """A validated ``cls``. The first problem becomes a one-line UsageError that names ``name.field``; what else a
+    plugin's validator raises, a PluginError."""
+    for field in values:
+        if field not in cls.model_fields:
+            raise UnknownNameError(f"option of {brief(name)}", field, cls.model_fields)
+    with asking(name, cls):
+        built: M = asked(f"{name}: its validation", _validated, cls, values, name)
+    return built
+
+
+def _validated(cls: type[M], values: Mapping[str, Any], name: str) -> M:
+    try:
+        return cls.model_validate(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = ".".join(str(part) for part in (name, *first["loc"]))
+        message = first["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ") or "is not valid"
+        given = f" (got {shown(first['input'])})" if first["loc"] else ""
+        raise UsageError(f"{brief(path)}: {message[0].lower()}{message[1:]}{given}") from error

@@ -1,0 +1,201 @@
+"""Data sets as Parquet: shards as the Hugging Face hub writes them, with encoded pictures and labels in columns."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from benchbd.base.errors import DataError, fault
+from benchbd.base.inputs import file_kind, obstacle
+from benchbd.data.classes import Labels, check_labels, name_labels
+from benchbd.data.pictures import Pixels, decode_images, remark
+
+LABEL = "label"  # the column that has the labels, where nobody chose another
+
+_OTHER_LABELS = ("class", "target", "digit", "category")  # what it may be called, besides all with "label" in it
+
+_OF = re.compile(r"-(\d+)-of-(\d+)(?:-\w+)?\.parquet$", re.IGNORECASE)
+
+_NUMBER = re.compile(r"(.*?)(\d+)\.parquet", re.IGNORECASE)
+
+
+def read_parquet(
+    files: Sequence[Path], split: str, expected: tuple[str, ...], column: str, unlabeled: bool
+) -> tuple[Pixels, Labels | None, tuple[str, ...]]:
+    """Pixels, labels and class names of a split; labels None where ``label_column`` finds no column for them.
+
+    column: that which a user chose, or "". unlabeled: whether no labels are read, whatever there is for them.
+    """
+    _check_shards(files, split)
+    chosen = "" if unlabeled else label_column(files[0], column)
+    if chosen and chosen != (column or LABEL):
+        remark(f"labels are those of column {chosen!r}")
+    pictures: list[bytes] = []
+    rows: list[tuple[Path, int]] = []
+    labels: dict[Path, Labels | list[str]] = {}
+    classes: tuple[str, ...] = ()
+    for file in files:
+        encoded, values, names = _read_shard(file, chosen)
+        if values is not None:
+            labels[file] = values
+            if isinstance(values, list) != isinstance(labels[files[0]], list):
+                raise DataError(f"{file}: labels are names in one shard and integers in another, {files[0].name}")
+        if rows and names != classes:
+            raise DataError(f"{file}: its class names differ from those of {files[0].name}")
+        classes = names
+        pictures += encoded
+        rows += [(file, row) for row in range(len(encoded))]
+    classes = classes or expected
+    if labels and isinstance(labels[files[0]], list):
+        named, classes = _named(labels, expected, fixed=split == "test")
+        labels = dict(named)
+    for file, values in labels.items():
+        assert isinstance(values, np.ndarray)
+        check_labels(file, values, classes, images=len(pictures))
+    pixels = decode_images(pictures, lambda i: f"{rows[i][0]}: row {rows[i][1]}")
+    return pixels, np.concatenate(list(labels.values())) if labels else None, classes
+
+
+def _named(
+    labels: Mapping[Path, Any], expected: tuple[str, ...], fixed: bool
+) -> tuple[dict[Path, Labels], tuple[str, ...]]:
+    """Labels that are names as integers, by file; and the class names."""
+    try:
+        index, classes = name_labels({name for names in labels.values() for name in names}, expected, fixed=fixed)
+    except DataError as error:
+        raise DataError(f"{next(iter(labels))}: {error}") from error
+    return {file: np.array([index[name] for name in names], np.int64) for file, names in labels.items()}, classes
+
+
+def _check_shards(files: Sequence[Path], split: str) -> None:
+    """DataError where the names of the files promise others, or one of them twice."""
+    where, there = files[0].parent, defaultdict(list)
+    parts = {file: match for file in files if (match := _OF.search(file.name))}
+    totals = {file: int(match[2]) for file, match in parts.items()}
+    whole = {file.stem.lower(): file for file in files}
+    odd = [
+        (whole[stem], file) for file in files if not parts and (stem := file.stem.lower().rpartition("-")[0]) in whole
+    ]
+    if stranger := next((file for file in files if parts and totals.get(file) != max(totals.values())), None):
+        odd.append((next(file for file in parts if totals[file] == max(totals.values())), stranger))
+    for one, other in odd:
+        raise DataError(f"{where}: {one.name} and {other.name} are not of one set of {split} shards: keep one")
+    numbers = {file.name: int(match[1]) for file, match in parts.items()} or _numbers(files)
+    for name, number in numbers.items():
+        there[number].append(name)
+    if twice := next((names for names in there.values() if len(names) > 1), None):
+        raise DataError(f"{where}: one {split} shard twice, {twice[0]} and {twice[1]}: keep one")
+    # The hub counts from 0, under bare numbers too; what others count may begin with 1.
+    first = 1 if there and min(there) == 1 and not (parts or files[0].stem.isdecimal()) else 0
+    count = max(totals.values(), default=max(there, default=-1) + 1)
+    if absent := [number for number in range(first, count) if number not in there]:
+        more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
+        raise DataError(
+            f"{where}: {len(files)} Parquet files of {split}, but their names promise {count - first}: "
+            f"number {absent[0]}{more} is not there"
+        )
+
+
+def _numbers(files: Sequence[Path]) -> dict[str, int]:
+    """The number at the end of each name where these count the files, from 0 or 1; else {}: years count nothing."""
+    matches = [match for file in files if (match := _NUMBER.fullmatch(file.name))]
+    numbers = {match.string: int(match[2]) for match in matches}
+    alike = len(matches) == len(files) and len({match[1].lower() for match in matches}) == 1
+    return numbers if alike and (not matches[0][1] or min(numbers.values()) < 2) else {}
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[pq.ParquetFile]:
+    try:
+        with pq.ParquetFile(file) as parquet:
+            yield parquet
+    except (pa.ArrowException, OSError) as error:
+        if reason := obstacle(error):
+            raise DataError(f"{file}: cannot be read ({reason})") from error
+        kind = file_kind(file)
+        found = f"it is {kind}" if kind and "Parquet" not in kind else fault(error)
+        raise DataError(f"{file}: not a readable Parquet file ({found})") from error
+
+
+def label_column(file: Path, column: str = "") -> str:
+    """The column of a file's labels: that which a user chose, else ``label``, else the one that can only be meant; ""
+    where there is none, or more than one. DataError where there is none of the name that a user chose."""
+    with _opened(file) as parquet:
+        names = parquet.schema_arrow.names
+    if column and column not in names:
+        raise DataError(f"{file}: no column {column!r}; it has {', '.join(names)}")
+    found = _candidates(names)
+    return column or (LABEL if LABEL in names else found[0] if len(found) == 1 else "")
+
+
+def why_unlabeled(file: Path, name: str) -> str:
+    """Why ``label_column`` finds none in a file of the data set ``name``."""
+    with _opened(file) as parquet:
+        names = parquet.schema_arrow.names
+    if not (found := _candidates(names)):
+        return f"{file}: no column {LABEL!r}; it has {', '.join(names)}"
+    return f"{file}: labels may be {' or '.join(found)}: name one, as in {name}@{found[0]}"
+
+
+def _candidates(names: Sequence[str]) -> list[str]:
+    """The columns that could be labels, by their names."""
+    return [name for name in names if LABEL in name.lower() or name.lower() in _OTHER_LABELS]
+
+
+def _read_shard(file: Path, column: str) -> tuple[list[bytes], Labels | list[str] | None, tuple[str, ...]]:
+    """The encoded pictures, labels (names where they are strings; None without a column) and class names of a file.
+
+    Pictures are in the column ``image``, or ``img`` as in the hub's CIFAR-10.
+    """
+    with _opened(file) as parquet:
+        schema = parquet.schema_arrow
+        picture = "img" if "img" in schema.names and "image" not in schema.names else "image"
+        needed = [picture, *([column] if column else [])]
+        if odd := [name for name in needed if schema.names.count(name) != 1]:
+            number = {0: "no column"}.get(schema.names.count(odd[0]), "more than one column")
+            raise DataError(f"{file}: {number} {odd[0]!r}; it has {', '.join(schema.names)}")
+        table = parquet.read(needed)
+    image = table[picture].combine_chunks()
+    if pa.types.is_struct(image.type) and image.type.get_field_index("bytes") >= 0:
+        image = image.field("bytes")
+    if not (pa.types.is_binary(image.type) or pa.types.is_large_binary(image.type)):
+        raise DataError(f"{file}: column {picture!r} must be struct{{bytes, path}} or binary, not {image.type}")
+    pictures = image.to_pylist()
+    if None in pictures:
+        raise DataError(f"{file}: row {pictures.index(None)}: no picture")
+    if not column:
+        return pictures, None, ()
+    label = table[column].combine_chunks()
+    if pa.types.is_dictionary(label.type):
+        label = label.dictionary_decode()
+    text = pa.types.is_string(label.type) or pa.types.is_large_string(label.type)
+    if not (text or pa.types.is_integer(label.type)):
+        raise DataError(f"{file}: column {column!r} must be integers or names, not {label.type}")
+    if label.null_count:
+        raise DataError(f"{file}: row {label.is_null().to_pylist().index(True)}: no label")
+    if text:
+        return pictures, label.to_pylist(), ()
+    names = _class_label_names(file, column, schema.metadata)
+    return pictures, label.to_numpy(zero_copy_only=False).astype(np.int64), names
+
+
+def _class_label_names(file: Path, column: str, metadata: Mapping[bytes, bytes] | None) -> tuple[str, ...]:
+    """The names of Hugging Face's ClassLabel; () where the file declares none."""
+    if not metadata or b"huggingface" not in metadata:
+        return ()
+    try:
+        label = json.loads(metadata[b"huggingface"]).get("info", {}).get("features", {}).get(column, {})
+        return tuple(str(name) for name in label.get("names") or ())
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
+        raise DataError(
+            f"{file}: its 'huggingface' metadata is not what Hugging Face writes ({fault(error)})"
+        ) from error

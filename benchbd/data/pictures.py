@@ -1,0 +1,220 @@
+"""Pictures from a data set's files: found, decoded, turned upright, and resized to uint8 32x32 RGB.
+
+What happens to them on the way is noted: ``remarks`` collects what there is to tell of a whole split.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from PIL.ExifTags import Base
+
+from benchbd.base.arrays import bounded_pictures, picture_fault
+from benchbd.base.errors import DataError
+from benchbd.base.inputs import HEAD, file_kind
+
+SIZE = 32  # pixels; images.RESIZE_RULE names how pictures of other sizes get there
+
+RESIZED = "pictures of"  # begins the remark on sizes, which is told once a data set
+
+NOBODYS = frozenset(
+    ("__MACOSX", "__pycache__", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information")
+)  # folders that archives and systems leave behind; no data set means them
+
+# Pillow hands these to other programs, or only knows what they are called.
+_NOT_DECODED = frozenset(("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"))
+
+Pixels = NDArray[np.uint8]
+
+log = logging.getLogger("benchbd")
+
+_remarks: ContextVar[list[str] | None] = ContextVar("remarks", default=None)
+
+
+@contextmanager
+def remarks() -> Iterator[list[str]]:
+    """What ``remark`` is told in the block; outside of any it is a warning at once."""
+    told: list[str] = []
+    token = _remarks.set(told)
+    try:
+        yield told
+    finally:
+        _remarks.reset(token)
+
+
+def remark(text: str) -> None:
+    """Tell what a user should know of a split that is read nevertheless."""
+    told = _remarks.get()
+    if told is None:
+        log.warning("%s", text)
+    elif text not in told:
+        told.append(text)
+
+
+def decode_images(pictures: Sequence[bytes | Path], where: Callable[[int], str]) -> Pixels:
+    """Encoded pictures, or files of them, as uint8 (N, 32, 32, 3) RGB: upright, as EXIF says; then one of another size
+    is resized, bilinear. Of several frames the first is read; transparency is left out. All of that is remarked.
+
+    where: names picture ``i`` in the DataError that a damaged one raises.
+    """
+    turned: list[int] = []
+    clear: list[int] = []
+    moving: list[int] = []
+
+    def decode(row: int) -> Image.Image:
+        picture = pictures[row]
+        try:
+            with Image.open(picture if isinstance(picture, Path) else io.BytesIO(picture)) as image:
+                if image.mode.startswith(("I", "F")):
+                    raise ValueError(f"mode {image.mode}, 8 bits per channel are expected")
+                upright: Image.Image = image
+                if _orientation(image) != 1:
+                    upright = ImageOps.exif_transpose(image)
+                    turned.append(row)
+                if "transparency" in upright.info:
+                    upright = upright.convert("RGBA")
+                if "A" in upright.getbands() and upright.getchannel("A").getextrema() != (255, 255):
+                    clear.append(row)
+                rgb = upright.convert("RGB")
+                if _frames(image) > 1:
+                    moving.append(row)
+                return rgb
+        except Exception as error:  # Pillow's decoders raise whatever they like on damaged bytes
+            raise DataError(f"{where(row)}: {picture_fault(error, _head(picture))}") from error
+
+    with bounded_pictures():
+        pixels = _in_threads(len(pictures), decode)
+    if turned:
+        remark(f"{counted(len(turned), 'picture')} turned upright, as the EXIF orientation says")
+    if moving:
+        remark(f"of {counted(len(moving), 'picture')} with several frames or pages the first is read")
+    if clear:
+        remark(f"the transparency of {counted(len(clear), 'picture')} is left out; the colours below it are read")
+    return pixels
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's, 1..8, of which 1 is upright; 1 where there is none, or nothing that can be read."""
+    with suppress(Exception):  # EXIF is beside the picture: damage to it is none to the pixels
+        value = image.getexif().get(Base.Orientation, 1)
+        return int(value) if value in range(1, 9) else 1
+    return 1
+
+
+def _frames(image: Image.Image) -> int:
+    """How many frames, pages or layers are in a file; 1 where that cannot be told."""
+    with suppress(Exception):  # those behind the first are not read, and may be damaged
+        return int(getattr(image, "n_frames", 1))
+    return 1
+
+
+def _head(picture: bytes | Path) -> bytes:
+    """The first bytes of a picture; none where its file cannot be read."""
+    if isinstance(picture, bytes):
+        return picture[:HEAD]
+    try:
+        with picture.open("rb") as file:
+            return file.read(HEAD)
+    except OSError:
+        return b""
+
+
+def resize_images(pixels: Pixels) -> Pixels:
+    """uint8 (N, H, W, 3) as uint8 (N, 32, 32, 3), by the rule of ``decode_images``."""
+    if pixels.shape[1:3] == (SIZE, SIZE):
+        return pixels
+    return _in_threads(len(pixels), lambda row: Image.fromarray(np.ascontiguousarray(pixels[row])))
+
+
+def _in_threads(count: int, picture: Callable[[int], Image.Image]) -> Pixels:
+    out = np.empty((count, SIZE, SIZE, 3), np.uint8)
+    sizes: set[tuple[int, int]] = set()
+
+    def fill(start: int) -> None:
+        for row in range(start, min(start + 512, count)):
+            image = picture(row)
+            if image.size != (SIZE, SIZE):
+                sizes.add(image.size)
+                image = image.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+            out[row] = np.asarray(image)
+
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as threads:
+        for done in [threads.submit(fill, start) for start in range(0, count, 512)]:
+            done.result()
+    if sizes:
+        (width, height), (widest, highest) = (tuple(map(each, zip(*sizes, strict=True))) for each in (min, max))
+        theirs = f"{width}x{height}" + (f" to {widest}x{highest}" if len(sizes) > 1 else "")
+        remark(f"{RESIZED} {theirs} pixels are resized to {SIZE}x{SIZE}")
+    return out
+
+
+# Files below a folder
+
+
+@cache
+def picture_suffixes() -> frozenset[str]:
+    """What the names of pictures end in that Pillow decodes itself, in lower case."""
+    formats = Image.registered_extensions()  # loads all of Pillow's decoders, so not before one is wanted
+    return frozenset(suffix for suffix, kind in formats.items() if kind in Image.OPEN and kind not in _NOT_DECODED)
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a file is a picture by its name, or else by its content."""
+    return path.suffix.lower() in picture_suffixes() or "picture" in file_kind(path)
+
+
+def expand(paths: Sequence[Path]) -> list[Path]:
+    """The files, and those below the folders, in a fixed order. Links are followed; hidden files and NOBODYS folders
+    are nobody's data. DataError where a link leads nowhere, OSError where a folder may not be read."""
+    files: list[Path] = []
+    for path in paths:
+        files += sorted(_below(path, ())) if path.is_dir() else [path]
+    return files
+
+
+def _below(folder: Path, above: tuple[str, ...]) -> Iterator[Path]:
+    """above: the folders, without links, that ``folder`` was reached through: a link back to one has no end."""
+    here = (*above, os.path.realpath(folder))
+    for path in folder.iterdir():
+        if path.name.startswith(".") or path.name in NOBODYS:
+            continue
+        if path.is_dir():
+            if os.path.realpath(path) in here:
+                raise DataError(f"{path}: a link to a folder that it lies in")
+            yield from _below(path, here)
+        elif path.is_file():
+            yield path
+        elif path.is_symlink():
+            raise DataError(dangling(path))
+
+
+def dangling(link: Path) -> str:
+    """What is wrong with a link to a file that is not there."""
+    target = os.readlink(link)
+    hint = "; `git annex get` fetches the file" if ".git/annex" in target else ""
+    return f"{link}: a link to {target}, which is not there{hint}"
+
+
+def of_kinds(paths: Sequence[Path], most: int = 3) -> str:
+    """How many files, and of what suffixes: "3 files (2 .csv, 1 .txt)"."""
+    kinds = Counter(path.suffix.lower() or "without suffix" for path in paths).most_common()
+    told = [f"{count} {kind}" for kind, count in kinds[:most]]
+    if rest := sum(count for _, count in kinds[most:]):
+        told.append(f"{rest} others")
+    return f"{counted(len(paths), 'file')} ({', '.join(told)})"
+
+
+def counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' * (number != 1)}"

@@ -1,0 +1,325 @@
+"""A board beside the published figures: Table I of MIMIC, the ACC of clean encoders from its Table III, and the floors
+(CA, ASR-B) of BadEncoder.
+
+Figures are subtracted only where a block follows the papers' protocol: the same pre-training and downstream set,
+target, trigger, number of test images, classifier and encoder. Elsewhere only the orderings of the defenses are
+compared, with the paper's cell of the same name or, where there is none, with its averages over six cells. Lengths of
+training are no part of that rule; they are printed.
+
+Only records are read, so torch is never imported, and the text is a function of board and records alone. All metrics
+are percentages, all differences percentage points; ASR counts every triggered test image, as the papers do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any, NamedTuple
+
+from benchbd.base.errors import UsageError
+from benchbd.contract.roles import FLOOR
+from benchbd.papers.published import METRICS, Figure, Metric, PublishedFloor, published
+from benchbd.planning.board import Board
+from benchbd.records.models import Record
+from benchbd.report.rows import Interval, Order, Row, interval, rank_of, summarise, task_name
+from benchbd.report.statistics import Correlation, average_ranks, spearman
+
+
+class Ranks(NamedTuple):
+    """Places of a defense, 1 for the best: the highest ACC, the lowest ASR."""
+
+    ours: float
+    paper: float
+
+
+@dataclass(frozen=True)
+class Line:
+    """A defense in a block.
+
+    figure: None where the paper lacks it. same_protocol: whether the block follows the papers' protocol.
+    ranks: by metric, where the defense is ranked. suspicions: numbers of those that the published cell occurs in.
+    """
+
+    row: Row
+    figure: Figure | None
+    same_protocol: bool
+    ranks: Mapping[Metric, Ranks]
+    suspicions: tuple[int, ...]
+
+    @property
+    def sound(self) -> bool:
+        """Whether every seed has numbers of an attack that took."""
+        return set(self.row.statuses) == {"ok"}
+
+    def value(self, metric: Metric) -> Interval:
+        """Ours: mean over seeds and half-width of its interval."""
+        return self.row.acc if metric == "acc" else self.row.asr
+
+    def printed(self, metric: Metric) -> float | None:
+        """The paper's."""
+        return getattr(self.figure, metric) if self.figure else None
+
+    def difference(self, metric: Metric) -> float | None:
+        """Ours less the paper's, for a sound line of a block under the papers' protocol."""
+        ours, paper = self.value(metric).mean, self.printed(metric)
+        comparable = self.sound and self.same_protocol
+        return None if ours is None or paper is None or not comparable else ours - paper
+
+
+@dataclass(frozen=True)
+class Block:
+    """One (pretrain, task, evaluator, attack) of the board beside the paper.
+
+    differs: in what the protocol is not the papers'; empty where figures may be subtracted.
+    cell: whether the paper has a cell of this name; else its averages stand in.
+    trained: how long was trained, a phrase. missing: defenses of the paper without a row here.
+    """
+
+    pretrain: str
+    task: str
+    target_name: str
+    evaluator: str
+    attack: str
+    differs: tuple[str, ...]
+    cell: bool
+    trained: str
+    lines: tuple[Line, ...]
+    correlations: Mapping[Metric, Correlation]
+    missing: tuple[str, ...]
+
+    @property
+    def heading(self) -> str:
+        """Attack first, then what a leaderboard heads its table with."""
+        return f"{self.attack} on {self.lines[0].row.heading}"
+
+    @property
+    def foreign(self) -> tuple[str, ...]:
+        """Defenses that the paper lacks."""
+        return tuple(line.row.defense for line in self.lines if line.figure is None)
+
+
+@dataclass(frozen=True)
+class MeanRank:
+    """A defense over the blocks that rank it by a metric."""
+
+    defense: str
+    blocks: int
+    means: Mapping[Metric, Ranks]
+
+
+@dataclass(frozen=True)
+class Floor:
+    """The clean encoder of a (pretrain, task, evaluator): ours over seeds, and the papers' where the task is theirs.
+
+    mimic_ca: MIMIC's ACC of its clean encoder. share_of_target: percent of the papers' test images.
+    """
+
+    pretrain: str
+    task: str
+    evaluator: str
+    seeds: tuple[int, ...]
+    ca: Interval
+    asr_b: Interval
+    badencoder: PublishedFloor | None
+    mimic_ca: float | None
+    share_of_target: float | None
+    suspicions: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A board beside the paper.
+
+    foreign: attacks of the board that the paper lacks. absent: (attack, pretrain, downstream) of Table I without a
+    block of that name. left_out: number of off-board records, which are not compared.
+    """
+
+    board: str
+    title: str
+    blocks: tuple[Block, ...]
+    mean_ranks: tuple[MeanRank, ...]
+    floors: tuple[Floor, ...]
+    foreign: tuple[str, ...]
+    absent: tuple[tuple[str, str, str], ...]
+    left_out: int
+
+
+def compare(board: Board, records: Iterable[Record]) -> Comparison:
+    """Lay the on-board records of a board beside the paper. UsageError where no cell has a counterpart."""
+    known = list(records)
+    shown = [record for record in known if record.on_board]
+    paper, order = published(), Order.of(board)
+    groups: dict[tuple[str, str, str, str], list[Row]] = {}
+    for row in summarise(shown, order, off_board=False):
+        groups.setdefault((row.pretrain, row.task, row.evaluator, row.attack), []).append(row)
+    members: dict[tuple[str, str, str, str], list[Record]] = {place: [] for place in groups}
+    for record in shown:
+        members[record.pretrain, task_name(record), record.evaluator, record.attack].append(record)
+    blocks = [block for place, rows in groups.items() if (block := _block(rows, members[place], board))]
+    if not any(line.figure and line.row.seeds for block in blocks for line in block.lines):
+        attacks = ", ".join(paper.averages)
+        off = f"; {len(known) - len(shown)} are off-board" if len(known) > len(shown) else ""
+        raise UsageError(
+            f"board {board.name}: nothing to compare: none of {len(known)} records is an on-board cell with numbers of "
+            f"an attack ({attacks}) and a defense of the paper{off}"
+        )
+    names = {(block.attack, block.pretrain, block.task.partition(":")[0]) for block in blocks}
+    return Comparison(
+        board=board.name,
+        title=board.title,
+        blocks=tuple(blocks),
+        mean_ranks=_mean_ranks(blocks, order.defenses),
+        floors=_floors(groups, shown),
+        foreign=tuple(dict.fromkeys(p[3] for p in groups if p[3] != FLOOR and p[3] not in paper.averages)),
+        absent=tuple(place for place in paper.cells if place not in names and place[0] in paper.averages),
+        left_out=len(known) - len(shown),
+    )
+
+
+def _block(rows: Sequence[Row], records: Sequence[Record], board: Board) -> Block | None:
+    """None where the paper has nothing: another attack, or clean encoders under another protocol."""
+    paper, first, one = published(), rows[0], records[0]
+    place = first.attack, first.pretrain, one.task
+    figures = paper.cells.get(place) or paper.averages.get(first.attack)
+    differs = _differs(place, records)
+    if not figures or (first.attack == FLOOR and differs):  # Table III knows one defense: there is no ordering
+        return None
+    cell = place in paper.cells
+    ranked = {metric: _ranked(rows, figures, metric) for metric in METRICS}
+    lines = tuple(
+        Line(
+            row=row,
+            figure=figures.get(row.defense),
+            same_protocol=not differs,
+            ranks={metric: places[row.defense] for metric, (places, _) in ranked.items() if row.defense in places},
+            suspicions=_suspicions(" ".join((*place, row.defense))) if cell else (),
+        )
+        for row in rows
+    )
+    return Block(
+        pretrain=first.pretrain,
+        task=first.task,
+        target_name=first.target_name,
+        evaluator=first.evaluator,
+        attack=first.attack,
+        differs=differs,
+        cell=cell,
+        trained=_trained(one, board),
+        lines=lines,
+        correlations={metric: correlation for metric, (_, correlation) in ranked.items()},
+        missing=tuple(defense for defense in figures if defense not in {row.defense for row in rows}),
+    )
+
+
+def _differs(place: tuple[str, str, str], records: Sequence[Record]) -> tuple[str, ...]:
+    """What keeps a block's figures from being subtracted from the paper's, a phrase each."""
+    paper = published()
+    setting = paper.tasks.get(place[2])
+    said = []
+    if place not in paper.cells or setting is None:
+        said.append("the paper has no such cell")
+    else:
+        targets = {record.target for record in records}
+        tests = {record.counts.total for record in records if record.counts}
+        said += [f"target {_list(targets)}, not {setting.target}"] if targets != {setting.target} else []
+        if tests != {setting.test}:
+            said.append(f"{_list(f'{n:,}' for n in tests)} test images, not {setting.test:,}")
+    archs = {str(arch) for record in records if (arch := _at(record, "pretrain", "method", "options", "arch"))}
+    evaluators = {record.evaluator for record in records}
+    triggers = {str(digest) for record in records if (digest := _at(record, "evaluate", "params", "trigger"))}
+    said += [f"encoder {_list(archs)}, not {paper.arch}"] if archs != {paper.arch} else []
+    said += [f"evaluator {_list(evaluators)}, not {paper.evaluator}"] if evaluators != {paper.evaluator} else []
+    said += ["not known to be the 10x10 white trigger"] if triggers != {paper.trigger} else []
+    return tuple(said)
+
+
+def _at(record: Record, *path: str) -> Any:
+    value: Any = record.identity
+    for name in path:
+        value = value.get(name, {}) if isinstance(value, Mapping) else {}
+    return value or None
+
+
+def _list(values: Iterable[object]) -> str:
+    return ", ".join(sorted(map(str, values))) or "unknown"
+
+
+def _trained(record: Record, board: Board) -> str:
+    name = _at(record, "pretrain", "method", "name")
+    lengths = {unit: _at(record, "pretrain", "method", "options", unit) for unit in ("steps", "epochs")}
+    unit = next((unit for unit, length in lengths.items() if isinstance(length, int)), None)
+    said = [f"pre-training {name}, {lengths[unit]:,} {unit}"] if unit else []
+    if board.budget.steps is not None:
+        said.append(f"{board.budget.steps:,} steps for every defense that counts in steps")
+    return "; ".join(said)
+
+
+def _ranked(rows: Sequence[Row], figures: Mapping[str, Figure], metric: Metric) -> tuple[dict[str, Ranks], Correlation]:
+    """Ranks of the defenses that both sides have, and their correlation.
+
+    Undefended rows are out: their place is known before anything is measured, and would only lift the correlation.
+    """
+    sign = -1 if metric == "acc" else 1
+    ours, theirs = {}, {}
+    for row in rows:
+        mean = (row.acc if metric == "acc" else row.asr).mean
+        printed = getattr(figures.get(row.defense), metric, None)
+        if row.defense != FLOOR and set(row.statuses) == {"ok"} and mean is not None and printed is not None:
+            ours[row.defense], theirs[row.defense] = sign * mean, sign * printed
+    if len(ours) < 2:
+        return {}, Correlation(len(ours))
+    pairs = zip(average_ranks(list(ours.values())), average_ranks(list(theirs.values())), strict=True)
+    ranks = {defense: Ranks(*pair) for defense, pair in zip(ours, pairs, strict=True)}
+    return ranks, spearman(list(ours.values()), list(theirs.values()))
+
+
+def _mean_ranks(blocks: Sequence[Block], order: Sequence[str]) -> tuple[MeanRank, ...]:
+    ranks: dict[str, list[Mapping[Metric, Ranks]]] = {}
+    for block in blocks:
+        for line in block.lines:
+            if len(line.ranks) == len(METRICS):
+                ranks.setdefault(line.row.defense, []).append(line.ranks)
+    return tuple(
+        MeanRank(
+            defense,
+            len(ranks[defense]),
+            {metric: Ranks(*map(fmean, zip(*(r[metric] for r in ranks[defense]), strict=True))) for metric in METRICS},
+        )
+        for defense in sorted(ranks, key=lambda name: rank_of(name, order))
+    )
+
+
+def _floors(places: Iterable[tuple[str, str, str, str]], records: Sequence[Record]) -> tuple[Floor, ...]:
+    paper = published()
+    floors = []
+    for pretrain, task, evaluator in dict.fromkeys(place[:3] for place in places):
+        seeds = {
+            record.seed: record.baseline
+            for record in records
+            if (record.pretrain, task_name(record), record.evaluator) == (pretrain, task, evaluator) and record.baseline
+        }
+        name, _, target = task.partition(":")
+        setting = paper.tasks.get(name)
+        theirs = setting is not None and int(target) == setting.target
+        badencoder = paper.floors.get((pretrain, name)) if theirs else None
+        clean = paper.cells.get((FLOOR, pretrain, name), {}).get(FLOOR) if theirs else None
+        floors.append(
+            Floor(
+                pretrain=pretrain,
+                task=task,
+                evaluator=evaluator,
+                seeds=tuple(sorted(seeds)),
+                ca=interval(seeds[seed].ca for seed in sorted(seeds)),
+                asr_b=interval(seeds[seed].asr_b for seed in sorted(seeds)),
+                badencoder=badencoder,
+                mimic_ca=clean.acc if clean else None,
+                share_of_target=100 * setting.of_target / setting.test if setting and theirs else None,
+                suspicions=_suspicions(f"floor {pretrain} {name}") if badencoder else (),
+            )
+        )
+    return tuple(floors)
+
+
+def _suspicions(cell: str) -> tuple[int, ...]:
+    return tuple(number for number, each in enumerate(published().suspicions) if cell in each.cells)

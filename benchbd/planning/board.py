@@ -1,0 +1,154 @@
+"""A board: a protocol and a grid, in one TOML file. Reading one imports no torch."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
+
+from benchbd.base.content import expanded
+from benchbd.base.errors import UnknownNameError, UsageError, brief, shown
+from benchbd.base.inputs import file_kind, obstacle
+from benchbd.contract.specs import SECTIONS, Budget, ReferenceSpec, TriggerSpec, _Table
+
+DEFAULT = "demo"
+
+
+def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    for seed in seeds:
+        if seeds.count(seed) > 1:
+            raise ValueError(f"seed {seed} stands there {seeds.count(seed)} times; once is right")
+    return seeds
+
+
+LARGEST_SEED = 2**63 - 1  # a seed is a part of the names of files
+
+Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
+
+Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_distinct)]
+
+
+class Row(_Table):
+    """One pre-training set and the downstream tasks attacked together on it, each ``DATASET:TARGET``.
+
+    triggers: one per task where several are attacked at once; without them the board's trigger serves all.
+    """
+
+    pretrain: str = Field(description="data set that the encoder is pre-trained on")
+    tasks: tuple[str, ...] = Field(min_length=1, description="DATASET:TARGET, the class by index or name")
+    triggers: tuple[TriggerSpec, ...] | None = Field(None, description="one per task; null: the board's for all")
+
+
+class Pin(_Table):
+    """What a data set must be for a run to be on-board: counts per split, or content digests."""
+
+    train: int | str | None = Field(None, description="of the training images")
+    test: int | str | None = Field(None, description="of the test images")
+    unlabeled: int | str | None = Field(None, description="of the unlabelled images")
+
+
+class Board(_Table):
+    """Protocol and grid. Cells are attacks x defenses x rows x seeds, each under every evaluator."""
+
+    name: str = Field(pattern=r"^\w[\w.-]*$", description="by default that of the file or its folder")
+    title: str = Field("", description="one line for lists")
+    description: str = Field("", description="what stands above the tables")
+    pretraining: str = Field("simclr", description="pre-training method")
+    rows: tuple[Row, ...] = Field(min_length=1, description="pre-training sets with their tasks")
+    attacks: tuple[str, ...] = Field(("none",), min_length=1, description="attacks by name")
+    defenses: tuple[str, ...] = Field(("none",), min_length=1, description="defenses by name")
+    detections: tuple[str, ...] = Field((), description="detectors that every encoder, clean or attacked, goes before")
+    evaluators: tuple[str, ...] = Field(("mlp",), min_length=1, description="downstream classifiers by name")
+    seeds: Seeds = Field((1,), description="run seeds, each once")
+    pretrain_seed: Seed | None = Field(None, description="pins pre-training, so that intervals leave it out")
+    clean_images: int = Field(
+        2000, ge=2, le=100_000_000, description="clean unlabelled images of the pool that a defender gets"
+    )
+    shadow_images: int = Field(
+        50_000, ge=2, le=1_000_000_000, description="unlabelled images of the pool that an attacker tunes on"
+    )
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on CUDA, fp32 on a CPU")
+    trigger: TriggerSpec = Field(TriggerSpec(), description="the trigger of all tasks; see below")
+    reference: ReferenceSpec = Field(ReferenceSpec(), description="the attacker's reference inputs; see below")
+    budget: Budget = Field(Budget(), description="steps and batch of every defense; see below")
+    options: dict[str, dict[str, Any]] = Field(default_factory=dict, description="method defaults of this board")
+    data: dict[str, Pin] = Field(default_factory=dict, description="what data sets must be for a run to be on-board")
+
+
+def boards_folder() -> Path:
+    """The boards that come with benchbd: inside an installed wheel, or beside the package in a checkout."""
+    here = Path(__file__).resolve().parent.parent
+    packed = here / "leaderboards"
+    return packed if packed.is_dir() else here.parent / "leaderboards"
+
+
+def board_names() -> list[str]:
+    return sorted(path.parent.name for path in boards_folder().glob("*/board.toml"))
+
+
+def board_path(board: str | Path) -> Path:
+    """The TOML file of a board given by name, by file, or by the folder that holds its ``board.toml``."""
+    path = expanded(board)
+    if path.is_dir() and (path / "board.toml").is_file():
+        return path / "board.toml"
+    if path.suffix == ".toml":
+        if not path.is_file():
+            raise UsageError(f"board {shown(str(board))}: no such file")
+        return path
+    named = boards_folder() / str(board) / "board.toml"
+    if path.name != str(board) or not named.is_file():
+        raise UnknownNameError("board", str(board), board_names())
+    return named
+
+
+def load_board(board: str | Path) -> Board:
+    """Read and check a board; UsageError names the file and the first thing that is wrong.
+
+    A board from elsewhere may not take the name of one that comes with benchbd: their records would mix.
+    """
+    path = board_path(board)
+    name = path.parent.resolve().name if path.name == "board.toml" else path.stem
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # Windows editors write a BOM
+        loaded = _with_files_beside(Board.model_validate({"name": name, **data}), path.parent)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        kind = file_kind(path)
+        raise UsageError(f"board {path}: {error if kind in ('', 'text') else f'it is {kind}'}") from error
+    except (OSError, RecursionError, MemoryError) as error:
+        raise UsageError(f"board {path}: cannot be read ({obstacle(error) or 'it is nested too deeply'})") from error
+    except ValidationError as error:
+        raise UsageError(f"board {path}: {_first_fault(error)}") from error
+    if loaded.name in board_names() and path.resolve() != (boards_folder() / loaded.name / "board.toml").resolve():
+        raise UsageError(
+            f"board {path}: the name {shown(loaded.name)} is that of a board of benchbd; give it a name of its own"
+        )
+    return loaded
+
+
+def _first_fault(error: ValidationError) -> str:
+    """The first thing that is wrong in a board's file; where it is an unknown field, with the nearest one."""
+    first = error.errors()[0]
+    place = ".".join(map(str, first["loc"]))
+    if first["type"] != "extra_forbidden":
+        return f"{brief(place)}: {first['msg'].removeprefix('Value error, ').lower()}"
+    above, _, field = place.rpartition(".")
+    tables: dict[str, type[BaseModel]] = {"rows": Row, "triggers": TriggerSpec, "data": Pin, **SECTIONS}
+    table = next((tables[part] for part in reversed(above.split(".")) if part in tables), Board)
+    return str(UnknownNameError(f"field of {above}" if above else "field", field, table.model_fields))
+
+
+def _with_files_beside(board: Board, folder: Path) -> Board:
+    """Files that a board names lie beside it, where their paths are relative."""
+
+    def placed(spec: Any) -> Any:
+        return spec if spec.file is None else spec.model_copy(update={"file": str(folder / expanded(spec.file))})
+
+    rows = [
+        row.model_copy(update={"triggers": tuple(map(placed, row.triggers))}) if row.triggers else row
+        for row in board.rows
+    ]
+    return board.model_copy(
+        update={"trigger": placed(board.trigger), "reference": placed(board.reference), "rows": tuple(rows)}
+    )

@@ -1,0 +1,42 @@
+"""``-o NAME.FIELD=VALUE`` and the tables of a board: from text to validated methods, with errors that help."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+from benchbd.base.errors import UsageError, shown
+from benchbd.planning.board import Board
+
+M = TypeVar("M", bound=BaseModel)
+
+Options = dict[str, dict[str, Any]]
+"""Field values by method name, or by ``axis:name`` where a name stands on two axes."""
+
+
+def parse_options(arguments: Iterable[str]) -> Options:
+    """``["mimic.lr=0.01", "defense:none.x=1"]`` -> values by name. A value is JSON where it parses, else a string."""
+    options: Options = {}
+    for argument in arguments:
+        path, equals, text = argument.partition("=")
+        name, dot, field = path.rpartition(".")
+        if equals and not dot and field in Board.model_fields:
+            raise UsageError(
+                f"option {shown(argument)}: {field} is a field of the board; set it in a board file of your own"
+            )
+        if not (equals and dot and name and field):
+            raise UsageError(f"option {shown(argument)} is not of the form NAME.FIELD=VALUE, such as ft.lr=0.001")
+        options.setdefault(name, {})[field] = _value(text)
+    return options
+
+
+def _value(text: str) -> Any:
+    if text in {"none", "None"}:
+        return None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text

@@ -1,0 +1,135 @@
+"""A board's protocol with a user's changes: validated methods, and in what each departs from the board."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar, cast
+
+from benchbd.base.content import without_paths
+from benchbd.base.errors import PluginError, UnknownNameError, UsageError, brief
+from benchbd.contract.axes import AXES
+from benchbd.contract.method import Method, build, options_of
+from benchbd.contract.registry import Registry, check_plannable
+from benchbd.contract.specs import SECTIONS
+from benchbd.planning.board import Board
+from benchbd.planning.options import Options, parse_options
+
+M = TypeVar("M", bound=Method)
+
+
+class Settings:
+    """What ``-o`` and the board's tables make of the protocol.
+
+    trigger, reference, budget: the parts of the protocol, changed or not.
+    """
+
+    def __init__(self, board: Board, registry: Registry, options: Sequence[str]) -> None:
+        self.board, self.registry = board, registry
+        self._departures: dict[tuple[str, str], list[str]] = {}
+        self._asked = parse_options(options)
+        self._used: set[str] = set()
+        self.trigger = self._section("trigger", board.trigger)
+        self.reference = self._section("reference", board.reference)
+        self.budget = self._section("budget", board.budget)
+        _reject_unknown(registry, board.options)
+        self._check_tables()
+
+    def _section(self, name: str, default: Any) -> Any:
+        """A part of the protocol with the user's changes."""
+        changes = self._asked.get(name, {})
+        self._used.update({name} if changes else ())
+        return build(type(default), {**default.model_dump(), **changes}, name)
+
+    def methods(self, base: type[M], names: Sequence[str]) -> list[M]:
+        """The methods of ``base``'s axis by name, each once, with the board's options and the user's on top."""
+        return [cast(M, self._method(base.axis, name)) for name in dict.fromkeys(names)]
+
+    def _method(self, axis: str, name: str) -> Method:
+        cls = self.registry.get(axis, name)
+        if name in self._asked and len(self.registry.find(name)) > 1:
+            field, value = next(iter(self._asked[name].items()))
+            text = brief(value if isinstance(value, str) else json.dumps(value))
+            option = f"{name}.{brief(field)}"
+            raise UsageError(f"option {option}: {name!r} stands on two axes; write {axis}:{option}={text}")
+        self._used.update(key for key in (name, f"{axis}:{name}") if key in self._asked)
+        own = self._boards(cls)
+        budget = self._budgeted(cls, self.budget) if "budget" in self._asked else {}
+        ours = build(cls, own, name)
+        theirs = build(cls, own | budget | _named(self._asked, axis, name), name)
+        for method in (ours, theirs):
+            try:
+                check_plannable(method)
+            except PluginError as error:
+                raise PluginError(f"{axis} {name}: {error}") from error
+        self._departures[axis, name] = self._compare(cls, options_of(ours), options_of(theirs))
+        return theirs
+
+    def departures(self, method: Method) -> list[str]:
+        """In what a method that ``methods`` gave differs from the board's, one "NAME.FIELD=VALUE (the board's: ...)"
+        an option. What the budget changes is said of the budget, in the same words for all that it reaches."""
+        return self._departures[method.axis, method.name]
+
+    def _boards(self, cls: type[Method]) -> dict[str, Any]:
+        """What the board says of a method: its part of the budget, and its tables on top."""
+        return self._budgeted(cls, self.board.budget) | _named(self.board.options, cls.axis, cls.name)
+
+    def _check_tables(self) -> None:
+        """UsageError where a table of the board does not fit the method, or any of those, that bear its name."""
+        for table in self.board.options:
+            axis, _, bare = table.rpartition(":")
+            problems: list[UsageError] = []
+            classes = [self.registry.get(axis, bare)] if axis else self.registry.find(bare)
+            for cls in classes:
+                try:
+                    build(cls, self._boards(cls), bare)
+                except UsageError as error:
+                    problems.append(error)
+            if len(problems) == len(classes):
+                raise UsageError(f"board {self.board.name}: {problems[0]}") from problems[0]
+
+    @staticmethod
+    def _budgeted(cls: type[Method], budget: Any) -> dict[str, Any]:
+        """The part of the budget that a defense has fields for; nothing for other axes."""
+        values = budget.model_dump() if cls.axis == "defense" else {}
+        return {field: value for field, value in values.items() if value is not None and field in cls.model_fields}
+
+    def _compare(self, cls: type[Method], board: Mapping[str, Any], run: Mapping[str, Any]) -> list[str]:
+        shared = self._budgeted(cls, self.budget).keys() - _named(self._asked, cls.axis, cls.name).keys()
+        of_budget = differences("budget", self.board.budget.model_dump(), self.budget.model_dump())
+        own = differences(cls.name, board, run)
+        return [of_budget[option] if option in shared & of_budget.keys() else own[option] for option in own]
+
+    def reject_unused(self) -> None:
+        """UsageError where ``-o`` speaks of something that takes no part in the run."""
+        unused = [name for name in self._asked if name not in self._used]
+        _reject_unknown(self.registry, unused, besides=SECTIONS)
+        for name in unused:
+            raise UsageError(f"option {name}.{brief(next(iter(self._asked[name])))}: {name} takes no part in this run")
+
+
+def _reject_unknown(registry: Registry, names: Iterable[str], besides: Iterable[str] = ()) -> None:
+    """UnknownNameError where a table of options speaks of a method that nobody registered, and of none ``besides``."""
+    known = {*besides, *(name for axis in AXES for name in registry.names(axis))}
+    for name in names:
+        axis, _, bare = name.rpartition(":")
+        if axis and axis not in AXES:
+            raise UnknownNameError("axis", axis, AXES)
+        if axis:
+            registry.get(axis, bare)
+        elif bare not in known:
+            raise UnknownNameError("method", bare, known)
+
+
+def differences(name: str, board: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, str]:
+    """What the values of ``run`` that are not those of ``board`` are called, by option."""
+    return {
+        option: without_paths(f"{name}.{option}={value} (the board's: {board.get(option)})")
+        for option, value in run.items()
+        if value != board.get(option)
+    }
+
+
+def _named(options: Options, axis: str, name: str) -> dict[str, Any]:
+    """What tables say of a method: under its bare name, and under ``axis:name``, which wins."""
+    return options.get(name, {}) | options.get(f"{axis}:{name}", {})

@@ -1,0 +1,53 @@
+"""From predictions to counts, and from counts to percentages."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from benchbd.base.errors import DataError
+from benchbd.records.models import Baseline, Counts, Metrics
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from benchbd.contract.evaluator import Predictions
+
+
+def count(predictions: Predictions, labels: Tensor, target: int) -> Counts:
+    """The integers behind every metric.
+
+    predictions: as an evaluator promises them; the store takes no others.
+    labels: int64 (N,), the true classes of the test images. target: the class that the trigger stands for.
+    DataError where every image is of the target class.
+    """
+    labels = labels.cpu()
+    hit = predictions.triggered.cpu() == target
+    other = labels != target
+    if not other.any():
+        raise DataError(f"no test image is of another class than the target {target}: its ASR would mean nothing")
+    return Counts(
+        total=len(labels),
+        correct=int((predictions.clean.cpu() == labels).sum()),
+        hits=int(hit.sum()),
+        nontarget=int(other.sum()),
+        hits_nontarget=int((hit & other).sum()),
+    )
+
+
+def metrics(counts: Counts) -> Metrics:
+    """ACC, ASR over all images and ASR without those of the target class, in percent."""
+    return Metrics(
+        acc=_percent(counts.correct, counts.total),
+        asr=_percent(counts.hits, counts.total),
+        asr_nontarget=_percent(counts.hits_nontarget, counts.nontarget),
+    )
+
+
+def baseline(counts: Counts) -> Baseline:
+    """The same figures under their own names, where ``counts`` are those of the clean encoder."""
+    clean = metrics(counts)
+    return Baseline(ca=clean.acc, asr_b=clean.asr, asr_b_nontarget=clean.asr_nontarget)
+
+
+def _percent(part: int, whole: int) -> float:
+    return round(100 * part / whole, 4)

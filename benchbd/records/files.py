@@ -1,0 +1,95 @@
+"""Records as files: written whole, read and verified."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from benchbd.base.content import commit, expanded, make_folder
+from benchbd.base.errors import DataError, StoreError
+from benchbd.base.inputs import HEAD, kind_of, reading
+from benchbd.records import verify
+from benchbd.records.models import DETECTIONS, SCHEMA, DetectionRecord, Entry, Record
+
+E = TypeVar("E", bound=Entry)
+
+
+def write_records(records: Iterable[Entry], folder: Path) -> list[Path]:
+    """One file per record, each replaced atomically. StoreError where the folder cannot be written."""
+    paths, folder = [], expanded(folder)
+    try:
+        make_folder(folder)
+        for record in records:
+            text = record.to_json()
+            paths.append(folder / record.name)
+            commit(paths[-1], partial(Path.write_text, data=text, encoding="utf-8"))
+    except OSError as error:
+        raise StoreError(f"records cannot be written to {folder} ({error.strerror or error})") from error
+    return paths
+
+
+def read_records(folder: Path) -> list[Record]:
+    """Every record of a folder, verified, by file name. DataError names a file that is not a record, cannot be read,
+    or contradicts itself, and the field that does."""
+    return _read(folder, Record, verify.cell)
+
+
+def read_detections(folder: Path) -> list[DetectionRecord]:
+    """Every detection record under ``folder``, the folder of a board's records; they lie apart from those of cells."""
+    return _read(folder / DETECTIONS, DetectionRecord, verify.inspection)
+
+
+def read_record(path: Path) -> Record:
+    """One record, verified. DataError where the file is not one, cannot be read or contradicts itself."""
+    return _read_one(path, Record, verify.cell)
+
+
+def _read(folder: Path, kind: type[E], problem: Callable[[E], str]) -> list[E]:
+    folder = expanded(folder)
+    try:
+        paths = sorted(path for path in folder.iterdir() if path.suffix == ".json")
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be read ({error.strerror or error})") from error
+    return [_read_one(path, kind, problem) for path in paths]
+
+
+def _read_one(path: Path, kind: type[E], problem: Callable[[E], str]) -> E:
+    path = expanded(path)
+    text = b""
+    try:
+        with reading(path):
+            text = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+            record = kind.model_validate_json(text)
+    except ValidationError as error:
+        if kind is Record and _is_detection(text):
+            raise DataError(f"{path}: a detector's record, which has no pictures and no row among cells") from error
+        wrong = {fault["loc"]: fault["input"] for fault in error.errors()}
+        if isinstance(schema := wrong.get(("schema",)), int) and schema > SCHEMA:
+            raise DataError(
+                f"{path}: a newer benchbd wrote it (schema {schema}; this one reads up to {SCHEMA}): update benchbd"
+            ) from error
+        found = kind_of(text[:HEAD])
+        if found and not found.startswith("JSON"):
+            raise DataError(f"{path}: not a benchbd record (it is {found})") from error
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise DataError(f"{path}: not a benchbd record ({field + ': ' if field else ''}{first['msg']})") from error
+    record.__dict__["file"] = path.name
+    if contradiction := problem(record):
+        raise DataError(f"{path}: contradicts itself: {contradiction}")
+    return record
+
+
+def _is_detection(text: bytes) -> bool:
+    try:
+        DetectionRecord.model_validate_json(text)
+    except ValidationError:
+        return False
+    return True

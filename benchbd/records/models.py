@@ -1,0 +1,173 @@
+"""Records: what is known of one cell or one inspection, complete enough to be read, compared and verified alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cached_property
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA: Literal[1] = 1
+
+LONGEST_NAME = 200  # bytes of a record's file name: 255 is the most, and the name aside while it is written is longer
+
+DETECTIONS = "detections"  # the folder, among a board's records, of those of detectors
+
+Status = Literal["ok", "attack-failed", "n/a", "failed"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Counts(_Part):
+    """The integers behind the percentages. Names follow the metrics.
+
+    total, correct: test images, and those classified correctly without the trigger.
+    hits: triggered test images classified as the target, all of them counted.
+    nontarget, hits_nontarget: the same without the images whose true class is the target.
+    """
+
+    total: int
+    correct: int
+    hits: int
+    nontarget: int
+    hits_nontarget: int
+
+
+class Metrics(_Part):
+    """Percentages. asr counts every triggered test image (the papers' definition), asr_nontarget leaves out the
+    images of the target class."""
+
+    acc: float
+    asr: float
+    asr_nontarget: float
+
+
+class Baseline(_Part):
+    """The clean encoder under the same task, evaluator, trigger and seed, in percent: CA and ASR-B."""
+
+    ca: float
+    asr_b: float
+    asr_b_nontarget: float
+
+
+class Cost(_Part):
+    """What one stage cost when it was computed.
+
+    image_forwards: a forward of one image is 1, its backward 2 (1 where no weight gets a gradient).
+    seconds, cpu_seconds: wall and process CPU time.
+    """
+
+    seconds: float
+    cpu_seconds: float
+    image_forwards: int
+
+
+class Entry(_Part):
+    """What every record holds, of a cell or of an inspection."""
+
+    schema_version: Literal[1] = Field(SCHEMA, alias="schema")
+    board: str
+    on_board: bool = Field(description="whether protocol, options and data are those of the board")
+    departures: list[str] = Field(default_factory=list, description="in what the run departs from the board")
+    attack: str
+    pretrain: str
+    seed: int
+    status: Status
+    reason: str = ""
+    key: str = Field(description="key of the last stage, also where it did not get that far")
+    seconds: float | None = Field(None, description="wall seconds of the defense or detector, when it was computed")
+    cost: dict[str, Cost] = Field(default_factory=dict, description="by kind of stage")
+    stages: dict[str, str] = Field(default_factory=dict, description="full key by kind of stage")
+    identity: dict[str, Any] = Field(
+        default_factory=dict, description="methods with every option, data, trigger, seeds"
+    )
+    clean_images: list[int] = Field(default_factory=list, description="rows of the pool that the defender got")
+    notes: list[str] = Field(default_factory=list, description="what a reader of the table must know, one line each")
+    findings: dict[str, Any] = Field(default_factory=dict, description="what methods noted on their way, by kind")
+    machine: dict[str, Any] = Field(default_factory=dict, description="device, threads and versions")
+
+    @property
+    def name(self) -> str:
+        """A file name that says what this is. On-board a cell has one record, which a later run replaces; off-board key
+        and departures tell the variants apart. Where names of data sets or a row of many tasks make it longer than file
+        systems take, its end is a digest of the whole."""
+        parts = self._parts()
+        variant = hashlib.sha256("\n".join([self.key, *sorted(self.departures)]).encode()).hexdigest()[:12]
+        name = "_".join(parts if self.on_board else [*parts, variant])
+        if len(encoded := name.encode("utf-8", "surrogateescape")) > LONGEST_NAME:
+            digest = hashlib.sha256(encoded).hexdigest()[:12]
+            name = f"{encoded[: LONGEST_NAME - 13].decode('utf-8', 'ignore')}_{digest}"
+        return f"{name}.json"
+
+    @cached_property
+    def file(self) -> str:
+        """The name of the file that it was read from, else of the one that it would be written to."""
+        return self.name
+
+    def _parts(self) -> list[str]:
+        raise NotImplementedError
+
+    def to_json(self) -> str:
+        """Indented JSON with sorted keys; lists of numbers stay on one line."""
+        data = self.model_dump(mode="json", by_alias=True)
+        lines = []
+        for name, value in sorted(data.items()):
+            indent = None if name == "clean_images" else 1
+            text = json.dumps(value, sort_keys=True, indent=indent, separators=(",", ": "))
+            lines.append(f" {json.dumps(name)}: " + text.replace("\n", "\n "))
+        return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+class Record(Entry):
+    """One cell: attack x defense x (pretrain, task, target) x seed, under one evaluator."""
+
+    defense: str
+    task: str
+    target: int
+    target_name: str
+    evaluator: str
+    metrics: Metrics | None = None
+    counts: Counts | None = None
+    baseline: Baseline | None = None
+    baseline_counts: Counts | None = None
+    undefended: Metrics | None = Field(None, description="the same cell under defense none")
+    reference: dict[str, Any] = Field(default_factory=dict, description="where the reference inputs come from")
+
+    def _parts(self) -> list[str]:
+        task = f"{self.task}-{self.target}"
+        return [self.attack, self.defense, self.pretrain, task, f"s{self.seed}", self.evaluator]
+
+
+class Gain(_Part):
+    """Whether an attack took on one task: the counts of the inspected encoder, undefended, and of the clean one."""
+
+    counts: Counts
+    baseline_counts: Counts
+
+    @property
+    def points(self) -> float:
+        """ASR non-target beyond the clean encoder's, in percentage points."""
+        own, floor = self.counts, self.baseline_counts
+        return 100 * (own.hits_nontarget - floor.hits_nontarget) / floor.nontarget
+
+
+class DetectionRecord(Entry):
+    """One inspection: a detector's verdict on one encoder, clean (attack ``none``) or attacked."""
+
+    detection: str
+    evaluator: str = Field(description="by which an attack took, or did not")
+    tasks: list[str] = Field(description="of the encoder's row, each DATASET:TARGET")
+    score: float | None = Field(None, description="higher is more suspicious")
+    flagged: bool | None = Field(None, description="the detector's own decision")
+    gains: dict[str, Gain] = Field(default_factory=dict, description="whether the attack took, by task")
+
+    def _parts(self) -> list[str]:
+        tasks = "+".join(task.replace(":", "-") for task in self.tasks)
+        return [self.attack, self.detection, self.pretrain, tasks, f"s{self.seed}"]
+
+
+GATE = 15.0  # points by which an undefended ASR must exceed the clean floor for the attack to count

@@ -1,0 +1,188 @@
+"""Whether a record says what its own numbers, identities and names say. Nothing here imports torch.
+
+A record carries the counts behind its percentages and the identity behind each key, so a figure that was edited by
+hand shows without the store it came from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from benchbd.base.content import canonical
+from benchbd.base.errors import shown
+from benchbd.contract.roles import CONTROL
+from benchbd.records.models import GATE
+
+if TYPE_CHECKING:
+    from benchbd.records.models import Baseline, Counts, DetectionRecord, Entry, Metrics, Record
+
+_TOLERANCE = 1e-3  # of a percentage: a record rounds to 1e-4
+
+_NAME = re.compile(r"[^\s./\\:][^/\\:\x00-\x1f]*")  # names become file names; a data set is named after any folder
+
+_OPTION = re.compile(r"(?P<name>[^.=]+)\.(?P<field>[^.=]+)=(?P<value>.*) \(the board's: .*\)", re.DOTALL)
+
+_METHODS = {"attack": "attack", "defend": "defense", "evaluate": "evaluator", "detect": "detection"}
+
+
+def cell(record: Record) -> str:
+    """The first thing that is wrong with the record of a cell, field first; empty where nothing is."""
+    return next(_of_cell(record), "")
+
+
+def inspection(record: DetectionRecord) -> str:
+    """The same for the record of an inspection."""
+    return next(_of_inspection(record), "")
+
+
+def _of_cell(record: Record) -> Iterator[str]:
+    yield from _shared(record, "evaluate")
+    for label, own, name, part in (
+        ("metrics", record.metrics, "counts", record.counts),
+        ("baseline", record.baseline, "baseline_counts", record.baseline_counts),
+    ):
+        if (part is None) != (own is None):
+            yield f"{name if part is None else label}: missing; {label} and {name} go together"
+        if part is not None and own is not None:
+            yield from _countable(name, part)
+            yield from _following(label, own, name, part)
+    if record.undefended is not None:
+        yield from _percentages("undefended", record.undefended)
+    counted = record.metrics is not None and record.baseline is not None and record.undefended is not None
+    yield from _status(record, counted, bool(record.metrics), "metrics, baseline and undefended")
+    if record.counts and record.baseline_counts:
+        own_size, floor_size = ((c.total, c.nontarget) for c in (record.counts, record.baseline_counts))
+        if own_size != floor_size:
+            yield f"baseline_counts: of {floor_size} images (total, nontarget), but counts are of {own_size}"
+    if record.undefended and record.baseline_counts:
+        if "defend" not in record.identity and record.undefended != record.metrics and record.metrics:
+            yield "undefended: differs from metrics, but no stage of the record is a defense"
+        floor = record.baseline_counts
+        yield from _gate(record, record.undefended.asr_nontarget - 100 * floor.hits_nontarget / floor.nontarget)
+
+
+def _of_inspection(record: DetectionRecord) -> Iterator[str]:
+    yield from _shared(record, "detect")
+    for task, gain in record.gains.items():
+        yield from _countable(f"gains.{task}.counts", gain.counts)
+        yield from _countable(f"gains.{task}.baseline_counts", gain.baseline_counts)
+    judged = record.score is not None and set(record.gains) == set(record.tasks)
+    yield from _status(record, judged, record.score is not None, "score, and gains for each of its tasks")
+    if record.status in ("ok", "attack-failed"):
+        yield from _gate(record, max((gain.points for gain in record.gains.values()), default=0.0))
+
+
+def _shared(record: Entry, last: str) -> Iterator[str]:
+    """last: the kind of stage whose key is the record's."""
+    fields = ("board", "attack", "pretrain", *_METHODS.values(), "task")
+    names = [(name, value) for name in fields if isinstance(value := getattr(record, name, None), str)]
+    tasks: list[str] = getattr(record, "tasks", [])
+    names += [(f"tasks.{place}", task.rpartition(":")[0]) for place, task in enumerate(tasks)]
+    for name, value in names:
+        if not _NAME.fullmatch(value):
+            yield f"{name}: {shown(value)} is no name; one has no slash, colon or leading dot"
+    if record.on_board == bool(record.departures):
+        said = f"departures are {', '.join(record.departures)}" if record.departures else "there are no departures"
+        yield f"on_board: {str(record.on_board).lower()}, but {said}; a record is on-board where it has none"
+    yield from _departed(record)
+    yield from _identities(record, last)
+
+
+def _departed(record: Entry) -> Iterator[str]:
+    """Departures by an option of a method that took part, with another value than its identity has."""
+    for departure in record.departures:
+        if said := _OPTION.fullmatch(departure):
+            for kind, identity in record.identity.items():
+                options = _in(identity, "method", "options")
+                if _in(identity, "method", "name") != said["name"] or said["field"] not in (options or {}):
+                    continue
+                value = str(options[said["field"]])
+                if said["value"].replace("(", "[").replace(")", "]") != value.replace("(", "[").replace(")", "]"):
+                    yield f"departures: {departure}, but identity.{kind} has {said['field']} {value}"
+
+
+def _identities(record: Entry, last: str) -> Iterator[str]:
+    try:
+        keys = {name: hashlib.sha256(canonical(known).encode()).hexdigest() for name, known in record.identity.items()}
+    except ValueError:
+        yield "identity: holds a number that is not finite"
+        return
+    for name, key in [*record.stages.items(), (last, record.key)]:
+        if name not in keys:
+            yield f"identity.{name}: missing; it is what key {key[:12]} is the digest of"
+        elif keys[name] != key:
+            field = "key" if name == last and key == record.key else f"stages.{name}"
+            yield f"{field}: {key[:12]}, but identity.{name} gives {keys[name][:12]}"
+    for kind, field in _METHODS.items():
+        method = _in(record.identity, kind, "method", "name")
+        if method is not None and method != getattr(record, field, method):
+            yield f"{field}: {shown(getattr(record, field))}, but identity.{kind} is of {shown(method)}"
+    made = [kind for kind in ("defend", "attack", "pretrain") if kind in keys]
+    parent = _in(record.identity, last, "parents", "encoder")
+    if made and parent is not None and parent != keys[made[0]]:
+        yield f"identity.{last}.parents.encoder: {str(parent)[:12]}, but identity.{made[0]} gives {keys[made[0]][:12]}"
+
+
+def _in(value: Any, *path: str) -> Any:
+    """What lies at ``path`` in nested dictionaries; None where it leads nowhere."""
+    for name in path:
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
+def _countable(name: str, counts: Counts) -> Iterator[str]:
+    """Counts that no test set can have."""
+    bounds = {
+        "total": (1, None, ""),
+        "nontarget": (1, counts.total, "total"),
+        "correct": (0, counts.total, "total"),
+        "hits_nontarget": (0, counts.nontarget, "nontarget"),
+        "hits": (counts.hits_nontarget, counts.hits_nontarget + counts.total - counts.nontarget, ""),
+    }
+    for field, (low, high, of) in bounds.items():
+        value = getattr(counts, field)
+        if value < low or (high is not None and value > high):
+            span = f"at least {low}" if high is None else f"{low} to {high}{f' ({of})' if of else ''}"
+            yield f"{name}.{field}: {value}; with the other counts it can be {span}"
+
+
+def _following(label: str, percent: Metrics | Baseline, name: str, counts: Counts) -> Iterator[str]:
+    """Percentages that are not those of their counts; both models name them in one order."""
+    pairs = [(counts.correct, counts.total), (counts.hits, counts.total), (counts.hits_nontarget, counts.nontarget)]
+    for (field, value), (part, whole) in zip(percent.model_dump().items(), pairs, strict=True):
+        if not abs(value - 100 * part / whole) <= _TOLERANCE:
+            yield f"{label}.{field}: {value}, but {name} give {100 * part / whole:.4f} ({part} of {whole})"
+
+
+def _percentages(label: str, percent: Metrics) -> Iterator[str]:
+    for field, value in percent.model_dump().items():
+        if not 0 <= value <= 100:
+            yield f"{label}.{field}: {value} is no percentage"
+
+
+def _status(record: Entry, complete: bool, measured: bool, what: str) -> Iterator[str]:
+    """A status beside what only another one has.
+
+    complete: whether all of ``what`` is there. measured: whether the figures of its own are.
+    """
+    counts = record.status in ("ok", "attack-failed")
+    if counts and not complete:
+        yield f"status: {record.status}, which has {what}; some are missing"
+    if not counts and measured:
+        yield f"status: {record.status}, but the record has figures, as only ok and attack-failed do"
+    if (record.status == "ok") == bool(record.reason):
+        said = "there is no reason" if not record.reason else "there is a reason"
+        yield f"status: {record.status}, but {said}; all but ok have one"
+
+
+def _gate(record: Entry, gain: float) -> Iterator[str]:
+    """Whether the attack counts, as the runner decides it. gain: points of its undefended ASR above the floor."""
+    gated = "attack" in record.identity and not record.attack.endswith(CONTROL)
+    if record.status == "ok" and gated and gain < GATE - _TOLERANCE:
+        yield f"status: ok, but the attack gains {gain:+.1f} points; one below {GATE:+.0f} is attack-failed"
+    if record.status == "attack-failed" and not (gated and gain < GATE + _TOLERANCE):
+        known = f"the attack gains {gain:+.1f} points" if gated else "there is no attack to fail"
+        yield f"status: attack-failed, but {known}; below {GATE:+.0f} an attack fails"

@@ -1,0 +1,258 @@
+"""From detection records to a table: how well a detector tells the attacked encoders of a board from the clean ones.
+
+Reads records only; torch is never imported. An encoder whose attack did not take is no positive, and is only counted.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean, median
+from typing import Any
+
+import pandas as pd
+
+from benchbd.base.errors import DataError
+from benchbd.contract.roles import FLOOR
+from benchbd.records.models import DetectionRecord
+from benchbd.report.rows import BY_NAME, Order, check_protocol, departures, nearest_departures, rank_of
+from benchbd.report.statistics import auroc, auroc_interval, binomial_interval, true_positives
+from benchbd.report.writers.columns import WIDTH, marked, wrapped
+from benchbd.report.writers.safe import escaped, pipe, spreadsheet_cell
+
+LEGEND = (
+    "AUROC: chance that an attacked encoder scores higher than a clean one, with an interval of at least 95 % coverage "
+    "for independent encoders at any number of them (Hoeffding's bound for two samples).",
+    "TPR at FPR 0: share of attacked encoders above every clean one here; flagged: the detector's own verdict. Both "
+    "with Clopper and Pearson's 95 % interval, the former given that threshold.",
+    "Score: median (least to most), higher is more suspicious. Attacked encoders whose attack did not take are left "
+    "out and counted under Status. The attacked encoder of a seed starts from its clean one.",
+)
+
+
+@dataclass(frozen=True)
+class Population:
+    """One detector against one attack: the scores of the clean encoders and of the attacked ones.
+
+    tasks: of the attacked encoders' row. left_out: encoders that do not count, by status; clean ones as "clean failed".
+    seconds, image_forwards: means over every inspection.
+    """
+
+    detection: str
+    attack: str
+    pretrain: str
+    tasks: tuple[str, ...]
+    departures: tuple[str, ...]
+    clean: tuple[float, ...]
+    attacked: tuple[float, ...]
+    clean_flagged: int
+    attacked_flagged: int
+    left_out: dict[str, int]
+    seconds: float | None
+    image_forwards: float | None
+    notes: tuple[str, ...]
+
+    @property
+    def judged(self) -> bool:
+        """Whether there are encoders of both kinds."""
+        return bool(self.clean and self.attacked)
+
+    @property
+    def auroc(self) -> tuple[float, float, float] | None:
+        """With its interval: (value, low, high)."""
+        if not self.judged:
+            return None
+        value = auroc(self.clean, self.attacked)
+        return value, *auroc_interval(value, len(self.clean), len(self.attacked))
+
+    @property
+    def found(self) -> int | None:
+        """How many attacked encoders are above every clean one: TPR at FPR 0 is their share."""
+        return true_positives(self.clean, self.attacked) if self.judged else None
+
+    def flat(self) -> dict[str, object]:
+        """Numbers and plain lists under one name each; shares are 0..1, None where a population is empty."""
+        flat: dict[str, object] = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        flat |= {"n_clean": len(self.clean), "n_attacked": len(self.attacked)}
+        value, low, high = self.auroc or (None, None, None)
+        tpr = None if self.found is None else self.found / len(self.attacked)
+        return flat | {"auroc": value, "auroc_low": low, "auroc_high": high, "tpr_at_fpr_0": tpr}
+
+
+_Place = tuple[Any, ...]
+"""(detection, pretrain, departures) of clean encoders; with (tasks, attack) after it, of attacked ones."""
+
+
+def populations(
+    records: Sequence[DetectionRecord], order: Order = BY_NAME, off_board: bool = False
+) -> list[Population]:
+    """One population per detector, attack and row of the board, in its order.
+
+    DataError for two verdicts of one seed, and for encoders of two protocols.
+    Clean encoders without attacked ones are a population too, whose attack is "".
+    """
+    groups: dict[_Place, dict[object, DetectionRecord]] = {}
+    clean: dict[_Place, dict[object, DetectionRecord]] = {}
+    for record in sorted(records, key=lambda record: (record.seed, record.name)):
+        if record.on_board or off_board:
+            place = (record.detection, record.pretrain, departures(record))
+            if record.attack == FLOOR:  # one encoder, whichever row or seed it was inspected for
+                _take(clean.setdefault(place, {}), record.stages.get("pretrain", record.seed), record)
+            else:
+                _take(groups.setdefault((*place, tuple(record.tasks), record.attack), {}), record.seed, record)
+    beside = {group: _clean_place(group, clean) for group in groups}
+    for place in clean.keys() - beside.values():  # clean encoders alone still have their false positives
+        groups[(*place, (), "")] = {}
+        beside[(*place, (), "")] = place
+
+    def rank(place: _Place) -> tuple[object, ...]:
+        detection, pretrain, departures, row, attack = place
+        tasks = [task for _, task in order.tasks]
+        places = [tasks.index(task) for task in row if task in tasks]
+        return (detection, departures, min(places, default=len(tasks)), pretrain, *rank_of(attack, order.attacks))
+
+    return [
+        _population(place, list(groups[place].values()), list(clean.get(beside[place], {}).values()))
+        for place in sorted(groups, key=rank)
+    ]
+
+
+def _clean_place(attacked: _Place, clean: Iterable[_Place]) -> _Place:
+    """Where the clean encoders lie that attacked ones are told from: what changes an attack alone leaves them be."""
+    detection, pretrain, departures, *_ = attacked
+    known = [place[2] for place in clean if place[:2] == (detection, pretrain)]
+    return detection, pretrain, nearest_departures(departures, known)
+
+
+def _take(into: dict[object, DetectionRecord], encoder: object, record: DetectionRecord) -> None:
+    """Count an encoder once. DataError where one seed has two verdicts: together they would fake a narrow interval."""
+    other = into.setdefault(encoder, record)
+    if other.seed == record.seed and other.key != record.key:
+        keys = f"keys {other.key[:12]} and {record.key[:12]}"
+        raise DataError(
+            f"{other.file} and {record.file}: two records of one encoder, {keys}; remove the one out of date"
+        )
+
+
+def _population(place: _Place, attacked: Sequence[DetectionRecord], clean: Sequence[DetectionRecord]) -> Population:
+    detection, pretrain, departures, tasks, attack = place
+    positives = [(r.score, r.flagged) for r in attacked if r.status == "ok" and r.score is not None]
+    negatives = [(r.score, r.flagged) for r in clean if r.status == "ok" and r.score is not None]
+    others: list[str] = [record.status for record in attacked if record.status != "ok"]
+    others += [f"clean {record.status}" for record in clean if record.status != "ok"]
+    everyone = [*clean, *attacked]
+    check_protocol(clean)
+    check_protocol(attacked)
+    check_protocol([*clean[:1], *attacked[:1]], ("pretrain", "detect"))
+    costs = [record.cost["detect"] for record in everyone if "detect" in record.cost]
+    notes = [f"{r.attack} seed {r.seed}: {r.status}: {r.reason}" for r in everyone if r.reason]
+    if len(attacked) > 1 and len({record.stages.get("pretrain", record.seed) for record in everyone}) == 1:
+        notes.append("all encoders share one pre-training: the intervals leave it out")
+    return Population(
+        detection=detection,
+        attack=attack,
+        pretrain=pretrain,
+        tasks=tasks,
+        departures=departures,
+        clean=tuple(score for score, _ in negatives),
+        attacked=tuple(score for score, _ in positives),
+        clean_flagged=sum(bool(flagged) for _, flagged in negatives),
+        attacked_flagged=sum(bool(flagged) for _, flagged in positives),
+        left_out={status: others.count(status) for status in sorted(set(others))},
+        seconds=fmean(cost.seconds for cost in costs) if costs else None,
+        image_forwards=fmean(cost.image_forwards for cost in costs) if costs else None,
+        notes=tuple(dict.fromkeys([*notes, *_counted(everyone)])),
+    )
+
+
+def _counted(records: Sequence[DetectionRecord]) -> list[str]:
+    """What detectors remarked, each line once, with how many encoders it is about."""
+    said: dict[str, int] = {}
+    for record in records:
+        for note in dict.fromkeys(record.notes):
+            said[note] = said.get(note, 0) + 1
+    return [f"{note} ({count} of {len(records)} encoders)" for note, count in said.items()]
+
+
+def frame(records: Iterable[DetectionRecord]) -> pd.DataFrame:
+    """One line per inspection: who, what, score, verdict, cost."""
+    columns = ["detection", "attack", "pretrain", "tasks", "seed", "status", "reason", "score", "flagged", "seconds"]
+    lines = [record.model_dump(include={*columns, "on_board", "key"}) for record in records]
+    return pd.DataFrame(lines, columns=[*columns, "on_board", "key"])
+
+
+def render(
+    records: Iterable[DetectionRecord],
+    form: str = "text",
+    order: Order = BY_NAME,
+    off_board: bool = False,
+    width: int = WIDTH,
+) -> str:
+    """The table as ``text``, ``markdown``, ``csv`` or ``json``, ending with a newline; empty where there is nothing.
+
+    width: columns of the text.
+    """
+    found = populations(list(records), order, off_board)
+    if not found:
+        return ""
+    if form == "json":
+        return json.dumps([population.flat() for population in found], indent=1) + "\n"
+    if form == "csv":
+        flat = pd.DataFrame([population.flat() for population in found])
+        for column in ("tasks", "departures", "clean", "attacked", "notes", "left_out"):
+            flat[column] = [json.dumps(value) for value in flat[column]]
+        return flat.map(spreadsheet_cell).to_csv(index=False, lineterminator="\n")
+    footnotes = {note: n for n, note in enumerate(dict.fromkeys(note for p in found for note in p.notes), start=1)}
+    body = [_cells(population, footnotes) for population in found]
+    headers = [
+        *("Detector", "Attack", "Encoders", "Clean", "Attacked", "AUROC", "TPR at FPR 0"),
+        *("Flagged clean", "Flagged attacked", "Score clean", "Score attacked", "Image-forwards", "Status"),
+    ]
+    if form == "markdown":
+        table = pipe(headers, body, left={"Detector", "Attack", "Encoders", "Status"})
+        lines = [*LEGEND, *(f"[{number}] {note}" for note, number in footnotes.items())]
+        return "\n\n".join([table, "\n".join(f"- {escaped(line)}" for line in lines)]) + "\n"
+    lines = []
+    for row in body:  # thirteen columns do not fit a terminal: one block a population
+        lines += wrapped(f"{row[0]} against {row[1]} on {row[2]}", width, rest="    ")
+        for header, cell in zip(headers[3:], row[3:], strict=True):
+            lines += wrapped(cell, width, f"  {header:<17}", " " * 19)
+    lines += ["", *(line for text in LEGEND for line in wrapped(text, width))]
+    return "\n".join([*lines, *marked(((f"[{number}]", note) for note, number in footnotes.items()), width)]) + "\n"
+
+
+def _cells(population: Population, footnotes: dict[str, int]) -> list[str]:
+    clean, attacked = population.clean, population.attacked
+    said = [str(number) for note, number in footnotes.items() if note in population.notes]
+    status = ["ok"] if population.judged else ["no attacked encoders"] if clean else ["no clean encoders"]
+    if not clean and any(status.startswith("clean ") for status in population.left_out):
+        status = []  # there are some: the count says why they have no score
+    status += [f"{count} {status}" for status, count in population.left_out.items()]
+    status += ["off-board"] if population.departures else []
+    return [
+        population.detection,
+        population.attack or "-",
+        f"{population.pretrain} -> {' + '.join(population.tasks)}" if population.tasks else population.pretrain,
+        str(len(clean)),
+        str(len(attacked)),
+        "{:.3f} [{:.2f}, {:.2f}]".format(*population.auroc) if population.auroc else "-",
+        "-" if population.found is None else _share(population.found, len(attacked)),
+        _share(population.clean_flagged, len(clean)),
+        _share(population.attacked_flagged, len(attacked)),
+        _spread(clean),
+        _spread(attacked),
+        "-" if population.image_forwards is None else f"{population.image_forwards:,.0f}",
+        ", ".join(status) + (f" [{','.join(said)}]" if said else ""),
+    ]
+
+
+def _share(hits: int, trials: int) -> str:
+    if not trials:
+        return "-"
+    low, high = binomial_interval(hits, trials)
+    return f"{hits}/{trials} [{low:.2f}, {high:.2f}]"
+
+
+def _spread(scores: Sequence[float]) -> str:
+    return f"{median(scores):.3f} ({min(scores):.3f} to {max(scores):.3f})" if scores else "-"

@@ -1,0 +1,329 @@
+"""Records of several seeds, summarised: one row per (pretrain, task, evaluator, attack, defense).
+
+All metrics are percentages, all differences percentage points. Reads records only; torch is never imported.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from statistics import fmean
+from typing import Any, NamedTuple, get_args
+
+from benchbd.base.errors import DataError
+from benchbd.contract.roles import FLOOR, SCRATCH
+from benchbd.planning.board import Board
+from benchbd.records.models import Entry, Record, Status
+from benchbd.report.statistics import mean_interval
+
+
+@dataclass(frozen=True)
+class Order:
+    """The board's order of rows. ``none`` comes first in any case, and what a list leaves out last, by name.
+
+    tasks: pairs of pre-training set and task, the latter with its target as index or name ("gtsrb:12").
+    """
+
+    attacks: Sequence[str] = ()
+    defenses: Sequence[str] = ()
+    tasks: Sequence[tuple[str, str]] = ()
+    evaluators: Sequence[str] = ()
+
+    @classmethod
+    def of(cls, board: Board) -> Order:
+        """The order in which a board names things."""
+        tasks = [(row.pretrain, task) for row in board.rows for task in row.tasks]
+        return cls(board.attacks, board.defenses, tasks, board.evaluators)
+
+
+BY_NAME = Order()
+
+
+class Interval(NamedTuple):
+    """A mean over seeds and the half-width of its 95 % interval; the latter is None for one seed, both are for none."""
+
+    mean: float | None = None
+    half: float | None = None
+
+
+_NOTHING = Interval()
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table: what the seeds of (pretrain, task, evaluator, attack, defense) say together.
+
+    seeds: those with numbers. The statuses count all, those without numbers too.
+    ..._to_floor, ..._to_scratch: means of differences taken seed by seed, to the clean encoder and to ``scratch``.
+    scratch_seeds: the seeds that have a ``scratch`` to be compared with.
+    seconds, image_forwards: means over the seeds, of the defense alone.
+    departures: in what the row is off-board; empty where it is on-board.
+    """
+
+    pretrain: str = ""
+    task: str = ""
+    target_name: str = ""
+    evaluator: str = ""
+    attack: str = ""
+    defense: str = ""
+    departures: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+    acc: Interval = _NOTHING
+    asr: Interval = _NOTHING
+    asr_nontarget: Interval = _NOTHING
+    ca: Interval = _NOTHING
+    asr_b: Interval = _NOTHING
+    asr_b_nontarget: Interval = _NOTHING
+    acc_to_floor: Interval = _NOTHING
+    asr_nontarget_to_floor: Interval = _NOTHING
+    acc_to_scratch: Interval = _NOTHING
+    asr_nontarget_to_scratch: Interval = _NOTHING
+    scratch_seeds: tuple[int, ...] = ()
+    statuses: Mapping[str, int] = field(default_factory=dict)
+    seconds: float | None = None
+    image_forwards: float | None = None
+    pretrain_pinned: bool = False
+    notes: tuple[str, ...] = ()
+
+    @property
+    def heading(self) -> str:
+        """The table that the row belongs to: one for every place and every kind of departure."""
+        name = "" if self.task.endswith(f":{self.target_name}") else f" ({self.target_name})"
+        off = f"; off-board: {', '.join(self.departures)}" if self.departures else ""
+        return f"{self.pretrain} -> {self.task}{name}, evaluator {self.evaluator}{off}"
+
+    @property
+    def of_floor(self) -> bool:
+        """Whether the row is the clean encoder itself."""
+        return self.attack == self.defense == FLOOR
+
+    @property
+    def status(self) -> str:
+        """The status that all seeds share, or how many have which."""
+        shared = len(self.statuses) == 1
+        text = ", ".join(name if shared else f"{count} {name}" for name, count in self.statuses.items())
+        return f"{text}, off-board" if self.departures else text
+
+    def flat(self) -> dict[str, Any]:
+        """Numbers and plain lists under one name each; a half-width follows its mean as ``..._half``."""
+        flat: dict[str, Any] = {}
+        for name in (each.name for each in fields(self)):
+            value = getattr(self, name)
+            if isinstance(value, Interval):
+                flat |= {name: rounded(value.mean), f"{name}_half": rounded(value.half)}
+            elif name == "statuses":
+                flat |= {_column(status): value.get(status, 0) for status in get_args(Status)}
+            elif isinstance(value, tuple):
+                flat |= {"n": len(value)} if name == "seeds" else {}
+                flat[name] = list(value)
+            else:
+                flat[name] = rounded(value) if isinstance(value, float) else value
+        return flat
+
+
+def summarise(records: Sequence[Record], order: Order, off_board: bool) -> list[Row]:
+    """The rows of the board, in its order. DataError where a cell has two records, or a row is of two protocols."""
+    cells: dict[tuple[object, ...], dict[int, Record]] = {}
+    for record in sorted(records, key=lambda record: (record.seed, record.name)):
+        if record.on_board or off_board:
+            seeds = cells.setdefault((*_place(record), record.attack, record.defense), {})
+            other = seeds.setdefault(record.seed, record)
+            if other != record:  # counted as two seeds, they would fake a narrow interval
+                keys = f"keys {other.key[:12]} and {record.key[:12]}"
+                raise DataError(
+                    f"{other.file} and {record.file}: two records of one cell, {keys}; remove the one out of date"
+                )
+    for seeds in cells.values():
+        check_protocol(list(seeds.values()))
+    scratch: dict[tuple[object, ...], list[Record]] = {}
+    for record in (record for seeds in cells.values() for record in seeds.values()):
+        if record.defense == SCRATCH and record.metrics:
+            scratch.setdefault((*_place(record)[:-1], record.attack, record.seed), []).append(record)
+
+    def rank(records: Sequence[Record]) -> tuple[object, ...]:
+        first = records[0]
+        names = {(first.pretrain, task) for task in (task_name(first), f"{first.task}:{first.target_name}", first.task)}
+        listed = [place for place, pair in enumerate(order.tasks) if tuple(pair) in names]
+        return (
+            listed[0] if listed else len(order.tasks),
+            (first.pretrain, first.task, first.target),  # the target as a number: gtsrb:9 before gtsrb:12
+            *rank_of(first.evaluator, order.evaluators),
+            *rank_of(first.attack, order.attacks),
+            *rank_of(first.defense, order.defenses),
+            departures(first),
+        )
+
+    return [_row(cell, scratch) for cell in sorted((list(seeds.values()) for seeds in cells.values()), key=rank)]
+
+
+def _scratch_of(record: Record, scratch: Mapping[tuple[object, ...], Sequence[Record]]) -> Record | None:
+    """The ``scratch`` run that a record is compared with: in its own place, under the same evaluation.
+
+    The trigger is the attack's, so its own scratch cell comes first; the weights are the same in both.
+    """
+    for attack in (record.attack, FLOOR):
+        known = scratch.get((*_place(record)[:-1], attack, record.seed), ())
+        alike = [each for each in known if _evaluation(each) == _evaluation(record)]
+        if (nearest := nearest_departures(departures(record), map(departures, alike))) is not None:
+            return next(each for each in alike if departures(each) == nearest)
+    return None
+
+
+def _evaluation(record: Record) -> tuple[Any, ...]:
+    """What an encoder was measured with: evaluator, data and trigger."""
+    identity = record.identity.get("evaluate", {})
+    return identity.get("method"), identity.get("data"), identity.get("params", {}).get("trigger")
+
+
+def nearest_departures(own: Sequence[str], known: Iterable[tuple[str, ...]]) -> tuple[str, ...] | None:
+    """What a record that is off-board by ``own`` is compared with: of ``known`` those that share the most of its
+    departures and have no other; None where there are none. A departure marks only what stands on it: where the
+    learning rate of a repair is another, its floor and its control are still the board's."""
+    return max((each for each in known if set(each) <= set(own)), key=len, default=None)
+
+
+def _row(records: Sequence[Record], scratch: Mapping[tuple[object, ...], Sequence[Record]]) -> Row:
+    first = records[0]
+    measured = [(record, record.metrics) for record in records if record.metrics]
+    floored = [(metrics, record.baseline) for record, metrics in measured if record.baseline]
+    controls = [
+        (record, metrics, control.metrics)
+        for record, metrics in measured
+        if (control := _scratch_of(record, scratch)) and control.metrics
+    ]
+    notes = _notes(records)
+    if 0 < len(controls) < len(measured):
+        notes = (*notes, f"Δ scratch: over {len(controls)} of {len(measured)} seeds, those that have a scratch run")
+    statuses = Counter(record.status for record in records)
+    pretrainings = [record.stages.get("pretrain") for record, _ in measured]
+    return Row(
+        pretrain=first.pretrain,
+        task=task_name(first),
+        target_name=first.target_name,
+        evaluator=first.evaluator,
+        attack=first.attack,
+        defense=first.defense,
+        departures=departures(first),
+        seeds=tuple(record.seed for record, _ in measured),
+        acc=interval(metrics.acc for _, metrics in measured),
+        asr=interval(metrics.asr for _, metrics in measured),
+        asr_nontarget=interval(metrics.asr_nontarget for _, metrics in measured),
+        ca=interval(floor.ca for _, floor in floored),
+        asr_b=interval(floor.asr_b for _, floor in floored),
+        asr_b_nontarget=interval(floor.asr_b_nontarget for _, floor in floored),
+        acc_to_floor=interval(metrics.acc - floor.ca for metrics, floor in floored),
+        asr_nontarget_to_floor=interval(metrics.asr_nontarget - floor.asr_b_nontarget for metrics, floor in floored),
+        acc_to_scratch=interval(metrics.acc - control.acc for _, metrics, control in controls),
+        asr_nontarget_to_scratch=interval(
+            metrics.asr_nontarget - control.asr_nontarget for _, metrics, control in controls
+        ),
+        scratch_seeds=tuple(record.seed for record, _, _ in controls),
+        statuses={status: statuses[status] for status in get_args(Status) if statuses[status]},
+        seconds=_mean(record.seconds for record in records),
+        image_forwards=_mean(defense_forwards(record) for record in records),
+        pretrain_pinned=len(measured) > 1 and None not in pretrainings and len(set(pretrainings)) == 1,
+        notes=notes,
+    )
+
+
+def _notes(records: Sequence[Record]) -> tuple[str, ...]:
+    said: dict[str, list[int]] = {}
+    for record in records:
+        texts = [f"{record.status}: {record.reason}"] if record.reason else []
+        for text in dict.fromkeys([*texts, *record.notes]):
+            said.setdefault(" ".join(text.split()), []).append(record.seed)
+    return tuple(
+        text if len(seeds) == len(records) else f"{text} (seed {', '.join(map(str, seeds))})"
+        for text, seeds in said.items()
+    )
+
+
+def _place(record: Record) -> tuple[object, ...]:
+    """What two cells must share to be compared."""
+    return record.pretrain, task_name(record), record.evaluator, departures(record)
+
+
+def task_name(record: Record) -> str:
+    """Task and target index, as in "gtsrb:12"."""
+    return f"{record.task}:{record.target}"
+
+
+def departures(record: Entry) -> tuple[str, ...]:
+    """In what a record is off-board, sorted; empty for an on-board one alone."""
+    return () if record.on_board else tuple(sorted(record.departures)) or ("not said in what",)
+
+
+def check_protocol(records: Sequence[Entry], stages: Collection[str] = ()) -> None:
+    """DataError where records that are averaged differ in more than their seed. stages: look at these alone."""
+    known = [(record, _protocol(record, stages)) for record in records]
+    for record, own in known[1:]:
+        first, expected = known[0]
+        for name in sorted({*expected, *own}):
+            if (one := expected.get(name, "absent")) != (other := own.get(name, "absent")):
+                raise DataError(
+                    f"{first.name} and {record.name} are of two protocols: identity.{name} is {json.dumps(one)} in "
+                    f"one and {json.dumps(other)} in the other; leave one of them out, or run it again"
+                )
+
+
+def _protocol(record: Entry, stages: Collection[str]) -> dict[str, Any]:
+    """Every value by its dotted name that the identities of a row's seeds share: methods, options, versions, data."""
+    shared = {}
+    for kind, identity in record.identity.items():
+        if kind in stages or not stages:
+            for place, value in _leaves(identity):
+                names = place.split(".")
+                # A seed changes its stages' own seeds, those that data are drawn with (clean.seed, pool_seed) and, by
+                # them, the keys of parents, whose own identities are here too. An option named seed is no such thing.
+                drawn = names[-1] == "seed" or names[-1].endswith("_seed")
+                if names[0] == "method" or not (drawn or names[0] == "parents"):
+                    shared[f"{kind}.{place}" if place else kind] = value
+    return shared
+
+
+def _leaves(value: Any) -> Iterator[tuple[str, Any]]:
+    """What nested dictionaries hold, by dotted name; a list is one value, unless it holds dictionaries."""
+    items: Iterable[tuple[object, Any]] = ()
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, list) and any(isinstance(each, dict) for each in value):
+        items = enumerate(value)
+    else:
+        yield "", value
+    for name, each in items:
+        for rest, leaf in _leaves(each):
+            yield f"{name}.{rest}" if rest else str(name), leaf
+
+
+def defense_forwards(record: Record) -> int | None:
+    """Image-forwards of the defense; None where none was run."""
+    cost = record.cost.get("defend")
+    return cost.image_forwards if cost else None
+
+
+def rank_of(name: str, names: Sequence[str]) -> tuple[bool, int, str]:
+    """A sort key: ``none``, then ``names`` in their order, then the others by name."""
+    known = name in names
+    return name != FLOOR, names.index(name) if known else len(names), "" if known else name
+
+
+def interval(values: Iterable[float]) -> Interval:
+    """Of one value per seed; empty where there are none."""
+    known = list(values)
+    return Interval(*mean_interval(known)) if known else _NOTHING
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
+
+
+def rounded(value: float | None) -> float | None:
+    """To a millionth: beyond what N images can tell, short of where two machines may differ."""
+    return None if value is None else round(value, 6) + 0.0
+
+
+def _column(status: str) -> str:
+    return status.replace("/", "").replace("-", "_")

@@ -1,0 +1,128 @@
+"""Tables and notes for a terminal, at the width that it has. No row is cut, and no word."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from typing import NamedTuple
+
+from rich.cells import cell_len
+
+from benchbd.report.writers.safe import plain
+
+WIDTH = 100  # columns of what is shown where no terminal says how many it has
+
+
+class Column(NamedTuple):
+    """A column of a table.
+
+    words: whether it holds words, which stand at the left and may wrap; figures stand at the right.
+    least: its least width. Words wrap to that before other columns are left out; if it is 0, only after.
+    rank: where there is little room, columns of the highest rank are left out first, those of rank 0 never.
+    over: a heading above the heading, shared by neighbours that have the same.
+    """
+
+    header: str
+    words: bool = False
+    least: int = 0
+    rank: int = 0
+    over: str = ""
+
+
+class Fitted:
+    """A table that fits so many columns: which of its own are shown, and how wide.
+
+    If the longest words of the columns of rank 0 do not fit, its lines are longer than ``width``.
+    """
+
+    def __init__(self, columns: Sequence[Column], body: Iterable[Sequence[str]], width: int) -> None:
+        cells = [[column.header, *map(plain, texts)] for column, *texts in zip(columns, *body, strict=True)]
+        sizes = [max(map(cell_len, texts)) for texts in cells]
+        words = [max(cell_len(word) for text in texts for word in text.split() or [""]) for texts in cells]
+        # What a column needs before another is left out, and what it needs at all.
+        wanted = [
+            size if not (column.words and column.least) else min(size, max(word, column.least))
+            for column, size, word in zip(columns, sizes, words, strict=True)
+        ]
+        needed = [word if column.words else size for column, size, word in zip(columns, sizes, words, strict=True)]
+        for place, column in enumerate(columns):
+            if not column.words:
+                sizes[place] = wanted[place] = needed[place] = max(sizes[place], column.least)
+        shown = list(range(len(columns)))
+
+        def fits(sizes: Sequence[int], gap: int) -> bool:
+            return sum(sizes[place] + gap for place in shown) - gap <= width
+
+        while not fits(wanted, 1) and (rank := max(columns[place].rank for place in shown)):
+            shown = [place for place in shown if columns[place].rank < rank]
+        limits = wanted if fits(wanted, 1) else needed
+        self._gap = 2 if fits(limits, 2) else 1
+        while not fits(sizes, self._gap) and (wide := [place for place in shown if sizes[place] > limits[place]]):
+            sizes[max(wide, key=sizes.__getitem__)] -= 1
+        self._columns, self._shown = columns, [(place, sizes[place]) for place in shown]
+        gone = (column for place, column in enumerate(columns) if place not in shown)
+        self._gone, self._width = dict.fromkeys(column.over or column.header for column in gone), width
+
+    def head(self, rule: bool = False) -> list[str]:
+        """The lines of the headings. rule: a line of dashes below them."""
+        above, end = "", 0
+        for over, places in groupby(self._shown, key=lambda shown: self._columns[shown[0]].over):
+            end += sum(size + self._gap for _, size in places)
+            above = above.ljust(end) if not over else f"{above}{over:>{end - self._gap - len(above)}}"
+        lines = [above.rstrip()] if above.strip() else []
+        lines += self.row([column.header for column in self._columns])
+        return [*lines, (" " * self._gap).join("-" * size for _, size in self._shown)] if rule else lines
+
+    def row(self, cells: Sequence[str]) -> list[str]:
+        """The lines of a row: one, or as many as its longest cell needs."""
+        texts = [wrapped(cells[place], size) for place, size in self._shown]
+        lines = []
+        for number in range(max(map(len, texts))):
+            line = ""
+            for (place, size), text in zip(self._shown, texts, strict=True):
+                part = text[number] if number < len(text) else ""
+                room = " " * (size - cell_len(part) + self._gap)
+                line += f"{part}{room}" if self._columns[place].words else f"{room[self._gap :]}{part}{' ' * self._gap}"
+            lines.append(line.rstrip())
+        return lines
+
+    def left_out(self) -> str:
+        """A sentence on the columns that are not shown; empty where all are."""
+        return f"Left out at {self._width} columns: {', '.join(self._gone)}." if self._gone else ""
+
+
+def table(columns: Sequence[Column], body: Sequence[Sequence[str]], width: int, rule: bool = False) -> list[str]:
+    """The lines of a whole table. rule: a line of dashes below the headings, which no table without them has."""
+    fitted = Fitted(columns, body, width)
+    head = fitted.head(rule) if any(column.header for column in columns) else []
+    lines = [*head, *(line for cells in body for line in fitted.row(cells))]
+    return [*lines, *wrapped(fitted.left_out(), width)]
+
+
+def wrapped(text: str, width: int, first: str = "", rest: str = "") -> list[str]:
+    """Plain text in lines of at most so many columns; a word that is longer than that has a line that is.
+
+    first, rest: what the first line and the others begin with.
+    """
+    lines, line, empty = [], first, True
+    for word in plain(text).split():
+        if not empty and cell_len(line) + 1 + cell_len(word) > width:
+            lines.append(line)
+            line, empty = rest, True
+        line += word if empty else f" {word}"
+        empty = False
+    return lines if empty else [*lines, line]
+
+
+def kept(text: str, width: int) -> list[str]:
+    """The lines of a text that has some: as they are, but where one is too long."""
+    lines = []
+    for line in text.splitlines():
+        indent = " " * (len(line) - len(line.lstrip()))
+        lines += wrapped(line, width, indent, indent) or [""]
+    return lines
+
+
+def marked(notes: Iterable[tuple[str, str]], width: int = WIDTH) -> list[str]:
+    """Lines of (mark, text), each text indented behind its mark."""
+    return [line for mark, text in notes for line in wrapped(text, width, f"{mark} ", " " * (len(mark) + 1))]

@@ -1,0 +1,171 @@
+"""What several methods share: seeds, the loop over steps, NT-Xent, contrastive training, and what methods find."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from benchbd.base.errors import Diverged, NotApplicable, UsageError
+from benchbd.contract.context import Steps, stream
+from benchbd.contract.encoder import Encoder
+from benchbd.contract.images import ImageSet
+from benchbd.contract.method import Method
+from benchbd.toolkit.augment import Augment, CropScale
+
+Views = tuple[Tensor, Tensor]
+
+Loss = Callable[[Encoder, Views], Tensor]
+
+
+def batch_indices(
+    images: int, batch: int, steps: int, generator: torch.Generator, device: torch.device | str | None = None
+) -> Iterator[Tensor]:
+    """``steps`` batches of rows, int64 (min(batch, images),); every epoch a fresh permutation, its rest dropped.
+
+    device: where the rows go, the generator's if None. An epoch goes there at once: every copy waits for the GPU.
+    """
+    if images < 2:
+        raise UsageError(f"training needs at least 2 images, not {images}")
+    batch = min(batch, images)
+    done = 0
+    while done < steps:
+        order = torch.randperm(images, generator=generator, device=generator.device).to(device or generator.device)
+        for rows in order.split(batch)[: images // batch]:
+            if done == steps:
+                return
+            yield rows
+            done += 1
+
+
+def nt_xent(first: Tensor, second: Tensor, temperature: float = 0.5) -> Tensor:
+    """NT-Xent of two views' projections, (B, d) each, of any length: mean over the 2B anchors.
+
+    The positive is in the denominator, only self-similarity is left out. About log(2B - 1) for unrelated projections.
+    Source: SimCLR (Chen et al., 2020), Eq. 1; BadEncoder and MIMIC use temperature 0.5.
+    """
+    u = F.normalize(torch.cat([first, second]), dim=1)
+    similarity = u @ u.T / temperature
+    similarity.fill_diagonal_(float("-inf"))
+    batch = len(first)
+    positives = torch.arange(2 * batch, device=u.device).roll(batch)
+    return F.cross_entropy(similarity, positives)
+
+
+def project_views(
+    encoder: Encoder, views: tuple[Tensor, Tensor], bn_views: Literal["separate", "joint"]
+) -> tuple[Tensor, Tensor]:
+    """Projections of both views. ``separate`` forwards each by itself (BN statistics per view, as the released code
+    does), ``joint`` in one batch (faster, other BN statistics)."""
+    if bn_views == "separate":
+        return encoder.project(encoder(views[0])), encoder.project(encoder(views[1]))
+    first, second = encoder.project(encoder(torch.cat(views))).chunk(2)
+    return first, second
+
+
+def check_moments(optimizer: torch.optim.Optimizer) -> None:
+    """Diverged where Adam has met a gradient whose square float32 cannot hold, from 1.8e19 on.
+
+    Its step is then gradient / inf = 0: the weight stays where it is for good, and no loss tells.
+    """
+    moments = [state["exp_avg_sq"] for state in optimizer.state.values()]
+    if moments and not torch.stack([moment.isfinite().all() for moment in moments]).all():
+        raise Diverged("the gradients left float32, so that Adam moved nothing: a weight of the loss is too large")
+
+
+class ContrastiveMethod(Method):
+    """The fields, and the one loop, of every method that trains an encoder by SimCLR.
+
+    Pre-training is this loop from random weights on the pool; FT is this loop on the defender's clean images. An
+    encoder that comes without its projection head is refused: training a new head first is not offered.
+    """
+
+    epochs: int = Field(
+        1000, ge=0, le=1_000_000, description="passes over the images; the last, smaller batch is dropped"
+    )
+    steps: int | None = Field(None, ge=0, le=1_000_000_000, description="optimiser steps in all; overrides epochs")
+    batch: int = Field(256, ge=2, le=1_000_000, description="images per step (each gives two views)")
+    optimizer: Literal["adam", "adamw"] = Field("adam", description="adam decays weights as L2, adamw decoupled")
+    lr: float = Field(1e-3, gt=0, le=1e3, description="learning rate")
+    weight_decay: float = Field(1e-6, ge=0, le=1e3, description="weight decay")
+    schedule: Literal["constant", "cosine"] = Field("constant", description="learning-rate schedule")
+    warmup_steps: int = Field(0, ge=0, le=1_000_000_000, description="steps of linear learning-rate warm-up")
+    temperature: float = Field(0.5, ge=1e-4, le=1e4, description="temperature of NT-Xent")
+    crop_scale: CropScale = Field((0.08, 1.0), description="range of the random crop's share of the area")
+    colour: Literal["exact", "affine"] = Field("exact", description="colour jitter: torchvision's, or one affine map")
+    bn_views: Literal["separate", "joint"] = Field(
+        "separate", description="BN statistics per view, as the released code, or over both views at once (faster)"
+    )
+
+    def total_steps(self, images: int) -> int:
+        """``steps`` if given, else ``epochs`` passes of full batches."""
+        return self.steps if self.steps is not None else self.epochs * (images // min(self.batch, images))
+
+    def forwards(self, images: int) -> int | None:
+        return 6 * min(self.batch, images) * self.total_steps(images)  # two views, each forward 1 and backward 2
+
+    @property
+    def augment(self) -> Augment:
+        return Augment(self.crop_scale, self.colour)
+
+    def optimizer_for(
+        self, parameters: Iterable[nn.Parameter], steps: int
+    ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+        """The optimizer and its schedule over ``steps`` steps."""
+        kind = torch.optim.Adam if self.optimizer == "adam" else torch.optim.AdamW
+        optimizer = kind(parameters, self.lr, weight_decay=self.weight_decay, fused=True)
+
+        def factor(step: int) -> float:
+            warm = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+            if self.schedule == "constant":
+                return warm
+            done = max(0, step - self.warmup_steps) / max(1, steps - self.warmup_steps)
+            return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+        return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+    def contrast(self, encoder: Encoder, views: Views) -> Tensor:
+        """NT-Xent of two views (B, 3, H, W) under this method's temperature and BatchNorm rule, 0-d."""
+        return nt_xent(*project_views(encoder, views, self.bn_views), self.temperature)
+
+    def fit(
+        self,
+        encoder: Encoder,
+        images: ImageSet,
+        seed: int,
+        *,
+        bn: Literal["train", "eval"] = "train",
+        loss: Loss | None = None,
+    ) -> Encoder:
+        """Train every parameter of f and g on random views of ``images``, in place. Returns ``encoder`` in eval mode.
+
+        loss: of the encoder and two views (B, 3, H, W) of a batch; SimCLR's, ``contrast``, where none is given.
+        bn: ``eval`` keeps BatchNorm on its running statistics.
+        NotApplicable where the encoder has no head; Diverged on NaN, and where gradients were too large
+        to move a weight.
+        """
+        steps = self.total_steps(len(images))
+        if not steps:
+            return encoder.eval()
+        if encoder.head is None:
+            raise NotApplicable("contrastive training needs a projection head and this encoder has none")
+        optimizer, schedule = self.optimizer_for(encoder.parameters(), steps)
+        order, draws = stream(seed, "order"), stream(seed, "views", images.device)
+        encoder.train(bn == "train")
+        progress = Steps(steps)
+        batches = batch_indices(len(images), self.batch, steps, order, images.device)
+        for _, rows in zip(progress, batches, strict=True):
+            views = self.augment.pair(images.pixels[rows], draws)
+            value = (loss or self.contrast)(encoder, views)
+            optimizer.zero_grad(set_to_none=True)
+            value.backward()
+            optimizer.step()
+            schedule.step()
+            progress.loss(value)
+        check_moments(optimizer)
+        return encoder.eval()
