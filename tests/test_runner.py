@@ -20,7 +20,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import benchbd.engine.runner
+import benchbd.engine.recording
 import benchbd.stages.work
 from benchbd import (
     Attack,
@@ -152,7 +152,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, nontarget_hits: dict[str, int]) ->
         triggered[(LABELS != 1).nonzero()[:hits, 0]] = 1
         return Predictions(LABELS.clone(), triggered)
 
-    monkeypatch.setattr(benchbd.engine.runner, "read_predictions", read)
+    monkeypatch.setattr(benchbd.engine.recording, "read_predictions", read)
 
 
 @pytest.mark.parametrize(("hits", "status"), [(5, "attack-failed"), (6, "ok"), (20, "ok"), (0, "attack-failed")])

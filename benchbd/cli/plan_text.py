@@ -11,7 +11,7 @@ import torch
 
 from benchbd.api import Session
 from benchbd.base.errors import BenchbdError, DataAbsentError
-from benchbd.engine.runner import machine
+from benchbd.engine.recording import machine
 from benchbd.engine.store import Store
 from benchbd.planning.cases import Cell, Inspection, Plan
 from benchbd.report.writers.columns import WIDTH, Column, table, wrapped
