@@ -1,0 +1,195 @@
+"""Tensors whose bytes lie in a file and not in the process's own memory.
+
+A ``Region`` is where in a file a tensor lies. Each mapping of it is a tensor of its own, copy-on-write: what is written
+to one stays there and reaches neither the file nor another mapping. The system reads the file page by page and may
+drop pages again, so a set that is larger than the memory can be mapped.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import mmap
+import os
+import tempfile
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+IN_MEMORY = 64 * 2**20  # bytes up to which a sealed tensor lies in a memfd; a longer one lies on disk
+
+
+class _File:
+    """An open file, closed as soon as no region refers to it."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        weakref.finalize(self, os.close, descriptor)
+
+
+@dataclass(frozen=True)
+class Region:
+    """Where in an open file the bytes of a contiguous tensor lie.
+
+    offset: of the first byte. dtype, shape: of the tensor.
+    """
+
+    offset: int
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    _file: _File = field(repr=False, compare=False)
+
+    @property
+    def descriptor(self) -> int:
+        """Of the open file; valid while the region lives. Another process that inherits it builds its own region with
+        ``Region.received``."""
+        return self._file.descriptor
+
+    @property
+    def bytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    @classmethod
+    def at(cls, path: Path, offset: int, dtype: torch.dtype, shape: Sequence[int]) -> Region:
+        """A region of an existing file, which is opened for reading. OSError if it cannot be, ValueError if it ends
+        before the region does."""
+        return cls.received(os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0)), offset, dtype, shape)
+
+    @classmethod
+    def received(cls, descriptor: int, offset: int, dtype: torch.dtype, shape: Sequence[int]) -> Region:
+        """A region of an open file, which it closes. ValueError if the file ends before the region does."""
+        region = cls(offset, dtype, tuple(shape), _File(descriptor))
+        if offset + region.bytes > (size := os.fstat(descriptor).st_size):
+            raise ValueError(f"the file has {size} bytes, and the tensor ends at {offset + region.bytes}")
+        return region
+
+    def map(self) -> Tensor:
+        """The tensor, in a new mapping, copy-on-write. On the CPU."""
+        return self._mapped(mmap.ACCESS_COPY)
+
+    def _mapped(self, access: int) -> Tensor:
+        if not self.bytes:
+            return torch.empty(self.shape, dtype=self.dtype)
+        start = self.offset - self.offset % mmap.ALLOCATIONGRANULARITY  # a mapping starts at a page
+        within = self.offset - start
+        mapping = mmap.mmap(self.descriptor, within + self.bytes, access=access, offset=start)
+        flat = torch.frombuffer(mapping, dtype=torch.uint8, count=self.bytes, offset=within)
+        tensor = (flat if within % self.dtype.itemsize == 0 else flat.clone()).view(self.dtype).view(self.shape)
+        _regions[tensor.data_ptr()] = self
+        weakref.finalize(mapping, _forget, tensor.data_ptr(), self)  # it lives as long as the tensor's storage
+        return tensor
+
+
+_regions: dict[int, Region] = {}
+"""The regions of mapped tensors, by the address of their first byte. It is not an attribute of the tensor, from which
+a method could reach the file."""
+
+
+def _forget(address: int, region: Region) -> None:
+    if _regions.get(address) is region:  # another mapping may lie there by now
+        del _regions[address]
+
+
+def region_of(tensor: Tensor) -> Region | None:
+    """The region that a contiguous tensor, or the first rows of one, was mapped from; None for any other.
+
+    The file holds what was mapped: what was written to a copy-on-write tensor afterwards is not in it.
+    """
+    region = _regions.get(tensor.data_ptr()) if tensor.device.type == "cpu" and tensor.is_contiguous() else None
+    if region is None or tensor.dtype != region.dtype or tensor.nbytes > region.bytes:
+        return None
+    return Region(region.offset, region.dtype, tuple(tensor.shape), region._file)
+
+
+def private(tensor: Tensor) -> Tensor:
+    """The content of a tensor in storage of its own: a new copy-on-write mapping if it was mapped, else a clone."""
+    region = region_of(tensor)
+    return tensor.clone() if region is None else region.map()
+
+
+def blank(dtype: torch.dtype, shape: Sequence[int], folder: Path | None = None) -> Tensor:
+    """A tensor of zeros to be filled, in a file without a name: it takes disk and no memory of the process.
+
+    folder: on which disk; None for that of temporary files. OSError if it has no room. Fill it before it is mapped
+    again: a mapping may show what is written afterwards.
+    """
+    region = Region(0, dtype, tuple(shape), _File(_unnamed(folder)))
+    _reserve(region.descriptor, region.bytes)
+    return region._mapped(mmap.ACCESS_WRITE)
+
+
+def seal(tensor: Tensor) -> Region:
+    """A copy of a tensor in a file without a name that nobody writes to any more.
+
+    Up to ``IN_MEMORY`` bytes it lies in a memfd, which the system seals; a longer one, or one on a system that has no
+    memfd, in a deleted temporary file, which is left open for reading alone if the system can do that.
+    """
+    content = tensor.detach().contiguous()
+    in_memory = content.nbytes <= IN_MEMORY and hasattr(os, "memfd_create")
+    descriptor = _memfd(content) if in_memory else _temporary(content)
+    region = Region(0, tensor.dtype, tuple(tensor.shape), _File(descriptor))
+    assert os.fstat(region.descriptor).st_size == region.bytes
+    return region
+
+
+def _memfd(content: Tensor) -> int:
+    import fcntl  # where there is memfd_create there is this; Windows has neither
+
+    descriptor = os.memfd_create("tensor", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        _write(descriptor, content)
+        seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _temporary(content: Tensor) -> int:
+    descriptor = _unnamed(None)
+    try:
+        _write(descriptor, content)
+        own = Path(f"/proc/self/fd/{descriptor}")
+        if not own.exists():
+            return descriptor
+        os.fchmod(descriptor, 0o400)
+        readable = os.open(own, os.O_RDONLY | os.O_CLOEXEC)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    os.close(descriptor)
+    return readable
+
+
+def _unnamed(folder: Path | None) -> int:
+    with tempfile.TemporaryFile(dir=folder) as file:
+        return os.dup(file.fileno())
+
+
+def _reserve(descriptor: int, size: int) -> None:
+    """Give a file its length and its place on disk. Without the place, a full disk would end the process (SIGBUS) when
+    it writes to a mapping."""
+    try:
+        return os.posix_fallocate(descriptor, 0, max(1, size))
+    except AttributeError:  # a system without the call
+        pass
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # a file system without it
+            raise
+    piece = bytes(2**20)
+    for start in range(0, size, len(piece)):
+        os.write(descriptor, piece[: size - start])
+
+
+def _write(descriptor: int, content: Tensor) -> None:
+    """The bytes of a contiguous tensor, in pieces: those of one on another device come over one by one."""
+    flat = content.view(-1).view(torch.uint8) if content.numel() else torch.empty(0, dtype=torch.uint8)
+    for piece in flat.split(2**24):
+        left = memoryview(piece.cpu().numpy())
+        while left:
+            left = left[os.write(descriptor, left) :]
