@@ -14,6 +14,7 @@ from .contract.attack import Attack as Attack
 from .contract.attack import AttackerKnowledge as AttackerKnowledge
 from .contract.attack import Backdoor as Backdoor
 from .contract.attack import Target as Target
+from .contract.content import Content as Content
 from .contract.context import Steps as Steps
 from .contract.context import derive_seed as derive_seed
 from .contract.context import keep as keep

@@ -115,9 +115,9 @@ def test_files_of_a_board_lie_beside_it(tmp_path: Path) -> None:
     text = 'rows = [{pretrain = "a", tasks = ["b:1"], triggers = [{file = "one.npz"}]}]\ntrigger = {file = "t.npz"}'
     (tmp_path / "mine.toml").write_text(text)
     board = load_board(tmp_path / "mine.toml")
-    assert board.trigger.file == str(tmp_path / "t.npz")
+    assert board.trigger.file == tmp_path / "t.npz"
     assert board.rows[0].triggers is not None
-    assert board.rows[0].triggers[0].file == str(tmp_path / "one.npz")
+    assert board.rows[0].triggers[0].file == tmp_path / "one.npz"
 
 
 def test_a_board_with_a_bom_is_read(tmp_path: Path) -> None:
@@ -150,4 +150,4 @@ def test_home_is_expanded_in_a_board(tmp_path: Path, monkeypatch: pytest.MonkeyP
     text = 'rows = [{pretrain = "a", tasks = ["b:1"]}]\ntrigger = {file = "~/t.npz"}\nreference = {file = "~/r.png"}'
     (tmp_path / "mine.toml").write_text(text)
     board = load_board("~/mine.toml")
-    assert (board.trigger.file, board.reference.file) == (str(tmp_path / "t.npz"), str(tmp_path / "r.png"))
+    assert (board.trigger.file, board.reference.file) == (tmp_path / "t.npz", tmp_path / "r.png")

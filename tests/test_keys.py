@@ -9,12 +9,21 @@ from __future__ import annotations
 import json
 import re
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import BaseModel, Field
 
 import benchbd
+from benchbd import Mitigation
 from benchbd.api import Session
+from benchbd.contract.axes import AXES
+from benchbd.contract.content import options_of
+from benchbd.contract.method import Method
+from benchbd.contract.registry import FIRST_PARTY, load_registry
+from benchbd.contract.specs import SECTIONS
 from benchbd.planning.board import boards_folder
 from benchbd.records.files import read_records
 
@@ -41,11 +50,50 @@ def table1_in_small(folder: Path) -> dict[str, str]:
     return stages(folder / "small.toml", folder, folder / "data")
 
 
+def late_options(classes: Iterable[type[BaseModel]]) -> dict[str, dict[str, Any]]:
+    """Version of the class and default, by late option; parts of the protocol have no version."""
+    found = {}
+    for cls in classes:
+        method = issubclass(cls, Method)
+        for option in sorted(getattr(cls, "late", ())):
+            who = f"{cls.axis} {cls.name}" if method else cls.__name__
+            version = cls.effective_version() if method else ""
+            found[f"{who}: {option}"] = {"version": version, "default": options_of(cls())[option]}
+    return found
+
+
+def first_party() -> list[type[BaseModel]]:
+    registry = load_registry()
+    ours = [
+        cls
+        for axis in AXES
+        for name, cls in registry.methods[axis].items()
+        if registry.plugin_of(axis, name).distribution == FIRST_PARTY
+    ]
+    return [*ours, *SECTIONS.values()]
+
+
+def late_faults(frozen: dict[str, dict[str, Any]], found: dict[str, dict[str, Any]]) -> list[str]:
+    """What is wrong with late options, each with what to do about it."""
+    write = "`python -m tests.test_keys` writes it down"
+    faults = []
+    for option in {**frozen, **found}:
+        before, after = frozen.get(option), found.get(option)
+        if after is None:
+            faults.append(f"{option}: no longer late, which changes keys: raise the version; then {write}")
+        elif before is None or before["version"] != after["version"]:
+            faults.append(f"{option}: late, and new in this version; {write}")
+        elif before != after:
+            faults.append(f"{option}: another default under the same keys: raise the version; then {write}")
+    return faults
+
+
 def now(folder: Path) -> dict[str, object]:
     keys = {board: stages(board, folder) for board in GENERATED}
     return {
         "all": sorted(benchbd.__all__),
         "keys": {**keys, "table1 in small": table1_in_small(folder)},
+        "late": late_options(first_party()),
         "published": {
             board.parent.name: sorted({key for record in read_records(board) for key in record.stages.values()})
             for board in sorted(boards_folder().glob("*/records"))
@@ -54,16 +102,49 @@ def now(folder: Path) -> dict[str, object]:
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return json.loads(json.dumps(now(tmp_path_factory.mktemp("keys"))))
 
 
 @pytest.mark.parametrize("what", ["keys", "published"])
-def test_no_key_changes_by_itself(found: dict[str, object], what: str) -> None:
+def test_no_key_changes_by_itself(found: dict[str, Any], what: str) -> None:
     assert found[what] == json.loads(FROZEN.read_text())[what]
 
 
-def test_no_public_name_is_lost(found: dict[str, object]) -> None:
+def test_defaults_of_late_options_are_frozen(found: dict[str, Any]) -> None:
+    assert late_faults(json.loads(FROZEN.read_text())["late"], found["late"]) == []
+
+
+def test_a_changed_late_default_would_be_found() -> None:
+    class Grown(Mitigation):
+        name = "grown"
+        version = "1"
+        late = frozenset({"rounds"})
+
+        rounds: int = Field(1, description="rounds")
+
+    class Longer(Grown):
+        rounds: int = Field(2, description="rounds")
+
+    class Raised(Longer):
+        version = "2"
+
+    class Early(Grown):
+        late = frozenset()
+
+    grown = late_options([Grown])
+    assert grown == {"defense grown: rounds": {"version": "1", "default": 1}}
+    assert late_options([Early, *SECTIONS.values()]) == {}
+    assert late_faults(grown, grown) == []
+    new = "defense grown: rounds: late, and new in this version; `python -m tests.test_keys` writes it down"
+    assert late_faults({}, grown) == late_faults(grown, late_options([Raised])) == [new]
+    for other, fault in ((Longer, "another default under the same keys"), (Early, "no longer late")):
+        (line,) = late_faults(grown, late_options([other]))
+        assert line.startswith(f"defense grown: rounds: {fault}")
+        assert "raise the version" in line
+
+
+def test_no_public_name_is_lost(found: dict[str, Any]) -> None:
     lost = set(json.loads(FROZEN.read_text())["all"]) - set(benchbd.__all__)
     assert not lost
     assert all(hasattr(benchbd, name) for name in benchbd.__all__)

@@ -121,6 +121,14 @@ BROKEN = {
         GOOD.format(cls="Odd", name="odd").replace('paper = "test"', "uses_weights = None"),
         "Odd: uses_weights must be True or False, not None",
     ),
+    "odd_late": (
+        GOOD.format(cls="Odd", name="odd").replace('paper = "test"', "late = ['steps']"),
+        "Odd: late must be a frozenset of names of options, as in frozenset({'steps'}), not ['steps']",
+    ),
+    "late_without_option": (
+        GOOD.format(cls="Odd", name="odd").replace('paper = "test"', "late = frozenset({'stps'})\n    steps: int = 1"),
+        "Odd: unknown late option 'stps': did you mean 'steps'? known: steps",
+    ),
     "odd_axis": (
         GOOD.format(cls="Odd", name="odd").replace('paper = "test"', "axis = 'attack'"),
         "Odd: axis must be left at 'defense', not 'attack'",

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
 from benchbd.base.errors import shown
+from benchbd.contract.content import Content
 from benchbd.contract.method import Method, build
 from benchbd.contract.specs import SECTIONS
 
@@ -72,6 +73,8 @@ def _type_name(annotation: Any) -> str:
     if get_origin(annotation) is Literal:
         return " | ".join(map(str, get_args(annotation)))
     arguments = get_args(annotation)
+    if annotation == Content:
+        return "file"
     if get_origin(annotation) is Annotated:
         return _type_name(arguments[0])
     if get_origin(annotation) in (Union, UnionType):

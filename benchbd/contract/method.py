@@ -18,19 +18,17 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic_core import to_jsonable_python
 
-from benchbd.base.content import nests_within, path_digest, without_paths
+from benchbd.base.content import nests_within, without_paths
 from benchbd.base.errors import PluginError, UnknownNameError, UsageError, asked, brief, first_line, named, shown
 from benchbd.base.isolation import asking
+from benchbd.contract.content import identity_options
 
 M = TypeVar("M", bound=BaseModel)
 
 MOST_FORWARDS = 10**18  # more is no estimate
 
 DEEPEST = 32  # levels of JSON
-
-_COLLECTIONS = (list, tuple, set, frozenset)
 
 
 class Method(BaseModel):
@@ -48,6 +46,10 @@ class Method(BaseModel):
     axis: ClassVar[str]
     paper: ClassVar[str] = ""
     version: ClassVar[str] = ""
+    late: ClassVar[frozenset[str]] = frozenset()
+    """Names of options that the identity leaves out while they have their default: options that a class got after
+    results were published, whose keys stay what they were. The default of a late option changes only together with
+    ``version``."""
     passthrough: ClassVar[bool] = False
     """True for a control that hands on what it was given: it needs no stage of its own."""
 
@@ -57,7 +59,8 @@ class Method(BaseModel):
         return cls.version or _source_digest(cls)
 
     def identity(self) -> dict[str, Any]:
-        """What of this method goes into a cache key: axis, name, version and every field.
+        """What of this method goes into a cache key: axis, name, version and every field, of ``late`` ones those that
+        do not have their default.
 
         A field that is or holds a ``Path`` counts by what lies there: one file at two places is one method. A path as
         a string is refused: it would count by its name, and records, which are published, would tell it.
@@ -66,7 +69,7 @@ class Method(BaseModel):
             "axis": self.axis,
             "name": self.name,
             "version": self.effective_version(),
-            "options": options_of(self),
+            "options": identity_options(self),
         }
 
     def forwards(self, images: int) -> int | None:
@@ -80,34 +83,6 @@ class Method(BaseModel):
             return None
         share = 100 * own / full
         return f"{self.name}: {share:.2g} % of the {full:,} image-forwards that its defaults take"
-
-
-def options_of(method: Method) -> dict[str, Any]:
-    """Every field of a method as JSON, a ``Path``, also one in a list or the like, as the digest of what lies there."""
-    return method.model_dump(mode="json") | {
-        field: to_jsonable_python(_by_content(value)) for field, value in method if _holds_path(value)
-    }
-
-
-def _holds_path(value: object) -> bool:
-    if isinstance(value, BaseModel):
-        value = dict(value)
-    if isinstance(value, Mapping):
-        return any(map(_holds_path, (*value, *value.values())))
-    return isinstance(value, Path) or (isinstance(value, _COLLECTIONS) and any(map(_holds_path, value)))
-
-
-def _by_content(value: Any) -> Any:
-    """The value with every path in it as its digest."""
-    if isinstance(value, Path):
-        return path_digest(value)
-    if isinstance(value, BaseModel):
-        value = dict(value)
-    if isinstance(value, Mapping):
-        return {_by_content(name): _by_content(inner) for name, inner in value.items()}
-    if isinstance(value, set | frozenset):
-        return sorted(map(_by_content, value))
-    return list(map(_by_content, value)) if isinstance(value, _COLLECTIONS) else value
 
 
 @cache
@@ -142,7 +117,7 @@ def identity_of(method: Method) -> dict[str, Any]:
     if path := next(_paths_in(found), None):
         raise PluginError(
             f"identity() must tell no path of this machine, as {shown(path)} is: an option that names a file is "
-            "declared as a Path, which counts by what lies there"
+            "declared as a Content, which counts by what lies there"
         )
     return found
 
@@ -183,20 +158,25 @@ def shortened_of(method: Method, images: int) -> str | None:
     return None if told is None else first_line(told) or None
 
 
-def build(cls: type[M], values: Mapping[str, Any], name: str) -> M:
+def build(cls: type[M], values: Mapping[str, Any], name: str, folder: Path | None = None) -> M:
     """A validated ``cls``. The first problem becomes a one-line UsageError that names ``name.field``; what else a
-    plugin's validator raises, a PluginError."""
+    plugin's validator raises, a PluginError.
+
+    folder: what relative paths of ``Content`` fields are relative to; None: the working directory.
+    """
     for field in values:
         if field not in cls.model_fields:
             raise UnknownNameError(f"option of {brief(name)}", field, cls.model_fields)
     with asking(name, cls):
-        built: M = asked(f"{name}: its validation", _validated, cls, values, name)
+        built: M = asked(f"{name}: its validation", _validated, cls, values, name, folder)
     return built
 
 
-def _validated(cls: type[M], values: Mapping[str, Any], name: str) -> M:
+def _validated(cls: type[M], values: Mapping[str, Any], name: str, folder: Path | None) -> M:
     try:
-        return cls.model_validate(dict(values))
+        if folder is None:
+            return cls.model_validate(dict(values))
+        return cls.model_validate(dict(values), context={"folder": folder})
     except ValidationError as error:
         first = error.errors()[0]
         path = ".".join(str(part) for part in (name, *first["loc"]))

@@ -133,6 +133,9 @@ def flaw_of(cls: type[Method]) -> str:
     for option, info in cls.model_fields.items():
         if info.is_required():
             return f"option {option!r} has no default; every option needs one, as in Field(0.9, description=...)"
+    for option in sorted(cls.late) if _are_options(cls.late) else ():
+        if option not in cls.model_fields:
+            return str(UnknownNameError("late option", option, cls.model_fields))
     base = next(base for _, base in AXES.values() if issubclass(cls, base))
     for work in (f"{WORK[base.axis]}()", *(["architecture"] if base is Pretraining else [])):
         if getattr(cls, work.removesuffix("()")) is getattr(base, work.removesuffix("()")):
@@ -186,6 +189,10 @@ def _are_names(value: object) -> bool:
     return isinstance(value, tuple) and all(isinstance(name, str) for name in value)
 
 
+def _are_options(value: object) -> bool:
+    return isinstance(value, frozenset) and all(isinstance(name, str) for name in value)
+
+
 def _is_normalization(value: Any) -> bool:
     """None, or a mean and a positive deviation for each of three channels."""
     if value is None:
@@ -199,6 +206,7 @@ def _is_normalization(value: Any) -> bool:
 _KINDS: dict[str, tuple[str, Callable[[object], bool]]] = {
     "version": ("a short line of text, such as '1'", _is_line),
     "paper": ("text", lambda value: isinstance(value, str)),
+    "late": ("a frozenset of names of options, as in frozenset({'steps'})", _are_options),
     "passthrough": ("True or False", lambda value: isinstance(value, bool)),
     "uses_weights": ("True or False", lambda value: isinstance(value, bool)),
     "retrains": ("True or False", lambda value: isinstance(value, bool)),

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from benchbd.contract.content import Content
+
 
 class _Table(BaseModel):
+    """late: fields that an identity leaves out while they have their default, as ``Method.late``."""
+
+    late: ClassVar[frozenset[str]] = frozenset()
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
@@ -20,7 +25,7 @@ class TriggerSpec(_Table):
     """
 
     size: int = Field(10, ge=0, description="side of the white square in pixels")
-    file: str | None = Field(None, description="a file instead: npz (t, tm), PNG or npy")
+    file: Content | None = Field(None, description="a file instead: npz (t, tm), PNG or npy")
     position: Literal["fixed", "center", "random"] = Field("fixed", description="where the patch goes in each image")
 
     @model_validator(mode="after")
@@ -44,7 +49,7 @@ class ReferenceSpec(_Table):
     """
 
     count: int = Field(1, ge=1, le=1_000_000, description="reference inputs per target")
-    file: str | None = Field(None, description="a file instead: npz (x, y), PNG or npy")
+    file: Content | None = Field(None, description="a file instead: npz (x, y), PNG or npy")
 
 
 class Budget(_Table):

@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, PrivateAttr, ValidationError
 
 from benchbd.base.content import expanded
 from benchbd.base.errors import UnknownNameError, UsageError, brief, shown
@@ -75,6 +75,12 @@ class Board(_Table):
     budget: Budget = Field(Budget(), description="steps and batch of every defense; see below")
     options: dict[str, dict[str, Any]] = Field(default_factory=dict, description="method defaults of this board")
     data: dict[str, Pin] = Field(default_factory=dict, description="what data sets must be for a run to be on-board")
+    _folder: Path | None = PrivateAttr(None)
+
+    @property
+    def folder(self) -> Path | None:
+        """What relative paths in its tables of options are relative to: the folder of its file; None without one."""
+        return self._folder
 
 
 def boards_folder() -> Path:
@@ -112,7 +118,8 @@ def load_board(board: str | Path) -> Board:
     name = path.parent.resolve().name if path.name == "board.toml" else path.stem
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # Windows editors write a BOM
-        loaded = _with_files_beside(Board.model_validate({"name": name, **data}), path.parent)
+        loaded = Board.model_validate({"name": name, **data}, context={"folder": path.parent})
+        loaded._folder = path.parent
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         kind = file_kind(path)
         raise UsageError(f"board {path}: {error if kind in ('', 'text') else f'it is {kind}'}") from error
@@ -137,18 +144,3 @@ def _first_fault(error: ValidationError) -> str:
     tables: dict[str, type[BaseModel]] = {"rows": Row, "triggers": TriggerSpec, "data": Pin, **SECTIONS}
     table = next((tables[part] for part in reversed(above.split(".")) if part in tables), Board)
     return str(UnknownNameError(f"field of {above}" if above else "field", field, table.model_fields))
-
-
-def _with_files_beside(board: Board, folder: Path) -> Board:
-    """Files that a board names lie beside it, where their paths are relative."""
-
-    def placed(spec: Any) -> Any:
-        return spec if spec.file is None else spec.model_copy(update={"file": str(folder / expanded(spec.file))})
-
-    rows = [
-        row.model_copy(update={"triggers": tuple(map(placed, row.triggers))}) if row.triggers else row
-        for row in board.rows
-    ]
-    return board.model_copy(
-        update={"trigger": placed(board.trigger), "reference": placed(board.reference), "rows": tuple(rows)}
-    )

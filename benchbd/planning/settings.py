@@ -9,7 +9,8 @@ from typing import Any, TypeVar, cast
 from benchbd.base.content import without_paths
 from benchbd.base.errors import PluginError, UnknownNameError, UsageError, brief
 from benchbd.contract.axes import AXES
-from benchbd.contract.method import Method, build, options_of
+from benchbd.contract.content import holds_path, options_of
+from benchbd.contract.method import Method, build
 from benchbd.contract.registry import Registry, check_plannable
 from benchbd.contract.specs import SECTIONS
 from benchbd.planning.board import Board
@@ -55,8 +56,9 @@ class Settings:
         self._used.update(key for key in (name, f"{axis}:{name}") if key in self._asked)
         own = self._boards(cls)
         budget = self._budgeted(cls, self.budget) if "budget" in self._asked else {}
-        ours = build(cls, own, name)
-        theirs = build(cls, own | budget | _named(self._asked, axis, name), name)
+        ours = build(cls, own, name, self.board.folder)
+        placed = {field: value for field, value in ours if holds_path(value)}  # the board's paths, where they lie
+        theirs = build(cls, own | placed | budget | _named(self._asked, axis, name), name)
         for method in (ours, theirs):
             try:
                 check_plannable(method)

@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from benchbd.base.content import canonical
 from benchbd.base.errors import Diverged
 from benchbd.contract.attack import Attack
+from benchbd.contract.content import identity_options
 from benchbd.contract.encoder import Encoder
 from benchbd.contract.images import ImageSet
 from benchbd.contract.meter import unmetered
@@ -97,7 +98,7 @@ class Stage:
         return {
             "schema": SCHEMA,
             "kind": self.kind,
-            "method": identity_of(method) if isinstance(method, Method) else method.model_dump(mode="json"),
+            "method": identity_of(method) if isinstance(method, Method) else identity_options(method),
             "seed": self.seed,
             "data": {role: ref.digest for role, ref in self.data.items()},
             "params": dict(self.params),

@@ -1,0 +1,90 @@
+"""Options as identities count them: files by what is in them, late fields only where they are not at their default."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path, PosixPath, WindowsPath
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ValidationInfo
+from pydantic_core import to_jsonable_python
+
+from benchbd.base.content import expanded, path_digest
+from benchbd.base.errors import DataError
+from benchbd.base.inputs import reading
+
+if sys.platform == "win32":
+    _Native = WindowsPath
+else:
+    _Native = PosixPath
+
+_COLLECTIONS = (list, tuple, set, frozenset)
+
+
+class ContentPath(_Native):
+    """The path of a ``Content`` field: no identity counts it unless something lies there."""
+
+
+def _placed(path: Path, info: ValidationInfo) -> Path:
+    """The path with ``~`` expanded; a relative one is of the folder that validation was told, if any."""
+    folder = (info.context or {}).get("folder", "")
+    return ContentPath(folder / expanded(path))
+
+
+Content = Annotated[Path, AfterValidator(_placed)]
+"""The type of an option that names a file or a folder, as in ``weights: Content | None = Field(None, ...)``.
+
+Its identity is the digest of what lies there, so that one file at two places is one option, and no path of a machine
+gets into keys, records or departures. In a board, a relative path is relative to the board's file; after ``-o``, to the
+working directory. A plan that needs a file that is absent or cannot be read ends in one line.
+"""
+
+
+def options_of(model: BaseModel) -> dict[str, Any]:
+    """Every field as JSON, a ``Path``, also one in a list or the like, as the digest of what lies there.
+
+    DataError if a ``Content`` field names nothing, or what it names cannot be read.
+    """
+    options: dict[str, Any] = model.model_dump(mode="json")
+    for field, value in model:
+        if holds_path(value):
+            try:
+                options[field] = to_jsonable_python(_by_content(value))
+            except DataError as error:
+                raise DataError(f"{getattr(model, 'name', type(model).__name__)}.{field}: {error}") from error
+    return options
+
+
+def identity_options(model: BaseModel) -> dict[str, Any]:
+    """``options_of`` without the fields that ``late`` of its class names and that have their default."""
+    options = options_of(model)
+    if late := getattr(type(model), "late", None):
+        defaults = options_of(type(model)())
+        return {field: value for field, value in options.items() if field not in late or value != defaults[field]}
+    return options
+
+
+def holds_path(value: object) -> bool:
+    """Whether a field's value is or holds a ``Path``."""
+    if isinstance(value, BaseModel):
+        value = dict(value)
+    if isinstance(value, Mapping):
+        return any(map(holds_path, (*value, *value.values())))
+    return isinstance(value, Path) or (isinstance(value, _COLLECTIONS) and any(map(holds_path, value)))
+
+
+def _by_content(value: Any) -> Any:
+    """The value with every path in it as its digest."""
+    if isinstance(value, Path):
+        with reading(value):
+            if isinstance(value, ContentPath) and not value.exists():
+                raise DataError(f"{value}: no such file")
+            return path_digest(value)
+    if isinstance(value, BaseModel):
+        value = dict(value)
+    if isinstance(value, Mapping):
+        return {_by_content(name): _by_content(inner) for name, inner in value.items()}
+    if isinstance(value, set | frozenset):
+        return sorted(map(_by_content, value))
+    return list(map(_by_content, value)) if isinstance(value, _COLLECTIONS) else value
