@@ -59,6 +59,7 @@ ENCODER = (
 
 # What methods and notebooks call, by what it is for; the rest of benchbd's names has sections of its own.
 TOOLS = {
+    "Files as options": ("Content",),
     "Images and triggers": ("ImageSet", "Trigger", "decode_images", "resize_images"),
     "Randomness, findings, refusals": (
         *("stream", "derive_seed", "note", "keep", "one_thread"),
@@ -169,11 +170,14 @@ def _entry(name: str) -> str:
             else ""
         ) + _stub(thing)
     bare = get_args(thing)[0] if get_origin(thing) is Annotated else thing  # without its validators
-    return f"{name} = {_quoted(bare)}"
+    told = [each for each in getattr(thing, "__metadata__", ()) if isinstance(each, str)]
+    return f"{name} = {_quoted(bare)}" + "".join(f'\n"""{inspect.cleandoc(text)}\n"""' for text in told)
 
 
 def _quoted(annotation: object) -> str:
     """A type as source code writes it."""
+    if isinstance(annotation, type):
+        return annotation.__name__
     return str(annotation).replace("typing.", "").replace("'", '"')
 
 

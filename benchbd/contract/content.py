@@ -32,13 +32,17 @@ def _placed(path: Path, info: ValidationInfo) -> Path:
     return ContentPath(folder / expanded(path))
 
 
-Content = Annotated[Path, AfterValidator(_placed)]
-"""The type of an option that names a file or a folder, as in ``weights: Content | None = Field(None, ...)``.
+Content = Annotated[
+    Path,
+    AfterValidator(_placed),
+    """
+    The type of an option that names a file or a folder, as in ``weights: Content | None = Field(None, ...)``.
 
-Its identity is the digest of what lies there, so that one file at two places is one option, and no path of a machine
-gets into keys, records or departures. In a board, a relative path is relative to the board's file; after ``-o``, to the
-working directory. A plan that needs a file that is absent or cannot be read ends in one line.
-"""
+    Its identity is the digest of what lies there: one file at two places is one option, and no path of a machine gets
+    into keys, records or departures. In a board, a relative path is relative to the board's file; after ``-o``, to the
+    working directory. A plan that needs a file that is absent or cannot be read ends in one line.
+    """,
+]
 
 
 def options_of(model: BaseModel) -> dict[str, Any]:

@@ -38,6 +38,8 @@ class Method(BaseModel):
     paper: where it comes from, one line; empty for controls.
     version: raise it when results change. Where a class declares none, it is the digest of the module's source, so
         that an author who edits the code gets a fresh run.
+    late: names of options that the identity leaves out while they have their default: options that came after results
+        were published, whose keys stay what they were. A late default changes only together with ``version``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
@@ -47,9 +49,6 @@ class Method(BaseModel):
     paper: ClassVar[str] = ""
     version: ClassVar[str] = ""
     late: ClassVar[frozenset[str]] = frozenset()
-    """Names of options that the identity leaves out while they have their default: options that a class got after
-    results were published, whose keys stay what they were. The default of a late option changes only together with
-    ``version``."""
     passthrough: ClassVar[bool] = False
     """True for a control that hands on what it was given: it needs no stage of its own."""
 
