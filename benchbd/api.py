@@ -19,13 +19,14 @@ from benchbd.contract.method import build
 from benchbd.contract.registry import Registry, load_registry
 from benchbd.data.library import DataLibrary, find_data_root
 from benchbd.engine.runner import Runner
-from benchbd.engine.store import Store, find_root, records_folder
+from benchbd.engine.store import Store, find_root
 from benchbd.planning.board import DEFAULT, LARGEST_SEED, Board, load_board
 from benchbd.planning.cases import Plan
 from benchbd.planning.planner import make_plan
 from benchbd.planning.selection import Selection
 from benchbd.records.files import write_records
 from benchbd.records.models import DETECTIONS, DetectionRecord, Record
+from benchbd.records.places import records_folder
 from benchbd.stages.work import ENCODER
 
 if TYPE_CHECKING:

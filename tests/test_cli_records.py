@@ -20,7 +20,7 @@ SMALL = boards_folder() / "cifar10-small" / "records"
 
 
 def test_records_are_those_of_the_board_and_where_they_lie_is_said(tmp_path: Path) -> None:
-    for command in (["leaderboard", "build", "demo"], ["compare", "demo", "--paper"]):
+    for command in (["leaderboard", "build", "demo"], ["compare", "demo"]):
         one_line(call(*command, "--records", SMALL), "a record of board 'cifar10-small', not of 'demo'")
     build = ["leaderboard", "build", "cifar10-small"]
     one_line(call(*build, "--records", SMALL.parent), f"; records are in {SMALL}")

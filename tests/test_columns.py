@@ -75,7 +75,7 @@ def test_control_characters_take_no_part_in_a_row() -> None:
 
 
 COMMANDS = (["list"], ["plugins"], ["show", "moth"], ["show", "simclr"], ["show", "table1"])
-PAPER = ["compare", "cifar10-small", "--paper"]
+PAPER = ["compare", "cifar10-small"]
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 200])

@@ -19,7 +19,7 @@ import pytest
 import benchbd
 from benchbd import Trigger
 from benchbd.base.errors import UnknownNameError, UsageError
-from benchbd.cli.main import compare as command
+from benchbd.cli.results import compare as command
 from benchbd.papers.compare import Block, Comparison, compare
 from benchbd.papers.published import METRICS, published, rows_of
 from benchbd.papers.text import FORMATS, render

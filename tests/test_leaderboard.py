@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from benchbd.base.errors import DataError, StoreError, UnknownNameError
-from benchbd.cli.main import build_leaderboard
+from benchbd.cli.results import build_leaderboard
 from benchbd.records.files import read_records, write_records
 from benchbd.records.models import Cost, Record
 from benchbd.report.leaderboard import FORMATS, build, frame, render, summary, terminal_table

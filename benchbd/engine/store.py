@@ -68,10 +68,6 @@ def find_root(option: str | Path | None = None) -> Path:
     return root
 
 
-def records_folder(root: Path, board: str) -> Path:
-    return root / "records" / board
-
-
 class Store:
     """A folder of artifacts. Two runs may share one: stages are committed atomically and computed under a lock.
 

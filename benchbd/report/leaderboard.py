@@ -14,10 +14,11 @@ from statistics import fmean
 import pandas as pd
 
 from benchbd.base.content import expanded
-from benchbd.base.errors import DataError, StoreError, UnknownNameError, shown
+from benchbd.base.errors import DataError, StoreError, UnknownNameError
 from benchbd.contract.roles import FLOOR
 from benchbd.records.files import read_detections, read_records, write_records
-from benchbd.records.models import DETECTIONS, DetectionRecord, Entry, Record
+from benchbd.records.models import DETECTIONS, DetectionRecord, Record
+from benchbd.records.places import check_board
 from benchbd.report import populations as detections
 from benchbd.report.rows import (
     BY_NAME,
@@ -158,14 +159,6 @@ def build(
         except OSError as error:
             raise StoreError(f"{out}: cannot be written ({error.strerror or error})") from error
     return files
-
-
-def check_board(records: Iterable[Entry], board: str, folder: Path | None = None) -> None:
-    """DataError for a record of another board. folder: where they lie."""
-    for record in records:
-        if record.board != board:
-            path = record.name if folder is None else folder / record.name
-            raise DataError(f"{path}: a record of board {shown(record.board)}, not of {board!r}")
 
 
 def _check_readme(path: Path, generated: str) -> None:

@@ -1,0 +1,98 @@
+"""Options that several commands take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from benchbd.base.content import expanded
+from benchbd.planning.board import DEFAULT, LARGEST_SEED
+
+if TYPE_CHECKING:
+    from benchbd.api import Session
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class PathType(click.Path):
+    """A path, with ``~`` expanded where the shell has left it: it does in ``--store=~/results``."""
+
+    def __init__(self, *, folder: bool = False) -> None:
+        super().__init__(path_type=Path, file_okay=not folder)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return super().convert(expanded(value), param, ctx)
+
+
+class PlaceType(PathType):
+    """A path; an empty one, as of a shell variable that is not set, counts as not given."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return super().convert(value, param, ctx) if value else None
+
+
+data_root_option = click.option("--data-root", type=PlaceType(), help="Data sets.  [env: BENCHBD_DATA]")
+
+device_option = click.option(
+    "--device", default=None, metavar="DEVICE", help="cpu, cuda or cuda:N.  [default: cuda if any]"
+)
+
+
+def grid_options(command: F) -> F:
+    """What `run` and `plan` share: the board, the part of its grid, options and places."""
+    for option in reversed(
+        [
+            click.option("--board", default=None, metavar="B", help=f"Board by name or path.  [default: {DEFAULT}]"),
+            click.option("--attack", "attacks", multiple=True, metavar="A", help="Attack; repeat for several."),
+            click.option("--defense", "defenses", multiple=True, metavar="D", help="Defense; repeat for several."),
+            click.option("--only", is_flag=True, help="Without the cells that --defense brings for comparison."),
+            click.option("--pretraining", default=None, metavar="M", help="Pre-training method."),
+            click.option("--pretrain", default=None, metavar="P", help="Pre-training data set."),
+            click.option(
+                "--task", "tasks", multiple=True, metavar="T[:TARGET]", help="Downstream task and target class; repeat."
+            ),
+            click.option(
+                "--seed", "seeds", multiple=True, type=click.IntRange(0, LARGEST_SEED), help="Run seed; repeat."
+            ),
+            click.option("--evaluator", "evaluators", multiple=True, metavar="E", help="Evaluator; repeat."),
+            click.option("--detection", "detections", multiple=True, metavar="D", help="Detector; repeat."),
+            click.option(
+                "-o", "--option", "options", multiple=True, metavar="NAME.FIELD=VALUE", help="Method option; repeat."
+            ),
+            data_root_option,
+            click.option("--store", type=PlaceType(), help="Results.  [env: BENCHBD_STORE]"),
+            device_option,
+            click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout."),
+            click.option("--quiet", is_flag=True, help="No progress."),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+def open_session(arguments: dict[str, Any], **more: Any) -> Session:
+    from benchbd.api import Session
+    from benchbd.planning.selection import Selection
+
+    board = arguments["board"]
+    if board is None:
+        board = DEFAULT
+        if not arguments["quiet"]:
+            click.echo(f"no --board given: this is the {DEFAULT} board (generated images, small encoder)", err=True)
+    selection = Selection(**{field.name: arguments[field.name] for field in fields(Selection)})
+    places = {name: arguments[name] for name in ("data_root", "store", "device")}
+    return Session.open(board, selection, **places, **more)
+
+
+def record_options(command: F) -> F:
+    """Where a command that reads records finds them."""
+    for option in (
+        click.option("--store", type=PlaceType(), help="Read the store's records.  [env: BENCHBD_STORE]"),
+        click.option("--records", type=PathType(folder=True), help="Read records from this folder."),
+    ):
+        command = option(command)
+    return command

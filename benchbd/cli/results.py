@@ -1,0 +1,131 @@
+"""``benchbd leaderboard``, ``compare`` and ``figures``: what is made of records. Only ``figures`` imports torch."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from benchbd.base.process import columns, say
+from benchbd.cli.group import Command, Group, one_line
+from benchbd.cli.options import PathType, PlaceType, data_root_option, device_option, record_options
+from benchbd.planning.board import DEFAULT
+from benchbd.report.writers.columns import WIDTH
+
+if TYPE_CHECKING:
+    from benchbd.planning.board import Board
+    from benchbd.records.places import Found
+
+
+def _records_of(board: Board, named: str, records: Path | None, store: Path | None) -> Found:
+    """The records of a board: those in --records, else the store's, else those published with the board."""
+    from benchbd.engine.store import default_root
+    from benchbd.planning.board import board_path
+    from benchbd.records.places import find_records
+
+    published = board_path(named).parent / "records"
+    found = find_records(board.name, store=store or default_root(), published=published, given=records)
+    if found.remark:
+        click.echo(found.remark, err=True)
+    return found
+
+
+@click.command(cls=Command)
+@click.argument("board", required=False)
+@click.option("--paper", is_flag=True, hidden=True, expose_value=False)  # there is nothing else to compare with
+@record_options
+@click.option("--format", "form", type=click.Choice(["text", "markdown", "json"]), default="text", show_default=True)
+def compare(board: str | None, records: Path | None, store: Path | None, form: str) -> None:
+    """Lay the records of BOARD (default: the demo board) beside published figures.
+
+    Where the board follows the paper's protocol, with differences; on other data, encoders or triggers the orderings of
+    the defenses alone. Records come from --records, else from the store, else from those published with the board.
+    """
+    from benchbd.papers.text import render
+    from benchbd.planning.board import load_board
+
+    loaded = load_board(board or DEFAULT)
+    found = _records_of(loaded, board or DEFAULT, records, store)
+    say(render(loaded, found.records, form, columns(WIDTH)), nl=False)
+
+
+@click.command(cls=Command)
+@click.argument("record", type=PathType())
+@click.option("--out", type=PathType(folder=True), default=Path("figures"), show_default=True, help="Folder.")
+@click.option("--board", metavar="B", help="The record's board where it is not one of benchbd's: it has the trigger.")
+@click.option("--store", type=PlaceType(), help="Where it was computed.  [env: BENCHBD_STORE]")
+@data_root_option
+@device_option
+def figures(
+    record: Path, out: Path, board: str | None, store: Path | None, data_root: Path | None, device: str | None
+) -> None:
+    """Draw the pictures of RECORD, the JSON file of a cell, as PNG, SVG and PDF.
+
+    The trigger on test images, inverted triggers, attention before and after the repair, mutual information by layer,
+    and the features in two dimensions; each where it applies. Of a published record, which has no store, what its data
+    allow.
+    """
+    os.environ["MPLBACKEND"] = "agg"  # pictures go to files; what a notebook has set need not exist here
+    from benchbd.api import Session
+    from benchbd.figures.pictures import draw
+    from benchbd.planning.board import board_names
+    from benchbd.records.files import read_record
+
+    cell = read_record(record)
+    named = board or (cell.board if cell.board in board_names() else None)
+    session = Session.open(named or DEFAULT, store=store, data_root=data_root, device=device)
+    drawn = draw(
+        cell,
+        out,
+        store=session.store,
+        library=session.library,
+        device=session.device,
+        board=session.board if named else None,
+    )
+    for path in drawn.paths:
+        say(path)
+    for line in drawn.left_out:
+        click.echo(f"left out: {one_line(line)}", err=True)
+
+
+@click.group(cls=Group)
+def leaderboard() -> None:
+    """Tables from records. Needs no torch and no data."""
+
+
+@leaderboard.command("build")
+@click.argument("board", required=False)
+@click.option("--out", type=PathType(folder=True), help="Write README, CSV, JSON, LaTeX and records.")
+@record_options
+@click.option(
+    "--format", "form", type=click.Choice(["markdown", "csv", "json", "latex"]), default="markdown", show_default=True
+)
+@click.option("--off-board", is_flag=True, help="Rows for off-board records too, by kind of departure.")
+def build_leaderboard(
+    board: str | None, out: Path | None, records: Path | None, store: Path | None, form: str, off_board: bool
+) -> None:
+    """Build the tables of BOARD (default: the demo board) from its records.
+
+    Records come from --records, else from the store, else from those that are published with the board.
+    """
+    from benchbd.planning.board import load_board
+    from benchbd.report import populations as detections
+    from benchbd.report.leaderboard import build, render
+    from benchbd.report.rows import Order
+
+    loaded = load_board(board or DEFAULT)
+    found = _records_of(loaded, board or DEFAULT, records, store)
+    known = [*found.records, *found.detections]
+    if not off_board and not any(record.on_board for record in known):
+        click.echo(f"all {len(known)} records are off-board and left out: --off-board shows them", err=True)
+    if out is not None:
+        build(loaded.name, found.records, out, Order.of(loaded), loaded.description, off_board, found.detections)
+        click.echo(f"wrote the tables and {len(known)} records of board {loaded.name} to {out}", err=True)
+        return
+    say(render(found.records, form, loaded.title, Order.of(loaded), off_board), nl=False)
+    if form == "markdown" and (table := detections.render(found.detections, form, Order.of(loaded), off_board)):
+        say(f"\n## Detection\n\n{table}", nl=False)
+    elif found.detections:
+        click.echo(f"{len(found.detections)} detection records are not in this format: give --out", err=True)

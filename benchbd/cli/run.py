@@ -1,0 +1,63 @@
+"""``benchbd run``."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from typing import Any
+
+import click
+
+from benchbd.base.process import columns, say
+from benchbd.cli.group import Command
+from benchbd.cli.options import grid_options, open_session
+from benchbd.report.writers.columns import WIDTH
+
+
+@click.command(cls=Command)
+@grid_options
+@click.option("--download", is_flag=True, help="Fetch known data sets that are absent.")
+def run(download: bool, **arguments: Any) -> None:
+    """Compute every cell of a board, or of a part of it, and print the table.
+
+    Beside a --defense stand the undefended encoder, the floor (the clean one) and scratch, for the attacks and
+    evaluators asked for; --only leaves them out, --json marks them "context": true.
+
+    What the store has is not computed again, so the same command resumes an interrupted run, and runs on one store at
+    the same time share the work. Exit code: 0 all cells done, 1 some failed, 2 wrong usage or data, 130 interrupted,
+    143 terminated.
+    """
+    from benchbd.cli.terminal import Terminal
+    from benchbd.records.places import records_folder
+    from benchbd.report import populations as detections
+    from benchbd.report.leaderboard import terminal_table
+    from benchbd.report.rows import Order
+
+    session = open_session(arguments, download=download)
+    terminal = Terminal(sys.stderr, quiet=arguments["quiet"])
+    if not arguments["quiet"]:
+        logging.getLogger("benchbd").setLevel(logging.INFO)  # for whom a run waits
+    session.registry.manager.register(terminal, name="terminal")
+    with terminal:
+        records = session.run()
+        inspected = session.inspect()
+    if not arguments["quiet"]:
+        click.echo(f"records: {records_folder(session.store, session.board.name)}", err=True)
+    if arguments["as_json"]:
+        document = {
+            "board": session.board.name,
+            "records": [
+                json.loads(record.to_json()) | ({"context": True} if session.is_context(record) else {})
+                for record in records
+            ],
+            "detections": [json.loads(record.to_json()) for record in inspected],
+        }
+        say(json.dumps(document, indent=1))
+    else:
+        order = Order.of(session.board)
+        say(terminal_table(records, order, columns(WIDTH)), nl=False)
+        if text := detections.render(inspected, order=order, off_board=True, width=columns(WIDTH)):
+            say(f"\n{text}", nl=False)
+    if any(record.status == "failed" for record in (*records, *inspected)):
+        sys.exit(1)

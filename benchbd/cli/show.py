@@ -1,0 +1,184 @@
+"""``benchbd list``, ``show`` and ``plugins``: what there is to cross."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import click
+
+from benchbd.base.content import expanded
+from benchbd.base.errors import UnknownNameError, UsageError, shown
+from benchbd.base.process import columns, say
+from benchbd.cli.group import Command
+from benchbd.cli.options import data_root_option
+from benchbd.report.writers.columns import WIDTH, Column, kept, table, wrapped
+from benchbd.report.writers.safe import plain
+
+LONGEST = 30  # characters of the name of an entry point or a distribution that a table shows
+
+
+@click.command("list", cls=Command)
+@click.argument("axis", required=False)
+@data_root_option
+@click.option("--json", "as_json", is_flag=True, help="Names by axis as JSON on stdout.")
+def list_(axis: str | None, data_root: Path | None, as_json: bool) -> None:
+    """List every method by AXIS (dataset, pretraining, attack, defense, detection, evaluator), and the boards.
+
+    Data sets are those that plugins know and those that lie in the data root.
+    """
+    from benchbd.contract.axes import AXES
+    from benchbd.contract.describe import summary
+    from benchbd.contract.registry import load_registry
+    from benchbd.data.library import DataLibrary, find_data_root
+    from benchbd.planning.board import board_names, load_board
+
+    registry, root = load_registry(), find_data_root(data_root)
+    axes: dict[str, list[str]] = {name: registry.names(name) for name in AXES} | {"board": board_names()}
+    axes["dataset"] = sorted({*axes["dataset"], *DataLibrary({}, root, root).names()})
+    if axis is not None:
+        singular = axis.removesuffix("s")
+        if singular not in axes:
+            raise UnknownNameError("axis", axis, axes)
+        axes = {singular: axes[singular]}
+    if as_json:
+        say(json.dumps(axes, indent=1))
+        return
+    for name, methods in axes.items():
+        say(f"{name}")
+        for method in methods:
+            if name == "board":
+                about = load_board(method).title
+            elif method in registry.methods[name]:
+                about = summary(registry.get(name, method))
+            else:
+                about = f"In {root / method}."
+            lines = wrapped(about, columns(WIDTH), f"  {plain(method):<15} ", " " * 18)
+            say("\n".join(lines or [f"  {plain(method)}"]))
+
+
+@click.command(cls=Command)
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="As JSON on stdout.")
+@click.option("--toml", "as_toml", is_flag=True, help="A board's file on stdout: where a board of your own may start.")
+def show(name: str, as_json: bool, as_toml: bool) -> None:
+    """Show a method: what it does, its paper, and every option with type, bounds, default and help. Or a board's grid.
+
+    NAME is the name of a method or board, or AXIS:NAME where a name stands on several axes; the path of a board; or a
+    part of the protocol that -o reaches too: trigger, reference, budget.
+    """
+    from benchbd.contract.axes import AXES
+    from benchbd.contract.describe import document, section
+    from benchbd.contract.registry import load_registry
+    from benchbd.contract.specs import SECTIONS
+    from benchbd.planning.board import board_names
+
+    registry = load_registry()
+    methods = {known for axis in AXES for known in registry.names(axis)}
+    if name not in methods and (name.endswith(".toml") or (expanded(name) / "board.toml").is_file()):
+        _show_board(name, as_json, as_toml)
+        return
+    if as_toml and not (name.rpartition(":")[0] in ("", "board") and name.removeprefix("board:") in board_names()):
+        raise UsageError(f"--toml shows a board, which {shown(name)} is not: {', '.join(board_names())}")
+    if name in SECTIONS:
+        _show_methods([section(name)], as_json)
+        return
+    axis, _, bare = name.rpartition(":")
+    if axis not in ("", "board", *AXES):
+        raise UnknownNameError("axis", axis, [*AXES, "board"])
+    if axis == "board" or (not axis and bare in board_names() and bare not in methods):
+        _show_board(bare, as_json, as_toml)
+        return
+    if not axis and bare not in methods:
+        raise UnknownNameError("method", bare, {*methods, *board_names(), *SECTIONS})
+    classes = [registry.get(axis, bare)] if axis else registry.find(bare)
+    _show_methods([document(cls, registry.plugin_of(cls.axis, cls.name).distribution) for cls in classes], as_json)
+
+
+_OPTIONS = (
+    *(Column("option", words=True), Column("type", words=True, least=12), Column("bounds", words=True, rank=1)),
+    *(Column("default", words=True, least=8), Column("help", words=True, least=24)),
+)
+
+
+def _show_methods(documents: list[dict[str, Any]], as_json: bool) -> None:
+    """Methods, or parts of the protocol, which have no version and paper."""
+    if as_json:
+        say(json.dumps(documents[0] if len(documents) == 1 else documents, indent=1))
+        return
+    width = columns(WIDTH)
+    for about in documents:
+        version = f" (version {about['version']}, {about['distribution']})" if "version" in about else ""
+        lines = [f"{about['axis']} {about['name']}{version}", "", *kept(about["help"], width), ""]
+        if "paper" in about:
+            lines += [*wrapped(f"paper: {about['paper'] or '-'}", width), ""]
+        rows = [[f["name"], f["type"], f["bounds"], json.dumps(f["default"]), f["help"]] for f in about["options"]]
+        lines += table(_OPTIONS, rows, width, rule=True) if rows else ["no options"]
+        say("\n".join(lines))
+
+
+def _show_board(name: str, as_json: bool, as_toml: bool) -> None:
+    from benchbd.planning.board import board_path, load_board
+
+    board = load_board(name)  # in any form: only a board that is sound is shown
+    if as_json and as_toml:
+        raise UsageError("--json or --toml, not both")
+    if as_toml:
+        say(board_path(name).read_text(encoding="utf-8-sig"), nl=False)
+        return
+    if as_json:
+        say(json.dumps(board.model_dump(mode="json"), indent=1))
+        return
+    width = columns(WIDTH)
+    lines = [*wrapped(f"board {board.name}: {board.title}", width), ""]
+    if about := board.description.strip():
+        lines += [*kept(about, width), ""]
+    budget = board.budget.model_dump(exclude_none=True)
+    grid = [
+        *(("row", f"{row.pretrain} -> {', '.join(row.tasks)}") for row in board.rows),
+        ("pretraining", board.pretraining),
+        ("attacks", ", ".join(board.attacks)),
+        ("defenses", ", ".join(board.defenses)),
+        *((("detections", ", ".join(board.detections)),) if board.detections else ()),
+        ("evaluators", ", ".join(board.evaluators)),
+        ("seeds", ", ".join(map(str, board.seeds))),
+        ("budget of defenses", ", ".join(f"{name} {value}" for name, value in budget.items()) or "their defaults"),
+        ("clean images", str(board.clean_images)),
+        *((f"{name}.{field}", json.dumps(v)) for name, table in board.options.items() for field, v in table.items()),
+    ]
+    say("\n".join([*lines, *table((Column("", words=True), Column("", words=True, least=24)), grid, width)]))
+
+
+@click.command(cls=Command)
+@click.option("--json", "as_json", is_flag=True, help="As JSON on stdout.")
+def plugins(as_json: bool) -> None:
+    """List every plugin: its distribution, version, what it adds, and what is wrong with it."""
+    from benchbd.contract.registry import load_registry
+
+    log = logging.getLogger("benchbd")
+    log.disabled = True  # the table says what the warnings would
+    try:
+        found = load_registry().plugins
+    finally:
+        log.disabled = False
+    if as_json:
+        say(json.dumps([vars(plugin) for plugin in found], indent=1))
+        return
+    rows = []
+    for plugin in found:
+        adds = "; ".join(f"{axis}: {', '.join(names)}" for axis, names in plugin.adds.items())
+        names = (_beginning(name) for name in (plugin.name, plugin.distribution, plugin.version))
+        rows.append([*names, adds or "-", plugin.problem or "ok"])
+    heads = (
+        *(Column("plugin", words=True), Column("distribution", words=True, rank=1)),
+        *(Column("version", words=True, rank=2), Column("adds", words=True, least=24)),
+        Column("state", words=True, least=24),
+    )
+    say("\n".join(table(heads, rows, columns(WIDTH), rule=True)))
+
+
+def _beginning(name: str) -> str:
+    """A name that leaves room for the rest of a row."""
+    return name if len(name) <= LONGEST else f"{name[:LONGEST]}..."

@@ -1,0 +1,61 @@
+"""Where the records of a board lie: in the store, beside a published board, or in a folder that a user names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchbd.base.errors import DataError, UsageError, shown
+from benchbd.records.files import read_detections, read_records
+from benchbd.records.models import DetectionRecord, Entry, Record
+
+
+@dataclass(frozen=True)
+class Found:
+    """The records of a board, and a line for the user if others were passed over; else empty."""
+
+    records: list[Record]
+    detections: list[DetectionRecord]
+    remark: str = ""
+
+
+def records_folder(root: Path, board: str) -> Path:
+    """Where a store at ``root`` keeps the records of ``board``."""
+    return root / "records" / board
+
+
+def find_records(board: str, *, store: Path, published: Path, given: Path | None = None) -> Found:
+    """The records of ``board``: those in the folder ``given``, else the store's, else those in ``published``.
+
+    DataError for a file that is no record, contradicts itself or is of another board; UsageError if there are none.
+    """
+    stored = records_folder(store, board)
+    # What a user easily takes for the folder of the records: that of the board, or the store.
+    near = [] if given is None else [given / "records", records_folder(given, board)]
+    hint = "".join(
+        f"; records are in {place}" for place in near if os.path.isdir(place) and any(place.glob("*_s*.json"))
+    )
+    places = [given] if given is not None else [stored, published]
+    for place in places:
+        try:
+            found, detected = read_records(place), read_detections(place)
+        except DataError as error:
+            raise DataError(f"{error}{hint}") from error
+        if found or detected:
+            check_board((*found, *detected), board, place)
+            passed_over = given is None and place == stored and any(published.rglob("*.json"))
+            remark = f"reading {stored}; the published records are in {published} (--records)" if passed_over else ""
+            return Found(found, detected, remark)
+    looked = " or ".join(map(str, places))
+    instead = hint or f": run it first with benchbd run --board {board}"
+    raise UsageError(f"no records of board {board} in {looked}{instead}")
+
+
+def check_board(records: Iterable[Entry], board: str, folder: Path | None = None) -> None:
+    """DataError for a record of another board. folder: where they lie."""
+    for record in records:
+        if record.board != board:
+            path = record.name if folder is None else folder / record.name
+            raise DataError(f"{path}: a record of board {shown(record.board)}, not of {board!r}")
