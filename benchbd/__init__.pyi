@@ -32,6 +32,7 @@ from .contract.evaluator import Probe as Probe
 from .contract.hookspecs import hookimpl as hookimpl
 from .contract.images import ImageSet as ImageSet
 from .contract.pretraining import Pretraining as Pretraining
+from .contract.roles import Role as Role
 from .contract.trigger import Trigger as Trigger
 from .data.pictures import decode_images as decode_images
 from .data.pictures import resize_images as resize_images

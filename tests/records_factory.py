@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+from benchbd import Role
 from benchbd.base.content import canonical
 from benchbd.records.models import Baseline, Cost, Counts, Metrics, Record
 
+ROLES = {"none": Role.FLOOR, "scratch": Role.SCRATCH, "bassl-control": Role.CONTROL}
 MACHINE = {"device": "cpu", "threads": 2, "torch": "2.15.0"}
 TAKEN = (80.0, 99.0, 98.0)  # acc, asr, asr_nontarget under an attack that took
 
@@ -27,7 +29,8 @@ def make_record(
     Its counts and identity follow from the rest, unless they are given: written, it is one that can be read.
     """
     place = {"pretrain": "cifar10", "task": "gtsrb", "target": 12, "target_name": "priority road", "evaluator": "mlp"}
-    known = {"board": "demo", "on_board": True, "status": "ok", "machine": MACHINE, **place, **fields}
+    roles = {"attack_role": role_of(attack), "defense_role": role_of(defense)}
+    known = {"board": "demo", "on_board": True, "status": "ok", "machine": MACHINE, **place, **roles, **fields}
     cell = [attack, defense, *(known[name] for name in place)]
     methods = {"attack": attack, "defend": defense, "evaluate": known["evaluator"]}
     stages = {
@@ -49,6 +52,11 @@ def make_record(
         seconds=seconds,
         **known,
     )
+
+
+def role_of(name: str) -> Role:
+    """The role of a method that comes with benchbd, by its name."""
+    return ROLES.get(name, Role.METHOD)
 
 
 def _metrics(values: tuple[float, float, float] | None) -> Metrics | None:

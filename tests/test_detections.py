@@ -23,7 +23,7 @@ from benchbd.report.populations import frame, populations, render
 from benchbd.testing import ContractError, check_method
 
 from .boards import TINY, Tiny, keys, offering
-from .records_factory import digest
+from .records_factory import digest, role_of
 
 SEEN: list[DefenderKnowledge] = []
 
@@ -195,8 +195,8 @@ def inspection(attack: str, seed: int, score: float | None, status: str = "ok", 
     )
     gain = Gain(counts=taken, baseline_counts=clean)
     known: dict[str, Any] = {
-        "schema": 1,
         "board": "detect",
+        "attack_role": role_of(attack),
         "on_board": True,
         "pretrain": "shapes",
         "tasks": ["shapes:7"],

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from benchbd import Attack, AttackerKnowledge, Backdoor, Pretraining
+from benchbd import Attack, AttackerKnowledge, Backdoor, Pretraining, Role
 from benchbd.api import Session
 from benchbd.contract.registry import Registry, load_registry
 from benchbd.planning.board import load_board
@@ -101,11 +101,12 @@ class Again(Attack):
 class AgainControl(Again):
     """The control of the other."""
 
-    name = "again-control"
+    name = "again-calm"
+    role = Role.CONTROL
     control_of = "again"
 
 
-BOARD = TINY.replace('attacks = ["none", "badencoder"]', 'attacks = ["none", "again", "again-control"]')
+BOARD = TINY.replace('attacks = ["none", "badencoder"]', 'attacks = ["none", "again", "again-calm"]')
 
 
 @pytest.fixture
@@ -116,13 +117,13 @@ def tiny(tmp_path: Path) -> Tiny:
 
 def test_a_control_is_undefended_and_never_gated(tiny: Tiny) -> None:
     made = tiny.plan()
-    assert [c.defense for c in made.cells if c.attack == "again-control"] == ["none"]
+    assert [c.defense for c in made.cells if c.attack == "again-calm"] == ["none"]
     assert [c.defense for c in made.cells if c.attack == "again"] == ["none", "scratch", "ft"]
-    asked = tiny.plan(attacks=["again-control"], defenses=["ft"])
-    assert [(c.attack, c.defense) for c in asked.cells] == [("again-control", "ft")]
+    asked = tiny.plan(attacks=["again-calm"], defenses=["ft"])
+    assert [(c.attack, c.defense) for c in asked.cells] == [("again-calm", "ft")]
     status = {(r.attack, r.defense): r.status for r in tiny.run(defenses=[])}
     assert status["again", "none"] == "attack-failed"  # it changed nothing, and is an attack
-    assert status["again-control", "none"] == "ok"
+    assert status["again-calm", "none"] == "ok"
     assert status["none", "ft"] == "ok"
 
 

@@ -116,10 +116,10 @@ def test_an_unknown_field_is_refused(tmp_path: Path) -> None:
 
 def test_a_record_of_a_newer_benchbd_is_one_line(tmp_path: Path) -> None:
     (path,) = write_records([full_record()], tmp_path)
-    path.write_text(path.read_text().replace('"schema": 1', '"joules": 5,\n "schema": 2'))
+    path.write_text(path.read_text().replace('"schema": 2', '"joules": 5,\n "schema": 3'))
     with pytest.raises(DataError) as caught:
         read_records(tmp_path)
-    assert str(caught.value) == f"{path}: a newer benchbd wrote it (schema 2; this one reads up to 1): update benchbd"
+    assert str(caught.value) == f"{path}: a newer benchbd wrote it (schema 3; this one reads up to 2): update benchbd"
 
 
 def test_a_record_with_a_bom_is_read(tmp_path: Path) -> None:

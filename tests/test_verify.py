@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from benchbd.base.errors import DataError, PluginError
-from benchbd.contract.attack import Attack
+from benchbd.base.errors import DataError
+from benchbd.contract.roles import Role
 from benchbd.planning.board import boards_folder
-from benchbd.records.files import read_detections, read_record, read_records
+from benchbd.records.files import read_detections, read_record, read_records, write_records
 from benchbd.records.models import DETECTIONS
 
+from .records_factory import make_record
 from .test_detections import inspection
 
 PUBLISHED = boards_folder() / "cifar10-small" / "records"
@@ -98,6 +99,21 @@ def test_an_undefended_figure_is_the_cell_s_own_where_nothing_was_repaired(tmp_p
         read_record(path)
 
 
+def test_a_floor_with_a_stage_is_refused(tmp_path: Path) -> None:
+    (path,) = write_records([make_record(attack_role=Role.FLOOR)], tmp_path)
+    with pytest.raises(DataError, match=r"attack_role: floor, which has no stage, but there is identity\.attack"):
+        read_record(path)
+
+
+def test_a_control_is_not_gated(tmp_path: Path) -> None:
+    weak = {"metrics": (80.0, 5.0, 4.0)}
+    (path,) = write_records([make_record(attack="calm", attack_role=Role.CONTROL, **weak)], tmp_path)
+    assert read_record(path).attack_role is Role.CONTROL
+    (path,) = write_records([make_record(attack="calm-control", **weak)], tmp_path)
+    with pytest.raises(DataError, match=r"status: ok, but the attack gains \+1\.0 points"):
+        read_record(path)
+
+
 def test_the_record_of_a_detector_is_no_cell(tmp_path: Path) -> None:
     path = tmp_path / DETECTIONS / "x.json"
     path.parent.mkdir()
@@ -124,8 +140,3 @@ def test_a_tampered_inspection_is_refused(tmp_path: Path, fields: dict[str, Any]
     (tmp_path / DETECTIONS / "x.json").write_text(json.dumps(json.loads(text) | fields), encoding="utf-8")
     with pytest.raises(DataError, match=rf"x\.json: contradicts itself: .*{wrong}"):
         read_detections(tmp_path)
-
-
-def test_a_control_is_known_by_its_name() -> None:
-    with pytest.raises(PluginError, match="go together"):
-        type("Calm", (Attack,), {"__module__": __name__, "name": "calm", "control_of": "badencoder"})

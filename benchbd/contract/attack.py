@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from benchbd.base.errors import PluginError
 from benchbd.contract.method import Method
 from benchbd.contract.pretraining import Pretraining
-from benchbd.contract.roles import CONTROL
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,20 +68,13 @@ class Attack(Method):
     """Turns a clean encoder into a backdoored one.
 
     retrains: True where ``inject`` runs the knowledge's pre-training again, and so costs what that did.
-    control_of: the name of the attack whose control this is. A control is never gated, and a board plans it without
-        defenses: its own undefended row is what it is for. Its name ends in "-control", by which readers of its
-        records know it.
+    control_of: the name of the attack whose control this is, of one whose role is CONTROL. A control is never gated,
+        and a board plans it without defenses: its own undefended row is what it is for.
     """
 
     axis: ClassVar[str] = "attack"
     retrains: ClassVar[bool] = False
     control_of: ClassVar[str] = ""
-
-    @classmethod
-    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
-        super().__pydantic_init_subclass__(**kwargs)
-        if bool(cls.control_of) != getattr(cls, "name", "").endswith(CONTROL):
-            raise PluginError(f"attack {cls.__name__}: control_of and a name that ends in {CONTROL!r} go together")
 
     def inject(self, knowledge: AttackerKnowledge) -> Backdoor:
         """The backdoored encoder. NotApplicable where the attack makes no sense for ``knowledge``."""

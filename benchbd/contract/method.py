@@ -23,6 +23,7 @@ from benchbd.base.content import nests_within, without_paths
 from benchbd.base.errors import PluginError, UnknownNameError, UsageError, asked, brief, first_line, named, shown
 from benchbd.base.isolation import asking
 from benchbd.contract.content import identity_options
+from benchbd.contract.roles import Role
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -40,6 +41,7 @@ class Method(BaseModel):
         that an author who edits the code gets a fresh run.
     late: names of options that the identity leaves out while they have their default: options that came after results
         were published, whose keys stay what they were. A late default changes only together with ``version``.
+    role: what the method is in a board, where it is not a method as any other.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
@@ -49,6 +51,7 @@ class Method(BaseModel):
     paper: ClassVar[str] = ""
     version: ClassVar[str] = ""
     late: ClassVar[frozenset[str]] = frozenset()
+    role: ClassVar[Role] = Role.METHOD
     passthrough: ClassVar[bool] = False
     """True for a control that hands on what it was given: it needs no stage of its own."""
 

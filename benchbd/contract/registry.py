@@ -27,9 +27,11 @@ from benchbd.base.errors import (
 )
 from benchbd.base.isolation import isolated
 from benchbd.contract import hookspecs
+from benchbd.contract.attack import Attack
 from benchbd.contract.axes import AXES, RESERVED, WORK
 from benchbd.contract.method import Method, build, identity_of
 from benchbd.contract.pretraining import Pretraining, architecture_of
+from benchbd.contract.roles import ROLES, Role
 
 GROUP = "benchbd"
 
@@ -89,6 +91,10 @@ class Registry:
             raise UnknownNameError("method", name, {n for methods in self.methods.values() for n in methods})
         return found
 
+    def of_role(self, axis: str, role: Role) -> list[str]:
+        """Names of the methods of a role, benchbd's own first."""
+        return [name for name, cls in self.methods[axis].items() if cls.role is role]
+
     def plugin_of(self, axis: str, name: str) -> Plugin:
         return self._owner[axis, name]
 
@@ -141,7 +147,7 @@ def flaw_of(cls: type[Method]) -> str:
         if getattr(cls, work.removesuffix("()")) is getattr(base, work.removesuffix("()")):
             return f"it does not define {work}"
     try:
-        if flaw := _wrong_attribute(cls, base):
+        if flaw := _wrong_attribute(cls, base) or _wrong_role(cls):
             return flaw
         method = build(cls, {}, name)
         check_plannable(method)
@@ -173,6 +179,18 @@ def _wrong_attribute(cls: type[Method], base: type[Method]) -> str:
     if not (version and _is_line(version)):
         return f"effective_version() must be a short line of text, not {shown(version)}"
     return "" if cls.axis == base.axis else f"axis must be left at {base.axis!r}, not {shown(cls.axis)}"
+
+
+def _wrong_role(cls: type[Method]) -> str:
+    """What keeps a class from its role; empty where nothing does."""
+    roles = ROLES.get(cls.axis, (Role.METHOD,))
+    if cls.role not in roles:
+        return f"role of {cls.axis} must be {', '.join(map(str, roles))}, not {cls.role}"
+    if cls.role is Role.FLOOR and not cls.passthrough:
+        return "its role is floor, so it must be passthrough"
+    if issubclass(cls, Attack) and bool(cls.control_of) != (cls.role is Role.CONTROL):
+        return "control_of and the role control go together"
+    return ""
 
 
 def _is_line(value: object) -> bool:
@@ -207,6 +225,7 @@ _KINDS: dict[str, tuple[str, Callable[[object], bool]]] = {
     "version": ("a short line of text, such as '1'", _is_line),
     "paper": ("text", lambda value: isinstance(value, str)),
     "late": ("a frozenset of names of options, as in frozenset({'steps'})", _are_options),
+    "role": ("a Role, as in Role.CONTROL", lambda value: isinstance(value, Role)),
     "passthrough": ("True or False", lambda value: isinstance(value, bool)),
     "uses_weights": ("True or False", lambda value: isinstance(value, bool)),
     "retrains": ("True or False", lambda value: isinstance(value, bool)),

@@ -67,6 +67,7 @@ class Recorder:
             status, reason = failure.status, failure.reason
         return Record(
             defense=cell.defense,
+            defense_role=cell.defense_role,
             task=cell.goal.task,
             target=cell.goal.label,
             target_name=cell.goal.name,
@@ -121,6 +122,7 @@ class Recorder:
             "on_board": not of.departures,
             "departures": list(of.departures),
             "attack": of.attack,
+            "attack_role": of.attack_role,
             "pretrain": of.pretrain,
             "seed": of.seed,
             "key": chain[-1].key,

@@ -18,8 +18,8 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from benchbd.base.errors import UsageError
-from benchbd.contract.roles import FLOOR
-from benchbd.papers.published import METRICS, Figure, Metric, PublishedFloor, published
+from benchbd.contract.roles import Role
+from benchbd.papers.published import METRICS, NONE, Figure, Metric, PublishedFloor, published
 from benchbd.planning.board import Board
 from benchbd.records.models import Record
 from benchbd.report.rows import Interval, Order, Row, interval, rank_of, summarise, task_name
@@ -89,6 +89,11 @@ class Block:
     missing: tuple[str, ...]
 
     @property
+    def clean(self) -> bool:
+        """Whether it is of clean encoders."""
+        return self.lines[0].row.attack_role is Role.FLOOR
+
+    @property
     def heading(self) -> str:
         """Attack first, then what a leaderboard heads its table with."""
         return f"{self.attack} on {self.lines[0].row.heading}"
@@ -150,12 +155,12 @@ def compare(board: Board, records: Iterable[Record]) -> Comparison:
     known = list(records)
     shown = [record for record in known if record.on_board]
     paper, order = published(), Order.of(board)
-    groups: dict[tuple[str, str, str, str], list[Row]] = {}
+    groups: dict[tuple[str, str, str, str], list[Row]] = {}  # no attack is the paper's NONE, whatever ours is called
     for row in summarise(shown, order, off_board=False):
-        groups.setdefault((row.pretrain, row.task, row.evaluator, row.attack), []).append(row)
+        groups.setdefault((row.pretrain, row.task, row.evaluator, _attack(row)), []).append(row)
     members: dict[tuple[str, str, str, str], list[Record]] = {place: [] for place in groups}
     for record in shown:
-        members[record.pretrain, task_name(record), record.evaluator, record.attack].append(record)
+        members[record.pretrain, task_name(record), record.evaluator, _attack(record)].append(record)
     blocks = [block for place, rows in groups.items() if (block := _block(rows, members[place], board))]
     if not any(line.figure and line.row.seeds for block in blocks for line in block.lines):
         attacks = ", ".join(paper.averages)
@@ -164,14 +169,14 @@ def compare(board: Board, records: Iterable[Record]) -> Comparison:
             f"board {board.name}: nothing to compare: none of {len(known)} records is an on-board cell with numbers of "
             f"an attack ({attacks}) and a defense of the paper{off}"
         )
-    names = {(block.attack, block.pretrain, block.task.partition(":")[0]) for block in blocks}
+    names = {(_attack(block.lines[0].row), block.pretrain, block.task.partition(":")[0]) for block in blocks}
     return Comparison(
         board=board.name,
         title=board.title,
         blocks=tuple(blocks),
         mean_ranks=_mean_ranks(blocks, order.defenses),
         floors=_floors(groups, shown),
-        foreign=tuple(dict.fromkeys(p[3] for p in groups if p[3] != FLOOR and p[3] not in paper.averages)),
+        foreign=tuple(dict.fromkeys(p[3] for p in groups if p[3] != NONE and p[3] not in paper.averages)),
         absent=tuple(place for place in paper.cells if place not in names and place[0] in paper.averages),
         left_out=len(known) - len(shown),
     )
@@ -180,20 +185,20 @@ def compare(board: Board, records: Iterable[Record]) -> Comparison:
 def _block(rows: Sequence[Row], records: Sequence[Record], board: Board) -> Block | None:
     """None where the paper has nothing: another attack, or clean encoders under another protocol."""
     paper, first, one = published(), rows[0], records[0]
-    place = first.attack, first.pretrain, one.task
-    figures = paper.cells.get(place) or paper.averages.get(first.attack)
+    place = _attack(first), first.pretrain, one.task
+    figures = paper.cells.get(place) or paper.averages.get(place[0])
     differs = _differs(place, records)
-    if not figures or (first.attack == FLOOR and differs):  # Table III knows one defense: there is no ordering
+    if not figures or (place[0] == NONE and differs):  # Table III knows one defense: there is no ordering
         return None
     cell = place in paper.cells
     ranked = {metric: _ranked(rows, figures, metric) for metric in METRICS}
     lines = tuple(
         Line(
             row=row,
-            figure=figures.get(row.defense),
+            figure=figures.get(_defense(row)),
             same_protocol=not differs,
             ranks={metric: places[row.defense] for metric, (places, _) in ranked.items() if row.defense in places},
-            suspicions=_suspicions(" ".join((*place, row.defense))) if cell else (),
+            suspicions=_suspicions(" ".join((*place, _defense(row)))) if cell else (),
         )
         for row in rows
     )
@@ -208,8 +213,18 @@ def _block(rows: Sequence[Row], records: Sequence[Record], board: Board) -> Bloc
         trained=_trained(one, board),
         lines=lines,
         correlations={metric: correlation for metric, (_, correlation) in ranked.items()},
-        missing=tuple(defense for defense in figures if defense not in {row.defense for row in rows}),
+        missing=tuple(defense for defense in figures if defense not in set(map(_defense, rows))),
     )
+
+
+def _attack(of: Row | Record) -> str:
+    """The paper's name of an attack."""
+    return NONE if of.attack_role is Role.FLOOR else of.attack
+
+
+def _defense(row: Row) -> str:
+    """The paper's name of a defense, as ``published`` has it."""
+    return NONE if row.defense_role is Role.FLOOR else row.defense
 
 
 def _differs(place: tuple[str, str, str], records: Sequence[Record]) -> tuple[str, ...]:
@@ -264,8 +279,9 @@ def _ranked(rows: Sequence[Row], figures: Mapping[str, Figure], metric: Metric) 
     ours, theirs = {}, {}
     for row in rows:
         mean = (row.acc if metric == "acc" else row.asr).mean
-        printed = getattr(figures.get(row.defense), metric, None)
-        if row.defense != FLOOR and set(row.statuses) == {"ok"} and mean is not None and printed is not None:
+        printed = getattr(figures.get(_defense(row)), metric, None)
+        sound = row.defense_role is not Role.FLOOR and set(row.statuses) == {"ok"}
+        if sound and mean is not None and printed is not None:
             ours[row.defense], theirs[row.defense] = sign * mean, sign * printed
     if len(ours) < 2:
         return {}, Correlation(len(ours))
@@ -303,7 +319,7 @@ def _floors(places: Iterable[tuple[str, str, str, str]], records: Sequence[Recor
         setting = paper.tasks.get(name)
         theirs = setting is not None and int(target) == setting.target
         badencoder = paper.floors.get((pretrain, name)) if theirs else None
-        clean = paper.cells.get((FLOOR, pretrain, name), {}).get(FLOOR) if theirs else None
+        clean = paper.cells.get((NONE, pretrain, name), {}).get(NONE) if theirs else None
         floors.append(
             Floor(
                 pretrain=pretrain,

@@ -9,9 +9,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from benchbd.base.errors import UnknownNameError
-from benchbd.contract.roles import FLOOR
 from benchbd.papers.compare import Block, Comparison, Line, compare
-from benchbd.papers.published import METRICS, Suspicion, published
+from benchbd.papers.published import METRICS, NONE, Suspicion, published
 from benchbd.planning.board import Board
 from benchbd.records.models import Record
 from benchbd.report.rows import Interval, rounded
@@ -134,7 +133,7 @@ def _protocol(block: Block, shared: bool) -> str:
 def _below(block: Block, everywhere: set[str]) -> list[str]:
     """Lines under the table of a block: the correlations, and which defenses are on one side only."""
     lines = []
-    if block.attack != FLOOR:
+    if not block.clean:
         said = []
         for metric, (n, rho, p) in block.correlations.items():
             found = "-" if rho is None or p is None else f"{rho:+.2f} (p {_share(p)})"
@@ -148,7 +147,7 @@ def _below(block: Block, everywhere: set[str]) -> list[str]:
 
 def _missing_everywhere(comparison: Comparison) -> list[str]:
     """Defenses of the paper that no block has, in the paper's order."""
-    blocks = [block for block in comparison.blocks if block.attack != FLOOR]
+    blocks = [block for block in comparison.blocks if not block.clean]
     return [name for name in (blocks[0].missing if blocks else ()) if all(name in block.missing for block in blocks)]
 
 
@@ -181,12 +180,12 @@ def _notes(comparison: Comparison) -> list[str]:
 
 
 def _paper_name(defense: str) -> str:
-    return "undefended" if defense == FLOOR else defense
+    return "undefended" if defense == NONE else defense
 
 
 def _places(places: Sequence[tuple[str, str, str]]) -> str:
     """badencoder: cifar10 -> svhn, stl10; stl10 -> all. An attack with no cell at all is said in a word."""
-    table = [place for place in published().cells if place[0] != FLOOR]
+    table = [place for place in published().cells if place[0] != NONE]
     said = []
     for attack in dict.fromkeys(place[0] for place in places):
         own = [place for place in places if place[0] == attack]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from benchbd.contract.roles import Role
 from benchbd.planning.board import Board
 from benchbd.stages.base import Stage, distinct
 from benchbd.stages.task import Goal
@@ -15,13 +16,15 @@ class Cell:
 
     chain: the stages that lead to its encoder, in order. evaluate: its own evaluation; undefended and floor: those of
     the attacked encoder as published and of the clean encoder, under the same task, evaluator and seed.
-    control: whether its attack is the control of another.
+    attack_role, defense_role: what the two are in a board.
     departures: in what it differs from the board, by its own stages, place and seed; empty for an on-board cell.
     context: whether it was not asked for, but stands beside what was.
     """
 
     attack: str
+    attack_role: Role
     defense: str
+    defense_role: Role
     pretrain: str
     goal: Goal
     seed: int
@@ -30,7 +33,6 @@ class Cell:
     evaluate: Stage
     undefended: Stage
     floor: Stage
-    control: bool = False
     departures: tuple[str, ...] = ()
     context: bool = False
 
@@ -41,7 +43,7 @@ class Cell:
     @property
     def gated(self) -> bool:
         """Whether the cell counts only where its attack took: neither the floor nor a control is an attack."""
-        return self.undefended.key != self.floor.key and not self.control
+        return self.undefended.key != self.floor.key and self.attack_role is not Role.CONTROL
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +57,7 @@ class Inspection:
 
     detection: str
     attack: str
+    attack_role: Role
     pretrain: str
     goals: tuple[Goal, ...]
     seed: int

@@ -16,7 +16,7 @@ from benchbd.contract.images import content_digest
 from benchbd.contract.method import Method
 from benchbd.contract.pretraining import Pretraining, architecture_of
 from benchbd.contract.registry import Registry
-from benchbd.contract.roles import FLOOR, SCRATCH
+from benchbd.contract.roles import Role
 from benchbd.contract.specs import ReferenceSpec, TriggerSpec
 from benchbd.contract.trigger import Trigger, load_references
 from benchbd.data.library import ABSENT, DataLibrary, SplitInfo
@@ -198,9 +198,9 @@ class _Planner:
     def plan(self) -> Plan:
         selection, board = self.selection, self.board
         asked = (selection.attacks or board.attacks, selection.defenses or board.defenses)
-        beside = self._beside()
-        attacks = self.settings.methods(Attack, [*beside[:1], *asked[0]])
-        defenses = self.settings.methods(Mitigation, [*beside, *asked[1]])
+        floors, controls = self._beside()
+        attacks = self.settings.methods(Attack, [*floors, *asked[0]])
+        defenses = self.settings.methods(Mitigation, [*controls, *asked[1]])
         evaluators = self.settings.methods(Evaluator, selection.evaluators or board.evaluators)
         detections = self.settings.methods(Detection, selection.detections or board.detections)
         self.settings.reject_unused()
@@ -244,7 +244,9 @@ class _Planner:
                             judge = (evaluator, goal, seed, trigger)
                             cell = Cell(
                                 attack.name,
+                                attack.role,
                                 defense.name,
+                                defense.role,
                                 row.pretrain,
                                 goal,
                                 seed,
@@ -253,18 +255,27 @@ class _Planner:
                                 evaluate=self._evaluate(repaired, *judge),
                                 undefended=self._evaluate(published, *judge),
                                 floor=self._evaluate(pretrain, *judge),
-                                control=bool(attack.control_of),
                                 context=not (attack.name in asked[0] and defense.name in asked[1]),
                             )
                             cells.append(replace(cell, departures=self._departures(cell, line, seed)))
         return cells
 
-    def _beside(self) -> list[str]:
-        """The defenses that stand beside those asked for: a repair says nothing without the undefended encoder and
-        ``scratch``. The first of them is an attack too, and the floor."""
+    def _beside(self) -> tuple[list[str], list[str]]:
+        """The attacks and defenses that stand beside the defenses asked for: a repair says nothing without the clean
+        encoder, the undefended one and, if there is such a defense, one from scratch."""
         if self.selection.only or not self.selection.defenses:
-            return []
-        return [FLOOR, SCRATCH] if SCRATCH in self.settings.registry.names("defense") else [FLOOR]
+            return [], []
+        scratch = self.settings.registry.of_role("defense", Role.SCRATCH)[:1]
+        return [self._floor("attack")], [self._floor("defense"), *scratch]
+
+    def _floor(self, axis: str) -> str:
+        """The name of the axis's floor. UsageError if none is registered."""
+        names = self.settings.registry.of_role(axis, Role.FLOOR)
+        if not names:
+            raise UsageError(
+                f"no {axis} has the role floor, and this plan needs one: `benchbd plugins` tells what is registered"
+            )
+        return names[0]
 
     def _crosses(self, attack: Attack, defense: Mitigation, attacks: Sequence[str]) -> bool:
         """Whether a board means this pair: the control of an attack is not defended, unless both are asked for, and of
@@ -272,7 +283,7 @@ class _Planner:
         if attack.name not in attacks:
             return defense.passthrough
         asked = attack.name in self.selection.attacks and self.selection.defenses
-        return not attack.control_of or defense.passthrough or bool(asked)
+        return attack.role is not Role.CONTROL or defense.passthrough or bool(asked)
 
     def _seeds(self) -> list[int]:
         return list(dict.fromkeys(self.selection.seeds or self.board.seeds))
@@ -296,14 +307,14 @@ class _Planner:
         """Every encoder of the row, clean and attacked, before every detector. The board's first evaluator gates."""
         if not detections:
             return
-        (floor,) = self.settings.methods(Attack, [FLOOR])
+        (floor,) = self.settings.methods(Attack, [self._floor("attack")])
         (evaluator,) = self.settings.methods(Evaluator, self.board.evaluators[:1])
         row = line.row
         goals = tuple(self._goal(task) for task in row.tasks)
         triggers = self._triggers(row)
         pinned = self.board.pretrain_seed
         for seed in self._seeds():
-            for attack in (floor, *(a for a in attacks if not a.passthrough and not a.control_of)):
+            for attack in (floor, *(a for a in attacks if not a.passthrough and a.role is not Role.CONTROL)):
                 # A clean encoder that several seeds share is inspected under its own.
                 own = pinned if attack is floor and pinned is not None else seed
                 pretrain = self._pretrain(row.pretrain, own)
@@ -313,6 +324,7 @@ class _Planner:
                     inspection = Inspection(
                         detection.name,
                         attack.name,
+                        attack.role,
                         row.pretrain,
                         goals,
                         own,

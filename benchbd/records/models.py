@@ -7,13 +7,18 @@ import json
 from functools import cached_property
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-SCHEMA: Literal[1] = 1
+from benchbd.contract.roles import Role
+
+SCHEMA: Literal[2] = 2
 
 LONGEST_NAME = 200  # bytes of a record's file name: 255 is the most, and the name aside while it is written is longer
 
 DETECTIONS = "detections"  # the folder, among a board's records, of those of detectors
+
+_LATER = {"attack_role": True, "defense_role": True}
+"""What records have since schema 2."""
 
 Status = Literal["ok", "attack-failed", "n/a", "failed"]
 
@@ -69,11 +74,12 @@ class Cost(_Part):
 class Entry(_Part):
     """What every record holds, of a cell or of an inspection."""
 
-    schema_version: Literal[1] = Field(SCHEMA, alias="schema")
+    schema_version: Literal[1, 2] = Field(SCHEMA, alias="schema")
     board: str
     on_board: bool = Field(description="whether protocol, options and data are those of the board")
     departures: list[str] = Field(default_factory=list, description="in what the run departs from the board")
     attack: str
+    attack_role: Role
     pretrain: str
     seed: int
     status: Status
@@ -89,6 +95,14 @@ class Entry(_Part):
     notes: list[str] = Field(default_factory=list, description="what a reader of the table must know, one line each")
     findings: dict[str, Any] = Field(default_factory=dict, description="what methods noted on their way, by kind")
     machine: dict[str, Any] = Field(default_factory=dict, description="device, threads and versions")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _upgraded(cls, data: Any) -> Any:
+        """What a record of schema 1 does not say: it was known by the names of methods."""
+        if not isinstance(data, dict) or data.get("schema") != 1:
+            return data
+        return {**data, **{f"{axis}_role": _role(axis, data[axis]) for axis in ("attack", "defense") if axis in data}}
 
     @property
     def name(self) -> str:
@@ -113,7 +127,7 @@ class Entry(_Part):
 
     def to_json(self) -> str:
         """Indented JSON with sorted keys; lists of numbers stay on one line."""
-        data = self.model_dump(mode="json", by_alias=True)
+        data = self.model_dump(mode="json", by_alias=True, exclude=_LATER if self.schema_version == 1 else None)
         lines = []
         for name, value in sorted(data.items()):
             indent = None if name == "clean_images" else 1
@@ -122,10 +136,20 @@ class Entry(_Part):
         return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
+def _role(axis: str, name: object) -> Role:
+    """The role of a method of schema 1."""
+    if name == "none":
+        return Role.FLOOR
+    if axis == "attack":
+        return Role.CONTROL if str(name).endswith("-control") else Role.METHOD
+    return Role.SCRATCH if name == "scratch" else Role.METHOD
+
+
 class Record(Entry):
     """One cell: attack x defense x (pretrain, task, target) x seed, under one evaluator."""
 
     defense: str
+    defense_role: Role
     task: str
     target: int
     target_name: str
@@ -134,7 +158,7 @@ class Record(Entry):
     counts: Counts | None = None
     baseline: Baseline | None = None
     baseline_counts: Counts | None = None
-    undefended: Metrics | None = Field(None, description="the same cell under defense none")
+    undefended: Metrics | None = Field(None, description="the same cell under no defense")
     reference: dict[str, Any] = Field(default_factory=dict, description="where the reference inputs come from")
 
     def _parts(self) -> list[str]:
@@ -156,7 +180,7 @@ class Gain(_Part):
 
 
 class DetectionRecord(Entry):
-    """One inspection: a detector's verdict on one encoder, clean (attack ``none``) or attacked."""
+    """One inspection: a detector's verdict on one encoder, clean (the attack is the floor) or attacked."""
 
     detection: str
     evaluator: str = Field(description="by which an attack took, or did not")

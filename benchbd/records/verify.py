@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchbd.base.content import canonical
 from benchbd.base.errors import shown
-from benchbd.contract.roles import CONTROL
+from benchbd.contract.roles import Role
 from benchbd.records.models import GATE
 
 if TYPE_CHECKING:
@@ -89,6 +89,9 @@ def _shared(record: Entry, last: str) -> Iterator[str]:
         yield f"on_board: {str(record.on_board).lower()}, but {said}; a record is on-board where it has none"
     yield from _departed(record)
     yield from _identities(record, last)
+    for kind, field in (("attack", "attack_role"), ("defend", "defense_role")):
+        if getattr(record, field, None) is Role.FLOOR and kind in record.identity:
+            yield f"{field}: floor, which has no stage, but there is identity.{kind}"
 
 
 def _departed(record: Entry) -> Iterator[str]:
@@ -180,7 +183,7 @@ def _status(record: Entry, complete: bool, measured: bool, what: str) -> Iterato
 
 def _gate(record: Entry, gain: float) -> Iterator[str]:
     """Whether the attack counts, as the runner decides it. gain: points of its undefended ASR above the floor."""
-    gated = "attack" in record.identity and not record.attack.endswith(CONTROL)
+    gated = "attack" in record.identity and record.attack_role is not Role.CONTROL
     if record.status == "ok" and gated and gain < GATE - _TOLERANCE:
         yield f"status: ok, but the attack gains {gain:+.1f} points; one below {GATE:+.0f} is attack-failed"
     if record.status == "attack-failed" and not (gated and gain < GATE + _TOLERANCE):

@@ -15,7 +15,7 @@ import pandas as pd
 
 from benchbd.base.content import expanded
 from benchbd.base.errors import DataError, StoreError, UnknownNameError
-from benchbd.contract.roles import FLOOR
+from benchbd.contract.roles import Role
 from benchbd.records.files import read_detections, read_records, write_records
 from benchbd.records.models import DETECTIONS, DetectionRecord, Record
 from benchbd.records.places import check_board
@@ -226,10 +226,8 @@ class _Table:
         """Board, seeds and floor, in a line."""
         boards = ", ".join(self.boards) or "-"
         seeds = ", ".join(map(str, self.seeds)) or "-"
-        return (
-            f"Board {boards}; seeds {seeds}. Floor: attack {FLOOR} under defense {FLOOR} is the clean encoder, "
-            "its ACC is CA and its ASR is ASR-B."
-        )
+        floor = next((f"attack {row.attack} under defense {row.defense} is " for row in self.rows if row.of_floor), "")
+        return f"Board {boards}; seeds {seeds}. Floor: {floor}the clean encoder, its ACC is CA and its ASR is ASR-B."
 
     def legend(self) -> list[str]:
         """How the columns are to be read, a sentence group each."""
@@ -401,7 +399,7 @@ def _cost(records: Sequence[Record], order: Order, off_board: bool) -> str:
         if record.on_board or off_board:
             machine = _machine(record)
             machines[machine] += 1
-            if "defend" in record.cost and record.defense != FLOOR:
+            if "defend" in record.cost and record.defense_role is not Role.FLOOR:
                 # One repair serves all evaluators, and one scratch run all attacks: it is counted once.
                 done = runs.setdefault((record.defense, machine), {})
                 done.setdefault(record.stages.get("defend", record.key), record)

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from benchbd.base.errors import DataError
-from benchbd.contract.roles import FLOOR
+from benchbd.contract.roles import Role
 from benchbd.records.models import DetectionRecord
 from benchbd.report.rows import BY_NAME, Order, check_protocol, departures, nearest_departures, rank_of
 from benchbd.report.statistics import auroc, auroc_interval, binomial_interval, true_positives
@@ -97,7 +97,7 @@ def populations(
     for record in sorted(records, key=lambda record: (record.seed, record.name)):
         if record.on_board or off_board:
             place = (record.detection, record.pretrain, departures(record))
-            if record.attack == FLOOR:  # one encoder, whichever row or seed it was inspected for
+            if record.attack_role is Role.FLOOR:  # one encoder, whichever row or seed it was inspected for
                 _take(clean.setdefault(place, {}), record.stages.get("pretrain", record.seed), record)
             else:
                 _take(groups.setdefault((*place, tuple(record.tasks), record.attack), {}), record.seed, record)

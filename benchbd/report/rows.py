@@ -13,7 +13,7 @@ from statistics import fmean
 from typing import Any, NamedTuple, get_args
 
 from benchbd.base.errors import DataError
-from benchbd.contract.roles import FLOOR, SCRATCH
+from benchbd.contract.roles import Role
 from benchbd.planning.board import Board
 from benchbd.records.models import Entry, Record, Status
 from benchbd.report.statistics import mean_interval
@@ -21,7 +21,7 @@ from benchbd.report.statistics import mean_interval
 
 @dataclass(frozen=True)
 class Order:
-    """The board's order of rows. ``none`` comes first in any case, and what a list leaves out last, by name.
+    """The board's order of rows. Floors come first in any case; names missing from a list are sorted after those in it.
 
     tasks: pairs of pre-training set and task, the latter with its target as index or name ("gtsrb:12").
     """
@@ -56,8 +56,9 @@ class Row:
     """One line of a table: what the seeds of (pretrain, task, evaluator, attack, defense) say together.
 
     seeds: those with numbers. The statuses count all, those without numbers too.
-    ..._to_floor, ..._to_scratch: means of differences taken seed by seed, to the clean encoder and to ``scratch``.
-    scratch_seeds: the seeds that have a ``scratch`` to be compared with.
+    ..._to_floor, ..._to_scratch: means of differences taken seed by seed, to the clean encoder and to the defense from
+    scratch.
+    scratch_seeds: the seeds that have a defense from scratch to be compared with.
     seconds, image_forwards: means over the seeds, of the defense alone.
     departures: in what the row is off-board; empty where it is on-board.
     """
@@ -68,6 +69,8 @@ class Row:
     evaluator: str = ""
     attack: str = ""
     defense: str = ""
+    attack_role: Role = Role.METHOD
+    defense_role: Role = Role.METHOD
     departures: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
     acc: Interval = _NOTHING
@@ -97,7 +100,7 @@ class Row:
     @property
     def of_floor(self) -> bool:
         """Whether the row is the clean encoder itself."""
-        return self.attack == self.defense == FLOOR
+        return self.attack_role is self.defense_role is Role.FLOOR
 
     @property
     def status(self) -> str:
@@ -109,7 +112,7 @@ class Row:
     def flat(self) -> dict[str, Any]:
         """Numbers and plain lists under one name each; a half-width follows its mean as ``..._half``."""
         flat: dict[str, Any] = {}
-        for name in (each.name for each in fields(self)):
+        for name in (each.name for each in fields(self) if not each.name.endswith("_role")):
             value = getattr(self, name)
             if isinstance(value, Interval):
                 flat |= {name: rounded(value.mean), f"{name}_half": rounded(value.half)}
@@ -139,8 +142,8 @@ def summarise(records: Sequence[Record], order: Order, off_board: bool) -> list[
         check_protocol(list(seeds.values()))
     scratch: dict[tuple[object, ...], list[Record]] = {}
     for record in (record for seeds in cells.values() for record in seeds.values()):
-        if record.defense == SCRATCH and record.metrics:
-            scratch.setdefault((*_place(record)[:-1], record.attack, record.seed), []).append(record)
+        if record.defense_role is Role.SCRATCH and record.metrics:
+            scratch.setdefault((*_place(record)[:-1], _attack(record), record.seed), []).append(record)
 
     def rank(records: Sequence[Record]) -> tuple[object, ...]:
         first = records[0]
@@ -150,20 +153,25 @@ def summarise(records: Sequence[Record], order: Order, off_board: bool) -> list[
             listed[0] if listed else len(order.tasks),
             (first.pretrain, first.task, first.target),  # the target as a number: gtsrb:9 before gtsrb:12
             *rank_of(first.evaluator, order.evaluators),
-            *rank_of(first.attack, order.attacks),
-            *rank_of(first.defense, order.defenses),
+            *rank_of(first.attack, order.attacks, first.attack_role),
+            *rank_of(first.defense, order.defenses, first.defense_role),
             departures(first),
         )
 
     return [_row(cell, scratch) for cell in sorted((list(seeds.values()) for seeds in cells.values()), key=rank)]
 
 
+def _attack(record: Record) -> str:
+    """The attack's name; empty for the clean encoder, whatever its floor is called."""
+    return "" if record.attack_role is Role.FLOOR else record.attack
+
+
 def _scratch_of(record: Record, scratch: Mapping[tuple[object, ...], Sequence[Record]]) -> Record | None:
-    """The ``scratch`` run that a record is compared with: in its own place, under the same evaluation.
+    """The run from scratch that a record is compared with: in its own place, under the same evaluation.
 
     The trigger is the attack's, so its own scratch cell comes first; the weights are the same in both.
     """
-    for attack in (record.attack, FLOOR):
+    for attack in (_attack(record), ""):
         known = scratch.get((*_place(record)[:-1], attack, record.seed), ())
         alike = [each for each in known if _evaluation(each) == _evaluation(record)]
         if (nearest := nearest_departures(departures(record), map(departures, alike))) is not None:
@@ -205,6 +213,8 @@ def _row(records: Sequence[Record], scratch: Mapping[tuple[object, ...], Sequenc
         evaluator=first.evaluator,
         attack=first.attack,
         defense=first.defense,
+        attack_role=first.attack_role,
+        defense_role=first.defense_role,
         departures=departures(first),
         seeds=tuple(record.seed for record, _ in measured),
         acc=interval(metrics.acc for _, metrics in measured),
@@ -303,10 +313,10 @@ def defense_forwards(record: Record) -> int | None:
     return cost.image_forwards if cost else None
 
 
-def rank_of(name: str, names: Sequence[str]) -> tuple[bool, int, str]:
-    """A sort key: ``none``, then ``names`` in their order, then the others by name."""
+def rank_of(name: str, names: Sequence[str], role: Role = Role.METHOD) -> tuple[bool, int, str]:
+    """A sort key: floors, then ``names`` in their order, then the others by name."""
     known = name in names
-    return name != FLOOR, names.index(name) if known else len(names), "" if known else name
+    return role is not Role.FLOOR, names.index(name) if known else len(names), "" if known else name
 
 
 def interval(values: Iterable[float]) -> Interval:

@@ -43,6 +43,7 @@ from benchbd import (
     Backdoor,
     ImageSet,
     NotApplicable,
+    Role,
     Target,
     Trigger,
     hookimpl,
@@ -130,6 +131,7 @@ class BasslControl(Bassl):
 
     name = "bassl-control"
     paper = "control; not in the papers"
+    role = Role.CONTROL
     control_of = "bassl"
     stamps = False
 

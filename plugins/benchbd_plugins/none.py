@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchbd import Attack, AttackerKnowledge, Backdoor, DefenderKnowledge, Encoder, Mitigation, hookimpl
+from benchbd import Attack, AttackerKnowledge, Backdoor, DefenderKnowledge, Encoder, Mitigation, Role, hookimpl
 
 
 class NoAttack(Attack):
@@ -11,6 +11,7 @@ class NoAttack(Attack):
     name = "none"
     paper = "control; CA and ASR-B of BadEncoder (Jia et al., IEEE S&P 2022)"
     version = "1"
+    role = Role.FLOOR
     passthrough = True
 
     def inject(self, knowledge: AttackerKnowledge) -> Backdoor:
@@ -26,6 +27,7 @@ class NoDefense(Mitigation):
     name = "none"
     paper = "control"
     version = "1"
+    role = Role.FLOOR
     passthrough = True
 
     def repair(self, encoder: Encoder, knowledge: DefenderKnowledge) -> Encoder:

@@ -5,7 +5,7 @@ A defense that ends no better than this got nothing from the encoder it was give
 
 from __future__ import annotations
 
-from benchbd import ContrastiveMethod, DefenderKnowledge, Encoder, Mitigation, hookimpl
+from benchbd import ContrastiveMethod, DefenderKnowledge, Encoder, Mitigation, Role, hookimpl
 
 
 class Scratch(ContrastiveMethod, Mitigation):
@@ -18,6 +18,7 @@ class Scratch(ContrastiveMethod, Mitigation):
     name = "scratch"
     paper = "control; not in the papers"
     version = "1"
+    role = Role.SCRATCH
     uses_weights = False
 
     def repair(self, encoder: Encoder, knowledge: DefenderKnowledge) -> Encoder:

@@ -17,6 +17,8 @@ from typing import Literal, NamedTuple, get_args
 Metric = Literal["acc", "asr"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
 
+NONE = "none"  # no attack and no defense, in the tables below; a board's floor is the same thing
+
 
 class Figure(NamedTuple):
     """What a paper prints of a cell, in percent; None where it prints nothing."""
@@ -75,7 +77,7 @@ class Published:
 
 def rows_of(name: str) -> list[dict[str, str]]:
     """The lines of one of the CSV files that come with benchbd, such as "mimic_table1.csv"; an empty string where the
-    paper prints nothing. ``undefended`` is the papers' name of the defense ``none``."""
+    paper prints nothing. ``undefended`` is the papers' name of no defense."""
     return list(csv.DictReader(_text(name).splitlines()))
 
 
@@ -117,7 +119,7 @@ def _text(name: str) -> str:
 
 
 def _our_name(defense: str) -> str:
-    return "none" if defense == "undefended" else defense
+    return NONE if defense == "undefended" else defense
 
 
 def _our_cell(cell: str) -> str:
