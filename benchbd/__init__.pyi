@@ -34,6 +34,7 @@ from .contract.images import ImageSet as ImageSet
 from .contract.pretraining import Pretraining as Pretraining
 from .contract.roles import Role as Role
 from .contract.trigger import Trigger as Trigger
+from .data.pictures import blank_images as blank_images
 from .data.pictures import decode_images as decode_images
 from .data.pictures import resize_images as resize_images
 from .toolkit.augment import Augment as Augment

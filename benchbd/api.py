@@ -84,7 +84,7 @@ class Session:
         # What will be read is read now: a digest from the cache that the images do not have would be a wrong identity.
         # Labels of test images are needed for the counts of stages that are there already.
         needed = {
-            (ref.name, ref.split, ref.digest)
+            (ref.name, ref.split, ref.size, ref.digest)
             for stage in plan.stages
             for ref in stage.data.values()
             if ref.split == "test" or not store.has(stage.key)

@@ -42,14 +42,13 @@ from benchbd.contract.defense import DefenderKnowledge, Mitigation
 from benchbd.contract.detection import Detection
 from benchbd.contract.encoder import Encoder, rebuild
 from benchbd.contract.evaluator import Evaluator, Probe
-from benchbd.contract.images import ImageSet
+from benchbd.contract.images import SIZE, ImageSet
 from benchbd.contract.method import Method, build, forwards_of, shortened_of
 from benchbd.contract.pretraining import Pretraining
 from benchbd.contract.registry import check_plannable, flaw_of
 from benchbd.contract.trigger import Trigger
 from benchbd.data.layouts import WITHOUT_LABELS
-from benchbd.data.library import read_own, sources_of
-from benchbd.data.pictures import SIZE
+from benchbd.data.own import read_own, sources_of
 from benchbd.stages.work import (
     check_alike,
     check_backdoor,
@@ -325,7 +324,7 @@ def _check_dataset(method: Dataset, who: str, root: Path | None) -> None:
         labelled = images.labels is not None and bool(images.classes)
         _require(labelled or split in WITHOUT_LABELS, f"{who}: {split} needs labels and class names")
         with _promised(who):
-            raw = read_own(method, split, root, files)
+            raw = read_own(method, split, root, files, SIZE)
         labels = None if raw.labels is None else torch.from_numpy(raw.labels)
         again = ImageSet(torch.from_numpy(raw.pixels).permute(0, 3, 1, 2), labels, images.classes)
         _require(images.digest == again.digest, f"{who}: {split} differs from call to call")

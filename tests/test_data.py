@@ -8,7 +8,7 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -16,14 +16,16 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from benchbd.base.content import sealed
 from benchbd.base.errors import DataAbsentError, DataError, UnknownDataError, UnknownNameError, UsageError
+from benchbd.base.mapped import region_of
 from benchbd.contract.dataset import Dataset
 from benchbd.contract.images import ImageSet
-from benchbd.data import layouts, parquet
-from benchbd.data import library as data
+from benchbd.data import entries, layouts, parquet
 from benchbd.data.library import DataLibrary, find_data_root
+from benchbd.data.pictures import blank_images
 
 NAMES = ("ant", "bee", "cat")
 REAL = os.environ.get("BENCHBD_DATA")  # read before conftest hides the user's data from the tests
@@ -320,7 +322,7 @@ def test_damaged_files(library: DataLibrary) -> None:
 @pytest.mark.parametrize(
     ("x", "y", "text"),
     [
-        (np.zeros((3, 3, 32, 32), np.uint8), labels(3), r"must be uint8 (N, 32, 32, 3), not uint8 (3, 3, 32, 32)"),
+        (np.zeros((3, 3, 32, 32), np.uint8), labels(3), r"must be uint8 (N, H, W, 3), not uint8 (3, 3, 32, 32)"),
         (np.zeros((3, 32, 32, 3), np.float32), labels(3), "not float32"),
         (pictures(3), labels(2), "y must be integer (3,) or (3, 1), not int64 (2,)"),
         (pictures(3), np.zeros(3), "not float64 (3,)"),
@@ -525,7 +527,106 @@ def test_resizing_is_said_once_with_both_sizes(library: DataLibrary, caplog: pyt
     assert caplog.messages == ["arrays: pictures of 48x64 pixels are resized to 32x32"]
 
 
+# Image size
+
+
+@pytest.mark.parametrize("layout", ["parquet", "npz", "folder"])
+def test_a_set_is_resized_to_the_size_that_is_asked_for(
+    library: DataLibrary, caplog: pytest.LogCaptureFixture, layout: str
+) -> None:
+    write_set(library.root / "toy", layout)
+    small = {split: library.load("toy", split) for split in ("train", "pool")}
+    assert not caplog.messages
+    for split, images in small.items():
+        large, info = library.load("toy", split, 64), library.info("toy", split, 64)
+        assert (large.size, info.size, info.digest) == (64, 64, large.digest)
+        assert large.digest != images.digest
+        expected = Image.fromarray(pictures(9, 1)[3]).resize((64, 64), Image.Resampling.BILINEAR)
+        assert np.array_equal(large.pixels[3].permute(1, 2, 0).numpy(), np.asarray(expected))
+        assert library.load("toy", split).digest == images.digest  # the smaller one is another entry
+    assert caplog.messages == ["toy: pictures of 32x32 pixels are resized to 64x64"]
+    assert again(library).load("toy", "train", 64).digest == library.load("toy", "train", 64).digest
+
+
+class Vector(Dataset):
+    """Draws itself at any size."""
+
+    name = "vector"
+    version = "1"
+    needs_files = False
+    classes = NAMES
+    drawn: ClassVar[int] = 0  # another size than the one it is asked for
+
+    def load(self, split: str, root: Path) -> ImageSet:
+        return self.load_at(split, root, 32)
+
+    def load_at(self, split: str, root: Path, size: int) -> ImageSet:
+        pixels = blank_images(3, self.drawn or size)
+        pixels[:, :, : len(pixels[0, 0]) // 2] = 200
+        return ImageSet(pixels, torch.arange(3), self.classes)
+
+
+def test_a_plugin_gives_the_size_or_32(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    sets: dict[str, Dataset] = {"known": Known(), "vector": Vector()}
+    library = DataLibrary(sets, tmp_path / "root", tmp_path / "cache", download=True)
+    for size in (32, 33, 224):
+        half = (library.load("vector", "train", size).pixels[0, 0] > 0).sum(0)
+        assert half.tolist() == [size // 2] * size
+    assert not caplog.messages
+    assert library.load("known", "train", 48).size == 48
+    assert caplog.messages == ["known: pictures of 32x32 pixels are resized to 48x48"]
+
+
+def test_a_plugin_that_gives_another_size_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Vector, "drawn", 96)
+    library = DataLibrary({"vector": Vector()}, tmp_path / "root", tmp_path / "cache")
+    with pytest.raises(DataError, match=r"images must be 32x32, not \(96, 96\)$"):
+        library.load("vector", "train")
+    with pytest.raises(DataError, match=r"images must be 32x32 or 64x64, not \(96, 96\)$"):
+        library.load("vector", "train", 64)
+
+
 # Cache
+
+
+@pytest.mark.parametrize("split", ["train", "pool"])
+def test_an_entry_is_what_the_library_of_the_format_reads(library: DataLibrary, split: str) -> None:
+    write_set(library.root / "toy", "npz")
+    write_npz(library.root / "toy" / "unlabeled.npz", pictures(4), labels(4))
+    images = library.load("toy", split)
+    tensors = load_file(library.cache / (library._key("toy", split) + ".safetensors"))
+    assert torch.equal(tensors.pop("pixels"), images.pixels)
+    assert list(tensors) == (["labels"] if split == "train" else [])
+
+
+def test_an_entry_that_the_library_of_the_format_wrote_is_read(
+    library: DataLibrary, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_set(library.root / "toy", "npz")
+    images = library.load("toy", "train")
+    path = entry_of(library, "train").with_suffix(".safetensors")
+    tensors = {"pixels": images.pixels.clone(), "labels": images.labels.clone()}  # type: ignore[union-attr]
+    path.unlink()
+    save_file(tensors, path, {"format": "pt"})
+    fresh = again(library).load("toy", "train")
+    assert fresh.digest == images.digest
+    assert region_of(fresh.pixels) is not None  # from the file, and not decoded again
+    assert not caplog.messages
+
+
+def test_pixels_are_mapped_and_what_is_written_to_them_stays(library: DataLibrary) -> None:
+    write_set(library.root / "toy", "parquet")
+    write_parquet(library.root / "toy" / "unlabeled-0.parquet", [encode(p) for p in pictures(4)], None)
+    for split in ("train", "pool"):
+        for images in (library.load("toy", split), again(library).load("toy", split)):
+            copy = images.unlabeled()
+            for pixels in (images.pixels, copy.pixels):
+                assert region_of(pixels) is not None
+                assert pixels.untyped_storage().nbytes() == pixels.nbytes  # labels cannot be reached from it
+            digest = images.digest
+            copy.pixels.zero_()
+            images.pixels[0] = 7
+            assert again(library).load("toy", split).digest == digest
 
 
 def test_cache_hit_does_not_decode(library: DataLibrary, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -552,11 +653,12 @@ def test_damaged_cache_is_decoded_again(
 ) -> None:
     write_set(library.root / "toy", "parquet")
     expected = library.load("toy", "train")
+    kept = expected.pixels.clone()  # the file that they are mapped from is damaged in place
     [path] = library.cache.glob(f"*{suffix}")
     content = bytearray(path.read_bytes())
     content[-5] ^= 1
     path.write_bytes(content if how == "flipped" and suffix != ".json" else content[:-3])
-    assert torch.equal(again(library).load("toy", "train").pixels, expected.pixels)
+    assert torch.equal(again(library).load("toy", "train").pixels, kept)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "is damaged; toy train is decoded again" in caplog.text
     caplog.clear()
@@ -632,7 +734,7 @@ def test_a_cache_that_may_not_be_read_is_not_damaged(
         raise PermissionError(13, "Permission denied")
 
     with monkeypatch.context() as patch:
-        patch.setattr(data, "load_file", refuse)
+        patch.setattr(entries, "_regions", refuse)
         assert again(library).load("toy", "train").digest == expected.digest
     assert "safetensors cannot be read (Permission denied); toy train is decoded again" in caplog.text
     assert "damaged" not in caplog.text
@@ -648,9 +750,9 @@ def test_an_entry_that_is_sound_but_out_of_date_is_known(library: DataLibrary) -
     fresh = again(library)
     planned = fresh.info("toy", "pool").digest
     assert planned == "0" * 64
-    assert not fresh.holds([("toy", "pool", planned)])
+    assert not fresh.holds([("toy", "pool", 32, planned)])
     assert fresh.info("toy", "pool") == expected
-    assert fresh.holds([("toy", "pool", expected.digest)])
+    assert fresh.holds([("toy", "pool", 32, expected.digest)])
 
 
 def test_unwritable_cache_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

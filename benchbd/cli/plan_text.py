@@ -159,7 +159,7 @@ def _how_to_get(session: Session, stages: Sequence[Stage]) -> dict[str, str]:
     for ref in [ref for stage in stages for ref in stage.data.values() if ref.absent]:
         if ref.name not in advice:
             try:
-                session.library.info(ref.name, ref.split)
+                session.library.info(ref.name, ref.split, ref.size)
             except DataAbsentError as absent:
                 advice[ref.name] = str(absent)
     return advice

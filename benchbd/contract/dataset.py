@@ -45,8 +45,18 @@ class Dataset(Method):
         return files
 
     def load(self, split: str, root: Path) -> ImageSet:
-        """The images of ``split`` found under ``root`` (the data root). DataAbsentError where they are not there."""
+        """The images of ``split`` found under ``root`` (the data root), 32x32. DataAbsentError where they are not
+        there."""
         raise NotImplementedError
+
+    def load_at(self, split: str, root: Path, size: int) -> ImageSet:
+        """The images of ``split`` for a board whose images are ``size`` x ``size`` pixels, 32 to 224.
+
+        By default those of ``load``, which are 32x32 and which benchbd resizes (bilinear). A data set that has larger
+        pictures, or draws its own, overrides it and gives ``size`` x ``size``, and ``load`` calls it with 32.
+        ``decode_images``, ``resize_images`` and ``blank_images`` make sets that need no memory.
+        """
+        return self.load(split, root)
 
     def download(self, root: Path) -> None:
         """Fetch the official archives into ``root``."""

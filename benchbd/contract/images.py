@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Self
@@ -13,15 +13,23 @@ import torch
 from torch import Tensor
 
 from benchbd.base.errors import DataError
+from benchbd.base.mapped import IN_MEMORY, blank, private
 
-RESIZE_RULE = "pil-bilinear-32"  # part of every content digest: how a picture of another size became 32x32
+SIZE = 32  # pixels: height and width of all images, if a board declares no other
+
+
+def resize_rule(size: int) -> str:
+    """How a picture of another size became size x size; part of every content digest."""
+    return f"pil-bilinear-{size}"
 
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
     """A data set, decoded once: all pixels in one tensor.
 
-    pixels: uint8 (N, 3, H, W), RGB.
+    pixels: uint8 (N, 3, H, W), RGB. Those of a data set of the library are mapped from a file: 100,000 images of
+        224x224 pixels are 15 GB, which no process holds in memory. Take rows of them (``pixels[rows]``) or
+        ``batches``; ``to_float`` or ``clone`` of all of them would be in memory.
     labels: int64 (N,), -1 where unknown, or None where there are none.
     classes: the class names, in label order.
     mean, std: per channel in [0, 1] units; an encoder that is trained on these images adopts them. Where a data
@@ -64,7 +72,9 @@ class ImageSet:
         """Declared (mean, std) per channel, else those of the pixels, in [0, 1] units."""
         if self.mean is not None and self.std is not None:
             return self.mean, self.std
-        counts = torch.stack([torch.bincount(c.flatten(), minlength=256) for c in self.pixels.unbind(1)]).double()
+        counts = torch.zeros(3, 256, dtype=torch.float64, device=self.device)
+        for pixels in pieces(self.pixels):
+            counts += torch.stack([torch.bincount(c.flatten(), minlength=256) for c in pixels.unbind(1)])
         levels = torch.arange(256, dtype=torch.float64, device=self.device) / 255
         mean = counts @ levels / counts.sum(1)
         std = (counts @ levels.square() / counts.sum(1) - mean.square()).clamp_min(1e-8).sqrt()
@@ -74,10 +84,17 @@ class ImageSet:
         labels = None if self.labels is None else self.labels.to(device)
         return replace(self, pixels=self.pixels.to(device), labels=labels)
 
+    def copy(self) -> Self:
+        """The same images, whose storage is their own: what is written to them reaches nobody else. Pixels that lie in
+        a file are mapped once more, copy-on-write, and take no memory."""
+        labels = None if self.labels is None else self.labels.clone()
+        return replace(self, pixels=private(self.pixels), labels=labels)
+
     def subset(self, indices: Tensor) -> Self:
-        """The rows of ``indices`` (int64), copied: the result owns its storage."""
+        """The rows of ``indices`` (int64), copied: the result owns its storage, as that of ``copy``."""
         indices = indices.to(self.device)
-        return replace(self, pixels=self.pixels[indices], labels=None if self.labels is None else self.labels[indices])
+        labels = None if self.labels is None else self.labels[indices]
+        return replace(self, pixels=map_pieces(lambda rows: self.pixels[rows], indices, self.pixels), labels=labels)
 
     def of_class(self, label: int) -> Self:
         """The images whose label is ``label``."""
@@ -86,13 +103,33 @@ class ImageSet:
         return self.subset((self.labels == label).nonzero()[:, 0])
 
     def unlabeled(self) -> Self:
-        """A clone with its own storage, without labels or class names: what a defender gets."""
-        return replace(self, pixels=self.pixels.clone(), labels=None, classes=())
+        """A ``copy`` without labels or class names: what a defender gets."""
+        return replace(self, pixels=private(self.pixels), labels=None, classes=())
 
     def batches(self, size: int) -> Iterator[Tensor]:
         """Float images in [0, 1], (<= size, 3, H, W), in order."""
         for start in range(0, len(self), size):
             yield to_float(self.pixels[start : start + size])
+
+
+def pieces(tensor: Tensor) -> Iterator[Tensor]:
+    """Rows of a tensor in order, as views of some 16 MB."""
+    return iter(tensor.split(max(1, 2**24 * len(tensor) // max(1, tensor.nbytes))))
+
+
+def map_pieces(work: Callable[[Tensor], Tensor], given: Tensor, like: Tensor) -> Tensor:
+    """``work(given)`` for a function that makes images (3, H, W) of the rows, each by itself, piece by piece.
+
+    like: images of the type and size that it makes. If they are on the CPU and more than ``IN_MEMORY`` bytes, the
+    result lies in a file without a name.
+    """
+    row = like[:1].nbytes or 1
+    if like.device.type != "cpu" or len(given) * row <= IN_MEMORY:
+        return work(given)
+    made = blank(like.dtype, (len(given), *like.shape[1:]))
+    for part, rows in zip(made.split(size := max(1, 2**24 // row)), given.split(size), strict=True):
+        part.copy_(work(rows))
+    return made
 
 
 def _kind(tensor: Tensor) -> str:
@@ -101,7 +138,7 @@ def _kind(tensor: Tensor) -> str:
 
 def content_digest(pixels: Tensor, labels: Tensor | None, classes: tuple[str, ...]) -> str:
     h = hashlib.sha256()
-    h.update(repr((tuple(pixels.shape), classes, RESIZE_RULE, labels is not None)).encode())
+    h.update(repr((tuple(pixels.shape), classes, resize_rule(pixels.shape[-1]), labels is not None)).encode())
     h.update(pixels.cpu().contiguous().numpy().data)
     if labels is not None:
         h.update(labels.cpu().contiguous().numpy().data)

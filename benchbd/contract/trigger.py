@@ -227,7 +227,7 @@ def _laid_out(path: Path, patch: Array, size: int) -> dict[str, Array]:
 
 
 def _resized(path: Path, image: Array, size: int) -> Array:
-    """A picture, or an array of several, as (r, H, W, 3); a picture of another size is resized by RESIZE_RULE."""
+    """A picture, or an array of several, as (r, H, W, 3); a picture of another size is resized by ``resize_rule``."""
     if image.ndim == 4:
         return image
     if image.ndim != 3 or image.dtype != np.uint8 or image.shape[-1] not in (3, 4) or not image.size:

@@ -40,7 +40,8 @@ _WORDS = {word for rows in CALLED.values() for words in rows for word in words}
 
 
 class Raw(NamedTuple):
-    """A split as read: uint8 (N, 32, 32, 3); int64 (N,) or None; the class names, () where the files do not tell."""
+    """A split as read: uint8 (N, H, W, 3) of the wanted size; int64 (N,) or None; the class names, () where the files
+    do not tell."""
 
     pixels: Pixels
     labels: Labels | None
@@ -51,10 +52,11 @@ class Wanted(NamedTuple):
     """What of its files a layout is to read.
 
     split: the stored split. expected: the class names that labels are held against, () where none are known.
-    column: the label column that a user chose, "" where none.
+    column: the label column that a user chose, "" where none. size: of the images, in pixels.
     """
 
     split: str
+    size: int
     expected: tuple[str, ...] = ()
     column: str = ""
 
@@ -148,7 +150,7 @@ def _parquet_in(folder: Path) -> list[Path]:
 
 
 def _read_parquet(files: list[Path], wanted: Wanted) -> Raw:
-    return Raw(*read_parquet(files, wanted.split, wanted.expected, wanted.column, wanted.unlabeled))
+    return Raw(*read_parquet(files, wanted.split, wanted.size, wanted.expected, wanted.column, wanted.unlabeled))
 
 
 # npz
@@ -165,14 +167,14 @@ def _read_npz(files: list[Path], wanted: Wanted) -> Raw:
     arrays = read_npz(file, "x", optional=() if wanted.unlabeled else ("y",))
     x, y = arrays["x"], arrays.get("y")
     if x.dtype != np.uint8 or x.ndim != 4 or x.shape[-1] != 3 or 0 in x.shape[1:]:
-        raise DataError(f"{file}: x must be uint8 (N, 32, 32, 3), not {x.dtype} {x.shape}")
+        raise DataError(f"{file}: x must be uint8 (N, H, W, 3), not {x.dtype} {x.shape}")
     if y is None:
-        return Raw(resize_images(x), None)
+        return Raw(resize_images(x, wanted.size), None)
     if not np.issubdtype(y.dtype, np.integer) or y.shape not in ((len(x),), (len(x), 1)):
         raise DataError(f"{file}: y must be integer ({len(x)},) or ({len(x)}, 1), not {y.dtype} {y.shape}")
     labels = y.reshape(-1).astype(np.int64)
     check_labels(file, labels, wanted.expected)
-    return Raw(resize_images(x), labels)
+    return Raw(resize_images(x, wanted.size), labels)
 
 
 # Image folders
@@ -227,7 +229,7 @@ def _read_folder(files: list[Path], wanted: Wanted) -> Raw:
         remark(f"{top.name}/ is read and {twin.name}/ is not, for the table beside them names {top.name}/")
     flat = all(path.parent == top for path in pictures)
     if wanted.unlabeled or (flat and not tables):
-        return Raw(decode_images(pictures, lambda i: str(pictures[i])), None)
+        return Raw(decode_images(pictures, lambda i: str(pictures[i]), wanted.size), None)
     if flat:
         names = _table(tables[0], pictures)
     elif stray := [path for path in pictures if path.parent.parent != top]:
@@ -238,7 +240,7 @@ def _read_folder(files: list[Path], wanted: Wanted) -> Raw:
     labels = np.array([index[name] for name in names], np.int64)
     order = np.argsort(labels, kind="stable") if not flat else np.arange(len(labels))  # "10" is not between "1" and "2"
     pictures = [pictures[row] for row in order]
-    return Raw(decode_images(pictures, lambda i: str(pictures[i])), labels[order], classes)
+    return Raw(decode_images(pictures, lambda i: str(pictures[i]), wanted.size), labels[order], classes)
 
 
 def _folder_labels(top: Path, wanted: Wanted, names: list[str]) -> tuple[dict[str, int], tuple[str, ...]]:

@@ -1,8 +1,8 @@
-"""Data sets: found in a folder in a known layout, checked, decoded once to uint8 32x32 RGB, and kept in a cache.
+"""Data sets: found in a folder in a known layout, checked, decoded once to uint8 RGB of one size, and kept in a cache.
 
     <root>/<name>/train-00000-of-00001.parquet   Hugging Face's Parquet: image (encoded bytes) and label; also
                                                  train.parquet, train/*.parquet, and these in data/ or one other folder
-    <root>/<name>/train.npz                      the BadEncoder release: x uint8 (N, 32, 32, 3) and y (N,) or (N, 1)
+    <root>/<name>/train.npz                      the BadEncoder release: x uint8 (N, H, W, 3) and y (N,) or (N, 1)
     <root>/<name>/train/<class>/<picture>        image folder; pictures directly in train/ have no labels, or those of
                                                  train.csv
     <root>/<name>/...                            what the data-set plugin of that name reads
@@ -19,29 +19,24 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from platformdirs import user_data_path
-from pydantic import TypeAdapter
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from benchbd.base.content import commit, expanded, file_digest, make_folder, sealed, unsealed
+from benchbd.base.content import expanded, file_digest
 from benchbd.base.errors import (
-    BenchbdError,
     DataAbsentError,
     DataError,
-    PluginError,
     UnknownDataError,
     UnknownNameError,
     UsageError,
-    fault,
     is_interrupt,
     says,
     shown,
@@ -49,9 +44,9 @@ from benchbd.base.errors import (
 from benchbd.base.inputs import file_kind, is_stand_in, is_text, reading
 from benchbd.base.isolation import isolated
 from benchbd.contract.dataset import Dataset
-from benchbd.contract.images import RESIZE_RULE, ImageSet
-from benchbd.contract.method import ask, identity_of
-from benchbd.data.classes import check_labels, odd_labels
+from benchbd.contract.images import SIZE, ImageSet, resize_rule
+from benchbd.data.classes import odd_labels
+from benchbd.data.entries import INFO, Entries, SplitInfo
 from benchbd.data.layouts import (
     ACCEPTED,
     READERS,
@@ -65,60 +60,32 @@ from benchbd.data.layouts import (
     stand_in,
     unlabeled_reason,
 )
-from benchbd.data.pictures import RESIZED, SIZE, dangling, expand, remark, remarks
+from benchbd.data.own import identity, is_there, read_own, sources_of
+from benchbd.data.pictures import RESIZED, beside, blank_images, dangling, expand, remark, remarks
 
 SPLITS = ("train", "test", "unlabeled", "pool")
 
 CACHE_SCHEMA = 2  # raise it when decoding changes
 
-ENTRY_SCHEMA = 1  # raise it when the fields of a cache entry change; an entry without one is of schema 1
-
-ABSENT = "absent:"  # begins what stands for the digest of a split that is not there
-
 _OWN = "the data set's own layout"
 
 log = logging.getLogger("benchbd")
 
-R = TypeVar("R")
+
+class _At(NamedTuple):
+    """A split of a data set, its images at this size."""
+
+    name: str
+    split: str
+    size: int
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.split}"
 
 
 def find_data_root(option: str | Path | None = None) -> Path:
     """The folder that holds the data sets: ``option``, else ``BENCHBD_DATA``, else the user's data directory."""
     return expanded(option or os.environ.get("BENCHBD_DATA") or user_data_path("benchbd"))
-
-
-@dataclass(frozen=True)
-class SplitInfo:
-    """What is known of a split without its pixels.
-
-    digest: of the content, as ``ImageSet.digest``.
-    count, size: number of images; their height and width in pixels.
-    classes, histogram: names and number of images per class; both empty where there are no labels.
-    mean, std: per channel in [0, 1] units, declared by the data set or computed from the pixels.
-    """
-
-    digest: str
-    count: int
-    size: int
-    classes: tuple[str, ...]
-    histogram: tuple[int, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    @property
-    def absent(self) -> bool:
-        return self.digest.startswith(ABSENT)
-
-    @classmethod
-    def of(cls, images: ImageSet) -> SplitInfo:
-        mean, std = images.normalization()
-        histogram: list[int] = []
-        if images.labels is not None:
-            histogram = torch.bincount(images.labels, minlength=len(images.classes)).tolist()
-        return cls(images.digest, len(images), images.size, images.classes, tuple(histogram), mean, std)
-
-
-_INFO, _REMARKS = TypeAdapter(SplitInfo), TypeAdapter(list[str])
 
 
 class DataLibrary:
@@ -134,11 +101,11 @@ class DataLibrary:
     def __init__(self, datasets: Mapping[str, Dataset], root: Path, cache: Path, download: bool = False) -> None:
         self.datasets, self.root, self.cache, self.download = dict(datasets), root, cache, download
         self._layouts: dict[str, str] = {}
-        self._keys: dict[tuple[str, str], str] = {}
-        self._infos: dict[tuple[str, str], SplitInfo] = {}
-        self._images: dict[tuple[str, str], ImageSet] = {}
-        self._remarks: dict[tuple[str, str], list[str]] = {}
-        self._complained: set[Path] = set()
+        self._entries = Entries(cache)
+        self._keys: dict[_At, str] = {}
+        self._infos: dict[_At, SplitInfo] = {}
+        self._images: dict[_At, ImageSet] = {}
+        self._remarks: dict[_At, list[str]] = {}
         self._said: set[tuple[str, str]] = set()
 
     def names(self) -> list[str]:
@@ -166,28 +133,30 @@ class DataLibrary:
         """The plugin that knows the data set, if any."""
         return self.datasets.get(self._base(name))
 
-    def info(self, name: str, split: str) -> SplitInfo:
-        """Digest, count and statistics of a split; it is decoded only where the cache does not know it."""
-        _check_split(split)
-        if (name, split) not in self._infos:
+    def info(self, name: str, split: str, size: int = SIZE) -> SplitInfo:
+        """Digest, count and statistics of a split, its images at ``size``; it is decoded only if the cache does not
+        know it."""
+        at = _checked(name, split, size)
+        if at not in self._infos:
             with reading(self._folder(name)):
-                memo = self._memo(name, split)
-                self._infos[name, split] = memo or SplitInfo.of(self._load(name, split))
-        info, dataset = self._infos[name, split], self._known(name)
+                memo = self._memo(at)
+                self._infos[at] = memo or SplitInfo.of(self._load(at))
+        info, dataset = self._infos[at], self._known(name)
         if not info.histogram:
             self._need_labels(name, split)
         if dataset and dataset.normalization:
             return replace(info, mean=dataset.normalization[0], std=dataset.normalization[1])
         return info
 
-    def load(self, name: str, split: str) -> ImageSet:
-        """The images of a split: uint8 (N, 3, 32, 32), on the CPU, labels only for train and test.
+    def load(self, name: str, split: str, size: int = SIZE) -> ImageSet:
+        """The images of a split: uint8 (N, 3, size, size), on the CPU, labels only for train and test.
 
-        DataAbsentError or DataError where it is not there or damaged.
+        The pixels are a mapping of the cache file, copy-on-write, and not in memory. DataAbsentError or DataError if
+        the split is not there or damaged.
         """
-        _check_split(split)
+        at = _checked(name, split, size)
         with reading(self._folder(name)):
-            images = self._load(name, split)
+            images = self._load(at)
         if images.labels is None:
             self._need_labels(name, split)
         return images
@@ -199,24 +168,24 @@ class DataLibrary:
                 reason = unlabeled_reason(self._layout(name), name, split, self._required(name, split))
             raise DataError(f"{reason}; without labels it can be pre-trained on, but is no task")
 
-    def holds(self, refs: Iterable[tuple[str, str, str]]) -> bool:
-        """Whether each (name, split, digest) is what loading it gives; ``info`` knows better where one is not.
+    def holds(self, refs: Iterable[tuple[str, str, int, str]]) -> bool:
+        """Whether each (name, split, size, digest) is what loading it gives; ``info`` knows better where one is not.
 
         An entry of the cache may be sound and yet out of date, where another decoder reads the same files.
         """
-        differ = [name for name, split, digest in refs if self.load(name, split).digest != digest]
+        differ = [name for name, split, size, digest in refs if self.load(name, split, size).digest != digest]
         return not differ
 
-    def _load(self, name: str, split: str) -> ImageSet:
-        if (name, split) not in self._images:
-            images = self._pool(name) if split == "pool" else self._cached(name, split) or self._decoded(name, split)
-            dataset = self._known(name)
+    def _load(self, at: _At) -> ImageSet:
+        if at not in self._images:
+            images = self._cached(at) or (self._pool(at) if at.split == "pool" else self._decoded(at))
+            dataset = self._known(at.name)
             if dataset and dataset.normalization:
                 digest = images.digest
                 images = replace(images, mean=dataset.normalization[0], std=dataset.normalization[1])
                 images.__dict__["digest"] = digest  # normalisation is no part of it: spare the second hash
-            self._images[name, split] = images
-        return self._images[name, split]
+            self._images[at] = images
+        return self._images[at]
 
     # Where a split comes from
 
@@ -231,7 +200,7 @@ class DataLibrary:
             if dataset is None and not folder.is_dir():
                 raise UnknownDataError(name, self.names(), folder, ACCEPTED)
             found = layouts_in(folder)
-            if dataset is not None and _is_there(dataset, self.root):
+            if dataset is not None and is_there(dataset, self.root):
                 found.append(_OWN)
             if len(found) > 1:
                 raise DataError(f"{folder}: two layouts in one folder, {found[0]} and {found[1]}: keep one")
@@ -282,30 +251,31 @@ class DataLibrary:
             return ["train_unlabeled"]
         return [part for part in ("train", "unlabeled") if self._files(name, part) is not None] or ["train"]
 
-    def _key(self, name: str, split: str) -> str:
+    def _key(self, name: str, split: str, size: int = SIZE) -> str:
         """Identity of the decoded split: the contents of its files, not where they lie."""
-        if (name, split) not in self._keys:
+        at = _At(name, split, size)
+        if at not in self._keys:
             dataset = self._known(name)
-            identity: dict[str, Any] = {"schema": CACHE_SCHEMA, "split": split, "resize": RESIZE_RULE}
+            key: dict[str, Any] = {"schema": CACHE_SCHEMA, "split": split, "resize": resize_rule(size)}
             digest = hashlib.sha256()
             if split == "pool":
-                identity["parts"] = [self._key(name, part) for part in self._parts(name)]
+                key["parts"] = [self._key(name, part, size) for part in self._parts(name)]
             else:
                 files = self._required(name, split)
                 layout = self._layout(name)
-                identity |= {
+                key |= {
                     "layout": layout,
                     "column": self._column(name),
-                    "classes": self._expected_classes(name, split),
+                    "classes": self._expected_classes(at),
                 }
-                identity["dataset"] = _identity(dataset) if dataset and layout == _OWN else None
-                identity["folders"] = [class_folders(file) for file in files if file.is_dir()]
+                key["dataset"] = identity(dataset) if dataset and layout == _OWN else None
+                key["folders"] = [class_folders(file) for file in files if file.is_dir()]
                 for file in expand(files):
                     digest.update(os.fsencode(file.relative_to(self._folder(name)).as_posix()) + b"\0")
                     digest.update(bytes.fromhex(file_digest(file)))
-            digest.update(json.dumps(identity, sort_keys=True).encode())
-            self._keys[name, split] = digest.hexdigest()
-        return self._keys[name, split]
+            digest.update(json.dumps(key, sort_keys=True).encode())
+            self._keys[at] = digest.hexdigest()
+        return self._keys[at]
 
     def _required(self, name: str, split: str) -> list[Path]:
         files = self._files(name, split)
@@ -316,218 +286,94 @@ class DataLibrary:
             )
         return files
 
-    def _expected_classes(self, name: str, split: str) -> tuple[str, ...]:
+    def _expected_classes(self, at: _At) -> tuple[str, ...]:
         """The names that labels are held against: those of train for a test split, else what the data set declares."""
-        if split == "test":
-            return self.info(name, "train").classes
-        dataset = self._known(name)
-        return dataset.classes if dataset and not self._column(name) else ()
+        if at.split == "test":
+            return self.info(at.name, "train", at.size).classes
+        dataset = self._known(at.name)
+        return dataset.classes if dataset and not self._column(at.name) else ()
 
     # Decoded
 
-    def _pool(self, name: str) -> ImageSet:
-        parts = [self._load(name, part) for part in self._parts(name)]
-        pixels = parts[0].pixels if len(parts) == 1 else torch.cat([part.pixels for part in parts])
-        self._remark(name, "pool", [text for part in self._parts(name) for text in self._remarks.get((name, part), [])])
-        pool, memo = ImageSet(pixels), self._memo(name, "pool")
-        if memo is not None and memo.digest != pool.digest:
-            self._complain(name, "pool", ".json")
-        if memo is None or memo.digest != pool.digest:
-            self._remember(name, "pool", pool)
-        return pool
+    def _pool(self, at: _At) -> ImageSet:
+        parts = [at._replace(split=part) for part in self._parts(at.name)]
+        pixels = [self._load(part).pixels for part in parts]
+        self._remark(at, [text for part in parts for text in self._remarks.get(part, [])])
+        with beside(self.cache):
+            pool = ImageSet(pixels[0] if len(pixels) == 1 else _joined(pixels))
+        memo = self._memo(at)
+        if sound := memo is not None and memo.digest == pool.digest:
+            self._infos[at] = memo
+        elif memo is not None:
+            self._entries.complain(self._key(*at), INFO, str(at))
+        return pool if sound and len(pixels) == 1 else self._remember(at, pool, with_pixels=len(pixels) > 1)
 
-    def _decoded(self, name: str, split: str) -> ImageSet:
+    def _decoded(self, at: _At) -> ImageSet:
         """Read and checked from the source files, and written to the cache."""
-        files, layout, expected = self._required(name, split), self._layout(name), self._expected_classes(name, split)
+        name, split, size = at
+        files, layout, expected = self._required(name, split), self._layout(name), self._expected_classes(at)
         folder, dataset = self._folder(name), self._known(name)
-        with remarks() as told:
+        with remarks() as told, beside(self.cache):
             if layout == _OWN and dataset is not None:
-                raw = read_own(dataset, split, self.root, files)
+                raw = read_own(dataset, split, self.root, files, size)
             else:
-                raw = READERS[layout].read(files, Wanted(split, expected, self._column(name)))
+                raw = READERS[layout].read(files, Wanted(split, size, expected, self._column(name)))
                 if stand_in(split, files):
                     remark(f"there is none of that name; {files[0].relative_to(folder).as_posix()} is read")
             labels = None if split in WITHOUT_LABELS or not len(raw.pixels) else raw.labels
             classes = () if labels is None else _agree(folder, split, raw, expected)
             for text in odd_labels(labels, classes, expected) if labels is not None and split == "train" else ():
                 remark(text)
-        self._remark(name, split, [text if text.startswith(RESIZED) else f"{split}: {text}" for text in told])
+        self._remark(at, [text if text.startswith(RESIZED) else f"{split}: {text}" for text in told])
         if not len(raw.pixels):
             raise DataError(f"{folder}: the {split} split is empty")
         pixels = torch.from_numpy(np.ascontiguousarray(raw.pixels.transpose(0, 3, 1, 2)))
         images = ImageSet(pixels, None if labels is None else torch.from_numpy(labels), classes)
-        self._remember(name, split, images, blob=True)
-        return images
+        return self._remember(at, images, with_pixels=True)
 
-    def _cached(self, name: str, split: str) -> ImageSet | None:
+    def _cached(self, at: _At) -> ImageSet | None:
         """The verified cache entry; None, with a line of warning, where it is damaged."""
-        memo, path = self._memo(name, split), self._cache_file(name, split, ".safetensors")
-        if memo is None or not path.is_file():
-            return None
-        try:
-            tensors = load_file(path)
-            images = ImageSet(tensors["pixels"], tensors.get("labels"), memo.classes)
-            if images.digest == memo.digest:
-                return images
-        except OSError as error:
-            self._complain(name, split, ".safetensors", f"cannot be read ({error.strerror or error})")
-            return None
-        except (SafetensorError, KeyError, DataError):
-            pass
-        self._complain(name, split, ".safetensors")
-        return None
+        memo = self._memo(at)
+        return None if memo is None else self._entries.images(self._key(*at), memo, str(at))
 
-    def _memo(self, name: str, split: str) -> SplitInfo | None:
-        """What the cache entry says of a split, verified; None, with a line of warning, where it is damaged.
-
-        None without one where there is no entry, or only one of the days before they had a checksum.
-        """
-        path = self._cache_file(name, split, ".json")
-        try:
-            content = path.read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except OSError as error:
-            self._complain(name, split, ".json", f"cannot be read ({error.strerror or error})")
-            return None
-        found = _read_entry(content, path.stem)
-        if not isinstance(found, tuple):
-            if found:
-                self._complain(name, split, ".json", found)
+    def _memo(self, at: _At) -> SplitInfo | None:
+        """What the cache entry says of a split, verified; None where there is none to trust."""
+        found = self._entries.info(self._key(*at), str(at))
+        if found is None:
             return None
         info, told = found
-        self._remark(name, split, told)
+        self._remark(at, told)
         return info
 
-    def _remark(self, name: str, split: str, told: list[str]) -> None:
+    def _remark(self, at: _At, told: list[str]) -> None:
         """Say once what a user should know of a split; of sizes, once for all splits of a data set."""
-        self._remarks[name, split] = told
+        self._remarks[at] = told
         for text in told:
-            once = (name, RESIZED if text.startswith(RESIZED) else text)
+            once = (at.name, RESIZED if text.startswith(RESIZED) else text)
             if once not in self._said:
-                log.warning("%s: %s", name, text)
+                log.warning("%s: %s", at.name, text)
             self._said.add(once)
 
-    def _complain(self, name: str, split: str, suffix: str, what: str = "is damaged") -> None:
-        """One line of warning a file."""
-        path = self._cache_file(name, split, suffix)
-        if path not in self._complained:
-            log.warning("data cache: %s %s; %s %s is decoded again", path, what, name, split)
-        self._complained.add(path)
-
-    def _remember(self, name: str, split: str, images: ImageSet, *, blob: bool = False) -> None:
-        """Write the cache entry, the statistics last. A cache that cannot be written costs time, not the run."""
-        info = self._infos[name, split] = SplitInfo.of(images)
-        tensors = {"pixels": images.pixels} | ({} if images.labels is None else {"labels": images.labels})
-        try:
-            make_folder(self.cache)
-            if blob:
-                commit(self._cache_file(name, split, ".safetensors"), lambda part: save_file(tensors, part))
-            key = self._key(name, split)
-            told = self._remarks.get((name, split), [])
-            text = sealed("entry", {"schema": ENTRY_SCHEMA, "key": key, "info": asdict(info), "remarks": told})
-            commit(self._cache_file(name, split, ".json"), lambda part: part.write_text(text))
-        except (OSError, SafetensorError) as error:
-            log.warning(
-                "data cache: %s cannot be written (%s); %s is decoded each time", self.cache, fault(error), name
-            )
-
-    def _cache_file(self, name: str, split: str, suffix: str) -> Path:
-        return self.cache / (self._key(name, split) + suffix)
+    def _remember(self, at: _At, images: ImageSet, with_pixels: bool) -> ImageSet:
+        """Write the cache entry, and give the images as they are in it; as they are if it cannot be written."""
+        key, info = self._key(*at), SplitInfo.of(images)
+        self._infos[at] = info
+        self._entries.write(key, info, self._remarks.get(at, []), images if with_pixels else None, at.name)
+        return (self._entries.images(key, info, str(at)) if with_pixels else None) or images
 
 
-def read_own(dataset: Dataset, split: str, root: Path, files: list[Path]) -> Raw:
-    """What the plugin loads, held to the same rules as a folder in a known layout. files: what it is read from."""
-    where = root / dataset.name
-
-    def load() -> Raw:
-        images = dataset.load(split, root)
-        if type(images) is not ImageSet:
-            raise DataError(f"{where}: load() must return a benchbd.ImageSet, not {type(images).__name__}")
-        if not (isinstance(images.classes, tuple) and all(isinstance(name, str) for name in images.classes)):
-            raise DataError(f"{where}: class names must be a tuple of texts, not {shown(images.classes)}")
-        labels = None if images.labels is None else images.labels.cpu().numpy()
-        return Raw(images.pixels.permute(0, 2, 3, 1).cpu().numpy(), labels, images.classes or dataset.classes)
-
-    try:
-        raw = _told(dataset, root, "load()", load)
-    except DataError as error:
-        if page := next((file for file in expand(files) if is_stand_in(file_kind(file))), None):
-            raise DataError(f"{page}: it is {file_kind(page)}") from error
-        raise
-    images, *size = raw.pixels.shape[:3]
-    if size != [SIZE, SIZE]:
-        raise DataError(f"{where}: images must be {SIZE}x{SIZE}, not {tuple(size)}")
-    if (count := dataset.splits[split]) and count != images:
-        raise DataError(f"{where}: {images:,} images in {split}, {count:,} are expected: unpack the archive again")
-    if raw.labels is not None:
-        check_labels(where, raw.labels, raw.classes, -1 if split in WITHOUT_LABELS else 0)
-    return raw
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """All images of several sets, one set after the other."""
+    pixels = blank_images(sum(map(len, parts)), parts[0].shape[-1])
+    for whole, part in zip(pixels.split([len(part) for part in parts]), parts, strict=True):
+        whole.copy_(part)
+    return pixels
 
 
-def _told(dataset: Dataset, root: Path, what: str, work: Callable[[], R]) -> R:
-    """What a data set's ``work`` returns. Whatever it raises is a DataError that names it, for it is read while a run
-    is planned; interrupts pass."""
-
-    def read() -> R:
-        with reading(root / dataset.name):
-            return work()
-
-    try:
-        told: R = ask(dataset, what, read)
-    except DataAbsentError:
-        raise
-    except BenchbdError as error:
-        if isinstance(error, DataError) and dataset.name in str(error):
-            raise
-        raise DataError(f"data set {dataset.name}: {error}") from error
-    return told
-
-
-def _identity(dataset: Dataset) -> dict[str, Any]:
-    try:
-        return identity_of(dataset)
-    except PluginError as error:
-        raise DataError(f"data set {dataset.name}: {error}") from error
-
-
-def sources_of(dataset: Dataset, split: str, root: Path) -> list[Path]:
-    """The files that a data set names; DataError where they are none of its folder's."""
-    folder = root / dataset.name
-    files = _told(dataset, root, "sources()", lambda: list(dataset.sources(split, root)))
-    for file in files:
-        if not (isinstance(file, Path) and file.is_relative_to(folder)):
-            raise DataError(f"data set {dataset.name}: sources() must give paths in {folder}, not {shown(file)}")
-    return files
-
-
-def _read_entry(content: bytes, key: str) -> tuple[SplitInfo, list[str]] | str | None:
-    """The statistics and remarks of a cache entry, or what is wrong with it; None for one that never had a checksum."""
-    body = unsealed("entry", content)
-    try:
-        entry = json.loads(body or content)
-        if body is None:
-            return "is damaged" if "sha256" in entry else None
-        if (schema := entry.get("schema", 1)) > ENTRY_SCHEMA:
-            return f"was written by a newer benchbd (schema {schema}, this one reads up to {ENTRY_SCHEMA})"
-        info = _INFO.validate_json(json.dumps(entry["info"], allow_nan=False), strict=True)
-        told = _REMARKS.validate_python(entry.get("remarks", []), strict=True)
-        return (info, told) if entry["key"] == key else "is damaged"
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return "is damaged"
-
-
-def _check_split(split: str) -> None:
+def _checked(name: str, split: str, size: int) -> _At:
     if split not in SPLITS:
         raise UsageError(f"no split {shown(split)}: splits are {', '.join(SPLITS)}")
-
-
-def _is_there(dataset: Dataset, root: Path) -> bool:
-    try:
-        sources_of(dataset, "train", root)
-    except DataAbsentError:
-        return False
-    return True
+    return _At(name, split, size)
 
 
 def _agree(folder: Path, split: str, raw: Raw, expected: tuple[str, ...]) -> tuple[str, ...]:

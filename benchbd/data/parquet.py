@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,13 @@ import pyarrow.parquet as pq
 from benchbd.base.errors import DataError, fault
 from benchbd.base.inputs import file_kind, obstacle
 from benchbd.data.classes import Labels, check_labels, name_labels
-from benchbd.data.pictures import Pixels, decode_images, remark
+from benchbd.data.pictures import Decoder, Pixels, remark
 
 LABEL = "label"  # the column that has the labels, where nobody chose another
 
 _OTHER_LABELS = ("class", "target", "digit", "category")  # what it may be called, besides all with "label" in it
+
+AT_ONCE = 512  # encoded pictures in memory
 
 _OF = re.compile(r"-(\d+)-of-(\d+)(?:-\w+)?\.parquet$", re.IGNORECASE)
 
@@ -29,9 +31,10 @@ _NUMBER = re.compile(r"(.*?)(\d+)\.parquet", re.IGNORECASE)
 
 
 def read_parquet(
-    files: Sequence[Path], split: str, expected: tuple[str, ...], column: str, unlabeled: bool
+    files: Sequence[Path], split: str, size: int, expected: tuple[str, ...], column: str, unlabeled: bool
 ) -> tuple[Pixels, Labels | None, tuple[str, ...]]:
-    """Pixels, labels and class names of a split; labels None where ``label_column`` finds no column for them.
+    """Pixels of ``size``, labels and class names of a split; labels None where ``label_column`` finds no column for
+    them. Pictures are decoded as they are read: they are never in memory all at once.
 
     column: that which a user chose, or "". unlabeled: whether no labels are read, whatever there is for them.
     """
@@ -39,30 +42,37 @@ def read_parquet(
     chosen = "" if unlabeled else label_column(files[0], column)
     if chosen and chosen != (column or LABEL):
         remark(f"labels are those of column {chosen!r}")
-    pictures: list[bytes] = []
-    rows: list[tuple[Path, int]] = []
+    shards: dict[Path, tuple[str, int]] = {}
     labels: dict[Path, Labels | list[str]] = {}
     classes: tuple[str, ...] = ()
     for file in files:
-        encoded, values, names = _read_shard(file, chosen)
+        picture, count, values, names = _read_shard(file, chosen)
         if values is not None:
             labels[file] = values
             if isinstance(values, list) != isinstance(labels[files[0]], list):
                 raise DataError(f"{file}: labels are names in one shard and integers in another, {files[0].name}")
-        if rows and names != classes:
+        if shards and names != classes:
             raise DataError(f"{file}: its class names differ from those of {files[0].name}")
         classes = names
-        pictures += encoded
-        rows += [(file, row) for row in range(len(encoded))]
+        shards[file] = picture, count
     classes = classes or expected
     if labels and isinstance(labels[files[0]], list):
         named, classes = _named(labels, expected, fixed=split == "test")
         labels = dict(named)
+    total = sum(count for _, count in shards.values())
     for file, values in labels.items():
         assert isinstance(values, np.ndarray)
-        check_labels(file, values, classes, images=len(pictures))
-    pixels = decode_images(pictures, lambda i: f"{rows[i][0]}: row {rows[i][1]}")
-    return pixels, np.concatenate(list(labels.values())) if labels else None, classes
+        check_labels(file, values, classes, images=total)
+    decoder = Decoder(total, size)
+    for file, (picture, _) in shards.items():
+        for row, pictures in _pictures(file, picture):
+            decoder.add(pictures, _rows_from(file, row))
+    return decoder.pixels(), np.concatenate(list(labels.values())) if labels else None, classes
+
+
+def _rows_from(file: Path, first: int) -> Callable[[int], str]:
+    """What the i-th picture of a part is called."""
+    return lambda i: f"{file}: row {first + i}"
 
 
 def _named(
@@ -116,7 +126,7 @@ def _numbers(files: Sequence[Path]) -> dict[str, int]:
 @contextmanager
 def _opened(file: Path) -> Iterator[pq.ParquetFile]:
     try:
-        with pq.ParquetFile(file) as parquet:
+        with pq.ParquetFile(file, buffer_size=2**20) as parquet:  # so that a large row group is read page by page
             yield parquet
     except (pa.ArrowException, OSError) as error:
         if reason := obstacle(error):
@@ -151,8 +161,9 @@ def _candidates(names: Sequence[str]) -> list[str]:
     return [name for name in names if LABEL in name.lower() or name.lower() in _OTHER_LABELS]
 
 
-def _read_shard(file: Path, column: str) -> tuple[list[bytes], Labels | list[str] | None, tuple[str, ...]]:
-    """The encoded pictures, labels (names where they are strings; None without a column) and class names of a file.
+def _read_shard(file: Path, column: str) -> tuple[str, int, Labels | list[str] | None, tuple[str, ...]]:
+    """The column of the pictures and their number, labels (names where they are strings; None without a column) and
+    class names of a file.
 
     Pictures are in the column ``image``, or ``img`` as in the hub's CIFAR-10.
     """
@@ -163,17 +174,12 @@ def _read_shard(file: Path, column: str) -> tuple[list[bytes], Labels | list[str
         if odd := [name for name in needed if schema.names.count(name) != 1]:
             number = {0: "no column"}.get(schema.names.count(odd[0]), "more than one column")
             raise DataError(f"{file}: {number} {odd[0]!r}; it has {', '.join(schema.names)}")
-        table = parquet.read(needed)
-    image = table[picture].combine_chunks()
-    if pa.types.is_struct(image.type) and image.type.get_field_index("bytes") >= 0:
-        image = image.field("bytes")
-    if not (pa.types.is_binary(image.type) or pa.types.is_large_binary(image.type)):
-        raise DataError(f"{file}: column {picture!r} must be struct{{bytes, path}} or binary, not {image.type}")
-    pictures = image.to_pylist()
-    if None in pictures:
-        raise DataError(f"{file}: row {pictures.index(None)}: no picture")
-    if not column:
-        return pictures, None, ()
+        kind, count = _stored(schema.field(picture).type), parquet.metadata.num_rows
+        if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+            raise DataError(f"{file}: column {picture!r} must be struct{{bytes, path}} or binary, not {kind}")
+        if not column:
+            return picture, count, None, ()
+        table = parquet.read([column])
     label = table[column].combine_chunks()
     if pa.types.is_dictionary(label.type):
         label = label.dictionary_decode()
@@ -183,9 +189,30 @@ def _read_shard(file: Path, column: str) -> tuple[list[bytes], Labels | list[str
     if label.null_count:
         raise DataError(f"{file}: row {label.is_null().to_pylist().index(True)}: no label")
     if text:
-        return pictures, label.to_pylist(), ()
+        return picture, count, label.to_pylist(), ()
     names = _class_label_names(file, column, schema.metadata)
-    return pictures, label.to_numpy(zero_copy_only=False).astype(np.int64), names
+    return picture, count, label.to_numpy(zero_copy_only=False).astype(np.int64), names
+
+
+def _stored(kind: pa.DataType) -> pa.DataType:
+    """The type of encoded pictures in a column of this type."""
+    of_bytes = kind.get_field_index("bytes") if pa.types.is_struct(kind) else -1
+    return kind if of_bytes < 0 else kind.field(of_bytes).type
+
+
+def _pictures(file: Path, column: str) -> Iterator[tuple[int, list[bytes]]]:
+    """The encoded pictures of a file in parts, each with the row of its first."""
+    row = 0
+    with _opened(file) as parquet:
+        for batch in parquet.iter_batches(AT_ONCE, columns=[column]):
+            image = batch.column(0)
+            if pa.types.is_struct(image.type):
+                image = image.field("bytes")
+            pictures = image.to_pylist()
+            if None in pictures:
+                raise DataError(f"{file}: row {row + pictures.index(None)}: no picture")
+            yield row, pictures
+            row += len(pictures)
 
 
 def _class_label_names(file: Path, column: str, metadata: Mapping[bytes, bytes] | None) -> tuple[str, ...]:

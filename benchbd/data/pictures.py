@@ -1,4 +1,4 @@
-"""Pictures from a data set's files: found, decoded, turned upright, and resized to uint8 32x32 RGB.
+"""Pictures from a data set's files: found, decoded, turned upright, and resized to uint8 RGB of one size.
 
 What happens to them on the way is noted: ``remarks`` collects what there is to tell of a whole split.
 """
@@ -17,15 +17,17 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from PIL.ExifTags import Base
+from torch import Tensor
 
 from benchbd.base.arrays import bounded_pictures, picture_fault
 from benchbd.base.errors import DataError
-from benchbd.base.inputs import HEAD, file_kind
-
-SIZE = 32  # pixels; images.RESIZE_RULE names how pictures of other sizes get there
+from benchbd.base.inputs import HEAD, file_kind, obstacle
+from benchbd.base.mapped import blank
+from benchbd.contract.images import SIZE
 
 RESIZED = "pictures of"  # begins the remark on sizes, which is told once a data set
 
@@ -39,6 +41,10 @@ _NOT_DECODED = frozenset(("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"))
 Pixels = NDArray[np.uint8]
 
 log = logging.getLogger("benchbd")
+
+PIECE = 64  # pictures that a thread decodes at a time
+
+_folder: ContextVar[Path | None] = ContextVar("folder", default=None)
 
 _remarks: ContextVar[list[str] | None] = ContextVar("remarks", default=None)
 
@@ -63,46 +69,132 @@ def remark(text: str) -> None:
         told.append(text)
 
 
-def decode_images(pictures: Sequence[bytes | Path], where: Callable[[int], str]) -> Pixels:
-    """Encoded pictures, or files of them, as uint8 (N, 32, 32, 3) RGB: upright, as EXIF says; then one of another size
-    is resized, bilinear. Of several frames the first is read; transparency is left out. All of that is remarked.
+def decode_images(pictures: Sequence[bytes | Path], where: Callable[[int], str], size: int = SIZE) -> Pixels:
+    """Encoded pictures, or files of them, as uint8 (N, size, size, 3) RGB: upright, as EXIF says; then one of another
+    size is resized, bilinear. Of several frames the first is read; transparency is left out. All of that is remarked.
 
     where: names picture ``i`` in the DataError that a damaged one raises.
+    The pixels lie in a file without a name, as those of ``blank_images``.
     """
-    turned: list[int] = []
-    clear: list[int] = []
-    moving: list[int] = []
+    decoder = Decoder(len(pictures), size)
+    decoder.add(pictures, where)
+    return decoder.pixels()
 
-    def decode(row: int) -> Image.Image:
-        picture = pictures[row]
-        try:
-            with Image.open(picture if isinstance(picture, Path) else io.BytesIO(picture)) as image:
-                if image.mode.startswith(("I", "F")):
-                    raise ValueError(f"mode {image.mode}, 8 bits per channel are expected")
-                upright: Image.Image = image
-                if _orientation(image) != 1:
-                    upright = ImageOps.exif_transpose(image)
-                    turned.append(row)
-                if "transparency" in upright.info:
-                    upright = upright.convert("RGBA")
-                if "A" in upright.getbands() and upright.getchannel("A").getextrema() != (255, 255):
-                    clear.append(row)
-                rgb = upright.convert("RGB")
-                if _frames(image) > 1:
-                    moving.append(row)
-                return rgb
-        except Exception as error:  # Pillow's decoders raise whatever they like on damaged bytes
-            raise DataError(f"{where(row)}: {picture_fault(error, _head(picture))}") from error
 
-    with bounded_pictures():
-        pixels = _in_threads(len(pictures), decode)
-    if turned:
-        remark(f"{counted(len(turned), 'picture')} turned upright, as the EXIF orientation says")
-    if moving:
-        remark(f"of {counted(len(moving), 'picture')} with several frames or pages the first is read")
-    if clear:
-        remark(f"the transparency of {counted(len(clear), 'picture')} is left out; the colours below it are read")
-    return pixels
+def resize_images(pixels: Pixels, size: int = SIZE) -> Pixels:
+    """uint8 (N, H, W, 3) as uint8 (N, size, size, 3), by the rule of ``decode_images``."""
+    if pixels.shape[1:3] == (size, size):
+        return pixels
+    resizer = _Resizer(len(pixels), size)
+    resizer.fill(len(pixels), lambda row: Image.fromarray(np.ascontiguousarray(pixels[row])))
+    return resizer.pixels()
+
+
+def blank_images(count: int, size: int) -> Tensor:
+    """uint8 (count, 3, size, size), to be filled. It lies in a file without a name: a set that is generated, decoded or
+    put together in it takes disk and no memory of the process."""
+    shape = (count, 3, size, size)
+    if (folder := _folder.get()) is not None and folder.is_dir():
+        with suppress(OSError):  # then that of temporary files
+            return blank(torch.uint8, shape, folder)
+    try:
+        return blank(torch.uint8, shape)
+    except OSError as error:
+        raise DataError(f"no room for {count:,} images of {size}x{size} on disk: {obstacle(error) or error}") from error
+
+
+@contextmanager
+def beside(folder: Path) -> Iterator[None]:
+    """In the block ``blank_images`` lie on the disk of ``folder``, if there is such a folder."""
+    token = _folder.set(folder)
+    try:
+        yield
+    finally:
+        _folder.reset(token)
+
+
+class _Resizer:
+    """Fills a set of ``count`` images of one size, piece by piece, in threads."""
+
+    def __init__(self, count: int, size: int) -> None:
+        self._out = blank_images(count, size).numpy().transpose(0, 2, 3, 1)
+        self._size, self._filled = size, 0
+        self._sizes: set[tuple[int, int]] = set()
+
+    def fill(self, count: int, picture: Callable[[int], Image.Image]) -> None:
+        """The next ``count`` images; ``picture`` gives the i-th of these."""
+        out, size = self._out[self._filled : self._filled + count], (self._size, self._size)
+        self._filled += count
+
+        def fill(start: int) -> None:
+            for row in range(start, min(start + PIECE, count)):
+                image = picture(row)
+                if image.size != size:
+                    self._sizes.add(image.size)
+                    image = image.resize(size, Image.Resampling.BILINEAR)
+                out[row] = np.asarray(image)
+
+        with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as threads:
+            for done in [threads.submit(fill, start) for start in range(0, count, PIECE)]:
+                done.result()
+
+    def pixels(self) -> Pixels:
+        """All images, uint8 (count, size, size, 3), once they are there; what was resized is remarked."""
+        if sizes := self._sizes:
+            (width, height), (widest, highest) = (tuple(map(each, zip(*sizes, strict=True))) for each in (min, max))
+            theirs = f"{width}x{height}" + (f" to {widest}x{highest}" if len(sizes) > 1 else "")
+            remark(f"{RESIZED} {theirs} pixels are resized to {self._size}x{self._size}")
+        return self._out
+
+
+class Decoder(_Resizer):
+    """Decodes a set of ``count`` encoded pictures, piece by piece: see ``decode_images``."""
+
+    def __init__(self, count: int, size: int) -> None:
+        super().__init__(count, size)
+        self._turned = self._clear = self._moving = 0
+
+    def add(self, pictures: Sequence[bytes | Path], where: Callable[[int], str]) -> None:
+        """The next pictures. where: names the i-th of these."""
+        turned: list[int] = []
+        clear: list[int] = []
+        moving: list[int] = []
+
+        def decode(row: int) -> Image.Image:
+            picture = pictures[row]
+            try:
+                with Image.open(picture if isinstance(picture, Path) else io.BytesIO(picture)) as image:
+                    if image.mode.startswith(("I", "F")):
+                        raise ValueError(f"mode {image.mode}, 8 bits per channel are expected")
+                    upright: Image.Image = image
+                    if _orientation(image) != 1:
+                        upright = ImageOps.exif_transpose(image)
+                        turned.append(row)
+                    if "transparency" in upright.info:
+                        upright = upright.convert("RGBA")
+                    if "A" in upright.getbands() and upright.getchannel("A").getextrema() != (255, 255):
+                        clear.append(row)
+                    rgb = upright.convert("RGB")
+                    if _frames(image) > 1:
+                        moving.append(row)
+                    return rgb
+            except Exception as error:  # Pillow's decoders raise whatever they like on damaged bytes
+                raise DataError(f"{where(row)}: {picture_fault(error, _head(picture))}") from error
+
+        with bounded_pictures():
+            self.fill(len(pictures), decode)
+        self._turned, self._clear = self._turned + len(turned), self._clear + len(clear)
+        self._moving += len(moving)
+
+    def pixels(self) -> Pixels:
+        pixels = super().pixels()
+        if self._turned:
+            remark(f"{counted(self._turned, 'picture')} turned upright, as the EXIF orientation says")
+        if self._moving:
+            remark(f"of {counted(self._moving, 'picture')} with several frames or pages the first is read")
+        if self._clear:
+            remark(f"the transparency of {counted(self._clear, 'picture')} is left out; the colours below it are read")
+        return pixels
 
 
 def _orientation(image: Image.Image) -> int:
@@ -129,35 +221,6 @@ def _head(picture: bytes | Path) -> bytes:
             return file.read(HEAD)
     except OSError:
         return b""
-
-
-def resize_images(pixels: Pixels) -> Pixels:
-    """uint8 (N, H, W, 3) as uint8 (N, 32, 32, 3), by the rule of ``decode_images``."""
-    if pixels.shape[1:3] == (SIZE, SIZE):
-        return pixels
-    return _in_threads(len(pixels), lambda row: Image.fromarray(np.ascontiguousarray(pixels[row])))
-
-
-def _in_threads(count: int, picture: Callable[[int], Image.Image]) -> Pixels:
-    out = np.empty((count, SIZE, SIZE, 3), np.uint8)
-    sizes: set[tuple[int, int]] = set()
-
-    def fill(start: int) -> None:
-        for row in range(start, min(start + 512, count)):
-            image = picture(row)
-            if image.size != (SIZE, SIZE):
-                sizes.add(image.size)
-                image = image.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
-            out[row] = np.asarray(image)
-
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as threads:
-        for done in [threads.submit(fill, start) for start in range(0, count, 512)]:
-            done.result()
-    if sizes:
-        (width, height), (widest, highest) = (tuple(map(each, zip(*sizes, strict=True))) for each in (min, max))
-        theirs = f"{width}x{height}" + (f" to {widest}x{highest}" if len(sizes) > 1 else "")
-        remark(f"{RESIZED} {theirs} pixels are resized to {SIZE}x{SIZE}")
-    return out
 
 
 # Files below a folder

@@ -41,7 +41,8 @@ class Recorder:
         """The counts behind the metrics of an evaluate stage, or StageFailed."""
         if stage.key in self.results.failures:
             raise self.results.failures[stage.key]
-        test = self.library.load(stage.data["test"].name, "test")
+        ref = stage.data["test"]
+        test = self.library.load(ref.name, ref.split, ref.size)
         assert test.labels is not None
         return count(read_predictions(self.results.artifacts[stage.key]), test.labels, target)
 

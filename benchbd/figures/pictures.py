@@ -35,7 +35,7 @@ from benchbd.base.errors import DataAbsentError, DataError, StoreError, UsageErr
 from benchbd.contract.context import stream
 from benchbd.contract.encoder import Encoder
 from benchbd.contract.evaluator import Predictions
-from benchbd.contract.images import ImageSet
+from benchbd.contract.images import SIZE, ImageSet
 from benchbd.contract.specs import TriggerSpec
 from benchbd.contract.trigger import Trigger
 from benchbd.data.library import DataLibrary
@@ -55,7 +55,6 @@ POINTS = 800  # test images in the plane of features
 
 INVERTED = 6  # inverted triggers in a row
 
-SIDE = 32  # of every image of the harness, where there are none to look at
 
 # Paul Tol's bright orange, and his muted colours for the other classes: for readers of any colour vision.
 TARGET = "#EE7733"
@@ -181,11 +180,16 @@ class Scene:
             )
         return artifact
 
+    @property
+    def size(self) -> int:
+        """Of the images in pixels, as the board says."""
+        return SIZE if self.board is None else self.board.image_size
+
     def images(self, split: str, digest: str) -> ImageSet:
         """A split of the record's task, on the CPU. DataError where its images are not those of the record."""
         task = self.record.task
         try:
-            found = self.library.load(task, split)
+            found = self.library.load(task, split, self.size)
         except DataAbsentError as error:
             raise Absent(str(error)) from error
         if found.digest != digest:
@@ -206,7 +210,7 @@ class Scene:
         try:
             size = self.test.size
         except Absent:
-            size = SIDE
+            size = self.size
         return find_trigger(self.record.identity["evaluate"]["params"]["trigger"], self.board, size)
 
     @cached_property

@@ -63,6 +63,7 @@ class Board(_Table):
     evaluators: tuple[str, ...] = Field(("mlp",), min_length=1, description="downstream classifiers by name")
     seeds: Seeds = Field((1,), description="run seeds, each once")
     pretrain_seed: Seed | None = Field(None, description="pins pre-training, so that intervals leave it out")
+    image_size: int = Field(32, ge=32, le=224, description="height and width of all images in pixels")
     clean_images: int = Field(
         2000, ge=2, le=100_000_000, description="clean unlabelled images of the pool that a defender gets"
     )

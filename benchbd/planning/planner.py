@@ -19,7 +19,8 @@ from benchbd.contract.registry import Registry
 from benchbd.contract.roles import Role
 from benchbd.contract.specs import ReferenceSpec, TriggerSpec
 from benchbd.contract.trigger import Trigger, load_references
-from benchbd.data.library import ABSENT, DataLibrary, SplitInfo
+from benchbd.data.entries import ABSENT, SplitInfo
+from benchbd.data.library import DataLibrary
 from benchbd.planning.board import Board, Row
 from benchbd.planning.cases import Cell, Inspection, Plan
 from benchbd.planning.selection import Selection
@@ -132,12 +133,13 @@ class _Planner:
     def _info(self, name: str, split: str) -> SplitInfo:
         if (name, split) not in self.infos:
             try:
-                info = self.library.info(name, split)
+                info = self.library.info(name, split, self.board.image_size)
             except DataAbsentError:
                 if self.strict:
                     raise
                 count = self._official_count(name, split)
-                info = SplitInfo(f"{ABSENT}{name}:{split}", count, 32, (), (), (0.5,) * 3, (0.25,) * 3)
+                size = self.board.image_size
+                info = SplitInfo(f"{ABSENT}{name}:{split}", count, size, (), (), (0.5,) * 3, (0.25,) * 3)
             self.infos[name, split] = info
         return self.infos[name, split]
 
@@ -173,7 +175,7 @@ class _Planner:
 
     def _ref(self, name: str, split: str) -> DataRef:
         info = self._info(name, split)
-        return DataRef(name, split, info.digest, info.count)
+        return DataRef(name, split, info.digest, info.count, info.size)
 
     def _goal(self, text: str) -> Goal:
         name, target = split_task(text)

@@ -21,11 +21,11 @@ from benchbd.base.errors import Diverged
 from benchbd.contract.attack import Attack
 from benchbd.contract.content import identity_options
 from benchbd.contract.encoder import Encoder
-from benchbd.contract.images import ImageSet
+from benchbd.contract.images import SIZE, ImageSet
 from benchbd.contract.meter import unmetered
 from benchbd.contract.method import Method, forwards_of, identity_of, shortened_of
 from benchbd.contract.pretraining import Pretraining, architecture_of
-from benchbd.data.library import ABSENT
+from benchbd.data.entries import ABSENT
 
 SHORTEST = 1e-6  # of features: lengths of trained encoders are some 1 to 100
 
@@ -53,12 +53,13 @@ Kind = Literal["pretrain", "reference", "attack", "defend", "detect", "evaluate"
 
 @dataclass(frozen=True)
 class DataRef:
-    """A split of a data set by name; its identity is the digest alone."""
+    """A split of a data set by name, its images ``size`` pixels high and wide; its identity is the digest alone."""
 
     name: str
     split: str
     digest: str
     count: int
+    size: int = SIZE
 
     @property
     def absent(self) -> bool:

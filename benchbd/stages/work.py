@@ -104,7 +104,7 @@ class Workshop:
 
     def images(self, ref: DataRef) -> ImageSet:
         if ref.digest not in self._resident:
-            self._resident[ref.digest] = self.library.load(ref.name, ref.split).to(self.device)
+            self._resident[ref.digest] = self.library.load(ref.name, ref.split, ref.size).to(self.device)
         return self._resident[ref.digest]
 
     # The stages
