@@ -40,11 +40,12 @@ from benchbd.contract.axes import AXES
 from benchbd.contract.dataset import Dataset
 from benchbd.contract.defense import DefenderKnowledge, Mitigation
 from benchbd.contract.detection import Detection
-from benchbd.contract.encoder import Encoder, rebuild
+from benchbd.contract.encoder import Encoder
 from benchbd.contract.evaluator import Evaluator, Probe
 from benchbd.contract.images import SIZE, ImageSet
 from benchbd.contract.method import Method, build, forwards_of, shortened_of
 from benchbd.contract.pretraining import Pretraining
+from benchbd.contract.rebuild import rebuild
 from benchbd.contract.registry import check_plannable, flaw_of
 from benchbd.contract.trigger import Trigger
 from benchbd.data.layouts import WITHOUT_LABELS

@@ -27,6 +27,7 @@ from benchbd import (
     stream,
 )
 from benchbd.contract.context import collecting
+from benchbd.contract.encoder import W16
 from benchbd.contract.meter import ForwardMeter
 from benchbd.testing import check_method
 
@@ -208,7 +209,7 @@ def test_the_smallest_of_several_starts_counts(
 def test_the_similarity_is_checked_on_images_that_were_held_out(encoder: Encoder, images: ImageSet) -> None:
     seen: list[Tensor] = []
 
-    class Watched(Encoder):
+    class Watched(W16):
         def forward(self, x: Tensor) -> Tensor:
             seen.append(x.detach())
             return super().forward(x)

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from benchbd import BenchbdError, DataError, Encoder
+from benchbd.contract.encoder import W16
 from benchbd.contract.meter import ForwardMeter, Precision, precision
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
@@ -87,6 +88,26 @@ def test_small_architectures(arch: str, dim: int, macs: int, shapes: list[tuple[
 def test_unknown_architecture_offers_the_nearest() -> None:
     with pytest.raises(BenchbdError, match=r"unknown architecture 'resnet8': did you mean 'resnet18'\?"):
         Encoder("resnet8")
+
+
+def test_a_class_is_one_architecture() -> None:
+    assert type(Encoder("w16")) is type(small()) is type(small().copy()) is W16
+    assert W16("w16").arch == "w16"
+    with pytest.raises(BenchbdError, match="W16 is the architecture 'w16', not 'w32'"):
+        W16("w32")
+
+
+@pytest.mark.parametrize("arch", ["w16", "resnet18"])
+def test_convolutions_and_norms_by_name_and_order(arch: str) -> None:
+    encoder, out = small(arch=arch), {}
+    for name, convolution in encoder.convolutions().items():
+        convolution.register_forward_hook(lambda m, x, y, name=name: out.setdefault(name, y.clone()))
+    _, maps = encoder.intermediates(images(2), every=True)
+    assert list(out) == [place for place in maps if "conv" in place] == list(encoder.convolutions())
+    assert all(torch.equal(y, maps[name]) for name, y in out.items())
+    assert all(encoder.get_submodule(name) is norm for name, norm in encoder.norms().items())
+    norms = [module for module in encoder.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert list(encoder.norms().values()) == norms
 
 
 def test_normalisation_is_inside() -> None:

@@ -32,6 +32,7 @@ from benchbd import (
 from benchbd.base.errors import DataError, PluginError, StoreError, UsageError
 from benchbd.base.process import Stopped
 from benchbd.cli.main import main
+from benchbd.contract.encoder import W16
 from benchbd.contract.registry import load_registry
 from benchbd.records.files import read_records
 from benchbd.stages.work import ENCODER
@@ -235,7 +236,7 @@ def test_an_evaluator_and_a_detector_that_leave(again: Callable[..., Tiny]) -> N
 # Encoders that are not what they say --------------------------------------------------------------------------------
 
 
-class Saved(Encoder):
+class Saved(W16):
     """A subclass with a file of its own."""
 
     def save(self, path: str | Path) -> None:

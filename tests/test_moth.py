@@ -40,6 +40,7 @@ from benchbd import (
     stream,
 )
 from benchbd.contract.context import collecting
+from benchbd.contract.encoder import W16
 from benchbd.contract.meter import ForwardMeter
 from benchbd.testing import toy_encoder
 
@@ -65,7 +66,7 @@ SIMILAR: dict[str, Any] = {
 }
 
 
-class Planted(Encoder):
+class Planted(W16):
     """Features are the mean colour, and much green where a 3x3 patch in the corner is white. Only that is trained."""
 
     def __init__(self) -> None:

@@ -1,17 +1,19 @@
 """The encoder: images in [0, 1] go in, features come out. It carries its own normalisation and names its stages.
 
-Architectures: ``resnet18`` is the papers' net (torchvision's ResNet-18 with a 3x3 stride-1 stem and no max-pool,
-11,168,832 parameters, 512-d; head 512-512-128). ``w32`` and ``w16`` are small ResNets for two cores: a 4x4 stride-2
-stem, three stages of one block, widths 32/64/128 and 16/32/64.
+``Encoder`` is what all architectures share. An architecture is a class derived from it that builds its modules and
+runs them; the hook ``benchbd_architectures`` offers it by its name. Here are the three that benchbd itself knows:
+``resnet18`` is the papers' net (torchvision's ResNet-18 with a 3x3 stride-1 stem and no max-pool, 11,168,832
+parameters, 512-d; head 512-512-128). ``w32`` and ``w16`` are small ResNets for two cores: a 4x4 stride-2 stem, three
+stages of one block, widths 32/64/128 and 16/32/64.
 """
 
 from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,28 +21,41 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from benchbd.base.content import expanded
-from benchbd.base.errors import DataError, Diverged, PluginError, UnknownNameError
+from benchbd.base.errors import DataError, Diverged, UnknownNameError, UsageError
 from benchbd.base.inputs import file_kind, obstacle
 from benchbd.contract.meter import _count, _hook_once, _precision
-from benchbd.contract.resnet import ARCHITECTURES, Take, _stage, _stage_outputs
+from benchbd.contract.resnet import BasicBlock, Bottleneck, Stage, Stem, Take, within
 
 
 class Encoder(nn.Module):
-    """A residual net f that makes features of images and, where there is one, its projection head g.
+    """A net f that makes features of images and, if it has one, its projection head g.
+
+    ``Encoder(arch)`` makes one of the architecture of that name, with random weights; ``Encoder.seeded`` and
+    ``Encoder.load`` do too.
 
     ``encoder(x)``: float (N, 3, H, W) in [0, 1] -> raw features (N, feature_dim), not normalised.
-    ``encoder.project(h)``: features -> projections (N, 128); only where ``encoder.head`` is not None.
+    ``encoder.project(h)``: features -> projections (N, 128); only if ``encoder.head`` is not None.
     ``encoder.intermediates(x)``: features and the output of every stage by name, in one forward.
     ``encoder.stages``: the names of the stages in order. How many there are depends on the architecture.
     ``encoder.mask``: 1 or 0 per channel of the last stage; what is 0 is pruned. It is part of the saved state.
 
     Mixed precision, channels_last and counting of forwards happen inside, so that methods need not mention them;
     what comes out is always float32.
+
+    A new architecture derives from this class, has a docstring, sets ``arch``, ``stages`` and ``feature_dim``, and
+    defines ``build`` and ``encode``; a plugin offers it with the hook ``benchbd_architectures``.
     """
 
     mean: Tensor
     std: Tensor
     mask: Tensor
+
+    arch: str
+    image_size: ClassVar[int | None] = None
+    channelwise: ClassVar[bool] = True
+
+    def __new__(cls, arch: str = "", *_: Any, **__: Any) -> Self:
+        return cast(Self, super().__new__(architecture(arch) if cls is Encoder else cls))
 
     def __init__(
         self,
@@ -51,29 +66,60 @@ class Encoder(nn.Module):
         head: bool = True,
     ) -> None:
         super().__init__()
-        if arch not in ARCHITECTURES:
-            raise UnknownNameError("architecture", arch, ARCHITECTURES)
-        spec = ARCHITECTURES[arch]
-        self.arch = arch
-        self.feature_dim = spec.widths[-1]
+        if arch != self.arch:
+            raise UsageError(f"{type(self).__name__} is the architecture {self.arch!r}, not {arch!r}")
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1))
-        self.stem = nn.Sequential(
-            nn.Conv2d(3, spec.width, spec.stem_kernel, spec.stem_stride, padding=1, bias=False),
-            nn.BatchNorm2d(spec.width),
-            nn.ReLU(),
-        )
-        self.body = nn.ModuleDict()
-        inputs = spec.width
-        for i, (width, blocks) in enumerate(zip(spec.widths, spec.blocks, strict=True)):
-            self.body[f"layer{i + 1}"] = _stage(inputs, width, blocks, stride=1 if i == 0 else 2)
-            inputs = width
-        self.register_buffer("mask", torch.ones(self.feature_dim))
+        self.build()
+        self.register_buffer("mask", torch.ones(self.channels))
         self.head: nn.Sequential | None = projection_head(self.feature_dim) if head else None
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):  # torchvision's initialisation
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        self.initialise()
         self.to(memory_format=torch.channels_last)
+
+    # What an architecture says
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The names of its stages, in order."""
+        raise NotImplementedError
+
+    @property
+    def feature_dim(self) -> int:
+        """Length of a feature."""
+        raise NotImplementedError
+
+    @property
+    def channels(self) -> int:
+        """Channels of the last stage, which ``mask`` has one number each for."""
+        return self.feature_dim
+
+    def build(self) -> None:
+        """Make the modules of f, as attributes of ``self``. Heavy imports belong in here."""
+        raise NotImplementedError
+
+    def initialise(self) -> None:
+        """Draw weights anew, head included, if they are not to stay as the modules drew them."""
+
+    def encode(self, x: Tensor, take: Take) -> Tensor:
+        """Raw features (N, feature_dim) of normalised images (N, 3, H, W), under autocast where the run asks for it.
+
+        take: ``y = take(name, y)`` after every stage, for its map (N, C, H', W'); what comes back goes on. Also
+            after the stem, as "stem", after every convolution of ``convolutions`` and for what else lies between, for
+            ``intermediates(every=True)``. A map must not be changed in place after it was taken.
+        """
+        raise NotImplementedError
+
+    def convolutions(self) -> dict[str, nn.Conv2d]:
+        """The convolutions of f in the order in which images pass, but those of shortcuts, by the name that their
+        output has in ``intermediates(every=True)``."""
+        return {name: module for name, module in self.named_modules() if isinstance(module, nn.Conv2d)}
+
+    def norms(self) -> dict[str, nn.BatchNorm2d]:
+        """The BatchNorm layers of f by module name, those of shortcuts too; each follows the convolution that it
+        normalises in ``modules()``. Empty if the architecture has none."""
+        return {name: module for name, module in self.named_modules() if isinstance(module, nn.BatchNorm2d)}
+
+    # What all share
 
     @classmethod
     def seeded(
@@ -88,11 +134,6 @@ class Encoder(nn.Module):
         """A randomly initialised encoder with a head that sees what this one sees: its normalisation is this one's."""
         mean, std = self.mean.flatten().tolist(), self.std.flatten().tolist()
         return Encoder.seeded(self.arch, mean, std, seed=seed, device=self.device)
-
-    @property
-    def stages(self) -> tuple[str, ...]:
-        """The names of its stages, in order."""
-        return tuple(self.body)
 
     @property
     def device(self) -> torch.device:
@@ -110,29 +151,29 @@ class Encoder(nn.Module):
             "layer1.0.conv1"), of the ReLU inside each block ("layer1.0.relu"), of the stem and of every block. The
             last block of a stage goes by the stage's name. No map is changed after it was taken, and the features
             have a gradient with respect to each, in any precision.
+        UsageError if the architecture does not take images of this size.
         """
+        if self.image_size not in (None, x.shape[-1]):
+            raise UsageError(f"{self.arch} takes images of {self.image_size} pixels, not {x.shape[-1]}")
         charge = _count(self.backbone(), len(x))
-        maps: dict[str, Tensor] = {}
+        stages, maps = self.stages, dict[str, Tensor]()
 
         def take(place: str, y: Tensor) -> Tensor:
-            maps[place] = y.float()
-            return maps[place].to(y.dtype) if every else y  # under autocast the copy must lie on the way
+            nonlocal charge
+            ends = place in stages
+            if place == stages[-1]:
+                y = y * self.mask.view(1, -1, 1, 1).to(y.dtype)
+            if ends or every:
+                maps[place] = y.float()
+            if every:
+                y = maps[place].to(y.dtype)  # under autocast the copy must lie on the way
+            if ends or place == "stem":
+                charge = _hook_once(y, charge)
+            return y
 
         with torch.autocast(x.device.type, torch.bfloat16, enabled=_precision.get() == "bf16"):
-            y = ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-            y = self._stem_outputs(y, take) if every else self.stem(y)
-            for name, stage in self.body.items():
-                charge = _hook_once(y, charge)
-                y = _stage_outputs(name, stage, y, take) if every else stage(y)
-                if name == self.stages[-1]:
-                    y = y * self.mask.view(1, -1, 1, 1).to(y.dtype)
-                y = take(name, y)
-            _hook_once(y, charge)
-        return y.float().mean((2, 3)), maps
-
-    def _stem_outputs(self, x: Tensor, take: Take) -> Tensor:
-        convolution, norm, relu = self.stem
-        return take("stem", relu(norm(take("stem.conv", convolution(x)))))
+            y = self.encode(((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last), take)
+        return y.float(), maps
 
     def project(self, features: Tensor) -> Tensor:
         """Raw projections (N, 128) of raw features; the losses normalise them."""
@@ -144,8 +185,7 @@ class Encoder(nn.Module):
 
     def backbone(self) -> Iterator[nn.Parameter]:
         """The parameters of f alone, without the head."""
-        yield from self.stem.parameters()
-        yield from self.body.parameters()
+        return (p for name, p in self.named_parameters() if not name.startswith("head."))
 
     def copy(self) -> Encoder:
         """An independent copy: every parameter trainable and without gradient, in eval mode."""
@@ -200,48 +240,97 @@ class Encoder(nn.Module):
         return encoder.to(device).eval()
 
 
-def rebuild(encoder: Encoder, arch: str, who: str) -> Encoder:
-    """A new encoder of architecture ``arch`` with the tensors of ``encoder``, on the CPU: what a file can hold of it.
+class ResNet(Encoder):
+    """A residual net: a stem, stages that double the width from the second on, and the mean over positions.
 
-    PluginError, which names ``who``, where ``encoder`` says that it is of another architecture, or its tensors are not
-    exactly those of ``arch`` by name, shape and type, its normalisation no normalisation or its mask not 0 and 1.
-    Diverged where a weight is NaN or infinite.
+    width: channels of the first stage (a bottleneck's outputs have four times as many); blocks: residual blocks per
+    stage; stem_kernel, stem_stride, stem_pool: of the stem's convolution, and whether a max-pool follows it.
     """
-    if type(encoder) is not Encoder:
-        what = type(encoder).__name__
-        kind = f"its subclass {what}, which no file can hold" if isinstance(encoder, Encoder) else what
-        raise PluginError(f"{who} must return a benchbd.Encoder, not {kind}")
-    if encoder.arch != arch:
-        raise PluginError(f"{who} must return a {arch} encoder, not {encoder.arch}")
-    tensors = {name: tensor.detach().cpu().clone() for name, tensor in encoder.state_dict().items()}
-    with torch.random.fork_rng(devices=[]):
-        plain = Encoder(arch, head=encoder.head is not None)
-    if flaw := _flaw(tensors, plain.state_dict()):
-        raise PluginError(f"{who} must return a plain {arch} encoder: {flaw}")
-    for name, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
-            raise Diverged(f"the weights are not finite: {name} has NaN or infinity")
-    if not (tensors["std"] > 0).all():
-        raise PluginError(f"{who} must return an encoder whose std is above 0, not {tensors['std'].flatten().tolist()}")
-    if not ((tensors["mask"] == 0) | (tensors["mask"] == 1)).all():
-        raise PluginError(f"{who} must return an encoder whose mask is 0 or 1 per channel")
-    plain.load_state_dict(tensors)
-    return plain.eval()
+
+    width: ClassVar[int]
+    blocks: ClassVar[tuple[int, ...]]
+    bottleneck: ClassVar[bool] = False
+    stem_kernel: ClassVar[int] = 3
+    stem_stride: ClassVar[int] = 1
+    stem_pool: ClassVar[bool] = False
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The names of its stages, in order."""
+        return tuple(self.body)
+
+    @property
+    def feature_dim(self) -> int:
+        """Length of a feature."""
+        block = Bottleneck if self.bottleneck else BasicBlock
+        return int(self.width * 2 ** (len(self.blocks) - 1) * block.expansion)
+
+    def build(self) -> None:
+        block = Bottleneck if self.bottleneck else BasicBlock
+        padding = (self.stem_kernel - 1) // 2
+        self.stem = Stem(
+            nn.Conv2d(3, self.width, self.stem_kernel, self.stem_stride, padding=padding, bias=False),
+            nn.BatchNorm2d(self.width),
+            nn.ReLU(),
+            *([nn.MaxPool2d(3, 2, padding=1)] if self.stem_pool else []),
+        )
+        self.body = nn.ModuleDict()
+        inputs = self.width
+        for i, blocks in enumerate(self.blocks):
+            width = self.width * 2**i
+            self.body[f"layer{i + 1}"] = Stage(block, inputs, width, blocks, stride=1 if i == 0 else 2)
+            inputs = width * block.expansion
+
+    def initialise(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):  # torchvision's initialisation
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def encode(self, x: Tensor, take: Take) -> Tensor:
+        y = take("stem", self.stem(x, within(take, "stem")))
+        for name, stage in self.body.items():
+            y = take(name, stage(y, within(take, name)))
+        return y.float().mean((2, 3))
+
+    def convolutions(self) -> dict[str, nn.Conv2d]:
+        inside = {
+            name: module
+            for name, module in self.body.named_modules()
+            if isinstance(module, nn.Conv2d) and "downsample" not in name
+        }
+        return {"stem.conv": cast(nn.Conv2d, self.stem[0]), **inside}
 
 
-def _flaw(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
-    """In what the tensors of an encoder are not those expected, the first thing alone; empty where they are."""
-    for name in [*expected, *tensors]:
-        if name not in tensors:
-            return f"it has no {name}"
-        if name not in expected:
-            return f"it has a tensor {name}, of which the architecture knows nothing"
-        (shape, dtype), (right, precision) = ((t.shape, t.dtype) for t in (tensors[name], expected[name]))
-        if shape != right:
-            return f"its {name} is {tuple(shape)}, not {tuple(right)}"
-        if dtype != precision:
-            return f"its {name} is {dtype}, not {precision}".replace("torch.", "")
-    return ""
+class ResNet18(ResNet):
+    """The papers' ResNet-18: a 3x3 stem of stride 1 without max-pool, 512-d."""
+
+    arch = "resnet18"
+    width, blocks = 64, (2, 2, 2, 2)
+
+
+class W32(ResNet):
+    """A small ResNet for two cores: 4x4 stem of stride 2, three stages of one block, 128-d."""
+
+    arch = "w32"
+    width, blocks, stem_kernel, stem_stride = 32, (1, 1, 1), 4, 2
+
+
+class W16(ResNet):
+    """Half of w32, 64-d."""
+
+    arch = "w16"
+    width, blocks, stem_kernel, stem_stride = 16, (1, 1, 1), 4, 2
+
+
+ARCHITECTURES: dict[str, type[Encoder]] = {cls.arch: cls for cls in (ResNet18, W32, W16)}
+"""Every architecture that is known, by name: ours, and what plugins offer once they were looked at."""
+
+
+def architecture(name: str) -> type[Encoder]:
+    """The class of an architecture; UnknownNameError with the nearest name."""
+    if name not in ARCHITECTURES:
+        raise UnknownNameError("architecture", name, ARCHITECTURES)
+    return ARCHITECTURES[name]
 
 
 def projection_head(dim: int) -> nn.Sequential:

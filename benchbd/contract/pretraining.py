@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from benchbd.base.errors import PluginError, shown
+from benchbd.contract.encoder import ARCHITECTURES, Encoder
 from benchbd.contract.method import Method, ask
-from benchbd.contract.resnet import ARCHITECTURES
 
 if TYPE_CHECKING:
-    from benchbd.contract.encoder import Encoder
     from benchbd.contract.images import ImageSet
 
 

@@ -25,12 +25,13 @@ from benchbd.contract.attack import Attack, AttackerKnowledge, Backdoor, Target
 from benchbd.contract.context import Findings, derive_seed, stream
 from benchbd.contract.defense import DefenderKnowledge, Mitigation
 from benchbd.contract.detection import Detection, Verdict
-from benchbd.contract.encoder import Encoder, rebuild
+from benchbd.contract.encoder import Encoder
 from benchbd.contract.evaluator import Evaluator, Predictions, Probe
 from benchbd.contract.images import ImageSet, content_digest
 from benchbd.contract.meter import unmetered
 from benchbd.contract.method import Method
 from benchbd.contract.pretraining import Pretraining
+from benchbd.contract.rebuild import rebuild
 from benchbd.contract.trigger import Trigger
 from benchbd.data.library import DataLibrary
 from benchbd.stages.artifact import Artifact

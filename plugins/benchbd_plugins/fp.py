@@ -140,12 +140,10 @@ class FP(ContrastiveMethod, Mitigation):
 
 def last_block(encoder: Encoder) -> tuple[str, nn.Conv2d, nn.BatchNorm2d]:
     """The last convolution's name among ``Encoder.intermediates``, and the convolution with its BatchNorm."""
-    stage = encoder.stages[-1]
-    *others, block = encoder.body[stage].children()
-    conv, norm = block.conv2, block.bn2
-    assert isinstance(conv, nn.Conv2d)
-    assert isinstance(norm, nn.BatchNorm2d)
-    return f"{stage}.{len(others)}.conv2", conv, norm
+    *_, (place, conv) = encoder.convolutions().items()
+    norms, modules = list(encoder.norms().values()), list(encoder.modules())
+    (norm, *_) = (norm for norm in norms if modules.index(norm) > modules.index(conv))
+    return place, conv, norm
 
 
 @torch.no_grad()

@@ -1,0 +1,56 @@
+"""What a file can hold of an encoder that a method returned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from benchbd.base.errors import Diverged, PluginError
+from benchbd.contract.encoder import ARCHITECTURES, Encoder
+
+
+def rebuild(encoder: Encoder, arch: str, who: str) -> Encoder:
+    """A new encoder of architecture ``arch`` with the tensors of ``encoder``, on the CPU: what a file can hold of it.
+
+    PluginError, which names ``who``, where ``encoder`` says that it is of another architecture, or its tensors are not
+    exactly those of ``arch`` by name, shape and type, its normalisation no normalisation or its mask not 0 and 1.
+    Diverged where a weight is NaN or infinite.
+    """
+    what = type(encoder).__name__
+    if not isinstance(encoder, Encoder):
+        raise PluginError(f"{who} must return a benchbd.Encoder, not {what}")
+    if type(encoder) not in ARCHITECTURES.values():
+        raise PluginError(f"{who} must return a benchbd.Encoder, not its subclass {what}, which no file can hold")
+    if encoder.arch != arch:
+        raise PluginError(f"{who} must return a {arch} encoder, not {encoder.arch}")
+    tensors = {name: tensor.detach().cpu().clone() for name, tensor in encoder.state_dict().items()}
+    with torch.random.fork_rng(devices=[]):
+        plain = Encoder(arch, head=encoder.head is not None)
+    if flaw := _flaw(tensors, plain.state_dict()):
+        raise PluginError(f"{who} must return a plain {arch} encoder: {flaw}")
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise Diverged(f"the weights are not finite: {name} has NaN or infinity")
+    if not (tensors["std"] > 0).all():
+        raise PluginError(f"{who} must return an encoder whose std is above 0, not {tensors['std'].flatten().tolist()}")
+    if not ((tensors["mask"] == 0) | (tensors["mask"] == 1)).all():
+        raise PluginError(f"{who} must return an encoder whose mask is 0 or 1 per channel")
+    plain.load_state_dict(tensors)
+    return plain.eval()
+
+
+def _flaw(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
+    """In what the tensors of an encoder are not those expected, the first thing alone; empty where they are."""
+    for name in [*expected, *tensors]:
+        if name not in tensors:
+            return f"it has no {name}"
+        if name not in expected:
+            return f"it has a tensor {name}, of which the architecture knows nothing"
+        (shape, dtype), (right, precision) = ((t.shape, t.dtype) for t in (tensors[name], expected[name]))
+        if shape != right:
+            return f"its {name} is {tuple(shape)}, not {tuple(right)}"
+        if dtype != precision:
+            return f"its {name} is {dtype}, not {precision}".replace("torch.", "")
+    return ""
