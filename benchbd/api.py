@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 import torch
 
 from benchbd.base.errors import StoreError, UsageError, did_you_mean, shown
+from benchbd.contract.axes import GRID
 from benchbd.contract.dataset import Dataset
 from benchbd.contract.encoder import Encoder
 from benchbd.contract.method import build
@@ -135,7 +136,8 @@ def pick_device(name: str | None) -> torch.device:
 class Request(TypedDict, total=False):
     """What ``plan``, ``run`` and ``detect`` take besides the board: the options of the command line by their names.
 
-    Where several are possible, one value stands for a list of it alone; what is left out is the board's.
+    Where several are possible, one value stands for a list of it alone; what is left out is the board's. Type checkers
+    read this list; at run time every axis that a board crosses is an argument.
     """
 
     attack: Names
@@ -161,7 +163,7 @@ class Work(Request, total=False):
 
 def _open(function: str, takes: type[Any], board: str | Path, request: Mapping[str, Any]) -> Session:
     """The session of a request. UsageError for an argument that the function does not take, with the nearest one."""
-    known = ["board", *sorted(takes.__required_keys__ | takes.__optional_keys__)]
+    known = ["board", *sorted({*takes.__required_keys__, *takes.__optional_keys__, *(axis.name for axis in GRID)})]
     for name in request:
         if name not in known:
             near = did_you_mean(name, known) or f"it takes {', '.join(known)}"
@@ -170,7 +172,7 @@ def _open(function: str, takes: type[Any], board: str | Path, request: Mapping[s
         kinds, words = _KINDS.get(name, ((object,), ""))
         if not isinstance(value, kinds):
             raise UsageError(f"{name} {shown(value)}: must be {words}")
-    return _session(board, **request)
+    return _session(board, request)
 
 
 _NAME = (str, NoneType), "a name"
@@ -181,7 +183,7 @@ _FLAG = (bool,), "True or False"
 
 _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "board": ((str, os.PathLike), "a name or a path"),
-    **dict.fromkeys(("pretraining", "pretrain"), _NAME),
+    **dict.fromkeys(("pretrain", *(axis.name for axis in GRID if not axis.several)), _NAME),
     **dict.fromkeys(("data_root", "store"), _PATH),
     **dict.fromkeys(("only", "download"), _FLAG),
     "device": ((str, torch.device, NoneType), "the name of a device, such as 'cpu' or 'cuda:0'"),
@@ -189,37 +191,21 @@ _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
 """The types of arguments that stand for one thing, and what these are called."""
 
 
-def _session(
-    board: str | Path,
-    *,
-    attack: Names = (),
-    defense: Names = (),
-    only: bool = False,
-    detection: Names = (),
-    pretraining: str | None = None,
-    pretrain: str | None = None,
-    task: Names = (),
-    seed: Seeds = (),
-    evaluator: Names = (),
-    option: Names = (),
-    data_root: str | Path | None = None,
-    store: str | Path | None = None,
-    device: str | None = None,
-    download: bool = False,
-) -> Session:
+def _session(board: str | Path, request: Mapping[str, Any]) -> Session:
+    asked = {axis: request.get(axis.name, ()) for axis in GRID}
+    methods = {  # an axis of one method may be None, which asks for the board's
+        axis.name: _several(axis.name, names) for axis, names in asked.items() if axis.several or names is not None
+    }
     selection = Selection(
-        attacks=_several("attack", attack),
-        defenses=_several("defense", defense),
-        pretrain=pretrain,
-        tasks=_several("task", task),
-        seeds=_seeds(seed),
-        evaluators=_several("evaluator", evaluator),
-        options=_several("option", option),
-        detections=_several("detection", detection),
-        pretraining=pretraining,
-        only=only,
+        methods,
+        pretrain=request.get("pretrain"),
+        tasks=_several("task", request.get("task", ())),
+        seeds=_seeds(request.get("seed", ())),
+        options=_several("option", request.get("option", ())),
+        only=request.get("only", False),
     )
-    return Session.open(board, selection, data_root=data_root, store=store, device=device, download=download)
+    places = {name: request[name] for name in ("data_root", "store", "device", "download") if name in request}
+    return Session.open(board, selection, **places)
 
 
 def _several(argument: str, value: object) -> tuple[str, ...]:
@@ -266,7 +252,7 @@ def detect(board: str | Path = DEFAULT, **request: Unpack[Work]) -> pd.DataFrame
     from benchbd.report.populations import frame
 
     session = _open("detect", Work, board, request)
-    if not (session.selection.detections or session.board.detections):
+    if not (session.selection.names("detection") or session.board.names("detection")):
         raise UsageError(f"board {session.board.name} has no detectors: name one, as in detection='decree'")
     return frame(session.inspect())
 

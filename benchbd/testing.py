@@ -127,8 +127,9 @@ def check_method(cls: type[Method], *, data_root: str | Path | None = None, **op
     """
     _require(isinstance(cls, type) and issubclass(cls, Method), f"{cls!r} is not a class derived from benchbd.Method")
     who = f"{cls.__module__}.{cls.__name__}"
-    bases = [base for _, base in AXES.values() if issubclass(cls, base)]
-    _require(bool(bases), f"{who}: derives from none of {', '.join(base.__name__ for _, base in AXES.values())}")
+    bases = [axis.base for axis in AXES]
+    of = [base for base in bases if issubclass(cls, base)]
+    _require(bool(of), f"{who}: derives from none of {', '.join(base.__name__ for base in bases)}")
     if flaw := flaw_of(cls):
         raise ContractError(f"{who}: {flaw}")
     _require(bool((cls.__doc__ or "").strip()) and cls.__doc__ != Method.__doc__, f"{who}: give it a docstring")
@@ -155,7 +156,7 @@ def check_method(cls: type[Method], *, data_root: str | Path | None = None, **op
     }
     with torch.random.fork_rng(devices=[]):
         _other_randomness(0)
-        checks[bases[0]](method, who)
+        checks[of[0]](method, who)
 
 
 def _require(condition: bool, message: str) -> None:

@@ -24,7 +24,7 @@ from tabulate import tabulate
 import benchbd
 from benchbd.cli.main import main
 from benchbd.contract import hookspecs
-from benchbd.contract.axes import AXES, WORK
+from benchbd.contract.axes import AXES, AXIS
 from benchbd.contract.describe import document, fields_of
 from benchbd.contract.method import Method
 from benchbd.contract.registry import FIRST_PARTY, Registry, load_registry
@@ -95,7 +95,7 @@ def reference(registry: Registry) -> str:
         *(_table(f"`[{name}]`", cls) for name, cls in SECTIONS.items()),
         "## Methods",
         "An option is set with `-o NAME.FIELD=VALUE` or in a board's `[options.NAME]`.",
-        *(_method(registry, axis, name) for axis in AXES for name in registry.names(axis)),
+        *(_method(registry, axis, name) for axis in AXIS for name in registry.names(axis)),
         "## For authors of plugins",
         "Everything here is imported from `benchbd`.",
         "### Hooks",
@@ -103,10 +103,10 @@ def reference(registry: Registry) -> str:
         _code(_stub(hook) for name, hook in vars(hookspecs).items() if name.startswith("benchbd_")),
         "### The classes to derive from",
         "A class must define "
-        + ", ".join(f"`{work}` ({axis})" for axis, work in WORK.items())
+        + ", ".join(f"`{axis.work[0]}` ({axis.name})" for axis in AXES)
         + "; a pre-training method `architecture` too. What else stands here has a default.",
         _code([_class(Method, ["forwards"])]),
-        *(_code([_class(base, _own(base))]) for _, base in AXES.values()),
+        *(_code([_class(axis.base, _own(axis.base))]) for axis in AXES),
         "### What it is handed and returns",
         _code(_class(getattr(benchbd, name)) for name in HANDED),
         "### Encoder",

@@ -78,7 +78,7 @@ class Tiny:
         """A session of these cells and no others, unless the test says otherwise."""
         return Session.open(
             self.board,
-            Selection(**{"only": True, **selection}),
+            Selection.of(**{"only": True, **selection}),
             data_root=self.data,
             store=self.store,
             device="cpu",

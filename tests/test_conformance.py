@@ -26,7 +26,7 @@ from benchbd import (
     Verdict,
 )
 from benchbd.base.errors import StoreError
-from benchbd.contract.axes import AXES
+from benchbd.contract.axes import AXIS
 from benchbd.contract.registry import load_registry
 from benchbd.testing import ContractError, ToyPretraining, check_method, toy_defender
 
@@ -53,7 +53,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "mimic": {"steps": 2, "batch": 16, "mi_epochs": 1, "mi_pool": 2},
     "mlp": {"epochs": 2},
 }
-METHODS = [(axis, name) for axis in AXES for name in load_registry().names(axis)]
+METHODS = [(axis, name) for axis in AXIS for name in load_registry().names(axis)]
 
 
 @pytest.mark.fixed_draw("check_method draws for itself; it holds a contract, no outcome of training")

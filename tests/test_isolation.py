@@ -28,7 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import benchbd.records.counts
 from benchbd import Encoder, Pretraining
 from benchbd.base.isolation import asking, isolated, restoring, seeded
-from benchbd.contract.axes import AXES
+from benchbd.contract.axes import AXIS
 from benchbd.contract.method import build, forwards_of, identity_of, shortened_of
 from benchbd.contract.pretraining import architecture_of
 from benchbd.contract.registry import Registry
@@ -278,7 +278,7 @@ def test_global_random_numbers_of_a_block_are_its_own() -> None:
         assert all(a != b for a, b in zip(drawn(), first, strict=True))
 
 
-@pytest.mark.parametrize("axis", AXES)
+@pytest.mark.parametrize("axis", AXIS)
 def test_what_our_own_methods_are_asked_changes_nothing(axis: str, registry: Registry) -> None:
     """So a plan may ask them without looking at everything before and after each answer."""
     for name in registry.names(axis):

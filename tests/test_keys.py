@@ -19,7 +19,7 @@ from pydantic import BaseModel, Field
 import benchbd
 from benchbd import Mitigation
 from benchbd.api import Session
-from benchbd.contract.axes import AXES
+from benchbd.contract.axes import AXIS
 from benchbd.contract.content import options_of
 from benchbd.contract.method import Method
 from benchbd.contract.registry import FIRST_PARTY, load_registry
@@ -66,7 +66,7 @@ def first_party() -> list[type[BaseModel]]:
     registry = load_registry()
     ours = [
         cls
-        for axis in AXES
+        for axis in AXIS
         for name, cls in registry.methods[axis].items()
         if registry.plugin_of(axis, name).distribution == FIRST_PARTY
     ]

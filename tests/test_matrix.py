@@ -20,7 +20,7 @@ DEFENSES = ("ft", "fp", "nad", "anp", "moth", "decree", "medic", "mimic")
 
 
 def plan(board: str, store: Path, registry: Registry, **selection: Any) -> Plan:
-    session = Session.open(board, Selection(**selection), store=store, device="cpu", registry=registry)
+    session = Session.open(board, Selection.of(**selection), store=store, device="cpu", registry=registry)
     return session.plan(strict=False)
 
 
@@ -52,8 +52,8 @@ def test_table1_is_108_cells_on_the_stages_that_they_share(tmp_path: Path, regis
 @pytest.mark.parametrize("board", ["demo-matrix", "cifar10-small"])
 def test_the_boards_hold_the_whole_grid(board: str) -> None:
     loaded = load_board(board)
-    assert set(loaded.attacks) == {"none", "badencoder", "bassl", "bassl-control"}
-    assert set(loaded.defenses) == {"none", "scratch", *DEFENSES}
+    assert set(loaded.names("attack")) == {"none", "badencoder", "bassl", "bassl-control"}
+    assert set(loaded.names("defense")) == {"none", "scratch", *DEFENSES}
 
 
 LIMITS = {"demo-matrix": 300_000, "cifar10-small": 550_000}

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 
 from benchbd import UsageError
 from benchbd.base.errors import UnknownNameError
-from benchbd.contract.axes import AXES
+from benchbd.contract.axes import AXIS
 from benchbd.contract.method import Method, build
 from benchbd.contract.registry import load_registry
 from benchbd.planning.options import parse_options
@@ -103,7 +103,7 @@ def test_the_nearest_option_is_offered() -> None:
 def test_no_number_of_ours_is_without_an_upper_bound() -> None:
     registry = load_registry()
     without = []
-    for axis in AXES:
+    for axis in AXIS:
         for name in registry.names(axis):
             cls = registry.get(axis, name)
             for field, info in cls.model_fields.items():

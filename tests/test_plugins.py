@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from benchbd import Dataset, Mitigation, Pretraining, UsageError
 from benchbd.cli.main import main
-from benchbd.contract.axes import AXES
+from benchbd.contract.axes import AXIS
 from benchbd.contract.registry import Registry, flaw_of, load_registry
 
 GOOD = '''
@@ -215,7 +215,7 @@ def installed(folder: Path, **sources: str | None) -> list[EntryPoint]:
 
 
 def names(registry: Registry) -> dict[str, list[str]]:
-    return {axis: registry.names(axis) for axis in AXES}
+    return {axis: registry.names(axis) for axis in AXIS}
 
 
 def test_our_own(registry: Registry) -> None:
@@ -225,11 +225,11 @@ def test_our_own(registry: Registry) -> None:
     assert set(registry.names("evaluator")) >= {"mlp", "linear", "knn"}
     assert set(registry.names("dataset")) >= {"shapes", "cifar10", "stl10", "gtsrb", "svhn"}
     assert registry.names("pretraining") == ["simclr"]
-    for axis in AXES:
+    for axis in AXIS:
         for name in registry.names(axis):
             cls = registry.get(axis, name)
             assert (cls.axis, cls.name) == (axis, name)
-            assert issubclass(cls, AXES[axis][1])
+            assert issubclass(cls, AXIS[axis].base)
             assert registry.plugin_of(axis, name).distribution == "benchbd"
             assert name in registry.plugin_of(axis, name).adds[axis]
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from benchbd.base.content import expanded
+from benchbd.contract.axes import GRID, Axis
 from benchbd.planning.board import DEFAULT, LARGEST_SEED
 
 if TYPE_CHECKING:
@@ -42,15 +43,22 @@ device_option = click.option(
 )
 
 
+def _axis_option(axis: Axis) -> Callable[[F], F]:
+    """``--attack A``, whose values a command is handed as ``attacks``."""
+    named = (f"--{axis.name}", axis.field)
+    return click.option(*named, default=None, multiple=axis.several, metavar=axis.letter, help=axis.option)
+
+
 def grid_options(command: F) -> F:
     """What `run` and `plan` share: the board, the part of its grid, options and places."""
+    axes = {axis.name: _axis_option(axis) for axis in GRID}
     for option in reversed(
         [
             click.option("--board", default=None, metavar="B", help=f"Board by name or path.  [default: {DEFAULT}]"),
-            click.option("--attack", "attacks", multiple=True, metavar="A", help="Attack; repeat for several."),
-            click.option("--defense", "defenses", multiple=True, metavar="D", help="Defense; repeat for several."),
+            axes.pop("attack"),
+            axes.pop("defense"),
             click.option("--only", is_flag=True, help="Without the cells that --defense brings for comparison."),
-            click.option("--pretraining", default=None, metavar="M", help="Pre-training method."),
+            axes.pop("pretraining"),
             click.option("--pretrain", default=None, metavar="P", help="Pre-training data set."),
             click.option(
                 "--task", "tasks", multiple=True, metavar="T[:TARGET]", help="Downstream task and target class; repeat."
@@ -58,8 +66,8 @@ def grid_options(command: F) -> F:
             click.option(
                 "--seed", "seeds", multiple=True, type=click.IntRange(0, LARGEST_SEED), help="Run seed; repeat."
             ),
-            click.option("--evaluator", "evaluators", multiple=True, metavar="E", help="Evaluator; repeat."),
-            click.option("--detection", "detections", multiple=True, metavar="D", help="Detector; repeat."),
+            axes.pop("evaluator"),
+            *axes.values(),
             click.option(
                 "-o", "--option", "options", multiple=True, metavar="NAME.FIELD=VALUE", help="Method option; repeat."
             ),
@@ -83,7 +91,8 @@ def open_session(arguments: dict[str, Any], **more: Any) -> Session:
         board = DEFAULT
         if not arguments["quiet"]:
             click.echo(f"no --board given: this is the {DEFAULT} board (generated images, small encoder)", err=True)
-    selection = Selection(**{field.name: arguments[field.name] for field in fields(Selection)})
+    asked = [*(field.name for field in fields(Selection)), *(axis.field for axis in GRID)]
+    selection = Selection.of(**{name: value for name, value in arguments.items() if name in asked})
     places = {name: arguments[name] for name in ("data_root", "store", "device")}
     return Session.open(board, selection, **places, **more)
 

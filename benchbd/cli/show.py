@@ -14,29 +14,32 @@ from benchbd.base.errors import UnknownNameError, UsageError, shown
 from benchbd.base.process import columns, say
 from benchbd.cli.group import Command
 from benchbd.cli.options import data_root_option
+from benchbd.contract.axes import AXIS, GRID
 from benchbd.report.writers.columns import WIDTH, Column, kept, table, wrapped
 from benchbd.report.writers.safe import plain
 
 LONGEST = 30  # characters of the name of an entry point or a distribution that a table shows
 
 
-@click.command("list", cls=Command)
+@click.command(
+    "list",
+    cls=Command,
+    help=f"""List every method by AXIS ({", ".join(AXIS)}), and the boards.
+
+    Data sets are those that plugins know and those that lie in the data root.
+    """,
+)
 @click.argument("axis", required=False)
 @data_root_option
 @click.option("--json", "as_json", is_flag=True, help="Names by axis as JSON on stdout.")
 def list_(axis: str | None, data_root: Path | None, as_json: bool) -> None:
-    """List every method by AXIS (dataset, pretraining, attack, defense, detection, evaluator), and the boards.
-
-    Data sets are those that plugins know and those that lie in the data root.
-    """
-    from benchbd.contract.axes import AXES
     from benchbd.contract.describe import summary
     from benchbd.contract.registry import load_registry
     from benchbd.data.library import DataLibrary, find_data_root
     from benchbd.planning.board import board_names, load_board
 
     registry, root = load_registry(), find_data_root(data_root)
-    axes: dict[str, list[str]] = {name: registry.names(name) for name in AXES} | {"board": board_names()}
+    axes: dict[str, list[str]] = {name: registry.names(name) for name in AXIS} | {"board": board_names()}
     axes["dataset"] = sorted({*axes["dataset"], *DataLibrary({}, root, root).names()})
     if axis is not None:
         singular = axis.removesuffix("s")
@@ -69,14 +72,13 @@ def show(name: str, as_json: bool, as_toml: bool) -> None:
     NAME is the name of a method or board, or AXIS:NAME where a name stands on several axes; the path of a board; or a
     part of the protocol that -o reaches too: trigger, reference, budget.
     """
-    from benchbd.contract.axes import AXES
     from benchbd.contract.describe import document, section
     from benchbd.contract.registry import load_registry
     from benchbd.contract.specs import SECTIONS
     from benchbd.planning.board import board_names
 
     registry = load_registry()
-    methods = {known for axis in AXES for known in registry.names(axis)}
+    methods = {known for axis in AXIS for known in registry.names(axis)}
     if name not in methods and (name.endswith(".toml") or (expanded(name) / "board.toml").is_file()):
         _show_board(name, as_json, as_toml)
         return
@@ -86,8 +88,8 @@ def show(name: str, as_json: bool, as_toml: bool) -> None:
         _show_methods([section(name)], as_json)
         return
     axis, _, bare = name.rpartition(":")
-    if axis not in ("", "board", *AXES):
-        raise UnknownNameError("axis", axis, [*AXES, "board"])
+    if axis not in ("", "board", *AXIS):
+        raise UnknownNameError("axis", axis, [*AXIS, "board"])
     if axis == "board" or (not axis and bare in board_names() and bare not in methods):
         _show_board(bare, as_json, as_toml)
         return
@@ -138,11 +140,7 @@ def _show_board(name: str, as_json: bool, as_toml: bool) -> None:
     budget = board.budget.model_dump(exclude_none=True)
     grid = [
         *(("row", f"{row.pretrain} -> {', '.join(row.tasks)}") for row in board.rows),
-        ("pretraining", board.pretraining),
-        ("attacks", ", ".join(board.attacks)),
-        ("defenses", ", ".join(board.defenses)),
-        *((("detections", ", ".join(board.detections)),) if board.detections else ()),
-        ("evaluators", ", ".join(board.evaluators)),
+        *((axis.field, ", ".join(board.names(axis.name))) for axis in GRID if board.names(axis.name)),
         ("seeds", ", ".join(map(str, board.seeds))),
         ("budget of defenses", ", ".join(f"{name} {value}" for name, value in budget.items()) or "their defaults"),
         ("clean images", str(board.clean_images)),

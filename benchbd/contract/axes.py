@@ -1,34 +1,126 @@
-"""The axes: one row each; everything else about an axis follows from it."""
+"""The axes: one row each. Options, boards, arguments, hooks, lists and the reference follow from these rows.
+
+Nothing here imports torch: ``benchbd run --help`` lists the axes. The class of an axis is imported on first
+use.
+"""
 
 from __future__ import annotations
 
-from benchbd.contract.attack import Attack
-from benchbd.contract.dataset import Dataset
-from benchbd.contract.defense import Mitigation
-from benchbd.contract.detection import Detection
-from benchbd.contract.evaluator import Evaluator
-from benchbd.contract.method import Method
-from benchbd.contract.pretraining import Pretraining
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from benchbd.contract.specs import SECTIONS
 
-AXES: dict[str, tuple[str, type[Method]]] = {
-    "dataset": ("benchbd_datasets", Dataset),
-    "pretraining": ("benchbd_pretrainings", Pretraining),
-    "attack": ("benchbd_attacks", Attack),
-    "defense": ("benchbd_defenses", Mitigation),
-    "detection": ("benchbd_detections", Detection),
-    "evaluator": ("benchbd_evaluators", Evaluator),
-}
-"""Per axis: the hook that collects its methods, and the class they derive from."""
+if TYPE_CHECKING:
+    from benchbd.contract.method import Method
 
-WORK = {
-    "dataset": "load",
-    "pretraining": "pretrain",
-    "attack": "inject",
-    "defense": "repair",
-    "detection": "inspect",
-    "evaluator": "evaluate",
-}
-"""Per axis: the method that a class must define."""
 
-RESERVED = {*SECTIONS, *AXES, "board"}
+@dataclass(frozen=True)
+class Axis:
+    """One axis. Its contract is the module ``benchbd/contract/NAME.py``.
+
+    name, plural: "attack", "attacks". The option is ``--attack``, the argument ``attack=``, the hook
+        ``benchbd_attacks``.
+    kind: the class in that module that its methods derive from, by name.
+    work: the members that a method must define, the method that does the work first.
+    grid: what a board crosses of this axis if its file does not say: several names, one name as text, or None if a
+        board has no field for the axis.
+    about: description of the board's field.
+    option, letter: help and placeholder of the option of ``run`` and ``plan``.
+    """
+
+    name: str
+    plural: str
+    kind: str
+    work: tuple[str, ...]
+    grid: str | tuple[str, ...] | None = None
+    about: str = ""
+    option: str = ""
+    letter: str = ""
+
+    @cached_property
+    def base(self) -> type[Method]:
+        """The class that the methods of this axis derive from."""
+        found: type[Method] = getattr(import_module(f"benchbd.contract.{self.name}"), self.kind)
+        return found
+
+    @property
+    def hook(self) -> str:
+        """The hook that collects its methods."""
+        return f"benchbd_{self.plural}"
+
+    @property
+    def several(self) -> bool:
+        """Whether a board crosses any number of its methods; else one."""
+        return not isinstance(self.grid, str)
+
+    @property
+    def field(self) -> str:
+        """What a board calls its methods."""
+        return self.plural if self.several else self.name
+
+
+AXES: tuple[Axis, ...] = (
+    Axis("dataset", "datasets", "Dataset", ("load",)),
+    Axis(
+        "pretraining",
+        "pretrainings",
+        "Pretraining",
+        ("pretrain", "architecture"),
+        grid="simclr",
+        about="pre-training method",
+        option="Pre-training method.",
+        letter="M",
+    ),
+    Axis(
+        "attack",
+        "attacks",
+        "Attack",
+        ("inject",),
+        grid=("none",),
+        about="attacks by name",
+        option="Attack; repeat for several.",
+        letter="A",
+    ),
+    Axis(
+        "defense",
+        "defenses",
+        "Mitigation",
+        ("repair",),
+        grid=("none",),
+        about="defenses by name",
+        option="Defense; repeat for several.",
+        letter="D",
+    ),
+    Axis(
+        "detection",
+        "detections",
+        "Detection",
+        ("inspect",),
+        grid=(),
+        about="detectors that every encoder, clean or attacked, goes before",
+        option="Detector; repeat.",
+        letter="D",
+    ),
+    Axis(
+        "evaluator",
+        "evaluators",
+        "Evaluator",
+        ("evaluate",),
+        grid=("mlp",),
+        about="downstream classifiers by name",
+        option="Evaluator; repeat.",
+        letter="E",
+    ),
+)
+
+AXIS = {axis.name: axis for axis in AXES}
+"""The rows by name."""
+
+GRID = tuple(axis for axis in AXES if axis.grid is not None)
+"""The axes that boards and requests name methods of."""
+
+RESERVED = {*SECTIONS, *AXIS, "board"}
+"""Names that no method may have."""

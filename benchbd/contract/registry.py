@@ -28,7 +28,7 @@ from benchbd.base.errors import (
 from benchbd.base.isolation import isolated
 from benchbd.contract import hookspecs
 from benchbd.contract.attack import Attack
-from benchbd.contract.axes import AXES, RESERVED, WORK
+from benchbd.contract.axes import AXES, RESERVED, Axis
 from benchbd.contract.method import Method, build, identity_of
 from benchbd.contract.pretraining import Pretraining, architecture_of
 from benchbd.contract.roles import ROLES, Role
@@ -62,7 +62,7 @@ class Registry:
     def __init__(self, manager: pluggy.PluginManager, plugins: list[Plugin]) -> None:
         self.manager = manager
         self.plugins = plugins
-        self.methods: dict[str, dict[str, type[Method]]] = {axis: {} for axis in AXES}
+        self.methods: dict[str, dict[str, type[Method]]] = {axis.name: {} for axis in AXES}
         self._owner: dict[tuple[str, str], Plugin] = {}
         for plugin in plugins:
             if not plugin.problem:
@@ -99,29 +99,32 @@ class Registry:
         return self._owner[axis, name]
 
     def _collect(self, plugin: Plugin) -> None:
-        for axis, (hook, base) in AXES.items():
-            for impl in getattr(self.manager.hook, hook).get_hookimpls():
+        for axis in AXES:
+            for impl in getattr(self.manager.hook, axis.hook).get_hookimpls():
                 if impl.plugin_name != plugin.name:
                     continue
                 try:
-                    for cls in asked(f"{hook}()", _offered, hook, impl.function):
-                        if problem := asked(f"a class that {hook}() offers", self._add, plugin, axis, cls, base):
+                    for cls in asked(f"{axis.hook}()", _offered, axis.hook, impl.function):
+                        if problem := asked(f"a class that {axis.hook}() offers", self._add, plugin, axis, cls):
                             plugin.problem = problem
                 except BenchbdError as error:
                     plugin.problem = str(error)
 
-    def _add(self, plugin: Plugin, axis: str, cls: Any, base: type[Method]) -> str:
+    def _add(self, plugin: Plugin, axis: Axis, cls: Any) -> str:
+        base, methods = axis.base, self.methods[axis.name]
         if not (isinstance(cls, type) and issubclass(cls, base)):
-            return f"offers {_called(cls)} as {axis}, which is not a class derived from benchbd.{base.__name__}"
+            return f"offers {_called(cls)} as {axis.name}, which is not a class derived from benchbd.{base.__name__}"
         if flaw := flaw_of(cls):
             return f"{cls.__name__}: {flaw}"
-        name = cls.name
-        if name in self.methods[axis]:
-            other = self._owner[axis, name]
-            return f"its {axis} {name!r} is already the name of one in plugin {other.name!r} ({other.distribution})"
-        self.methods[axis][name] = cls
-        self._owner[axis, name] = plugin
-        plugin.adds.setdefault(axis, []).append(name)
+        if cls.name in methods:
+            other = self._owner[axis.name, cls.name]
+            return (
+                f"its {axis.name} {cls.name!r} is already the name of one in plugin {other.name!r} "
+                f"({other.distribution})"
+            )
+        methods[cls.name] = cls
+        self._owner[axis.name, cls.name] = plugin
+        plugin.adds.setdefault(axis.name, []).append(cls.name)
         return ""
 
 
@@ -142,10 +145,11 @@ def flaw_of(cls: type[Method]) -> str:
     for option in sorted(cls.late) if _are_options(cls.late) else ():
         if option not in cls.model_fields:
             return str(UnknownNameError("late option", option, cls.model_fields))
-    base = next(base for _, base in AXES.values() if issubclass(cls, base))
-    for work in (f"{WORK[base.axis]}()", *(["architecture"] if base is Pretraining else [])):
-        if getattr(cls, work.removesuffix("()")) is getattr(base, work.removesuffix("()")):
-            return f"it does not define {work}"
+    axis = next(axis for axis in AXES if issubclass(cls, axis.base))
+    base = axis.base
+    for work in axis.work:
+        if getattr(cls, work) is getattr(base, work):
+            return f"it does not define {work}{'()' if callable(getattr(base, work)) else ''}"
     try:
         if flaw := _wrong_attribute(cls, base) or _wrong_role(cls):
             return flaw

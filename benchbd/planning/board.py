@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, Field, PrivateAttr, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, PrivateAttr, ValidationError, create_model
 
 from benchbd.base.content import expanded
 from benchbd.base.errors import UnknownNameError, UsageError, brief, shown
 from benchbd.base.inputs import file_kind, obstacle
+from benchbd.contract.axes import AXIS, GRID, Axis
 from benchbd.contract.specs import SECTIONS, Budget, ReferenceSpec, TriggerSpec, _Table
 
 DEFAULT = "demo"
@@ -49,18 +50,29 @@ class Pin(_Table):
     unlabeled: int | str | None = Field(None, description="of the unlabelled images")
 
 
-class Board(_Table):
-    """Protocol and grid. Cells are attacks x defenses x rows x seeds, each under every evaluator."""
-
+class _Head(_Table):
     name: str = Field(pattern=r"^\w[\w.-]*$", description="by default that of the file or its folder")
     title: str = Field("", description="one line for lists")
     description: str = Field("", description="what stands above the tables")
-    pretraining: str = Field("simclr", description="pre-training method")
+
+
+def _grid_field(axis: Axis) -> tuple[Any, Any]:
+    """Type and declaration of the field for an axis. An axis that a board crosses by default is never empty."""
+    if not axis.several:
+        return str, Field(axis.grid, description=axis.about)
+    return tuple[str, ...], Field(axis.grid, min_length=1 if axis.grid else None, description=axis.about)
+
+
+if TYPE_CHECKING:
+    _Grid = _Head  # what a board crosses of an axis is asked with ``Board.names``
+else:
+    _Grid = create_model("_Grid", __base__=_Head, **{axis.field: _grid_field(axis) for axis in GRID})
+
+
+class Board(_Grid):
+    """Protocol and grid. Cells are attacks x defenses x rows x seeds, each under every evaluator."""
+
     rows: tuple[Row, ...] = Field(min_length=1, description="pre-training sets with their tasks")
-    attacks: tuple[str, ...] = Field(("none",), min_length=1, description="attacks by name")
-    defenses: tuple[str, ...] = Field(("none",), min_length=1, description="defenses by name")
-    detections: tuple[str, ...] = Field((), description="detectors that every encoder, clean or attacked, goes before")
-    evaluators: tuple[str, ...] = Field(("mlp",), min_length=1, description="downstream classifiers by name")
     seeds: Seeds = Field((1,), description="run seeds, each once")
     pretrain_seed: Seed | None = Field(None, description="pins pre-training, so that intervals leave it out")
     image_size: int = Field(32, ge=32, le=224, description="height and width of all images in pixels")
@@ -76,6 +88,12 @@ class Board(_Table):
     budget: Budget = Field(Budget(), description="steps and batch of every defense; see below")
     options: dict[str, dict[str, Any]] = Field(default_factory=dict, description="method defaults of this board")
     data: dict[str, Pin] = Field(default_factory=dict, description="what data sets must be for a run to be on-board")
+
+    def names(self, axis: str) -> tuple[str, ...]:
+        """The methods of an axis that the board crosses."""
+        found: str | tuple[str, ...] = getattr(self, AXIS[axis].field)
+        return (found,) if isinstance(found, str) else found
+
     _folder: Path | None = PrivateAttr(None)
 
     @property

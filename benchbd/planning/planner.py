@@ -83,7 +83,7 @@ class _Planner:
         self.infos: dict[tuple[str, str], SplitInfo] = {}
         self.settings = Settings(board, registry, selection.options)
         self.off_pins: dict[tuple[str, str], tuple[str, ...]] = {}
-        (self.pretraining,) = self.settings.methods(Pretraining, [selection.pretraining or board.pretraining])
+        (self.pretraining,) = self.settings.methods(Pretraining, self._asked("pretraining"))
 
     # What was asked for ------------------------------------------------------------------------------------------
 
@@ -198,13 +198,13 @@ class _Planner:
     # Stages ------------------------------------------------------------------------------------------------------
 
     def plan(self) -> Plan:
-        selection, board = self.selection, self.board
-        asked = (selection.attacks or board.attacks, selection.defenses or board.defenses)
+        board = self.board
+        asked = (self._asked("attack"), self._asked("defense"))
         floors, controls = self._beside()
         attacks = self.settings.methods(Attack, [*floors, *asked[0]])
         defenses = self.settings.methods(Mitigation, [*controls, *asked[1]])
-        evaluators = self.settings.methods(Evaluator, selection.evaluators or board.evaluators)
-        detections = self.settings.methods(Detection, selection.detections or board.detections)
+        evaluators = self.settings.methods(Evaluator, self._asked("evaluator"))
+        detections = self.settings.methods(Detection, self._asked("detection"))
         self.settings.reject_unused()
         cells: list[Cell] = []
         inspections: dict[tuple[str, str], Inspection] = {}
@@ -262,10 +262,14 @@ class _Planner:
                             cells.append(replace(cell, departures=self._departures(cell, line, seed)))
         return cells
 
+    def _asked(self, axis: str) -> Sequence[str]:
+        """The methods of an axis by name: those asked for, else the board's."""
+        return self.selection.names(axis) or self.board.names(axis)
+
     def _beside(self) -> tuple[list[str], list[str]]:
         """The attacks and defenses that stand beside the defenses asked for: a repair says nothing without the clean
         encoder, the undefended one and, if there is such a defense, one from scratch."""
-        if self.selection.only or not self.selection.defenses:
+        if self.selection.only or not self.selection.names("defense"):
             return [], []
         scratch = self.settings.registry.of_role("defense", Role.SCRATCH)[:1]
         return [self._floor("attack")], [self._floor("defense"), *scratch]
@@ -284,7 +288,7 @@ class _Planner:
         the clean encoder only the floor is wanted where it is not among the ``attacks``."""
         if attack.name not in attacks:
             return defense.passthrough
-        asked = attack.name in self.selection.attacks and self.selection.defenses
+        asked = attack.name in self.selection.names("attack") and self.selection.names("defense")
         return attack.role is not Role.CONTROL or defense.passthrough or bool(asked)
 
     def _seeds(self) -> list[int]:
@@ -297,7 +301,7 @@ class _Planner:
         """
         board = self.board
         place = list(line.departures)
-        if of.evaluator not in board.evaluators:
+        if of.evaluator not in board.names("evaluator"):
             place.append(f"evaluator {of.evaluator}")
         if seed not in (None, *board.seeds):  # the record says which: all of them are one row of one table
             place.append(f"seed not of the board (its seeds: {', '.join(map(str, board.seeds))})")
@@ -310,7 +314,7 @@ class _Planner:
         if not detections:
             return
         (floor,) = self.settings.methods(Attack, [self._floor("attack")])
-        (evaluator,) = self.settings.methods(Evaluator, self.board.evaluators[:1])
+        (evaluator,) = self.settings.methods(Evaluator, self.board.names("evaluator")[:1])
         row = line.row
         goals = tuple(self._goal(task) for task in row.tasks)
         triggers = self._triggers(row)
@@ -384,7 +388,7 @@ class _Planner:
         )
 
     def _other_pretraining(self) -> list[str]:
-        own, board = self.pretraining.name, self.board.pretraining
+        own, (board,) = self.pretraining.name, self.board.names("pretraining")
         return [] if own == board else [f"pre-training method {own} (the board's: {board})"]
 
     def _stage(

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchbd.contract.axes import GRID
 
 
 @dataclass(frozen=True)
 class Selection:
     """What a user asked for; empty means the board's own.
 
-    only: leave out the cells that defenses asked for bring for comparison.
+    methods: names by axis. only: leave out the cells that defenses asked for bring for comparison.
     """
 
-    attacks: Sequence[str] = ()
-    defenses: Sequence[str] = ()
+    methods: Mapping[str, Sequence[str]] = field(default_factory=dict)
     pretrain: str | None = None
     tasks: Sequence[str] = ()
     seeds: Sequence[int] = ()
-    evaluators: Sequence[str] = ()
     options: Sequence[str] = ()
-    detections: Sequence[str] = ()
-    pretraining: str | None = None
     only: bool = False
+
+    @classmethod
+    def of(cls, **asked: Any) -> Selection:
+        """A selection from one mapping of names: axes by the names of a board's fields (``attacks=("none",)``,
+        ``pretraining="simclr"``), and the other fields of a selection."""
+        named = {axis.name: asked.pop(axis.field, None) or () for axis in GRID}
+        return cls({axis: (names,) if isinstance(names, str) else names for axis, names in named.items()}, **asked)
+
+    def names(self, axis: str) -> Sequence[str]:
+        """The methods of an axis that are asked for."""
+        return self.methods.get(axis, ())

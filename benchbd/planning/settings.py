@@ -8,7 +8,7 @@ from typing import Any, TypeVar, cast
 
 from benchbd.base.content import without_paths
 from benchbd.base.errors import PluginError, UnknownNameError, UsageError, brief
-from benchbd.contract.axes import AXES
+from benchbd.contract.axes import AXIS
 from benchbd.contract.content import holds_path, options_of
 from benchbd.contract.method import Method, build
 from benchbd.contract.registry import Registry, check_plannable
@@ -112,11 +112,11 @@ class Settings:
 
 def _reject_unknown(registry: Registry, names: Iterable[str], besides: Iterable[str] = ()) -> None:
     """UnknownNameError where a table of options speaks of a method that nobody registered, and of none ``besides``."""
-    known = {*besides, *(name for axis in AXES for name in registry.names(axis))}
+    known = {*besides, *(name for axis in AXIS for name in registry.names(axis))}
     for name in names:
         axis, _, bare = name.rpartition(":")
-        if axis and axis not in AXES:
-            raise UnknownNameError("axis", axis, AXES)
+        if axis and axis not in AXIS:
+            raise UnknownNameError("axis", axis, AXIS)
         if axis:
             registry.get(axis, bare)
         elif bare not in known:

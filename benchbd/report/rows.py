@@ -35,7 +35,7 @@ class Order:
     def of(cls, board: Board) -> Order:
         """The order in which a board names things."""
         tasks = [(row.pretrain, task) for row in board.rows for task in row.tasks]
-        return cls(board.attacks, board.defenses, tasks, board.evaluators)
+        return cls(board.names("attack"), board.names("defense"), tasks, board.names("evaluator"))
 
 
 BY_NAME = Order()
