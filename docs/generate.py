@@ -32,9 +32,11 @@ from benchbd.contract.specs import SECTIONS
 from benchbd.planning.board import Board, Pin, board_names, boards_folder, load_board
 from benchbd.planning.board import Row as BoardRow
 from benchbd.records.files import read_records
-from benchbd.report.rows import Interval, Order, Row, summarise
+from benchbd.report.document import Column, Document, Section, Table
+from benchbd.report.rows import Order, Row, summarise
+from benchbd.report.statistics import Interval
+from benchbd.report.writers import markdown
 from benchbd.report.writers.columns import WIDTH
-from benchbd.report.writers.safe import pipe
 from docs.house import picture, read_house
 
 BLOCK = re.compile(
@@ -253,8 +255,10 @@ def with_boards(readme: str) -> str:
         rows = [row for row in summarise(records, Order.of(board), off_board=False) if row.task == match["task"]]
         found = {f"{row.attack}/{row.defense}": row for row in rows}
         body = [_excerpt(found[name]) for name in match["rows"].split()]
-        headers = ("Attack", "Defense", "Seeds", "ACC", "ASR", "ASR non-target")
-        return f"{match[1]}{pipe(headers, body, left=headers[:2])}\n{match[5]}"
+        names = (Column("Attack", "words"), Column("Defense", "words"))
+        figures = map(Column, ("Seeds", "ACC", "ASR", "ASR non-target"))
+        excerpt = Document(sections=[Section([*names, *figures], [Table(body)])])
+        return f"{match[1]}{markdown.write(excerpt)}{match[5]}"
 
     return BLOCK.sub(fill, readme)
 

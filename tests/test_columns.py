@@ -10,12 +10,13 @@ from click.testing import CliRunner
 from rich.cells import cell_len
 
 from benchbd.cli.main import main
-from benchbd.report.writers.columns import Column, Fitted, kept, marked, table, wrapped
+from benchbd.report.document import Column
+from benchbd.report.writers.columns import Fitted, kept, marked, table, wrapped
 
 COLUMNS = (
-    *(Column("name", words=True), Column("acc"), Column("cost", rank=1)),
+    *(Column("name", "words"), Column("acc"), Column("cost", rank=1)),
     *(Column("a", over="pair", rank=2, least=3), Column("b", over="pair", rank=2, least=3)),
-    Column("state", words=True),
+    Column("state", "words"),
 )
 BODY = [["ft", "53.2", "490k", "+1", "-10.5", "ok"], ["mimic", "7.0", "-", "-", "-", "attack-failed [1]"]]
 
@@ -50,7 +51,7 @@ def test_no_word_is_cut_where_it_cannot_fit() -> None:
 
 
 def test_words_with_a_least_width_wrap_before_a_column_is_left_out() -> None:
-    columns = (Column("option", words=True), Column("help", words=True, least=8), Column("default", rank=1))
+    columns = (Column("option", "words"), Column("help", "words", least=8), Column("default", rank=1))
     assert table(columns, [["lr", "the rate of learning", "0.01"]], 27) == [
         "option  help        default",
         "lr      the rate       0.01",
@@ -60,7 +61,7 @@ def test_words_with_a_least_width_wrap_before_a_column_is_left_out() -> None:
 
 
 def test_wide_letters_count_twice() -> None:
-    lines = table((Column("name", words=True), Column("n")), [["中文", "1"], ["ab", "10"]], 80)
+    lines = table((Column("name", "words"), Column("n")), [["中文", "1"], ["ab", "10"]], 80)
     assert lines == ["name   n", "中文   1", "ab    10"]
 
 
@@ -70,7 +71,7 @@ def test_notes_are_indented_behind_their_marks_and_keep_flags_whole() -> None:
 
 
 def test_control_characters_take_no_part_in_a_row() -> None:
-    fitted = Fitted((Column("name", words=True),), [["a\x1b[31m\nb"]], 80)
+    fitted = Fitted((Column("name", "words"),), [["a\x1b[31m\nb"]], 80)
     assert fitted.row(["a\x1b[31m\nb"]) == ["a\\x1b[31m b"]
 
 

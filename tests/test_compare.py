@@ -21,13 +21,14 @@ from benchbd import Trigger
 from benchbd.base.errors import UnknownNameError, UsageError
 from benchbd.cli.results import compare as command
 from benchbd.papers.compare import Block, Comparison, compare
+from benchbd.papers.document import document
 from benchbd.papers.published import METRICS, published, rows_of
-from benchbd.papers.text import FORMATS, render
 from benchbd.planning.board import Board, load_board
 from benchbd.records.files import read_records
 from benchbd.records.models import Counts, Record
 from benchbd.report.statistics import average_ranks, spearman
 from benchbd.report.writers.columns import WIDTH
+from benchbd.report.writers.forms import FORMATS, write
 
 from .records_factory import make_record
 
@@ -43,6 +44,10 @@ TABLE1 = Board.model_validate(
 )
 
 FIGURES = files("benchbd") / "papers" / "published"
+
+
+def render(board: Board, records: list[Record], form: str = "text") -> str:
+    return write(document(board, records), form)
 
 
 def cell(

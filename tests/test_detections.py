@@ -19,7 +19,8 @@ from benchbd.contract.registry import Registry, load_registry
 from benchbd.records.files import read_detections, write_records
 from benchbd.records.models import DETECTIONS, Counts, DetectionRecord, Gain
 from benchbd.report.leaderboard import build
-from benchbd.report.populations import frame, populations, render
+from benchbd.report.populations import document, frame, populations
+from benchbd.report.writers.forms import write
 from benchbd.testing import ContractError, check_method
 
 from .boards import TINY, Tiny, keys, offering
@@ -41,6 +42,10 @@ class Brightness(Detection):
         benchbd.note("remarks", ["looked once"])
         score = float(encoder.extract(knowledge.images.pixels).norm(dim=1).mean())
         return Verdict(score, score > self.threshold)
+
+
+def render(records: list[DetectionRecord], form: str = "text") -> str:
+    return write(document(records), form)
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from benchbd.report.leaderboard import render
-from benchbd.report.writers.latex import Column, tex
+from benchbd.report.document import Column
+from benchbd.report.writers.latex import cell, tex
 
 from .records_factory import make_record
-from .test_leaderboard import markdown_rows
+from .test_leaderboard import markdown_rows, render
 
 LEADERBOARDS = Path(__file__).parent.parent / "leaderboards"
 SHIPPED = sorted(path.parent for path in LEADERBOARDS.glob("*/board.tex"))
@@ -34,19 +34,19 @@ def test_text_is_escaped_and_ascii() -> None:
 
 
 def test_figures_stand_in_mathematics_with_their_half_width() -> None:
-    column = Column("ACC")
-    assert column.cell("+8.61 ± 21.46") == r"$+8.61 \pm 21.46$"
-    assert column.cell("-4.85") == "$-4.85$"
-    assert column.cell("50.00 ± 635.31") == r"$50.00 \pm 635.31$"
-    assert (column.cell("-"), column.cell("490k"), column.cell("-x")) == ("--", "490k", "-x")
+    column = Column("ACC", "percent")
+    assert cell(column, "+8.61 ± 21.46") == r"$+8.61 \pm 21.46$"
+    assert cell(column, "-4.85") == "$-4.85$"
+    assert cell(column, "50.00 ± 635.31") == r"$50.00 \pm 635.31$"
+    assert (cell(column, "-"), cell(column, "490k"), cell(column, "-x")) == ("--", "490k", "-x")
 
 
 def test_a_long_word_may_break_behind_separators_and_within_its_column() -> None:
     assert tex("short words alone") == "short words alone"
     assert tex("data/train_0000.parquet") == (r"data/\allowbreak{}train\_\allowbreak{}0000.\allowbreak{}parquet")
     assert tex("x" * 25) == "x" * 20 + r"\allowbreak{}" + "x" * 5
-    assert Column("Attack", 46).cell("badencoder") == "badencoder"
-    assert Column("Attack", 46).cell("BADENCODER") == r"BADENC\allowbreak{}ODER"
+    assert cell(Column("Attack", "words", points=46), "badencoder") == "badencoder"
+    assert cell(Column("Attack", "words", points=46), "BADENCODER") == r"BADENC\allowbreak{}ODER"
 
 
 def test_each_task_has_a_table_and_costs_have_their_own() -> None:

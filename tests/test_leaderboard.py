@@ -18,9 +18,10 @@ from benchbd.base.errors import DataError, StoreError, UnknownNameError
 from benchbd.cli.results import build_leaderboard
 from benchbd.records.files import read_records, write_records
 from benchbd.records.models import Cost, Record
-from benchbd.report.leaderboard import FORMATS, build, frame, render, summary, terminal_table
-from benchbd.report.rows import Order
+from benchbd.report.leaderboard import build, document, frame, summary
+from benchbd.report.rows import BY_NAME, Order
 from benchbd.report.writers.columns import WIDTH
+from benchbd.report.writers.forms import FORMATS, write
 
 from .records_factory import MACHINE, digest, make_record, paper_like
 
@@ -29,6 +30,15 @@ ORDER = Order(
     defenses=["none", "scratch", "ft", "mimic"],
     tasks=[("cifar10", "gtsrb:12"), ("cifar10", "svhn:1"), ("cifar10", "stl10:9")],
 )
+
+
+def render(records: list[Record], form: str, title: str = "", order: Order = BY_NAME, off_board: bool = False) -> str:
+    return write(document(records, title, order, off_board), form)
+
+
+def terminal_table(records: list[Record], order: Order = BY_NAME, width: int = WIDTH) -> str:
+    """What ``benchbd run`` prints."""
+    return write(document(records, order=order, off_board=True), "text", width)
 
 
 def only(table: pd.DataFrame, **where: object) -> pd.Series:
@@ -288,7 +298,7 @@ def test_the_terminal_table_fits_and_is_aligned() -> None:
         "none        none     82.0   5.0     3.0   +0.0   +0.0      -      -  -  ok",
         "badencoder  none     80.0  99.0    98.0   -2.0  +95.0      -      -  -  ok",
     ]
-    assert terminal_table([]) == "no records\n"
+    assert terminal_table([]).startswith("No records.\n")
 
 
 def test_build_writes_the_board_and_only_its_records(tmp_path: Path) -> None:

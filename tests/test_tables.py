@@ -11,10 +11,15 @@ import pytest
 
 from benchbd.cli.terminal import Terminal
 from benchbd.records.models import Record
-from benchbd.report.leaderboard import FORMATS, build, render, terminal_table
-from benchbd.report.writers.safe import escaped, json_text, paragraphs, plain, spreadsheet_cell
+from benchbd.report.leaderboard import build
+from benchbd.report.writers.csv import spreadsheet_cell
+from benchbd.report.writers.forms import FORMATS
+from benchbd.report.writers.json import json_text
+from benchbd.report.writers.markdown import escaped
+from benchbd.report.writers.safe import paragraphs, plain
 
 from .records_factory import make_record
+from .test_leaderboard import render, terminal_table
 
 STEERS = "\x1b[2J\x9b31m\x07\u202e"
 

@@ -14,7 +14,8 @@ from benchbd.base.errors import BenchbdError, DataAbsentError
 from benchbd.engine.recording import machine
 from benchbd.engine.store import Store
 from benchbd.planning.cases import Cell, Inspection, Plan
-from benchbd.report.writers.columns import WIDTH, Column, table, wrapped
+from benchbd.report.document import Column
+from benchbd.report.writers.columns import WIDTH, table, wrapped
 from benchbd.stages.base import Stage
 
 LARGE = 40  # stages that a plan lists one by one; more are summed up
@@ -63,8 +64,8 @@ def _rows(session: Session, stages: Sequence[Stage]) -> Iterator[dict[str, Any]]
 
 
 _COLUMNS = (
-    *(Column("kind", words=True), Column("stage", words=True), Column("key", words=True, rank=2)),
-    *(Column("", words=True), Column("image-forwards", rank=3), Column("seconds", rank=1)),
+    *(Column("kind", "words"), Column("stage", "words"), Column("key", "words", rank=2)),
+    *(Column("", "words"), Column("image-forwards", rank=3), Column("seconds", rank=1)),
 )
 
 
@@ -85,7 +86,7 @@ def _summary(rows: Sequence[dict[str, Any]], width: int) -> list[str]:
         todo = [row for row in group if not row["cached"]]
         cost = [_sum([row[name] for row in todo]) for name in ("image_forwards", "seconds")]
         body.append([kind, method, str(len(group)), str(len(group) - len(todo)), str(len(todo)), *cost])
-    names = (Column("kind", words=True), Column("method", words=True))
+    names = (Column("kind", "words"), Column("method", "words"))
     counts = (*map(Column, ("stages", "cached", "to compute")), Column("image-forwards", rank=2))
     return table((*names, *counts, Column("seconds", rank=1)), body, width, rule=True)
 

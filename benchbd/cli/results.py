@@ -13,6 +13,7 @@ from benchbd.cli.group import Command, Group, one_line
 from benchbd.cli.options import PathType, PlaceType, data_root_option, device_option, record_options
 from benchbd.planning.board import DEFAULT
 from benchbd.report.writers.columns import WIDTH
+from benchbd.report.writers.forms import FORMATS, write
 
 if TYPE_CHECKING:
     from benchbd.planning.board import Board
@@ -36,19 +37,19 @@ def _records_of(board: Board, named: str, records: Path | None, store: Path | No
 @click.argument("board", required=False)
 @click.option("--paper", is_flag=True, hidden=True, expose_value=False)  # there is nothing else to compare with
 @record_options
-@click.option("--format", "form", type=click.Choice(["text", "markdown", "json"]), default="text", show_default=True)
+@click.option("--format", "form", type=click.Choice(FORMATS), default="text", show_default=True)
 def compare(board: str | None, records: Path | None, store: Path | None, form: str) -> None:
     """Lay the records of BOARD (default: the demo board) beside published figures.
 
     Where the board follows the paper's protocol, with differences; on other data, encoders or triggers the orderings of
     the defenses alone. Records come from --records, else from the store, else from those published with the board.
     """
-    from benchbd.papers.text import render
+    from benchbd.papers.document import document
     from benchbd.planning.board import load_board
 
     loaded = load_board(board or DEFAULT)
     found = _records_of(loaded, board or DEFAULT, records, store)
-    say(render(loaded, found.records, form, columns(WIDTH)), nl=False)
+    say(write(document(loaded, found.records), form, columns(WIDTH)), nl=False)
 
 
 @click.command(cls=Command)
@@ -99,9 +100,7 @@ def leaderboard() -> None:
 @click.argument("board", required=False)
 @click.option("--out", type=PathType(folder=True), help="Write README, CSV, JSON, LaTeX and records.")
 @record_options
-@click.option(
-    "--format", "form", type=click.Choice(["markdown", "csv", "json", "latex"]), default="markdown", show_default=True
-)
+@click.option("--format", "form", type=click.Choice(FORMATS), default="markdown", show_default=True)
 @click.option("--off-board", is_flag=True, help="Rows for off-board records too, by kind of departure.")
 def build_leaderboard(
     board: str | None, out: Path | None, records: Path | None, store: Path | None, form: str, off_board: bool
@@ -111,8 +110,7 @@ def build_leaderboard(
     Records come from --records, else from the store, else from those that are published with the board.
     """
     from benchbd.planning.board import load_board
-    from benchbd.report import populations as detections
-    from benchbd.report.leaderboard import build, render
+    from benchbd.report import leaderboard, populations
     from benchbd.report.rows import Order
 
     loaded = load_board(board or DEFAULT)
@@ -120,12 +118,15 @@ def build_leaderboard(
     known = [*found.records, *found.detections]
     if not off_board and not any(record.on_board for record in known):
         click.echo(f"all {len(known)} records are off-board and left out: --off-board shows them", err=True)
+    order, width = Order.of(loaded), columns(WIDTH)
     if out is not None:
-        build(loaded.name, found.records, out, Order.of(loaded), loaded.description, off_board, found.detections)
+        leaderboard.build(loaded.name, found.records, out, order, loaded.description, off_board, found.detections)
         click.echo(f"wrote the tables and {len(known)} records of board {loaded.name} to {out}", err=True)
         return
-    say(render(found.records, form, loaded.title, Order.of(loaded), off_board), nl=False)
-    if form == "markdown" and (table := detections.render(found.detections, form, Order.of(loaded), off_board)):
-        say(f"\n## Detection\n\n{table}", nl=False)
+    say(write(leaderboard.document(found.records, loaded.title, order, off_board), form, width), nl=False)
+    judged = write(populations.document(found.detections, order, off_board), form, width)
+    heading = {"text": "", "markdown": "## Detection\n\n"}
+    if form in heading:
+        say(f"\n{heading[form]}{judged}" if judged else "", nl=False)
     elif found.detections:
         click.echo(f"{len(found.detections)} detection records are not in this format: give --out", err=True)

@@ -30,9 +30,9 @@ def run(download: bool, **arguments: Any) -> None:
     """
     from benchbd.cli.terminal import Terminal
     from benchbd.records.places import records_folder
-    from benchbd.report import populations as detections
-    from benchbd.report.leaderboard import terminal_table
+    from benchbd.report import leaderboard, populations
     from benchbd.report.rows import Order
+    from benchbd.report.writers import text
 
     session = open_session(arguments, download=download)
     terminal = Terminal(sys.stderr, quiet=arguments["quiet"])
@@ -55,9 +55,9 @@ def run(download: bool, **arguments: Any) -> None:
         }
         say(json.dumps(document, indent=1))
     else:
-        order = Order.of(session.board)
-        say(terminal_table(records, order, columns(WIDTH)), nl=False)
-        if text := detections.render(inspected, order=order, off_board=True, width=columns(WIDTH)):
-            say(f"\n{text}", nl=False)
+        order, width = Order.of(session.board), columns(WIDTH)
+        say(text.write(leaderboard.document(records, order=order, off_board=True), width), nl=False)
+        if judged := text.write(populations.document(inspected, order, off_board=True), width):
+            say(f"\n{judged}", nl=False)
     if any(record.status == "failed" for record in (*records, *inspected)):
         sys.exit(1)

@@ -15,7 +15,8 @@ from benchbd.base.process import columns, say
 from benchbd.cli.group import Command
 from benchbd.cli.options import data_root_option
 from benchbd.contract.axes import AXIS, GRID
-from benchbd.report.writers.columns import WIDTH, Column, kept, table, wrapped
+from benchbd.report.document import Column
+from benchbd.report.writers.columns import WIDTH, kept, table, wrapped
 from benchbd.report.writers.safe import plain
 
 LONGEST = 30  # characters of the name of an entry point or a distribution that a table shows
@@ -100,8 +101,8 @@ def show(name: str, as_json: bool, as_toml: bool) -> None:
 
 
 _OPTIONS = (
-    *(Column("option", words=True), Column("type", words=True, least=12), Column("bounds", words=True, rank=1)),
-    *(Column("default", words=True, least=8), Column("help", words=True, least=24)),
+    *(Column("option", "words"), Column("type", "words", least=12), Column("bounds", "words", rank=1)),
+    *(Column("default", "words", least=8), Column("help", "words", least=24)),
 )
 
 
@@ -146,7 +147,7 @@ def _show_board(name: str, as_json: bool, as_toml: bool) -> None:
         ("clean images", str(board.clean_images)),
         *((f"{name}.{field}", json.dumps(v)) for name, table in board.options.items() for field, v in table.items()),
     ]
-    say("\n".join([*lines, *table((Column("", words=True), Column("", words=True, least=24)), grid, width)]))
+    say("\n".join([*lines, *table((Column("", "words"), Column("", "words", least=24)), grid, width)]))
 
 
 @click.command(cls=Command)
@@ -170,9 +171,9 @@ def plugins(as_json: bool) -> None:
         names = (_beginning(name) for name in (plugin.name, plugin.distribution, plugin.version))
         rows.append([*names, adds or "-", plugin.problem or "ok"])
     heads = (
-        *(Column("plugin", words=True), Column("distribution", words=True, rank=1)),
-        *(Column("version", words=True, rank=2), Column("adds", words=True, least=24)),
-        Column("state", words=True, least=24),
+        *(Column("plugin", "words"), Column("distribution", "words", rank=1)),
+        *(Column("version", "words", rank=2), Column("adds", "words", least=24)),
+        Column("state", "words", least=24),
     )
     say("\n".join(table(heads, rows, columns(WIDTH), rule=True)))
 

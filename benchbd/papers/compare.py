@@ -22,8 +22,8 @@ from benchbd.contract.roles import Role
 from benchbd.papers.published import METRICS, NONE, Figure, Metric, PublishedFloor, published
 from benchbd.planning.board import Board
 from benchbd.records.models import Record
-from benchbd.report.rows import Interval, Order, Row, interval, rank_of, summarise, task_name
-from benchbd.report.statistics import Correlation, average_ranks, spearman
+from benchbd.report.rows import Order, Row, interval, rank_of, summarise, task_name
+from benchbd.report.statistics import Correlation, Interval, average_ranks, spearman
 
 
 class Ranks(NamedTuple):

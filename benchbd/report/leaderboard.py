@@ -1,4 +1,4 @@
-"""From records to tables: a row per attack and defense over seeds, as pandas, Markdown, CSV, JSON, LaTeX or plain text.
+"""From records to a leaderboard: a row per attack and defense over seeds, as pandas, as a Document, as files.
 
 Only records are read, so torch is never imported. The text is a function of the records alone, byte for byte: no date,
 no host, no dependence on their order. All metrics are percentages, all differences percentage points.
@@ -7,33 +7,26 @@ no host, no dependence on their order. All metrics are percentages, all differen
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import pandas as pd
 
 from benchbd.base.content import expanded
-from benchbd.base.errors import DataError, StoreError, UnknownNameError
+from benchbd.base.errors import DataError, StoreError
 from benchbd.contract.roles import Role
 from benchbd.records.files import read_detections, read_records, write_records
 from benchbd.records.models import DETECTIONS, DetectionRecord, Record
 from benchbd.records.places import check_board
 from benchbd.report import populations as detections
-from benchbd.report.rows import (
-    BY_NAME,
-    Interval,
-    Order,
-    Row,
-    defense_forwards,
-    departures,
-    rank_of,
-    summarise,
-    task_name,
-)
-from benchbd.report.writers import latex
-from benchbd.report.writers.columns import WIDTH, Column, Fitted, marked, wrapped
-from benchbd.report.writers.safe import escaped, json_text, paragraphs, pipe, plain, spreadsheet_cell
+from benchbd.report.document import Column, Document, Frame, Noted, Section, Table, Value
+from benchbd.report.rows import BY_NAME, Order, Row, defense_forwards, departures, rank_of, summarise, task_name
+from benchbd.report.writers import csv, json, latex, markdown
+from benchbd.report.writers.cells import letter, seconds
+from benchbd.report.writers.safe import paragraphs
 
 _FRAME = (
     *("attack", "defense", "pretrain", "task", "target", "target_name", "seed", "evaluator", "status", "reason"),
@@ -58,47 +51,115 @@ def summary(records: Iterable[Record], order: Order = BY_NAME, off_board: bool =
     off_board: whether off-board records get rows, one set for each kind of departure; else they are left out.
     DataError where one cell has two records that differ.
     """
-    return _frame_of(summarise(list(records), order, off_board))
+    rows = summarise(list(records), order, off_board)
+    return pd.DataFrame([row.flat() for row in rows], columns=list(Row().flat()))
 
 
-def render(
+def document(
     records: Iterable[Record],
-    form: str,
     title: str = "",
     order: Order = BY_NAME,
     off_board: bool = False,
-) -> str:
-    """The board as text that ends with a newline. form: one of FORMATS; UnknownNameError for any other.
-
-    title: heading of the Markdown, caption of the LaTeX. off_board: see summary.
-    """
-    if form not in _WRITERS:
-        raise UnknownNameError("format", form, FORMATS)
+) -> Document:
+    """The rows of the board with what is to be said of them, a table for each place. off_board: see summary."""
     known = list(records)
-    return _WRITERS[form](_Table(known, summarise(known, order, off_board), off_board), title)
-
-
-def terminal_table(records: Iterable[Record], order: Order = BY_NAME, width: int = WIDTH) -> str:
-    """What ``benchbd run`` prints at its end, off-board records included and marked. width: columns of the terminal."""
-    known = list(records)
-    table = _Table(known, summarise(known, order, off_board=True), off_board=True)
-    if not table.rows:
-        return "no records\n"
-    several = any(len(row.seeds) > 1 for row in table.rows)
-    fitted = Fitted(_TERMINAL, [_terminal_cells(row, table, several) for row in table.rows], width)
-    lines: list[str] = []
-    for heading, rows in table.groups():
-        lines += [*([""] if lines else []), *wrapped(heading, width, rest="  "), *fitted.head()]
-        lines += [line for row in rows for line in fitted.row(_terminal_cells(row, table, several))]
-    one = "† one seed, no interval. " if several else "One seed: no intervals. "
-    legend = (
-        f"Percent{', mean ± 95 % half-width over seeds' if several else ''}. {one if table.single else ''}"
-        "ASR counts all triggered test images, ASR-nt leaves out those of the target class; Δ ASR is of ASR-nt. "
-        f"Floor: the clean encoder (CA, ASR-B). s: seconds of the defense. {fitted.left_out()}"
+    rows = summarise(known, order, off_board)
+    shown = [record for record in known if record.on_board or off_board]
+    shared = [note for note in rows[0].notes if all(note in row.notes for row in rows)] if len(rows) > 1 else []
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.heading, []).append(row)
+    tables = [Table([_values(row, shared) for row in rows], heading) for heading, rows in groups.items()]
+    remarks = [f"All rows: {note}." for note in shared]
+    if any(row.pretrain_pinned for row in rows):
+        remarks.append("All seeds share one pre-training: the intervals leave pre-training out.")
+    if left_out := Counter(departure for r in known if r not in shown for departure in departures(r)):
+        kinds = ", ".join(f"{kind} ({count})" for kind, count in sorted(left_out.items()))
+        remarks.append(f"{len(known) - len(shown)} off-board records are left out: {kinds}.")
+    boards = ", ".join(sorted({record.board for record in known}))
+    seeds = ", ".join(map(str, sorted({record.seed for record in shown})))
+    floor = next((f"attack {row.attack} under defense {row.defense} is " for row in rows if row.of_floor), "")
+    flat = [row.flat() for row in rows]
+    return Document(
+        title=title,
+        intro=f"Board {boards or '-'}; seeds {seeds or '-'}. "
+        f"Floor: {floor}the clean encoder, its ACC is CA and its ASR is ASR-B.",
+        sections=[Section(_COLUMNS, tables)] if tables else [],
+        empty="No records.",
+        legend=[
+            _PERCENT.format("" if all(len(row.seeds) != 1 for row in rows) else ". † One seed: no interval"),
+            *_LEGEND,
+        ],
+        remarks=remarks,
+        brief=_brief(rows),
+        frames=[Frame(list(Row().flat()), list(map(_joined, flat)))],
+        data={"board": boards, "remarks": remarks, "rows": flat},
     )
-    lines += ["", *wrapped(legend, width)]
-    notes = [*(("*", text) for text in table.remarks), *((f"[{n}]", t) for t, n in table.footnotes.items())]
-    return "\n".join([*lines, *marked(notes, width)]) + "\n"
+
+
+_PERCENT = "ACC, ASR: percent, mean ± half-width of the 95 % interval over n seeds (Student t){}."
+
+_LEGEND = (
+    "ASR counts every triggered test image (the papers' definition); ASR non-target leaves out the images "
+    "whose true class is the target.",
+    "Δ floor, Δ scratch: percentage points to the clean encoder and to an encoder trained on the defender's "
+    "clean images alone, seed by seed under the same task and evaluator; Δ ASR is that of ASR non-target.",
+    "Seconds, image-forwards: of the defense alone, mean over seeds; a backward counts 2, or 1 where no weight "
+    "gets a gradient.",
+)
+
+_COST = "Cost of the defenses"
+
+# Points: with every figure as wide as "100.00 ± 100.00", the table is as wide as the text of A4.
+_COLUMNS = (
+    Column("Attack", "words", brief="attack", points=46),
+    Column("Defense", "words", brief="defense", points=34),
+    Column("n", "seeds", detail=True),
+    *(Column("ACC", "percent"), Column("ASR", "percent"), Column("ASR non-target", "percent", brief="ASR-nt", rank=1)),
+    *(Column(metric, "change", over="Δ floor", least=5, rank=2) for metric in ("ACC", "ASR")),
+    *(Column(metric, "change", over="Δ scratch", least=5, rank=4) for metric in ("ACC", "ASR")),
+    Column("Seconds", "seconds", brief="s", rank=3, apart=_COST),
+    Column("Image-forwards", "count", detail=True, apart=_COST),
+    Column("Status", "words", brief="status"),
+)
+
+
+def _values(row: Row, shared: Collection[str]) -> list[Value]:
+    """A row's values of _COLUMNS. shared: notes of all rows, which are no footnotes."""
+    points = row.asr_nontarget_to_floor
+    return [
+        row.attack,
+        row.defense,
+        len(row.seeds),
+        *(row.acc, row.asr, row.asr_nontarget),
+        row.acc_to_floor.mean,
+        points.mean if row.of_floor else points,  # to itself: no seed can differ
+        *(row.acc_to_scratch.mean, row.asr_nontarget_to_scratch.mean),
+        row.seconds,
+        row.image_forwards,
+        Noted(row.status, tuple(note for note in row.notes if note not in shared)),
+    ]
+
+
+def _single(rows: Iterable[Row]) -> bool:
+    """Whether a row is of one seed alone."""
+    return any(len(row.seeds) == 1 for row in rows)
+
+
+def _brief(rows: Sequence[Row]) -> str:
+    several = any(len(row.seeds) > 1 for row in rows)
+    one = "† one seed, no interval. " if several else "One seed: no intervals. "
+    return (
+        f"Percent{', mean ± 95 % half-width over seeds' if several else ''}. {one if _single(rows) else ''}"
+        "ASR counts all triggered test images, ASR-nt leaves out those of the target class; Δ ASR is of ASR-nt. "
+        "Floor: the clean encoder (CA, ASR-B). s: seconds of the defense."
+    )
+
+
+def _joined(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """A row for CSV, its lists as text."""
+    lists = {"departures": "; ", "notes": "; ", "seeds": " ", "scratch_seeds": " "}
+    return {k: lists[k].join(map(str, value)) if k in lists else value for k, value in flat.items()}
 
 
 def build(
@@ -123,25 +184,27 @@ def build(
     check_board((*known, *detected), board)
     generated = f"generated by `benchbd leaderboard build {board}`; do not edit"
     notes = _notes_of(out)
-    detection = detections.render(detected, "markdown", order, off_board).strip()
+    table, judged = document(known, order=order, off_board=off_board), detections.document(detected, order, off_board)
+    captioned = replace(table, title=f"Leaderboard {board}")
+    detection = markdown.write(judged).strip()
     parts = [
         f"<!-- {generated} -->",
         f"# Leaderboard: {board}",
         paragraphs(description.strip()),
-        render(known, "markdown", order=order, off_board=off_board).strip(),
+        markdown.write(table).strip(),
         f"## Detection\n\n{detection}" if detection else "",
         _cost(known, order, off_board),
         f"## Notes\n\n{notes}" if notes else "",
     ]
     files = {
         "README.md": "\n\n".join(part for part in parts if part) + "\n",
-        "board.csv": render(known, "csv", order=order, off_board=off_board),
-        "board.json": render(known, "json", order=order, off_board=off_board),
-        "board.tex": f"% {generated}\n" + render(known, "latex", f"Leaderboard {board}", order, off_board),
+        "board.csv": csv.write(table),
+        "board.json": json.write(table),
+        "board.tex": f"% {generated}\n{latex.write(captioned)}",
     }
-    judged = {f"detections.{form}": detections.render(detected, form, order, off_board) for form in ("csv", "json")}
+    tables = {"detections.csv": csv.write(judged), "detections.json": json.write(judged)}
     if detection:
-        files |= judged
+        files |= tables
     if out:
         folder = out / "records"
         # A stranger among the records, or a text by hand, is reported before anything is written or removed.
@@ -152,7 +215,7 @@ def build(
             for path in sorted({*folder.glob("*.json"), *folder.glob(f"{DETECTIONS}/*.json")} - kept):
                 path.unlink()
             if not detection:  # of an earlier build
-                for name in judged:
+                for name in tables:
                     (out / name).unlink(missing_ok=True)
             for name, text in files.items():
                 (out / name).write_text(text, encoding="utf-8", newline="\n")
@@ -181,213 +244,6 @@ def _notes_of(folder: Path | None) -> str:
         raise DataError(f"{path}: cannot be read ({error})") from error
 
 
-def _frame_of(rows: Iterable[Row]) -> pd.DataFrame:
-    return pd.DataFrame([row.flat() for row in rows], columns=list(Row().flat()))
-
-
-# Tables
-
-
-class _Table:
-    """Rows with what stands around them: remarks on all of them, and numbered footnotes on some."""
-
-    def __init__(self, records: Sequence[Record], rows: Sequence[Row], off_board: bool) -> None:
-        shown = [record for record in records if record.on_board or off_board]
-        left_out = Counter(departure for r in records if r not in shown for departure in departures(r))
-        self.rows = rows
-        self.boards = sorted({record.board for record in records})
-        self.seeds = sorted({record.seed for record in shown})
-        self.single = any(len(row.seeds) == 1 for row in rows)
-        shared = (
-            [note for note in rows[0].notes if len(rows) > 1 and all(note in r.notes for r in rows)] if rows else []
-        )
-        self.remarks = [f"All rows: {note}." for note in shared]
-        if any(row.pretrain_pinned for row in rows):
-            self.remarks.append("All seeds share one pre-training: the intervals leave pre-training out.")
-        if left_out:
-            kinds = ", ".join(f"{kind} ({count})" for kind, count in sorted(left_out.items()))
-            self.remarks.append(f"{len(records) - len(shown)} off-board records are left out: {kinds}.")
-        noted = dict.fromkeys(note for row in rows for note in row.notes if note not in shared)
-        self.footnotes = {note: number for number, note in enumerate(noted, start=1)}
-
-    def groups(self) -> list[tuple[str, list[Row]]]:
-        """The rows by heading, in order."""
-        groups: dict[str, list[Row]] = {}
-        for row in self.rows:
-            groups.setdefault(row.heading, []).append(row)
-        return list(groups.items())
-
-    def status(self, row: Row) -> str:
-        """The status of a row and the numbers of its footnotes."""
-        numbers = [self.footnotes[note] for note in row.notes if note in self.footnotes]
-        return f"{row.status} [{_ranges(numbers)}]" if numbers else row.status
-
-    def header(self) -> str:
-        """Board, seeds and floor, in a line."""
-        boards = ", ".join(self.boards) or "-"
-        seeds = ", ".join(map(str, self.seeds)) or "-"
-        floor = next((f"attack {row.attack} under defense {row.defense} is " for row in self.rows if row.of_floor), "")
-        return f"Board {boards}; seeds {seeds}. Floor: {floor}the clean encoder, its ACC is CA and its ASR is ASR-B."
-
-    def legend(self) -> list[str]:
-        """How the columns are to be read, a sentence group each."""
-        one = ". † One seed: no interval" if self.single else ""
-        return [
-            f"ACC, ASR: percent, mean ± half-width of the 95 % interval over n seeds (Student t){one}.",
-            "ASR counts every triggered test image (the papers' definition); ASR non-target leaves out the images "
-            "whose true class is the target.",
-            "Δ floor, Δ scratch: percentage points to the clean encoder and to an encoder trained on the defender's "
-            "clean images alone, seed by seed under the same task and evaluator; Δ ASR is that of ASR non-target.",
-            "Seconds, image-forwards: of the defense alone, mean over seeds; a backward counts 2, or 1 where no weight "
-            "gets a gradient.",
-        ]
-
-
-_HEADERS = (
-    *("Attack", "Defense", "n", "ACC", "ASR", "ASR non-target", "Δ floor ACC", "Δ floor ASR"),
-    *("Δ scratch ACC", "Δ scratch ASR", "Seconds", "Image-forwards", "Status"),
-)
-
-_COST = ("Seconds", "Image-forwards")
-
-# Widths in points: with every figure as wide as "100.00 ± 100.00", the table is as wide as the text of A4.
-_TEX_NAMES = (latex.Column("Attack", 46), latex.Column("Defense", 34))
-
-_TEX_FIGURES = (
-    *(*_TEX_NAMES, latex.Column("n"), latex.Column("ACC"), latex.Column("ASR"), latex.Column("ASR non-target")),
-    *(latex.Column(header) for header in ("ACC", "ASR") * 2),  # under "Δ floor" and "Δ scratch"
-    latex.Column("Status", 56),
-)
-
-_TEX_COSTS = (*_TEX_NAMES, *map(latex.Column, _COST))
-
-_TERMINAL = (
-    *(Column("attack", words=True), Column("defense", words=True)),
-    *(Column("ACC"), Column("ASR"), Column("ASR-nt", rank=1)),
-    *(Column(metric, least=5, rank=2, over="Δ floor") for metric in ("ACC", "ASR")),
-    *(Column(metric, least=5, rank=4, over="Δ scratch") for metric in ("ACC", "ASR")),
-    *(Column("s", rank=3), Column("status", words=True)),
-)
-
-
-def _cells(row: Row, table: _Table) -> list[str]:
-    return [
-        row.attack,
-        row.defense,
-        "1†" if len(row.seeds) == 1 else str(len(row.seeds)),
-        *(_spread(value) for value in (row.acc, row.asr, row.asr_nontarget)),
-        _signed(row.acc_to_floor),
-        _signed(row.asr_nontarget_to_floor, interval=not row.of_floor),
-        *(_signed(value) for value in (row.acc_to_scratch, row.asr_nontarget_to_scratch)),
-        _seconds(row.seconds),
-        _count(row.image_forwards),
-        table.status(row),
-    ]
-
-
-def _terminal_cells(row: Row, table: _Table, several: bool) -> list[str]:
-    mark = "†" if several and len(row.seeds) == 1 else ""
-    return [
-        row.attack,
-        row.defense,
-        *(_spread(value, digits=1, pm="±", mark=mark) for value in (row.acc, row.asr, row.asr_nontarget)),
-        *(_signed(value, digits=1) for value in (row.acc_to_floor, row.asr_nontarget_to_floor)),
-        *(_signed(value, digits=1) for value in (row.acc_to_scratch, row.asr_nontarget_to_scratch)),
-        _seconds(row.seconds),
-        table.status(row),
-    ]
-
-
-def _ranges(numbers: Iterable[int]) -> str:
-    """1,3-5."""
-    runs: list[list[int]] = []
-    for number in sorted(numbers):
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
-
-
-def _spread(value: Interval, digits: int = 2, pm: str = " ± ", mark: str = "") -> str:
-    if value.mean is None:
-        return "-"
-    return f"{value.mean:.{digits}f}" + (mark if value.half is None else f"{pm}{value.half:.{digits}f}")
-
-
-def _signed(value: Interval, digits: int = 2, interval: bool = False) -> str:
-    if value.mean is None:
-        return "-"
-    spread = f" ± {value.half:.{digits}f}" if interval and value.half is not None else ""
-    return f"{round(value.mean, digits) + 0.0:+.{digits}f}{spread}"
-
-
-def _seconds(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}" if value < 100 else f"{value:.0f}"
-
-
-def _count(value: float | None) -> str:
-    """Three digits and a unit: 9.01G."""
-    if value is None:
-        return "-"
-    if value < 1000:
-        return f"{value:.0f}"
-    for unit in "kMG":
-        value /= 1000
-        if value < 999.5 or unit == "G":
-            break
-    return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f}{unit}"
-
-
-def _markdown(table: _Table, title: str) -> str:
-    parts = [f"# {plain(title)}"] if title else []
-    parts.append(table.header())
-    for heading, rows in table.groups():
-        body = [_cells(row, table) for row in rows]
-        parts += [f"## {escaped(heading)}", pipe(_HEADERS, body, left={"Attack", "Defense", "Status"})]
-    if not table.rows:
-        parts.append("No records.")
-    notes = [f"- {escaped(text)}" for text in [*table.legend(), *table.remarks]]
-    notes += [f"- [{number}] {escaped(text)}" for text, number in table.footnotes.items()]
-    return "\n\n".join([*parts, "\n".join(notes)]) + "\n"
-
-
-def _csv(table: _Table, title: str) -> str:
-    flat = _frame_of(table.rows)
-    for column, separator in (("departures", "; "), ("notes", "; "), ("seeds", " "), ("scratch_seeds", " ")):
-        flat[column] = [separator.join(map(str, values)) for values in flat[column]]
-    return flat.map(spreadsheet_cell).to_csv(index=False, lineterminator="\n")
-
-
-def _json(table: _Table, title: str) -> str:
-    rows = [row.flat() for row in table.rows]
-    data = {"board": ", ".join(table.boards), "remarks": table.remarks, "rows": rows}
-    return json_text(data)
-
-
-def _latex(table: _Table, title: str) -> str:
-    """A table of figures for each heading, one of costs where there are any, and the notes under them all."""
-    parts = [latex.BEGIN]
-    for heading, rows in table.groups():
-        caption = f"{title}: {heading}" if title else heading
-        lines = [dict(zip(_HEADERS, _cells(row, table), strict=True)) for row in rows]
-        figures = [[cell for header, cell in line.items() if header not in _COST] for line in lines]
-        parts.append(latex.longtable(caption, _TEX_FIGURES, figures, spans=[("Δ floor", 7, 8), ("Δ scratch", 9, 10)]))
-        costs = [
-            [line[column.header] for column in _TEX_COSTS] for line in lines if any(line[name] != "-" for name in _COST)
-        ]
-        if costs:
-            parts.append(latex.longtable(f"Cost of the defenses. {caption}", _TEX_COSTS, costs))
-    notes = [table.header(), *table.legend(), *table.remarks]
-    notes += [f"[{number}] {text}" for text, number in table.footnotes.items()]
-    return "\n".join([*parts, latex.notes(notes), latex.END]) + "\n"
-
-
-_WRITERS = {"markdown": _markdown, "csv": _csv, "json": _json, "latex": _latex}
-
-FORMATS = tuple(_WRITERS)
-
-
 # Cost and machines
 
 
@@ -403,20 +259,23 @@ def _cost(records: Sequence[Record], order: Order, off_board: bool) -> str:
                 # One repair serves all evaluators, and one scratch run all attacks: it is counted once.
                 done = runs.setdefault((record.defense, machine), {})
                 done.setdefault(record.stages.get("defend", record.key), record)
-    letters = {machine: chr(ord("A") + i) for i, machine in enumerate(sorted(machines))}
-    body = []
+    letters = {machine: letter(number).upper() for number, machine in enumerate(sorted(machines), start=1)}
+    rows: list[list[Value]] = []
     for defense, machine in sorted(runs, key=lambda run: (*rank_of(run[0], order.defenses), run[1])):
         costs = [record.cost["defend"] for record in runs[defense, machine].values()]
         columns = ([cost.seconds for cost in costs], [cost.cpu_seconds for cost in costs])
-        spans = [_range([_seconds(value) for value in (fmean(c), min(c), max(c))]) for c in columns]
-        forwards = _count(fmean(cost.image_forwards for cost in costs))
-        body.append([defense, str(len(costs)), *spans, forwards, letters[machine]])
-    headers = ("Defense", "Runs", "Seconds (range)", "CPU seconds (range)", "Image-forwards", "Machine")
-    lines = [
-        f"- {letters[machine]}: {escaped(machine)}; {count} records" for machine, count in sorted(machines.items())
-    ]
-    table = [pipe(headers, body, left={"Defense", "Machine"})] if body else []
-    return "\n\n".join(["## Cost", *table, "Machines:\n\n" + "\n".join(lines)]) if lines else ""
+        spans = [_range([seconds(value) for value in (fmean(c), min(c), max(c))]) for c in columns]
+        forwards = fmean(cost.image_forwards for cost in costs)
+        rows.append([defense, str(len(costs)), *spans, forwards, letters[machine]])
+    said = [f"{letters[machine]}: {machine}; {count} records" for machine, count in sorted(machines.items())]
+    table = Document(sections=[Section(_COSTS, [Table(rows, "Cost")])])
+    return f"{markdown.write(table)}\nMachines:\n\n{markdown.bullets(said)}" if said else ""
+
+
+_COSTS = (
+    *(Column("Defense", "words"), Column("Runs"), Column("Seconds (range)"), Column("CPU seconds (range)")),
+    *(Column("Image-forwards", "count"), Column("Machine", "words")),
+)
 
 
 def _range(texts: Sequence[str]) -> str:

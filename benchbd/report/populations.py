@@ -1,11 +1,10 @@
-"""From detection records to a table: how well a detector tells the attacked encoders of a board from the clean ones.
+"""From detection records to a document: how well a detector tells the attacked encoders of a board from the clean ones.
 
 Reads records only; torch is never imported. An encoder whose attack did not take is no positive, and is only counted.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean, median
@@ -16,10 +15,9 @@ import pandas as pd
 from benchbd.base.errors import DataError
 from benchbd.contract.roles import Role
 from benchbd.records.models import DetectionRecord
+from benchbd.report.document import Column, Document, Frame, Noted, Section, Table, Value
 from benchbd.report.rows import BY_NAME, Order, check_protocol, departures, nearest_departures, rank_of
 from benchbd.report.statistics import auroc, auroc_interval, binomial_interval, true_positives
-from benchbd.report.writers.columns import WIDTH, marked, wrapped
-from benchbd.report.writers.safe import escaped, pipe, spreadsheet_cell
 
 LEGEND = (
     "AUROC: chance that an attacked encoder scores higher than a clean one, with an interval of at least 95 % coverage "
@@ -182,49 +180,32 @@ def frame(records: Iterable[DetectionRecord]) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=[*columns, "on_board", "key"])
 
 
-def render(
-    records: Iterable[DetectionRecord],
-    form: str = "text",
-    order: Order = BY_NAME,
-    off_board: bool = False,
-    width: int = WIDTH,
-) -> str:
-    """The table as ``text``, ``markdown``, ``csv`` or ``json``, ending with a newline; empty where there is nothing.
-
-    width: columns of the text.
-    """
+def document(records: Iterable[DetectionRecord], order: Order = BY_NAME, off_board: bool = False) -> Document:
+    """The populations with how they are to be read; a document that says nothing, if there are none."""
     found = populations(list(records), order, off_board)
+    flat = [population.flat() for population in found]
     if not found:
-        return ""
-    if form == "json":
-        return json.dumps([population.flat() for population in found], indent=1) + "\n"
-    if form == "csv":
-        flat = pd.DataFrame([population.flat() for population in found])
-        for column in ("tasks", "departures", "clean", "attacked", "notes", "left_out"):
-            flat[column] = [json.dumps(value) for value in flat[column]]
-        return flat.map(spreadsheet_cell).to_csv(index=False, lineterminator="\n")
-    footnotes = {note: n for n, note in enumerate(dict.fromkeys(note for p in found for note in p.notes), start=1)}
-    body = [_cells(population, footnotes) for population in found]
-    headers = [
-        *("Detector", "Attack", "Encoders", "Clean", "Attacked", "AUROC", "TPR at FPR 0"),
-        *("Flagged clean", "Flagged attacked", "Score clean", "Score attacked", "Image-forwards", "Status"),
-    ]
-    if form == "markdown":
-        table = pipe(headers, body, left={"Detector", "Attack", "Encoders", "Status"})
-        lines = [*LEGEND, *(f"[{number}] {note}" for note, number in footnotes.items())]
-        return "\n\n".join([table, "\n".join(f"- {escaped(line)}" for line in lines)]) + "\n"
-    lines = []
-    for row in body:  # thirteen columns do not fit a terminal: one block a population
-        lines += wrapped(f"{row[0]} against {row[1]} on {row[2]}", width, rest="    ")
-        for header, cell in zip(headers[3:], row[3:], strict=True):
-            lines += wrapped(cell, width, f"  {header:<17}", " " * 19)
-    lines += ["", *(line for text in LEGEND for line in wrapped(text, width))]
-    return "\n".join([*lines, *marked(((f"[{number}]", note) for note, number in footnotes.items()), width)]) + "\n"
+        return Document(data=flat)
+    return Document(
+        sections=[Section(_COLUMNS, [Table([_values(each) for each in found])], stacked="{0} against {1} on {2}")],
+        legend=LEGEND,
+        frames=[Frame(list(flat[0]), flat)],
+        data=flat,
+    )
 
 
-def _cells(population: Population, footnotes: dict[str, int]) -> list[str]:
+_COLUMNS = (
+    *(Column("Detector", "words", points=44), Column("Attack", "words", points=46)),
+    Column("Encoders", "words", points=80),
+    *(Column("Clean"), Column("Attacked"), Column("AUROC"), Column("TPR at FPR 0")),
+    *(Column("Flagged clean"), Column("Flagged attacked")),
+    *(Column(header, apart="Scores and cost") for header in ("Score clean", "Score attacked", "Image-forwards")),
+    Column("Status", "words", apart="Scores and cost"),
+)
+
+
+def _values(population: Population) -> list[Value]:
     clean, attacked = population.clean, population.attacked
-    said = [str(number) for note, number in footnotes.items() if note in population.notes]
     status = ["ok"] if population.judged else ["no attacked encoders"] if clean else ["no clean encoders"]
     if not clean and any(status.startswith("clean ") for status in population.left_out):
         status = []  # there are some: the count says why they have no score
@@ -234,25 +215,25 @@ def _cells(population: Population, footnotes: dict[str, int]) -> list[str]:
         population.detection,
         population.attack or "-",
         f"{population.pretrain} -> {' + '.join(population.tasks)}" if population.tasks else population.pretrain,
-        str(len(clean)),
-        str(len(attacked)),
-        "{:.3f} [{:.2f}, {:.2f}]".format(*population.auroc) if population.auroc else "-",
-        "-" if population.found is None else _share(population.found, len(attacked)),
+        len(clean),
+        len(attacked),
+        "{:.3f} [{:.2f}, {:.2f}]".format(*population.auroc) if population.auroc else None,
+        None if population.found is None else _share(population.found, len(attacked)),
         _share(population.clean_flagged, len(clean)),
         _share(population.attacked_flagged, len(attacked)),
-        _spread(clean),
-        _spread(attacked),
-        "-" if population.image_forwards is None else f"{population.image_forwards:,.0f}",
-        ", ".join(status) + (f" [{','.join(said)}]" if said else ""),
+        _scores(clean),
+        _scores(attacked),
+        None if population.image_forwards is None else f"{population.image_forwards:,.0f}",
+        Noted(", ".join(status), population.notes),
     ]
 
 
-def _share(hits: int, trials: int) -> str:
+def _share(hits: int, trials: int) -> str | None:
     if not trials:
-        return "-"
+        return None
     low, high = binomial_interval(hits, trials)
     return f"{hits}/{trials} [{low:.2f}, {high:.2f}]"
 
 
-def _spread(scores: Sequence[float]) -> str:
-    return f"{median(scores):.3f} ({min(scores):.3f} to {max(scores):.3f})" if scores else "-"
+def _scores(scores: Sequence[float]) -> str | None:
+    return f"{median(scores):.3f} ({min(scores):.3f} to {max(scores):.3f})" if scores else None

@@ -10,13 +10,13 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from statistics import fmean
-from typing import Any, NamedTuple, get_args
+from typing import Any, get_args
 
 from benchbd.base.errors import DataError
 from benchbd.contract.roles import Role
 from benchbd.planning.board import Board
 from benchbd.records.models import Entry, Record, Status
-from benchbd.report.statistics import mean_interval
+from benchbd.report.statistics import Interval, mean_interval
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,6 @@ class Order:
 
 
 BY_NAME = Order()
-
-
-class Interval(NamedTuple):
-    """A mean over seeds and the half-width of its 95 % interval; the latter is None for one seed, both are for none."""
-
-    mean: float | None = None
-    half: float | None = None
 
 
 _NOTHING = Interval()

@@ -14,6 +14,13 @@ T_975 = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622
 Z_975 = 1.959964
 
 
+class Interval(NamedTuple):
+    """A mean over seeds and the half-width of its 95 % interval; the latter is None for one seed, both are for none."""
+
+    mean: float | None = None
+    half: float | None = None
+
+
 def mean_interval(values: Sequence[float]) -> tuple[float, float | None]:
     """(mean, half-width of its 95 % Student-t interval) over seeds; one value has a mean and no interval."""
     mean = fmean(values)

@@ -4,29 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import groupby
-from typing import NamedTuple
 
 from rich.cells import cell_len
 
+from benchbd.report.document import Column
 from benchbd.report.writers.safe import plain
 
 WIDTH = 100  # columns of what is shown where no terminal says how many it has
-
-
-class Column(NamedTuple):
-    """A column of a table.
-
-    words: whether it holds words, which stand at the left and may wrap; figures stand at the right.
-    least: its least width. Words wrap to that before other columns are left out; if it is 0, only after.
-    rank: where there is little room, columns of the highest rank are left out first, those of rank 0 never.
-    over: a heading above the heading, shared by neighbours that have the same.
-    """
-
-    header: str
-    words: bool = False
-    least: int = 0
-    rank: int = 0
-    over: str = ""
 
 
 class Fitted:
@@ -36,7 +20,7 @@ class Fitted:
     """
 
     def __init__(self, columns: Sequence[Column], body: Iterable[Sequence[str]], width: int) -> None:
-        cells = [[column.header, *map(plain, texts)] for column, *texts in zip(columns, *body, strict=True)]
+        cells = [[column.short, *map(plain, texts)] for column, *texts in zip(columns, *body, strict=True)]
         sizes = [max(map(cell_len, texts)) for texts in cells]
         words = [max(cell_len(word) for text in texts for word in text.split() or [""]) for texts in cells]
         # What a column needs before another is left out, and what it needs at all.
@@ -61,7 +45,7 @@ class Fitted:
             sizes[max(wide, key=sizes.__getitem__)] -= 1
         self._columns, self._shown = columns, [(place, sizes[place]) for place in shown]
         gone = (column for place, column in enumerate(columns) if place not in shown)
-        self._gone, self._width = dict.fromkeys(column.over or column.header for column in gone), width
+        self._gone, self._width = dict.fromkeys(column.over or column.short for column in gone), width
 
     def head(self, rule: bool = False) -> list[str]:
         """The lines of the headings. rule: a line of dashes below them."""
@@ -70,7 +54,7 @@ class Fitted:
             end += sum(size + self._gap for _, size in places)
             above = above.ljust(end) if not over else f"{above}{over:>{end - self._gap - len(above)}}"
         lines = [above.rstrip()] if above.strip() else []
-        lines += self.row([column.header for column in self._columns])
+        lines += self.row([column.short for column in self._columns])
         return [*lines, (" " * self._gap).join("-" * size for _, size in self._shown)] if rule else lines
 
     def row(self, cells: Sequence[str]) -> list[str]:
@@ -94,7 +78,7 @@ class Fitted:
 def table(columns: Sequence[Column], body: Sequence[Sequence[str]], width: int, rule: bool = False) -> list[str]:
     """The lines of a whole table. rule: a line of dashes below the headings, which no table without them has."""
     fitted = Fitted(columns, body, width)
-    head = fitted.head(rule) if any(column.header for column in columns) else []
+    head = fitted.head(rule) if any(column.short for column in columns) else []
     lines = [*head, *(line for cells in body for line in fitted.row(cells))]
     return [*lines, *wrapped(fitted.left_out(), width)]
 

@@ -1,4 +1,4 @@
-"""LaTeX from plain text: ASCII that pdflatex compiles, tables that break over pages, notes in paragraphs under them.
+"""A document as LaTeX: ASCII that pdflatex compiles, tables that break over pages, notes in paragraphs under them.
 
 A table of figures fits 453 pt, the text of A4 with margins of an inch. What is written needs the packages array,
 booktabs and longtable, and a single column.
@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby, takewhile
 
+from benchbd.report.document import Column, Document, Table
+from benchbd.report.writers.cells import Cells
 from benchbd.report.writers.safe import plain
 
 BEGIN = r"""% needs \usepackage{array,booktabs,longtable}, and \onecolumn in a paper of two columns
@@ -38,26 +40,52 @@ _SYMBOLS = {
 _ACCENTS = dict(zip("\u0300\u0301\u0302\u0303\u0308\u0327\u030a\u030c", "`'^~\"crv", strict=True))
 
 
-class Column(NamedTuple):
-    """A column of a table: its heading and, where it holds words, its width; figures take what they need.
+def write(document: Document) -> str:
+    """Text that ends with a newline: the tables, each with its paragraphs under it, then what is said of all."""
+    cells = Cells(document)
+    parts = [BEGIN]
+    for section in document.sections:
+        for table in section.tables:
+            parts += _table(document.title, section.columns, table, cells)
+    texts = [document.intro, *document.summary, *document.legend, *document.remarks]
+    texts += [] if document.sections else [document.empty]
+    texts += [f"{mark} {text}" for mark, text in cells.footnotes()]
+    return "\n".join([*parts, *notes(texts), END]) + "\n"
 
-    points: width of a column of words, which wrap and stand at its left; 0 for figures.
-    """
 
-    header: str
-    points: int = 0
+def _table(title: str, columns: Sequence[Column], table: Table, cells: Cells) -> Iterator[str]:
+    """The table without the columns that stand apart, then one for each caption of these."""
+    caption = ": ".join(text for text in (title, table.heading) if text)
+    body = cells.rows(columns, table.rows)
+    if body:
+        yield _part(caption, columns, [place for place, column in enumerate(columns) if not column.apart], body)
+    names = list(takewhile(lambda place: columns[place].words, range(len(columns))))
+    for apart in dict.fromkeys(column.apart for column in columns if column.apart):
+        own = [place for place, column in enumerate(columns) if column.apart == apart]
+        if told := [texts for texts in body if any(texts[place] != "-" for place in own)]:
+            yield _part(f"{apart}. {caption}" if caption else f"{apart}.", columns, [*names, *own], told)
+    heading = [] if body else [table.heading]
+    yield from notes([*heading, table.intro, *table.below])
 
-    @property
-    def align(self) -> str:
-        return rf">{{\raggedright\arraybackslash}}p{{{self.points}pt}}" if self.points else "r"
 
-    def cell(self, text: str) -> str:
-        """A figure is set in mathematics, so that its minus is one; "-" stands for no figure."""
-        if figure := _FIGURE.fullmatch(text):
-            mean, half = figure.groups()
-            return f"${mean}$" if half is None else rf"${mean} \pm {half}$"
-        letter = 4 if text.islower() else 7  # points, at most: capitals are wide
-        return "--" if text == "-" else tex(text, longest=self.points // letter or 20)
+def _part(caption: str, columns: Sequence[Column], places: Sequence[int], body: Sequence[Sequence[str]]) -> str:
+    return longtable(
+        caption, [columns[place] for place in places], [[texts[place] for place in places] for texts in body]
+    )
+
+
+def align(column: Column) -> str:
+    """How LaTeX sets a column: words wrap at their width, figures take what they need."""
+    return rf">{{\raggedright\arraybackslash}}p{{{column.points}pt}}" if column.words else "r"
+
+
+def cell(column: Column, text: str) -> str:
+    """A figure is set in mathematics, so that its minus is one; "-" stands for no figure."""
+    if figure := _FIGURE.fullmatch(text):
+        mean, half = figure.groups()
+        return f"${mean}$" if half is None else rf"${mean} \pm {half}$"
+    letter = 4 if text.islower() else 7  # points, at most: capitals are wide
+    return "--" if text == "-" else tex(text, longest=column.points // letter if column.words else 20)
 
 
 def tex(text: str, longest: int = 20) -> str:
@@ -82,39 +110,31 @@ def _symbol(char: str) -> str:
     return letter
 
 
-def longtable(
-    caption: str,
-    columns: Sequence[Column],
-    body: Iterable[Sequence[str]],
-    spans: Iterable[tuple[str, int, int]] = (),
-) -> str:
-    """A table of plain cells that breaks over pages, with its headings on each.
-
-    spans: headings over several columns, each with its first and last column, from 1.
-    """
+def longtable(caption: str, columns: Sequence[Column], body: Iterable[Sequence[str]]) -> str:
+    """A table of plain cells that breaks over pages, with its headings on each."""
     head = [r"\toprule"]
-    if over := list(spans):
-        cells, at = [], 1
-        for text, first, last in over:
-            cells += [""] * (first - at) + [rf"\multicolumn{{{last - first + 1}}}{{c}}{{{tex(text)}}}"]
-            at = last + 1
-        rules = "".join(rf"\cmidrule(lr){{{first}-{last}}}" for _, first, last in over)
-        head += [" & ".join(cells + [""] * (len(columns) - at + 1)) + r" \\", rules]
+    over, rules, at = [], "", 1
+    for text, group in groupby(columns, key=lambda column: column.over):
+        size = len(list(group))
+        over += [rf"\multicolumn{{{size}}}{{c}}{{{tex(text)}}}"] if text else [""] * size
+        rules += rf"\cmidrule(lr){{{at}-{at + size - 1}}}" if text else ""
+        at += size
+    head += [" & ".join(over) + r" \\", rules] if rules else []
     head += [" & ".join(tex(column.header) for column in columns) + r" \\", r"\midrule"]
     return "\n".join(
         [
             r"{\scriptsize",
-            rf"\begin{{longtable}}{{{''.join(column.align for column in columns)}}}",
-            rf"\caption{{{tex(caption)}}}\\",
+            rf"\begin{{longtable}}{{{''.join(map(align, columns))}}}",
+            *([rf"\caption{{{tex(caption)}}}\\"] if caption else []),
             *[*head, r"\endfirsthead", *head, r"\endhead"],
             *[r"\bottomrule", r"\endfoot"],
-            *(" & ".join(map(Column.cell, columns, line)) + r" \\" for line in body),
+            *(" & ".join(map(cell, columns, line)) + r" \\" for line in body),
             r"\end{longtable}}",
         ]
     )
 
 
-def notes(texts: Iterable[str]) -> str:
-    """A small paragraph for each text."""
-    lines = [rf"\noindent {tex(text)}\par" for text in texts]
-    return "\n".join([r"{\footnotesize\raggedright", *lines, "}"])
+def notes(texts: Iterable[str]) -> list[str]:
+    """A small paragraph for each text that is not empty."""
+    lines = [rf"\noindent {tex(text)}\par" for text in texts if text]
+    return [r"{\footnotesize\raggedright", *lines, "}"] if lines else []

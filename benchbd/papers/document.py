@@ -1,107 +1,122 @@
-"""The text of a comparison with the papers, for a terminal, as Markdown and as JSON.
+"""The comparison of a board with the papers as a document: a table a block, the mean ranks, the floors.
 
 A function of board and records alone; torch is never imported.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from benchbd.base.errors import UnknownNameError
-from benchbd.papers.compare import Block, Comparison, Line, compare
+from benchbd.papers.compare import Block, Comparison, Floor, Line, compare
 from benchbd.papers.published import METRICS, NONE, Suspicion, published
 from benchbd.planning.board import Board
 from benchbd.records.models import Record
-from benchbd.report.rows import Interval, rounded
-from benchbd.report.writers.columns import WIDTH, Column, marked, table, wrapped
-from benchbd.report.writers.safe import escaped, json_text, pipe
+from benchbd.report.document import Column, Document, Frame, Noted, Section, Table, Value
+from benchbd.report.rows import rounded
+from benchbd.report.writers.cells import letter
 
 
-def render(board: Board, records: Iterable[Record], form: str = "text", width: int = WIDTH) -> str:
-    """The comparison as text that ends with a newline. form: one of FORMATS. width: columns of the form ``text``.
-
-    UnknownNameError for any other form, UsageError where nothing compares.
-    """
-    if form not in FORMATS:
-        raise UnknownNameError("format", form, FORMATS)
+def document(board: Board, records: Iterable[Record]) -> Document:
+    """The board beside the papers. UsageError if nothing compares."""
     comparison = compare(board, records)
-    return _write_text(comparison, width) if form == "text" else _WRITERS[form](comparison)
+    everywhere, alike = set(_missing_everywhere(comparison)), _trained_alike(comparison)
+    sections = [
+        Section(
+            _LINES if block.differs else _SUBTRACTED,
+            [
+                Table(
+                    [_line(line, subtract=not block.differs) for line in block.lines],
+                    block.heading,
+                    _protocol(block, bool(alike)),
+                    _below(block, everywhere),
+                )
+            ],
+        )
+        for block in comparison.blocks
+    ]
+    if ranked := comparison.mean_ranks:
+        ranks = [
+            [rank.defense, str(rank.blocks), *(f"{value:.2f}" for metric in METRICS for value in rank.means[metric])]
+            for rank in ranked
+        ]
+        sections.append(Section(_RANKED, [Table(ranks, "Mean ranks over all blocks, ours and the paper's")]))
+    sections.append(Section(_FLOORS, [Table(list(map(_floor, comparison.floors)), "Floors")]))
+    page = Document(
+        title=f"Board {comparison.board} beside Table I of MIMIC",
+        intro=alike,
+        sections=sections,
+        remarks=_notes(comparison),
+        notes="Notes",
+        lettered=True,
+    )
+    data = _data(comparison, {note: letter(number) for note, number in page.footnotes.items()})
+    return replace(page, data=data, frames=_frames(data))
 
 
-_TITLE = "Board {board} beside Table I of MIMIC"
+# What a narrow terminal leaves out first has the highest rank; the differences follow from what stays.
+_RANKS = tuple(Column(f"{metric.upper()} rank", rank=2) for metric in METRICS)
 
-_RANKS = ("ACC rank", "ASR rank")
+_MARKS = (Column("Odd", "words", rank=4, points=24), Column("Status", "words"))
 
-_HEADERS = {  # with differences, and of orderings alone
-    True: ("Defense", "n", "ACC", "paper", "Δ ACC", "ASR", "paper", "Δ ASR", *_RANKS, "Odd", "Status"),
-    False: ("Defense", "n", "ACC", "ASR", *_RANKS, "Odd", "Status"),
-}
+_LINES = (
+    *(Column("Defense", "words", points=34), Column("n", "seeds", rank=3)),
+    *(Column("ACC", "percent"), Column("ASR", "percent"), *_RANKS, *_MARKS),
+)
 
-_LEFT = {"Defense", "Odd", "Status", "Clean encoder"}
+_SUBTRACTED = (
+    *_LINES[:2],
+    *(Column("ACC", "percent"), Column("paper", rank=1), Column("Δ ACC", "change", rank=5)),
+    *(Column("ASR", "percent"), Column("paper", rank=1), Column("Δ ASR", "change", rank=5)),
+    *(*_RANKS, *_MARKS),
+)
 
-# What a narrow terminal leaves out first; the differences follow from what stays.
-_FIRST_LEFT_OUT = ({"Δ ACC", "Δ ASR"}, {"Odd", "share"}, {"n"}, {*_RANKS, "MIMIC CA"}, {"paper", "BE CA", "BE ASR-B"})
+_RANKED = (
+    *(Column("Defense", "words"), Column("blocks")),
+    *(Column("ACC rank", rank=2), Column("paper", rank=1), Column("ASR rank", rank=2), Column("paper", rank=1)),
+)
+
+_FLOORS = (
+    *(Column("Clean encoder", "words", points=110), Column("n", "seeds", rank=3)),
+    *(Column("CA", "percent"), Column("ASR-B", "percent"), Column("BE CA", rank=1), Column("BE ASR-B", rank=1)),
+    *(Column("MIMIC CA", rank=2), Column("share", rank=4), _MARKS[0]),
+)
 
 
-class _Marks:
-    """Letters of the suspicions that occur, in order of occurrence."""
+def _line(line: Line, *, subtract: bool) -> list[Value]:
+    values: list[Value] = [line.row.defense, len(line.row.seeds)]
+    for metric in METRICS:
+        values.append(line.value(metric))
+        values += [_printed(line.printed(metric)), line.difference(metric)] if subtract else []
+    values += [f"{r.ours:g}/{r.paper:g}" if (r := line.ranks.get(metric)) else None for metric in METRICS]
+    return [*values, Noted("", _notes_of(line.suspicions)), line.row.status]
 
-    def __init__(self, comparison: Comparison) -> None:
-        numbers = [number for block in comparison.blocks for line in block.lines for number in line.suspicions]
-        numbers += [number for floor in comparison.floors for number in floor.suspicions]
-        self.letters = {number: chr(ord("a") + place) for place, number in enumerate(dict.fromkeys(numbers))}
 
-    def of(self, numbers: Sequence[int]) -> str:
-        return ",".join(sorted(self.letters[number] for number in numbers)) or "-"
+def _floor(floor: Floor) -> list[Value]:
+    theirs = floor.badencoder
+    printed = [theirs and theirs.ca, theirs and theirs.asr_b, floor.mimic_ca, floor.share_of_target]
+    return [
+        f"{floor.pretrain} -> {floor.task}, {floor.evaluator}",
+        len(floor.seeds),
+        *(floor.ca, floor.asr_b),
+        *map(_printed, printed),
+        Noted("", _notes_of(floor.suspicions)),
+    ]
 
-    def notes(self) -> list[tuple[str, str]]:
-        """Letter and text."""
-        known = published().suspicions
-        return [(letter, f"{_source(known[number])}: {known[number].text}") for number, letter in self.letters.items()]
+
+def _printed(value: float | None) -> str | None:
+    return None if value is None else f"{value:.2f}"
+
+
+def _notes_of(suspicions: Sequence[int]) -> tuple[str, ...]:
+    known = published().suspicions
+    return tuple(f"{_source(known[number])}: {known[number].text}" for number in suspicions)
 
 
 def _source(suspicion: Suspicion) -> str:
     paper = {"mimic": "MIMIC", "badencoder": "BadEncoder"}[suspicion.paper]
     return f"{paper}, Table {suspicion.table}, {suspicion.figure.upper().replace('_', '-')}"
-
-
-def _cells(line: Line, subtract: bool, digits: int, marks: _Marks) -> list[str]:
-    cells = [line.row.defense, _seeds(line.row.seeds)]
-    for metric in METRICS:
-        cells.append(_spread(line.value(metric), digits))
-        if subtract:
-            printed, difference = line.printed(metric), line.difference(metric)
-            cells.append("-" if printed is None else f"{printed:.2f}")
-            cells.append("-" if difference is None else f"{round(difference, digits) + 0.0:+.{digits}f}")
-    cells += [f"{r.ours:g}/{r.paper:g}" if (r := line.ranks.get(metric)) else "-" for metric in METRICS]
-    return [*cells, marks.of(line.suspicions), line.row.status]
-
-
-def _mean_rank_table(comparison: Comparison) -> tuple[tuple[str, ...], list[list[str]]]:
-    body = [
-        [rank.defense, str(rank.blocks), *(f"{value:.2f}" for metric in METRICS for value in rank.means[metric])]
-        for rank in comparison.mean_ranks
-    ]
-    return ("Defense", "blocks", "ACC rank", "paper", "ASR rank", "paper"), body
-
-
-def _floor_table(comparison: Comparison, digits: int, marks: _Marks) -> tuple[tuple[str, ...], list[list[str]]]:
-    body = []
-    for floor in comparison.floors:
-        theirs = floor.badencoder
-        printed = [theirs and theirs.ca, theirs and theirs.asr_b, floor.mimic_ca, floor.share_of_target]
-        body.append(
-            [
-                f"{floor.pretrain} -> {floor.task}, {floor.evaluator}",
-                _seeds(floor.seeds),
-                _spread(floor.ca, digits),
-                _spread(floor.asr_b, digits),
-                *("-" if value is None else f"{value:.2f}" for value in printed),
-                marks.of(floor.suspicions),
-            ]
-        )
-    return ("Clean encoder", "n", "CA", "ASR-B", "BE CA", "BE ASR-B", "MIMIC CA", "share", "Odd"), body
 
 
 def _trained_alike(comparison: Comparison) -> str:
@@ -136,7 +151,7 @@ def _below(block: Block, everywhere: set[str]) -> list[str]:
     if not block.clean:
         said = []
         for metric, (n, rho, p) in block.correlations.items():
-            found = "-" if rho is None or p is None else f"{rho:+.2f} (p {_share(p)})"
+            found = "-" if rho is None or p is None else f"{rho:+.2f} (p {_chance(p)})"
             said.append(f"{metric.upper()} {found}, {n} defense{'s' * (n != 1)}")
         lines.append(f"Spearman's rho: {'; '.join(said)}.")
     lines += [f"Not in the paper: {', '.join(block.foreign)}."] if block.foreign else []
@@ -200,72 +215,17 @@ def _places(places: Sequence[tuple[str, str, str]]) -> str:
     return ". ".join(said)
 
 
-def _seeds(seeds: Sequence[int]) -> str:
-    return "1†" if len(seeds) == 1 else str(len(seeds))
-
-
-def _spread(value: Interval, digits: int) -> str:
-    if value.mean is None:
-        return "-"
-    return f"{value.mean:.{digits}f}" + ("" if value.half is None else f"±{value.half:.{digits}f}")
-
-
-def _share(p: float) -> str:
+def _chance(p: float) -> str:
     return f"{p:.2f}" if p >= 0.01 else f"{p:.1g}"
 
 
-def _aligned(headers: Sequence[str], body: Sequence[Sequence[str]], width: int) -> list[str]:
-    ranks = {header: len(_FIRST_LEFT_OUT) - place for place, each in enumerate(_FIRST_LEFT_OUT) for header in each}
-    return table([Column(name, name in _LEFT, rank=ranks.get(name, 0)) for name in headers], body, width)
-
-
-def _write_text(comparison: Comparison, width: int) -> str:
-    marks, everywhere = _Marks(comparison), set(_missing_everywhere(comparison))
-    alike = _trained_alike(comparison)
-    lines = [_TITLE.format(board=comparison.board), *wrapped(alike, width)]
-    for block in comparison.blocks:
-        subtract = not block.differs
-        lines += ["", *wrapped(block.heading, width), *wrapped(_protocol(block, bool(alike)), width), ""]
-        lines += _aligned(_HEADERS[subtract], [_cells(line, subtract, 1, marks) for line in block.lines], width)
-        for text in _below(block, everywhere):
-            lines += wrapped(text, width)
-    if comparison.mean_ranks:
-        headers, body = _mean_rank_table(comparison)
-        lines += ["", "Mean ranks over all blocks, ours and the paper's", *_aligned(headers, body, width)]
-    headers, body = _floor_table(comparison, 1, marks)
-    lines += ["", "Floors", *_aligned(headers, body, width), ""]
-    lines += marked([*(("*", note) for note in _notes(comparison)), *((f"[{m}]", t) for m, t in marks.notes())], width)
-    return "\n".join(lines) + "\n"
-
-
-def _write_markdown(comparison: Comparison) -> str:
-    marks, everywhere = _Marks(comparison), set(_missing_everywhere(comparison))
-    alike = _trained_alike(comparison)
-    parts = [f"# {_TITLE.format(board=comparison.board)}", *([escaped(alike)] if alike else [])]
-    for block in comparison.blocks:
-        subtract = not block.differs
-        body = [_cells(line, subtract, 2, marks) for line in block.lines]
-        parts += [
-            f"## {escaped(block.heading)}",
-            escaped(_protocol(block, bool(alike))),
-            pipe(_HEADERS[subtract], body, _LEFT),
-        ]
-        parts += ["\n".join(f"- {escaped(text)}" for text in below)] if (below := _below(block, everywhere)) else []
-    if comparison.mean_ranks:
-        parts += ["## Mean ranks over all blocks, ours and the paper's", pipe(*_mean_rank_table(comparison), _LEFT)]
-    parts += ["## Floors", pipe(*_floor_table(comparison, 2, marks), _LEFT), "## Notes"]
-    notes = [f"- {escaped(note)}" for note in _notes(comparison)]
-    notes += [f"- [{mark}] {escaped(text)}" for mark, text in marks.notes()]
-    return "\n\n".join([*parts, "\n".join(notes)]) + "\n"
-
-
-def _write_json(comparison: Comparison) -> str:
-    marks = _Marks(comparison)
-    data = {
+def _data(comparison: Comparison, letters: Mapping[str, str]) -> dict[str, Any]:
+    """The comparison for programs. letters: of the suspicions that occur, by text."""
+    return {
         "board": comparison.board,
         "title": comparison.title,
         "papers": dict(published().titles),
-        "blocks": [_block_data(block, marks) for block in comparison.blocks],
+        "blocks": [_block_data(block, letters) for block in comparison.blocks],
         "mean_ranks": [
             {"defense": rank.defense, "blocks": rank.blocks}
             | {f"{m}_rank": rounded(rank.means[m].ours) for m in METRICS}
@@ -278,7 +238,7 @@ def _write_json(comparison: Comparison) -> str:
             | {"asr_b": rounded(floor.asr_b.mean), "asr_b_half": rounded(floor.asr_b.half)}
             | {"badencoder": floor.badencoder._asdict() if floor.badencoder else None}
             | {"mimic_ca": floor.mimic_ca, "share_of_target": rounded(floor.share_of_target)}
-            | {"suspicions": [marks.letters[n] for n in floor.suspicions]}
+            | {"suspicions": _marks(floor.suspicions, letters)}
             for floor in comparison.floors
         ],
         "attacks_not_in_the_paper": list(comparison.foreign),
@@ -286,13 +246,12 @@ def _write_json(comparison: Comparison) -> str:
             {"attack": attack, "pretrain": pretrain, "downstream": task} for attack, pretrain, task in comparison.absent
         ],
         "off_board_left_out": comparison.left_out,
-        "suspicions": dict(marks.notes()),
+        "suspicions": {mark: note for note, mark in letters.items()},
         "notes": _notes(comparison),
     }
-    return json_text(data)
 
 
-def _block_data(block: Block, marks: _Marks) -> dict[str, Any]:
+def _block_data(block: Block, letters: Mapping[str, str]) -> dict[str, Any]:
     lines = []
     for line in block.lines:
         data: dict[str, Any] = {
@@ -307,7 +266,7 @@ def _block_data(block: Block, marks: _Marks) -> dict[str, Any]:
             data |= {metric: rounded(value.mean), f"{metric}_half": rounded(value.half)}
             data |= {f"paper_{metric}": line.printed(metric), f"{metric}_difference": rounded(line.difference(metric))}
             data |= {f"{metric}_rank": ranks and ranks.ours, f"paper_{metric}_rank": ranks and ranks.paper}
-        lines.append(data | {"suspicions": [marks.letters[number] for number in line.suspicions]})
+        lines.append(data | {"suspicions": _marks(line.suspicions, letters)})
     return {
         "attack": block.attack,
         "pretrain": block.pretrain,
@@ -328,6 +287,13 @@ def _block_data(block: Block, marks: _Marks) -> dict[str, Any]:
     }
 
 
-_WRITERS = {"markdown": _write_markdown, "json": _write_json}
+def _marks(suspicions: Sequence[int], letters: Mapping[str, str]) -> list[str]:
+    return [letters[note] for note in _notes_of(suspicions)]
 
-FORMATS = ("text", *_WRITERS)
+
+def _frames(data: Mapping[str, Any]) -> list[Frame]:
+    """The lines of all blocks, each with its place, then mean ranks and floors."""
+    place = ("attack", "pretrain", "task", "target_name", "evaluator", "same_protocol", "paper_figures")
+    lines = [{name: block[name] for name in place} | line for block in data["blocks"] for line in block["lines"]]
+    tables = (lines, data["mean_ranks"], data["floors"])
+    return [Frame(list(table[0]), table) for table in tables if table]

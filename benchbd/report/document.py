@@ -1,0 +1,135 @@
+"""A document: sections of tables with typed columns, and what stands around them. Any writer writes any document.
+
+`sections` and the texts are for readers: Markdown, LaTeX and the terminal. `frames` and `data` are the same for
+programs, at full precision: CSV and JSON. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from benchbd.report.statistics import Interval
+
+Kind = Literal["words", "figure", "percent", "change", "seeds", "seconds", "count"]
+"""The type of a column's values.
+
+words: text, or `Noted`; it stands at the left and may wrap. All others stand at the right, and None is "-".
+figure: text of a figure that one document alone has. percent: an `Interval` in percent. change: an `Interval`, or a
+float, in percentage points, written with its sign. seeds: how many there are. seconds: a float. count: a number of
+which three digits are shown.
+"""
+
+
+class Noted(NamedTuple):
+    """A text with footnotes; the document numbers them in order of occurrence."""
+
+    text: str
+    notes: tuple[str, ...] = ()
+
+
+Value = str | int | float | Interval | Noted | None
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a section's tables.
+
+    over: a heading above the heading, shared by neighbours that have the same.
+    brief: the heading in a terminal, if it is another. detail: whether a terminal does without the column.
+    least: the least width in a terminal, in characters. Words wrap to that before other columns are left out; if it is
+    0, only after.
+    rank: if a terminal is narrow, columns of the highest rank are left out first, those of rank 0 never.
+    points: the width of words on a page. apart: the caption of a table of its own that has the column on a page,
+    beside the words that the rows begin with; rows without a figure in it are left out there.
+    """
+
+    header: str
+    kind: Kind = "figure"
+    over: str = ""
+    brief: str | None = None
+    detail: bool = False
+    least: int = 0
+    rank: int = 0
+    points: int = 56
+    apart: str = ""
+
+    @property
+    def words(self) -> bool:
+        """Whether it holds words, not figures."""
+        return self.kind == "words"
+
+    @property
+    def short(self) -> str:
+        """The heading in a terminal."""
+        return self.header if self.brief is None else self.brief
+
+    @property
+    def full(self) -> str:
+        """The heading with what stands above it."""
+        return f"{self.over} {self.header}" if self.over else self.header
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of a section's columns, a value for each. intro, below: a paragraph before the rows, remarks after them."""
+
+    rows: Sequence[Sequence[Value]]
+    heading: str = ""
+    intro: str = ""
+    below: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Section:
+    """Tables of the same columns, which a terminal shows at the same widths.
+
+    ruled: whether a terminal has a line of dashes under the headings. stacked: if it is not empty, the rows are too
+    wide for a terminal, which shows each as a block of lines under this heading, with the row's cells for {0}, {1}, ...
+    """
+
+    columns: Sequence[Column]
+    tables: Sequence[Table]
+    ruled: bool = False
+    stacked: str = ""
+
+
+class Frame(NamedTuple):
+    """Lines for a program: a value for each name in ``names``; text, numbers, or what JSON can hold."""
+
+    names: Sequence[str]
+    lines: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Document:
+    """Tables, and texts around them; no text has line breaks.
+
+    intro: a paragraph before the tables. empty: stands in for tables, if there are none.
+    summary: lines on the whole, below the tables. legend: how the columns are to be read. remarks: on all rows.
+    brief: what a terminal says in place of ``intro`` and ``legend``; if it is empty, it says those.
+    notes: a heading of legend, remarks and footnotes, on pages that have headings.
+    lettered: whether footnotes have letters, not numbers.
+    frames: what CSV writes, one table below the other. data: what JSON writes.
+    """
+
+    title: str = ""
+    intro: str = ""
+    sections: Sequence[Section] = ()
+    empty: str = ""
+    summary: Sequence[str] = ()
+    legend: Sequence[str] = ()
+    remarks: Sequence[str] = ()
+    brief: str = ""
+    notes: str = ""
+    lettered: bool = False
+    frames: Sequence[Frame] = ()
+    data: Any = None
+
+    @property
+    def footnotes(self) -> dict[str, int]:
+        """The footnotes with their numbers, from 1."""
+        values = (value for s in self.sections for table in s.tables for row in table.rows for value in row)
+        noted = dict.fromkeys(note for value in values if isinstance(value, Noted) for note in value.notes)
+        return {note: number for number, note in enumerate(noted, start=1)}

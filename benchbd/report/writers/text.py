@@ -1,0 +1,75 @@
+"""A document for a terminal, at the width that it has. No row is cut, and no word."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from benchbd.report.document import Document, Section
+from benchbd.report.statistics import Interval
+from benchbd.report.writers.cells import Cells, Style
+from benchbd.report.writers.columns import WIDTH, Fitted, marked, wrapped
+
+
+def write(document: Document, width: int = WIDTH) -> str:
+    """Text that ends with a newline; empty if the document says nothing. width: columns of the terminal."""
+    lines = wrapped(document.title, width)
+    lines += [] if document.brief else wrapped(document.intro, width)
+    left_out = []
+    for section in document.sections:
+        cells = Cells(document, Style(digits=1, pm="±", halves=False, lone=_lone(section)))
+        places = [place for place, column in enumerate(section.columns) if not column.detail]
+        columns = [section.columns[place] for place in places]
+        bodies = [
+            [[texts[place] for place in places] for texts in cells.rows(section.columns, table.rows)]
+            for table in section.tables
+        ]
+        if section.stacked:
+            lines += _stacked(section, [texts for body in bodies for texts in body], width)
+            continue
+        fitted = Fitted(columns, [texts for body in bodies for texts in body], width)
+        gone = fitted.left_out()
+        left_out += [gone] if gone else []
+        head = fitted.head(section.ruled) if any(column.short for column in columns) else []
+        for table, body in zip(section.tables, bodies, strict=True):
+            lines += [""] if lines else []
+            lines += wrapped(table.heading, width, rest="  ")
+            lines += [*wrapped(table.intro, width), ""] if table.intro else []
+            lines += [*head, *(line for texts in body for line in fitted.row(texts))]
+            lines += [] if document.brief else wrapped(gone, width)
+            lines += [line for text in table.below for line in wrapped(text, width)]
+    if not document.sections:
+        lines += wrapped(document.empty, width)
+    below = list(_below(document, left_out, width))
+    return "\n".join([*lines, *([""] if lines and below else []), *below, ""]) if lines or below else ""
+
+
+def _lone(section: Section) -> str:
+    """What marks a mean of one seed among others, if no column says how many there are."""
+    if any(column.kind == "seeds" and not column.detail for column in section.columns):
+        return ""
+    values = (value for table in section.tables for row in table.rows for value in row)
+    return "†" if any(isinstance(value, Interval) and value.half is not None for value in values) else ""
+
+
+def _stacked(section: Section, body: Sequence[Sequence[str]], width: int) -> Iterator[str]:
+    """A block of lines for each row: those of its cells that its heading does not have, each behind its column's."""
+    named = [place for place in range(len(section.columns)) if f"{{{place}}}" in section.stacked]
+    room = max(len(column.short) for column in section.columns) + 1
+    for texts in body:
+        yield from wrapped(section.stacked.format(*texts), width, rest="    ")
+        for place, column in enumerate(section.columns):
+            if place not in named:
+                yield from wrapped(texts[place], width, f"  {column.short:<{room}}", " " * (room + 2))
+
+
+def _below(document: Document, left_out: Sequence[str], width: int) -> Iterator[str]:
+    """What stands under the tables."""
+    for text in document.summary:
+        yield from wrapped(text, width, rest="  ")
+    if document.brief and document.sections:
+        yield from wrapped(" ".join([document.brief, *left_out]), width)
+    elif document.sections:
+        for text in document.legend:
+            yield from wrapped(text, width)
+    notes = [("*", text) for text in document.remarks]
+    yield from marked([*notes, *Cells(document).footnotes()], width)
