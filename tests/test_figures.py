@@ -32,10 +32,8 @@ from benchbd.figures.pictures import (
     REST,
     STYLE,
     TARGET,
-    Absent,
     Drawn,
     Picture,
-    Scene,
     attention,
     class_colours,
     draw,
@@ -44,11 +42,9 @@ from benchbd.figures.pictures import (
     draw_information,
     draw_inversion,
     draw_trigger,
-    find_trigger,
-    plane,
     save,
-    spread,
 )
+from benchbd.figures.scene import Absent, Scene, find_trigger, plane, spread
 from benchbd.planning.board import Board, Row, boards_folder
 from benchbd.records.models import Record
 

@@ -11,14 +11,12 @@ is made of, and else is left out.
 from __future__ import annotations
 
 import math
-import textwrap
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
-from itertools import chain, zip_longest
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import NamedTuple
 
 import matplotlib.style
 import torch
@@ -26,25 +24,17 @@ import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from benchbd.base.content import commit
-from benchbd.base.errors import DataAbsentError, DataError, StoreError, UsageError, brief
-from benchbd.contract.context import stream
+from benchbd.base.errors import StoreError, UsageError
 from benchbd.contract.encoder import Encoder
-from benchbd.contract.evaluator import Predictions
-from benchbd.contract.images import SIZE, ImageSet
-from benchbd.contract.specs import TriggerSpec
-from benchbd.contract.trigger import Trigger
 from benchbd.data.library import DataLibrary
-from benchbd.engine.store import Store
+from benchbd.figures.noted import inverted_triggers, noted_information, whole_numbers
+from benchbd.figures.panels import border, show, show_patch, show_stack
+from benchbd.figures.scene import Absent, Scene, plane
 from benchbd.planning.board import Board
 from benchbd.records.models import Record
-from benchbd.report.writers.safe import plain
-from benchbd.stages.artifact import Artifact
-from benchbd.stages.work import ENCODER, KEPT, REFERENCES, read_predictions
 from benchbd.toolkit.distill import attention_map
 
 SHOWN = 8  # samples in a row
@@ -141,271 +131,11 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     return paths
 
 
-# What the pictures are made of
-
-
-class Absent(Exception):  # noqa: N818 - what a picture says that it lacks
-    """A picture takes something that is not at hand; the text says what would bring it."""
-
-
 class Picture(NamedTuple):
     """figure: what was drawn. without: (what is absent, the part that was drawn without it)."""
 
     figure: Figure
     without: tuple[tuple[str, str], ...] = ()
-
-
-@dataclass(frozen=True, eq=False)
-class Scene:
-    """A record, and where the store and the data are that it speaks of. What they hold is read when it is asked for.
-
-    Properties raise Absent where the store lacks a stage or the library the images.
-    """
-
-    record: Record
-    store: Path
-    library: DataLibrary
-    device: torch.device
-    board: Board | None
-
-    def artifact(self, kind: str) -> Artifact:
-        """A stage of the record, verified."""
-        record, key = self.record, self.record.stages[kind]
-        artifact = Store(self.store, writable=False).get(key)
-        if artifact is None:
-            raise Absent(
-                f"no {kind} stage {key[:12]} of record {record.name} in {self.store}: name the store that the record "
-                f"was computed in, or compute it here with benchbd run --board {record.board} --attack {record.attack} "
-                f"--defense {record.defense} --seed {record.seed} --store {self.store}"
-            )
-        return artifact
-
-    @property
-    def size(self) -> int:
-        """Of the images in pixels, as the board says."""
-        return SIZE if self.board is None else self.board.image_size
-
-    def images(self, split: str, digest: str) -> ImageSet:
-        """A split of the record's task, on the CPU. DataError where its images are not those of the record."""
-        task = self.record.task
-        try:
-            found = self.library.load(task, split, self.size)
-        except DataAbsentError as error:
-            raise Absent(str(error)) from error
-        if found.digest != digest:
-            raise DataError(
-                f"data set {task}: its {split} split has the digest {found.digest[:12]}, "
-                f"that of the record is {digest[:12]}; the pictures need the same images"
-            )
-        return found
-
-    @cached_property
-    def test(self) -> ImageSet:
-        """The test images, on the CPU."""
-        return self.images("test", self.record.identity["evaluate"]["data"]["test"])
-
-    @cached_property
-    def trigger(self) -> Trigger:
-        """The one that was evaluated."""
-        try:
-            size = self.test.size
-        except Absent:
-            size = self.size
-        return find_trigger(self.record.identity["evaluate"]["params"]["trigger"], self.board, size)
-
-    @cached_property
-    def triggered(self) -> Tensor:
-        """Every test image with the trigger, uint8 (N, 3, H, W), where the evaluation had it."""
-        drawn_on = str(self.record.machine.get("device", ""))
-        if self.trigger.wander is not None and drawn_on.endswith("CPU") != (self.device.type == "cpu"):
-            raise Absent(
-                "the random positions that were evaluated can be drawn only on the kind of device that did it, "
-                f"{drawn_on}"
-            )
-        positions = stream(self.record.identity["evaluate"]["seed"], "positions", self.device)
-        return self.trigger.stamp(self.test.pixels.to(self.device), positions).cpu()
-
-    @cached_property
-    def predictions(self) -> Predictions:
-        """Of the record's evaluator."""
-        return read_predictions(self.artifact("evaluate"))
-
-    @cached_property
-    def references(self) -> Tensor:
-        """The reference inputs, uint8 (r, 3, H, W): the store's, else the rows of the training split that they are."""
-        if "reference" not in self.record.stages:
-            return torch.empty(0)
-        try:
-            return load_file(self.artifact("reference").blob(REFERENCES))["pixels"]
-        except Absent:
-            rows = whole_numbers(self.record.reference.get("rows"))
-            if not rows:
-                raise
-        train = self.images("train", self.record.identity["reference"]["data"]["train"])
-        return train.pixels[[row for row in rows if row < len(train)]]
-
-    @cached_property
-    def kept(self) -> dict[str, Tensor]:
-        """What the defense kept, by name."""
-        blob = self.artifact("defend").blob(KEPT)
-        return load_file(blob) if blob.is_file() else {}
-
-    @cached_property
-    def encoders(self) -> dict[str, Encoder]:
-        """By title: what was published and, where there is a defense, what it made of that."""
-        record = self.record
-        attacked = "attack" in record.stages
-        before = f"attack {record.attack}" if attacked else "clean encoder"
-        kinds = {before: "attack" if attacked else "pretrain"}
-        if "defend" in record.stages:
-            kinds = {f"before: {before}": kinds[before], f"after: defense {record.defense}": "defend"}
-        return {title: Encoder.load(self.artifact(kind).blob(ENCODER), self.device) for title, kind in kinds.items()}
-
-    @cached_property
-    def labels(self) -> Tensor:
-        assert self.test.labels is not None
-        return self.test.labels
-
-    def samples(self, count: int) -> list[int]:
-        """Rows of the test set whose true class is not the target, in order; fewer where there are not so many."""
-        rows = (self.labels != self.record.target).nonzero()[:, 0]
-        return sorted(rows[spread(self.labels[rows], count)].tolist(), key=lambda row: int(self.labels[row]))
-
-    def class_name(self, label: int) -> str:
-        """At most two lines of 16 characters; the number of a class without a name."""
-        names = self.test.classes
-        name = names[label] if 0 <= label < len(names) else str(label)
-        return "\n".join(textwrap.wrap(name, 16, max_lines=2, placeholder="…"))
-
-    def entitle(self, figure: Figure, what: str) -> None:
-        """Say above the figure what it shows, of which cell, and the cell's numbers."""
-        record = self.record
-        cell = (
-            f"attack {record.attack}, defense {record.defense}, pre-trained on {record.pretrain}, task {record.task}, "
-            f"target {record.target_name}, seed {record.seed}, evaluator {record.evaluator}"
-        )
-        numbers = [f"ACC {record.metrics.acc:.1f}, ASR {record.metrics.asr:.1f}"] if record.metrics else []
-        if record.undefended and "defend" in record.stages:
-            numbers.append(f"undefended {record.undefended.acc:.1f}, {record.undefended.asr:.1f}")
-        if record.baseline:
-            numbers.append(f"clean encoder {record.baseline.ca:.1f}, {record.baseline.asr_b:.1f}")
-        width = int(14 * figure.get_figwidth())  # characters of the title's size that fit
-        figure.suptitle(
-            "\n".join(textwrap.fill(line, width) for line in (what, cell, "in percent: " + "; ".join(numbers)))
-        )
-
-
-def find_trigger(digest: str, board: Board | None, size: int) -> Trigger:
-    """The trigger of this digest among those of the board and all white squares, at a fixed or a random position.
-
-    Records name triggers by digest alone.
-    """
-    specs = [] if board is None else [board.trigger, *chain.from_iterable(row.triggers or () for row in board.rows)]
-    of_files = (Trigger.load(spec.file) for spec in specs if spec.file is not None)
-    squares = (Trigger.square(side, size, center=center) for side in range(size) for center in (False, True))
-    for patch in chain(of_files, squares):
-        for place in (TriggerSpec(position="fixed"), TriggerSpec(position="random")):
-            trigger = replace(patch, wander=place.wander)
-            if trigger.digest == digest:
-                return trigger
-    of_board = "" if board is None else f" and none of board {board.name}"
-    raise UsageError(
-        f"the record's trigger {digest[:12]} is no white square{of_board}: give the board whose trigger it is"
-    )
-
-
-def spread(labels: Tensor, count: int) -> Tensor:
-    """Indices, int64 (<= count,), of images that spread over the classes of ``labels`` (N,).
-
-    The first image of every class, then the second of every class, and so on; where there are more classes than
-    ``count``, the first image of classes at equal distances.
-    """
-    classes = labels.unique()
-    if len(classes) > count:
-        classes = classes[torch.linspace(0, len(classes) - 1, count).round().long()]
-    members = [(labels == label).nonzero()[:, 0].tolist() for label in classes]
-    ordered = [index for nth in zip_longest(*members) for index in nth if index is not None]
-    return torch.tensor(ordered[:count], dtype=torch.int64)
-
-
-class Plane(NamedTuple):
-    """coordinates: (N, 2). share: the part of the variance that each axis holds, 0..1."""
-
-    coordinates: Tensor
-    share: tuple[float, float]
-
-
-def plane(features: Tensor) -> Plane:
-    """The first two principal components of standardised (N, d) features, N and d at least 2.
-
-    A column of no variance stays 0. Each axis points where its largest loading is positive, so that signs are fixed.
-    """
-    x = features.double()
-    x = x - x.mean(0)
-    x = x / x.std(0).clamp_min(1e-12)
-    _, values, axes = torch.linalg.svd(x, full_matrices=False)
-    axes = axes[:2]
-    largest = axes.gather(1, axes.abs().argmax(1, keepdim=True))
-    variance = values.square()
-    first, second = (variance[:2] / variance.sum().clamp_min(1e-12)).tolist()
-    return Plane(x @ (axes * largest.sign()).T, (first, second))
-
-
-# What a method noted and kept, where it has the form that a picture is made of
-
-Amount = Annotated[float, Field(ge=0, le=1e12)]
-
-StageName = Annotated[str, Field(pattern=r"\A[!-~]{1,40}\z")]  # one that fits a picture and can be printed in it
-
-
-class Information(BaseModel):
-    """The note ``mi`` of a defense that weights the stages of the encoder by mutual information.
-
-    beta: the weight of each stage. information: nats, None where it is not known; by stage, where it was estimated.
-    saturated: stages at a limit of the estimator. uniform_fallback: whether the estimates could not be told apart.
-    """
-
-    model_config = ConfigDict(strict=True, allow_inf_nan=False)
-
-    beta: dict[StageName, Amount] = Field(min_length=1, max_length=64)
-    information: dict[StageName, Amount | None] = {}
-    saturated: list[StageName] = []
-    uniform_fallback: bool = False
-
-
-def noted_information(findings: Mapping[str, Any]) -> Information | str:
-    """The note of a record's defense, or why there is none to draw."""
-    noted = findings.get("defend")
-    if not isinstance(noted, Mapping) or "mi" not in noted:
-        return "noted no mutual information"
-    try:
-        return Information.model_validate(noted["mi"])
-    except ValidationError as error:
-        place = brief(plain(".".join(map(str, ("mi", *error.errors()[0]["loc"])))))
-        return f"has a note of its own at {place}, in another form than this picture reads"
-
-
-def inverted_triggers(kept: Mapping[str, Tensor], size: int) -> tuple[Tensor, Tensor] | str:
-    """Masks (K, 1, H, W) and patterns (K, 3, H, W), float32 in [0, 1], or why there are none to draw."""
-    if not {"inverted.mask", "inverted.pattern"} <= set(kept):
-        return "kept no inverted trigger"
-    parts = kept["inverted.mask"], kept["inverted.pattern"]
-    for name, part, channels in zip(("mask", "pattern"), parts, (1, 3), strict=True):
-        sound = part.is_floating_point() and part.ndim == 4
-        if not sound or part.shape != (len(parts[0]), channels, size, size) or not len(part):
-            kind = f"{part.dtype} {tuple(part.shape)}".removeprefix("torch.")
-            return f"kept inverted.{name} as {kind}, not as floats (K, {channels}, {size}, {size})"
-    mask, pattern = (part.float() for part in parts)  # first: the smallest floats cannot be compared
-    for name, part in (("mask", mask), ("pattern", pattern)):
-        if not bool(((part >= 0) & (part <= 1)).all()):
-            return f"kept inverted.{name} with values outside 0 to 1"
-    return mask, pattern
-
-
-def whole_numbers(value: object) -> list[int]:
-    """A list of numbers from 0 on as it is, anything else as an empty one."""
-    sound = isinstance(value, list) and all(type(number) is int and number >= 0 for number in value)
-    return value if isinstance(value, list) and sound else []
 
 
 # The pictures: a figure, or why there is none
@@ -632,44 +362,3 @@ PICTURES: dict[str, Callable[[Scene], Picture | str]] = {
     "information": draw_information,
     "features": draw_features,
 }
-
-
-# Images in axes
-
-
-def show(axes: Axes, image: Tensor) -> None:
-    """An image without ticks: uint8, or float from 0 to 1; (3, H, W) in colour or (1, H, W) from black to white."""
-    values = image.float() / 255 if image.dtype == torch.uint8 else image
-    values = values.repeat_interleave(6, 1).repeat_interleave(6, 2)  # a viewer of SVG blurs what it enlarges
-    plain = (values[0] if len(values) == 1 else values.permute(1, 2, 0)).numpy()
-    axes.imshow(plain, cmap="gray", vmin=0, vmax=1, interpolation="none")
-    axes.set_xticks([])
-    axes.set_yticks([])
-
-
-def show_stack(axes: Axes, images: Tensor, side: int = 96, gap: int = 3) -> None:
-    """Images below each other, the nth at y = n, each ``side`` wide with ``gap`` around it: float (N, 3, H, W) from 0
-    to 1, or (N, 1, H, W) on one scale from 0 to their maximum."""
-    tiles = F.pad(F.interpolate(images, size=side, mode="nearest-exact"), (gap,) * 4, value=math.nan)
-    column = torch.cat(list(tiles), dim=1)
-    coloured = len(column) == 3
-    plain = column.nan_to_num(1.0).permute(1, 2, 0) if coloured else column[0]  # nan is left blank
-    extent = (-0.5, 0.5, len(images) - 0.5, -0.5)
-    top = float(images.max())
-    axes.imshow(plain.numpy(), cmap="viridis", vmin=0, vmax=top, extent=extent, interpolation="none")
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.spines[:].set_visible(False)
-
-
-def show_patch(axes: Axes, trigger: Trigger) -> None:
-    """The trigger alone; what it leaves of an image is a grey chequer."""
-    rows, columns = torch.meshgrid(torch.arange(trigger.size), torch.arange(trigger.size), indexing="ij")
-    chequer = (150 + 30 * ((rows // 4 + columns // 4) % 2)).to(torch.uint8).expand(3, -1, -1)
-    show(axes, replace(trigger, wander=None).stamp(chequer))
-
-
-def border(axes: Axes, colour: str) -> None:
-    for spine in axes.spines.values():
-        spine.set_color(colour)
-        spine.set_linewidth(2.0)

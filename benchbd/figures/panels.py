@@ -1,0 +1,51 @@
+"""Images and triggers in the axes of a figure."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from matplotlib.axes import Axes
+from torch import Tensor
+
+from benchbd.contract.trigger import Trigger
+
+
+def show(axes: Axes, image: Tensor) -> None:
+    """An image without ticks: uint8, or float from 0 to 1; (3, H, W) in colour or (1, H, W) from black to white."""
+    values = image.float() / 255 if image.dtype == torch.uint8 else image
+    values = values.repeat_interleave(6, 1).repeat_interleave(6, 2)  # a viewer of SVG blurs what it enlarges
+    plain = (values[0] if len(values) == 1 else values.permute(1, 2, 0)).numpy()
+    axes.imshow(plain, cmap="gray", vmin=0, vmax=1, interpolation="none")
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def show_stack(axes: Axes, images: Tensor, side: int = 96, gap: int = 3) -> None:
+    """Images below each other, the nth at y = n, each ``side`` wide with ``gap`` around it: float (N, 3, H, W) from 0
+    to 1, or (N, 1, H, W) on one scale from 0 to their maximum."""
+    tiles = F.pad(F.interpolate(images, size=side, mode="nearest-exact"), (gap,) * 4, value=math.nan)
+    column = torch.cat(list(tiles), dim=1)
+    coloured = len(column) == 3
+    plain = column.nan_to_num(1.0).permute(1, 2, 0) if coloured else column[0]  # nan is left blank
+    extent = (-0.5, 0.5, len(images) - 0.5, -0.5)
+    top = float(images.max())
+    axes.imshow(plain.numpy(), cmap="viridis", vmin=0, vmax=top, extent=extent, interpolation="none")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_visible(False)
+
+
+def show_patch(axes: Axes, trigger: Trigger) -> None:
+    """The trigger alone; what it leaves of an image is a grey chequer."""
+    rows, columns = torch.meshgrid(torch.arange(trigger.size), torch.arange(trigger.size), indexing="ij")
+    chequer = (150 + 30 * ((rows // 4 + columns // 4) % 2)).to(torch.uint8).expand(3, -1, -1)
+    show(axes, replace(trigger, wander=None).stamp(chequer))
+
+
+def border(axes: Axes, colour: str) -> None:
+    for spine in axes.spines.values():
+        spine.set_color(colour)
+        spine.set_linewidth(2.0)

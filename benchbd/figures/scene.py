@@ -1,0 +1,230 @@
+"""What the pictures of a cell are made of: its record, and what the store and the data hold of it."""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import chain, zip_longest
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from matplotlib.figure import Figure
+from safetensors.torch import load_file
+from torch import Tensor
+
+from benchbd.base.errors import DataAbsentError, DataError, UsageError
+from benchbd.contract.context import stream
+from benchbd.contract.encoder import Encoder
+from benchbd.contract.evaluator import Predictions
+from benchbd.contract.images import SIZE, ImageSet
+from benchbd.contract.specs import TriggerSpec
+from benchbd.contract.trigger import Trigger
+from benchbd.data.library import DataLibrary
+from benchbd.engine.store import Store
+from benchbd.figures.noted import whole_numbers
+from benchbd.planning.board import Board
+from benchbd.records.models import Record
+from benchbd.stages.artifact import Artifact
+from benchbd.stages.work import ENCODER, KEPT, REFERENCES, read_predictions
+
+
+class Absent(Exception):  # noqa: N818 - what a picture says that it lacks
+    """A picture takes something that is not at hand; the text says what would bring it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """A record, and where the store and the data are that it speaks of. What they hold is read when it is asked for.
+
+    Properties raise Absent where the store lacks a stage or the library the images.
+    """
+
+    record: Record
+    store: Path
+    library: DataLibrary
+    device: torch.device
+    board: Board | None
+
+    def artifact(self, kind: str) -> Artifact:
+        """A stage of the record, verified."""
+        record, key = self.record, self.record.stages[kind]
+        artifact = Store(self.store, writable=False).get(key)
+        if artifact is None:
+            raise Absent(
+                f"no {kind} stage {key[:12]} of record {record.name} in {self.store}: name the store that the record "
+                f"was computed in, or compute it here with benchbd run --board {record.board} --attack {record.attack} "
+                f"--defense {record.defense} --seed {record.seed} --store {self.store}"
+            )
+        return artifact
+
+    @property
+    def size(self) -> int:
+        """Of the images in pixels, as the board says."""
+        return SIZE if self.board is None else self.board.image_size
+
+    def images(self, split: str, digest: str) -> ImageSet:
+        """A split of the record's task, on the CPU. DataError where its images are not those of the record."""
+        task = self.record.task
+        try:
+            found = self.library.load(task, split, self.size)
+        except DataAbsentError as error:
+            raise Absent(str(error)) from error
+        if found.digest != digest:
+            raise DataError(
+                f"data set {task}: its {split} split has the digest {found.digest[:12]}, "
+                f"that of the record is {digest[:12]}; the pictures need the same images"
+            )
+        return found
+
+    @cached_property
+    def test(self) -> ImageSet:
+        """The test images, on the CPU."""
+        return self.images("test", self.record.identity["evaluate"]["data"]["test"])
+
+    @cached_property
+    def trigger(self) -> Trigger:
+        """The one that was evaluated."""
+        try:
+            size = self.test.size
+        except Absent:
+            size = self.size
+        return find_trigger(self.record.identity["evaluate"]["params"]["trigger"], self.board, size)
+
+    @cached_property
+    def triggered(self) -> Tensor:
+        """Every test image with the trigger, uint8 (N, 3, H, W), where the evaluation had it."""
+        drawn_on = str(self.record.machine.get("device", ""))
+        if self.trigger.wander is not None and drawn_on.endswith("CPU") != (self.device.type == "cpu"):
+            raise Absent(
+                "the random positions that were evaluated can be drawn only on the kind of device that did it, "
+                f"{drawn_on}"
+            )
+        positions = stream(self.record.identity["evaluate"]["seed"], "positions", self.device)
+        return self.trigger.stamp(self.test.pixels.to(self.device), positions).cpu()
+
+    @cached_property
+    def predictions(self) -> Predictions:
+        """Of the record's evaluator."""
+        return read_predictions(self.artifact("evaluate"))
+
+    @cached_property
+    def references(self) -> Tensor:
+        """The reference inputs, uint8 (r, 3, H, W): the store's, else the rows of the training split that they are."""
+        if "reference" not in self.record.stages:
+            return torch.empty(0)
+        try:
+            return load_file(self.artifact("reference").blob(REFERENCES))["pixels"]
+        except Absent:
+            rows = whole_numbers(self.record.reference.get("rows"))
+            if not rows:
+                raise
+        train = self.images("train", self.record.identity["reference"]["data"]["train"])
+        return train.pixels[[row for row in rows if row < len(train)]]
+
+    @cached_property
+    def kept(self) -> dict[str, Tensor]:
+        """What the defense kept, by name."""
+        blob = self.artifact("defend").blob(KEPT)
+        return load_file(blob) if blob.is_file() else {}
+
+    @cached_property
+    def encoders(self) -> dict[str, Encoder]:
+        """By title: what was published and, where there is a defense, what it made of that."""
+        record = self.record
+        attacked = "attack" in record.stages
+        before = f"attack {record.attack}" if attacked else "clean encoder"
+        kinds = {before: "attack" if attacked else "pretrain"}
+        if "defend" in record.stages:
+            kinds = {f"before: {before}": kinds[before], f"after: defense {record.defense}": "defend"}
+        return {title: Encoder.load(self.artifact(kind).blob(ENCODER), self.device) for title, kind in kinds.items()}
+
+    @cached_property
+    def labels(self) -> Tensor:
+        assert self.test.labels is not None
+        return self.test.labels
+
+    def samples(self, count: int) -> list[int]:
+        """Rows of the test set whose true class is not the target, in order; fewer where there are not so many."""
+        rows = (self.labels != self.record.target).nonzero()[:, 0]
+        return sorted(rows[spread(self.labels[rows], count)].tolist(), key=lambda row: int(self.labels[row]))
+
+    def class_name(self, label: int) -> str:
+        """At most two lines of 16 characters; the number of a class without a name."""
+        names = self.test.classes
+        name = names[label] if 0 <= label < len(names) else str(label)
+        return "\n".join(textwrap.wrap(name, 16, max_lines=2, placeholder="…"))
+
+    def entitle(self, figure: Figure, what: str) -> None:
+        """Say above the figure what it shows, of which cell, and the cell's numbers."""
+        record = self.record
+        cell = (
+            f"attack {record.attack}, defense {record.defense}, pre-trained on {record.pretrain}, task {record.task}, "
+            f"target {record.target_name}, seed {record.seed}, evaluator {record.evaluator}"
+        )
+        numbers = [f"ACC {record.metrics.acc:.1f}, ASR {record.metrics.asr:.1f}"] if record.metrics else []
+        if record.undefended and "defend" in record.stages:
+            numbers.append(f"undefended {record.undefended.acc:.1f}, {record.undefended.asr:.1f}")
+        if record.baseline:
+            numbers.append(f"clean encoder {record.baseline.ca:.1f}, {record.baseline.asr_b:.1f}")
+        width = int(14 * figure.get_figwidth())  # characters of the title's size that fit
+        figure.suptitle(
+            "\n".join(textwrap.fill(line, width) for line in (what, cell, "in percent: " + "; ".join(numbers)))
+        )
+
+
+def find_trigger(digest: str, board: Board | None, size: int) -> Trigger:
+    """The trigger of this digest among those of the board and all white squares, at a fixed or a random position.
+
+    Records name triggers by digest alone.
+    """
+    specs = [] if board is None else [board.trigger, *chain.from_iterable(row.triggers or () for row in board.rows)]
+    of_files = (Trigger.load(spec.file) for spec in specs if spec.file is not None)
+    squares = (Trigger.square(side, size, center=center) for side in range(size) for center in (False, True))
+    for patch in chain(of_files, squares):
+        for place in (TriggerSpec(position="fixed"), TriggerSpec(position="random")):
+            trigger = replace(patch, wander=place.wander)
+            if trigger.digest == digest:
+                return trigger
+    of_board = "" if board is None else f" and none of board {board.name}"
+    raise UsageError(
+        f"the record's trigger {digest[:12]} is no white square{of_board}: give the board whose trigger it is"
+    )
+
+
+def spread(labels: Tensor, count: int) -> Tensor:
+    """Indices, int64 (<= count,), of images that spread over the classes of ``labels`` (N,).
+
+    The first image of every class, then the second of every class, and so on; where there are more classes than
+    ``count``, the first image of classes at equal distances.
+    """
+    classes = labels.unique()
+    if len(classes) > count:
+        classes = classes[torch.linspace(0, len(classes) - 1, count).round().long()]
+    members = [(labels == label).nonzero()[:, 0].tolist() for label in classes]
+    ordered = [index for nth in zip_longest(*members) for index in nth if index is not None]
+    return torch.tensor(ordered[:count], dtype=torch.int64)
+
+
+class Plane(NamedTuple):
+    """coordinates: (N, 2). share: the part of the variance that each axis holds, 0..1."""
+
+    coordinates: Tensor
+    share: tuple[float, float]
+
+
+def plane(features: Tensor) -> Plane:
+    """The first two principal components of standardised (N, d) features, N and d at least 2.
+
+    A column of no variance stays 0. Each axis points where its largest loading is positive, so that signs are fixed.
+    """
+    x = features.double()
+    x = x - x.mean(0)
+    x = x / x.std(0).clamp_min(1e-12)
+    _, values, axes = torch.linalg.svd(x, full_matrices=False)
+    axes = axes[:2]
+    largest = axes.gather(1, axes.abs().argmax(1, keepdim=True))
+    variance = values.square()
+    first, second = (variance[:2] / variance.sum().clamp_min(1e-12)).tolist()
+    return Plane(x @ (axes * largest.sign()).T, (first, second))
