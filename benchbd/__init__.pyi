@@ -31,6 +31,7 @@ from .contract.evaluator import Predictions as Predictions
 from .contract.evaluator import Probe as Probe
 from .contract.hookspecs import hookimpl as hookimpl
 from .contract.images import ImageSet as ImageSet
+from .contract.images import join_images as join_images
 from .contract.pretraining import Pretraining as Pretraining
 from .contract.roles import Role as Role
 from .contract.trigger import Trigger as Trigger

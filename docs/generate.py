@@ -62,7 +62,7 @@ ENCODER = (
 # What methods and notebooks call, by what it is for; the rest of benchbd's names has sections of its own.
 TOOLS = {
     "Files as options, roles": ("Content", "Role"),
-    "Images and triggers": ("ImageSet", "Trigger", "decode_images", "resize_images", "blank_images"),
+    "Images and triggers": ("ImageSet", "Trigger", "decode_images", "resize_images", "blank_images", "join_images"),
     "Randomness, findings, refusals": (
         *("stream", "derive_seed", "note", "keep", "one_thread"),
         *("NotApplicable", "Diverged", "UsageError", "DataError", "DataAbsentError", "BenchbdError"),

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from benchbd_plugins import datasets
 from benchbd_plugins.datasets import Cifar10, Gtsrb, Stl10, Svhn
 from benchbd_plugins.shapes import Shapes
@@ -18,7 +19,9 @@ from PIL import Image
 
 from benchbd.base.errors import DataAbsentError, DataError
 from benchbd.contract.dataset import Dataset
+from benchbd.contract.images import ImageSet
 from benchbd.data.library import DataLibrary
+from benchbd.data.pictures import resize_images
 
 KNOWN: list[type[Dataset]] = [Cifar10, Gtsrb, Stl10, Svhn, Shapes]
 
@@ -250,3 +253,37 @@ def test_shapes_are_not_told_by_their_pixels(library: DataLibrary) -> None:
     a, b = (images.pixels[:2000].flatten(1).float() for images in (train, test))
     nearest = torch.cdist(b[:500], a).argmin(1)
     assert (train.labels[nearest] == test.labels[:500]).float().mean() < 0.3
+
+
+class FewShapes(Shapes):
+    splits = {"train": 40, "test": 20}
+
+
+@pytest.mark.parametrize("size", [33, 64, 224])
+def test_shapes_are_drawn_at_any_size(library: DataLibrary, size: int) -> None:
+    """The same scenes: made small again, they differ from those that are drawn small by their noise."""
+    small, large = (FewShapes().load_at("test", library.root, each) for each in (32, size))
+    assert (large.size, large.classes) == (size, small.classes)
+    plain, noise = (mean_distance(small, large, shift) for shift in (0, 1))
+    assert plain < 0.6 * noise
+
+
+def mean_distance(small: ImageSet, large: ImageSet, shift: int) -> float:
+    """Of the pictures of ``small`` from those of ``large`` made small, ``shift`` rows further on."""
+    made = F.interpolate(large.pixels.float(), (32, 32), mode="area")
+    return float((small.pixels.float() - made.roll(shift, 0)).abs().mean())
+
+
+def test_sets_with_larger_pictures_are_resized_once(library: DataLibrary) -> None:
+    """STL-10's 96x96 pictures as they are at 96, and not by way of 32x32 at 64."""
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 3, 96, 96), np.uint8)
+    folder = library.root / "stl10" / "stl10_binary"
+    folder.mkdir(parents=True)
+    pictures.tofile(folder / "train_X.bin")
+    np.array([1, 2], np.uint8).tofile(folder / "train_y.bin")
+    upright = pictures.transpose(0, 3, 2, 1)
+    assert np.array_equal(Stl10().load_at("train", library.root, 96).pixels.permute(0, 2, 3, 1).numpy(), upright)
+    assert np.array_equal(
+        Stl10().load_at("train", library.root, 64).pixels.permute(0, 2, 3, 1).numpy(), resize_images(upright, 64)
+    )
+    assert Stl10().load("train", library.root).size == 32

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from benchbd.base import mapped
-from benchbd.base.mapped import Region, blank, private, region_of, seal
+from benchbd.base.errors import DataError
+from benchbd.base.mapped import Region, beside, blank, private, region_of, seal
 
 TENSORS = (
     torch.arange(24, dtype=torch.uint8).view(2, 3, 2, 2),
@@ -159,8 +160,23 @@ def test_a_blank_tensor_is_filled_and_then_mapped(system: str, monkeypatch: pyte
 
 
 def test_a_blank_tensor_without_room_is_an_error_and_not_the_end() -> None:
-    with pytest.raises(OSError, match=r"(?i)no space|too large"):
+    with pytest.raises(DataError, match=r"^no room for 1,073,741,824 MB in \S+ \(.*\): make some, or name another"):
         blank(torch.uint8, (2**50,))
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="Linux says where a file lies")
+def test_a_blank_tensor_lies_where_it_should(tmp_path: Path) -> None:
+    def lies_in(tensor: Tensor) -> Path:
+        region = region_of(tensor)
+        assert region is not None
+        return Path(os.readlink(f"/proc/self/fd/{region.descriptor}")).parent
+
+    elsewhere = lies_in(blank(torch.uint8, (3,)))
+    with beside(tmp_path):
+        assert lies_in(blank(torch.uint8, (3,))) == tmp_path
+    with beside(tmp_path / "absent"):
+        assert lies_in(blank(torch.uint8, (3,))) == elsewhere
+    assert not list(tmp_path.iterdir())
 
 
 def anonymous() -> int:

@@ -13,14 +13,21 @@ import mmap
 import os
 import tempfile
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from benchbd.base.errors import DataError
+
 IN_MEMORY = 64 * 2**20  # bytes up to which a sealed tensor lies in a memfd; a longer one lies on disk
+
+
+_folder: ContextVar[Path | None] = ContextVar("folder", default=None)
 
 
 class _File:
@@ -111,15 +118,39 @@ def private(tensor: Tensor) -> Tensor:
     return tensor.clone() if region is None else region.map()
 
 
-def blank(dtype: torch.dtype, shape: Sequence[int], folder: Path | None = None) -> Tensor:
+def blank(dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
     """A tensor of zeros to be filled, in a file without a name: it takes disk and no memory of the process.
 
-    folder: on which disk; None for that of temporary files. OSError if it has no room. Fill it before it is mapped
-    again: a mapping may show what is written afterwards.
+    The file is where ``beside`` says, else among temporary files; DataError if there is no room. Fill it before it is
+    mapped again: a mapping may show what is written afterwards.
     """
-    region = Region(0, dtype, tuple(shape), _File(_unnamed(folder)))
+    if (folder := _folder.get()) is not None:
+        with suppress(OSError):
+            return _blank(dtype, tuple(shape), folder)
+    try:
+        return _blank(dtype, tuple(shape), None)
+    except OSError as error:
+        size = math.prod(shape) * dtype.itemsize / 2**20
+        raise DataError(
+            f"no room for {size:,.0f} MB in {tempfile.gettempdir()} ({error.strerror or error}): make some, or name "
+            "another folder in TMPDIR"
+        ) from error
+
+
+def _blank(dtype: torch.dtype, shape: tuple[int, ...], folder: Path | None) -> Tensor:
+    region = Region(0, dtype, shape, _File(_unnamed(folder)))
     _reserve(region.descriptor, region.bytes)
     return region._mapped(mmap.ACCESS_WRITE)
+
+
+@contextmanager
+def beside(folder: Path) -> Iterator[None]:
+    """In the block ``blank`` puts its files on the disk of ``folder``, if it may write there."""
+    token = _folder.set(folder if os.access(folder, os.W_OK) else None)
+    try:
+        yield
+    finally:
+        _folder.reset(token)
 
 
 def seal(tensor: Tensor) -> Region:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Self
@@ -130,6 +130,19 @@ def map_pieces(work: Callable[[Tensor], Tensor], given: Tensor, like: Tensor) ->
     for part, rows in zip(made.split(size := max(1, 2**24 // row)), given.split(size), strict=True):
         part.copy_(work(rows))
     return made
+
+
+def join_images(parts: Sequence[Tensor]) -> Tensor:
+    """All images of several sets, uint8 (N, 3, H, W) each, one set after the other: ``torch.cat`` of them, but a large
+    set on the CPU lies in a file without a name."""
+    count = sum(map(len, parts))
+    if parts[0].device.type != "cpu" or sum(part.nbytes for part in parts) <= IN_MEMORY:
+        return torch.cat(list(parts)).contiguous()
+    joined = blank(parts[0].dtype, (count, *parts[0].shape[1:]))
+    for whole, part in zip(joined.split([len(part) for part in parts]), parts, strict=True):
+        for to, piece in zip(pieces(whole), pieces(part), strict=True):
+            to.copy_(piece)
+    return joined
 
 
 def _kind(tensor: Tensor) -> str:

@@ -12,6 +12,7 @@ import json
 import logging
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from benchbd.base.content import commit, make_folder, sealed, unsealed
 from benchbd.base.errors import DataError, fault
-from benchbd.base.mapped import Region
+from benchbd.base.mapped import Region, beside
 from benchbd.contract.images import ImageSet
 
 ENTRY_SCHEMA = 1  # raise it when the fields of a cache entry change; an entry without one is of schema 1
@@ -81,6 +82,14 @@ class Entries:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._complained: set[Path] = set()
+
+    @contextmanager
+    def room(self) -> Iterator[None]:
+        """In the block large sets that are under way lie on the disk of the cache, if it can be written."""
+        with suppress(OSError):
+            make_folder(self.folder)
+        with beside(self.folder):
+            yield
 
     def file(self, key: str, suffix: str) -> Path:
         return self.folder / (key + suffix)

@@ -19,16 +19,14 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from platformdirs import user_data_path
-from torch import Tensor
 
 from benchbd.base.content import expanded, file_digest
 from benchbd.base.errors import (
@@ -44,7 +42,7 @@ from benchbd.base.errors import (
 from benchbd.base.inputs import file_kind, is_stand_in, is_text, reading
 from benchbd.base.isolation import isolated
 from benchbd.contract.dataset import Dataset
-from benchbd.contract.images import SIZE, ImageSet, resize_rule
+from benchbd.contract.images import SIZE, ImageSet, join_images, resize_rule
 from benchbd.data.classes import odd_labels
 from benchbd.data.entries import INFO, Entries, SplitInfo
 from benchbd.data.layouts import (
@@ -61,7 +59,7 @@ from benchbd.data.layouts import (
     unlabeled_reason,
 )
 from benchbd.data.own import identity, is_there, read_own, sources_of
-from benchbd.data.pictures import RESIZED, beside, blank_images, dangling, expand, remark, remarks
+from benchbd.data.pictures import RESIZED, dangling, expand, remark, remarks
 
 SPLITS = ("train", "test", "unlabeled", "pool")
 
@@ -299,8 +297,8 @@ class DataLibrary:
         parts = [at._replace(split=part) for part in self._parts(at.name)]
         pixels = [self._load(part).pixels for part in parts]
         self._remark(at, [text for part in parts for text in self._remarks.get(part, [])])
-        with beside(self.cache):
-            pool = ImageSet(pixels[0] if len(pixels) == 1 else _joined(pixels))
+        with self._entries.room():
+            pool = ImageSet(pixels[0] if len(pixels) == 1 else join_images(pixels))
         memo = self._memo(at)
         if sound := memo is not None and memo.digest == pool.digest:
             self._infos[at] = memo
@@ -313,7 +311,7 @@ class DataLibrary:
         name, split, size = at
         files, layout, expected = self._required(name, split), self._layout(name), self._expected_classes(at)
         folder, dataset = self._folder(name), self._known(name)
-        with remarks() as told, beside(self.cache):
+        with remarks() as told, self._entries.room():
             if layout == _OWN and dataset is not None:
                 raw = read_own(dataset, split, self.root, files, size)
             else:
@@ -327,7 +325,9 @@ class DataLibrary:
         self._remark(at, [text if text.startswith(RESIZED) else f"{split}: {text}" for text in told])
         if not len(raw.pixels):
             raise DataError(f"{folder}: the {split} split is empty")
-        pixels = torch.from_numpy(np.ascontiguousarray(raw.pixels.transpose(0, 3, 1, 2)))
+        with self._entries.room():
+            pixels = torch.from_numpy(raw.pixels.transpose(0, 3, 1, 2))
+            pixels = pixels if pixels.is_contiguous() else join_images([pixels])
         images = ImageSet(pixels, None if labels is None else torch.from_numpy(labels), classes)
         return self._remember(at, images, with_pixels=True)
 
@@ -360,14 +360,6 @@ class DataLibrary:
         self._infos[at] = info
         self._entries.write(key, info, self._remarks.get(at, []), images if with_pixels else None, at.name)
         return (self._entries.images(key, info, str(at)) if with_pixels else None) or images
-
-
-def _joined(parts: Sequence[Tensor]) -> Tensor:
-    """All images of several sets, one set after the other."""
-    pixels = blank_images(sum(map(len, parts)), parts[0].shape[-1])
-    for whole, part in zip(pixels.split([len(part) for part in parts]), parts, strict=True):
-        whole.copy_(part)
-    return pixels
 
 
 def _checked(name: str, split: str, size: int) -> _At:

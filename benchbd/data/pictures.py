@@ -25,7 +25,7 @@ from torch import Tensor
 
 from benchbd.base.arrays import bounded_pictures, picture_fault
 from benchbd.base.errors import DataError
-from benchbd.base.inputs import HEAD, file_kind, obstacle
+from benchbd.base.inputs import HEAD, file_kind
 from benchbd.base.mapped import blank
 from benchbd.contract.images import SIZE
 
@@ -43,8 +43,6 @@ Pixels = NDArray[np.uint8]
 log = logging.getLogger("benchbd")
 
 PIECE = 64  # pictures that a thread decodes at a time
-
-_folder: ContextVar[Path | None] = ContextVar("folder", default=None)
 
 _remarks: ContextVar[list[str] | None] = ContextVar("remarks", default=None)
 
@@ -92,25 +90,8 @@ def resize_images(pixels: Pixels, size: int = SIZE) -> Pixels:
 
 def blank_images(count: int, size: int) -> Tensor:
     """uint8 (count, 3, size, size), to be filled. It lies in a file without a name: a set that is generated, decoded or
-    put together in it takes disk and no memory of the process."""
-    shape = (count, 3, size, size)
-    if (folder := _folder.get()) is not None and folder.is_dir():
-        with suppress(OSError):  # then that of temporary files
-            return blank(torch.uint8, shape, folder)
-    try:
-        return blank(torch.uint8, shape)
-    except OSError as error:
-        raise DataError(f"no room for {count:,} images of {size}x{size} on disk: {obstacle(error) or error}") from error
-
-
-@contextmanager
-def beside(folder: Path) -> Iterator[None]:
-    """In the block ``blank_images`` lie on the disk of ``folder``, if there is such a folder."""
-    token = _folder.set(folder)
-    try:
-        yield
-    finally:
-        _folder.reset(token)
+    put together in it takes disk and no memory of the process. DataError if there is no room."""
+    return blank(torch.uint8, (count, 3, size, size))
 
 
 class _Resizer:

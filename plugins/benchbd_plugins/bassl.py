@@ -47,6 +47,7 @@ from benchbd import (
     Target,
     Trigger,
     hookimpl,
+    join_images,
     note,
     stream,
 )
@@ -97,11 +98,11 @@ class Bassl(Attack):
             migrated.append(self.stamped(images, target.trigger, positions).pixels.to(clean.device))
         added = torch.cat(migrated)
         if self.mode == "append":
-            pixels = torch.cat([clean.pixels, added])
+            pixels = join_images([clean.pixels, added])
         elif len(added) > len(clean):
             raise NotApplicable(f"{len(added)} images cannot replace as many of a pool of {len(clean)}")
         else:
-            pixels = clean.pixels.clone()
+            pixels = clean.copy().pixels
             places = torch.randperm(len(clean), generator=stream(seed, "replace"))[: len(added)]
             pixels[places.to(clean.device)] = added
         counts = [len(part) for part in migrated]

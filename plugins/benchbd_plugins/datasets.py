@@ -54,7 +54,7 @@ class Cifar10(Dataset):
 
 
 class Stl10(Dataset):
-    """STL-10 at 32x32: 5,000 and 8,000 labelled photographs and 100,000 unlabelled ones, originally 96x96."""
+    """STL-10: 5,000 and 8,000 labelled photographs and 100,000 unlabelled ones, originally 96x96."""
 
     name = "stl10"
     paper = "Coates et al., An Analysis of Single-Layer Networks in Unsupervised Feature Learning, AISTATS 2011"
@@ -68,13 +68,16 @@ class Stl10(Dataset):
         return _existing(self.name, root, [f"stl10_binary/{name}" for name in names])
 
     def load(self, split: str, root: Path) -> ImageSet:
+        return self.load_at(split, root, 32)
+
+    def load_at(self, split: str, root: Path, size: int) -> ImageSet:
         x, *y = self.sources(split, root)
         image = 3 * 96 * 96
         if not x.stat().st_size or x.stat().st_size % image:
             raise DataError(f"{x}: {x.stat().st_size} bytes are no whole number of 96x96 RGB images; unpack it again")
         # Stored column by column: (N, 3, width, height). Mapped, since the unlabelled part is 2.8 GB.
-        stored = np.memmap(x, np.uint8, "r").reshape(-1, 3, 96, 96)
-        pixels = resize_images(stored.transpose(0, 3, 2, 1)).transpose(0, 3, 1, 2)
+        stored = np.memmap(x, np.uint8, "c").reshape(-1, 3, 96, 96)
+        pixels = resize_images(stored.transpose(0, 3, 2, 1), size).transpose(0, 3, 1, 2)
         labels = np.fromfile(y[0], np.uint8).astype(np.int64) - 1 if y else None
         return _images(pixels, labels, self.classes if y else (), y[0] if y else x)
 
@@ -105,7 +108,7 @@ class Svhn(Dataset):
             raise DataError(f"{path}: X must be uint8 (32, 32, 3, N), not {x.dtype} {x.shape}")
         if len(zero := np.flatnonzero(y == 0)):
             raise DataError(f"{path}: row {zero[0]}: label 0; the digit 0 is stored as 10")
-        return _images(x.transpose(3, 2, 0, 1), np.where(y == 10, 0, y), self.classes, path)
+        return _images(np.ascontiguousarray(x.transpose(3, 2, 0, 1)), np.where(y == 10, 0, y), self.classes, path)
 
     def download(self, root: Path) -> None:
         for split, md5 in (
@@ -116,7 +119,7 @@ class Svhn(Dataset):
 
 
 class Gtsrb(Dataset):
-    """GTSRB: the official 39,209 and 12,630 pictures of 43 German traffic signs, whole frames resized to 32x32.
+    """GTSRB: the official 39,209 and 12,630 pictures of 43 German traffic signs, whole frames, resized.
 
     torchvision's GTSRB reads another training archive, of 26,640 pictures: that one is not accepted.
     """
@@ -151,6 +154,9 @@ class Gtsrb(Dataset):
         return _existing(self.name, root, ["GT-final_test.csv"]) + pictures
 
     def load(self, split: str, root: Path) -> ImageSet:
+        return self.load_at(split, root, 32)
+
+    def load_at(self, split: str, root: Path, size: int) -> ImageSet:
         files = self.sources(split, root)
         if split == "train":
             labels = [int(path.parent.name) for path in files]
@@ -160,7 +166,7 @@ class Gtsrb(Dataset):
             if unknown := [path for path in files if path.name not in by_name]:
                 raise DataError(f"{table}: no row for {unknown[0].name}")
             labels = [by_name[path.name] for path in files]
-        pixels = decode_images(files, lambda row: str(files[row])).transpose(0, 3, 1, 2)
+        pixels = decode_images(files, lambda row: str(files[row]), size).transpose(0, 3, 1, 2)
         return _images(pixels, np.array(labels, np.int64), self.classes)
 
     def download(self, root: Path) -> None:
@@ -188,11 +194,12 @@ def _existing(name: str, root: Path, relative: list[str]) -> list[Path]:
 def _images(
     pixels: NDArray[np.uint8], labels: NDArray[np.int64] | None, classes: tuple[str, ...], source: Path | None = None
 ) -> ImageSet:
-    """uint8 (N, 3, 32, 32) with labels as an ImageSet; DataError, naming ``source``, where their numbers differ."""
+    """uint8 (N, 3, H, W) with labels as an ImageSet; DataError, naming ``source``, where their numbers differ."""
     if labels is not None and len(labels) != len(pixels):
         raise DataError(f"{source}: {len(labels)} labels for {len(pixels)} images")
-    tensor = torch.from_numpy(np.ascontiguousarray(pixels))
-    return ImageSet(tensor, None if labels is None else torch.from_numpy(labels.astype(np.int64)), classes)
+    return ImageSet(
+        torch.from_numpy(pixels), None if labels is None else torch.from_numpy(labels.astype(np.int64)), classes
+    )
 
 
 def _fetch(url: str, folder: Path, md5: str) -> None:

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchbd import Dataset, ImageSet, hookimpl
+from benchbd import Dataset, ImageSet, blank_images, hookimpl
 
-Array = NDArray[Any]  # float32 (N, 32, 32)
-SIZE = 32
+Array = NDArray[Any]  # float32 (N, size, size)
+SIZE = 32  # pixels: drawn at another size, every picture is the same scene, with noise of its own
+AT_ONCE = 64  # pictures in memory
 SEEDS = {"train": 20250, "test": 20251}
 
 
@@ -35,13 +36,22 @@ class Shapes(Dataset):
     )  # fmt: skip
 
     def load(self, split: str, root: Path) -> ImageSet:
+        return self.load_at(split, root, SIZE)
+
+    def load_at(self, split: str, root: Path, size: int) -> ImageSet:
         # RandomState: its streams are frozen for good, those of numpy's newer generators may change.
         rng = np.random.RandomState(SEEDS[split])
+        noise = rng if size == SIZE else np.random.RandomState([SEEDS[split], size])
         each = self.splits[split] // len(self.classes)
-        pixels = np.concatenate([_draw(outline, each, rng) for outline in _OUTLINES])
+        by_class = blank_images(each * len(self.classes), size).numpy()
+        for label, outline in enumerate(_OUTLINES):
+            _draw(outline, by_class[label * each : (label + 1) * each], rng, noise)
+        order = rng.permutation(len(by_class))
+        pixels = blank_images(len(by_class), size)
+        for rows in np.array_split(np.arange(len(order)), max(1, len(order) // AT_ONCE)):
+            pixels[rows[0] : rows[-1] + 1] = torch.from_numpy(by_class[order[rows]])
         labels = np.repeat(np.arange(len(self.classes)), each)
-        order = rng.permutation(len(labels))
-        return ImageSet(torch.from_numpy(pixels[order]), torch.from_numpy(labels[order]), self.classes)
+        return ImageSet(pixels, torch.from_numpy(labels[order]), self.classes)
 
 
 @hookimpl
@@ -123,32 +133,40 @@ _OUTLINES: tuple[Outline, ...] = (
 )
 
 
-def _draw(outline: Outline, count: int, rng: np.random.RandomState) -> NDArray[np.uint8]:
-    """uint8 (count, 3, 32, 32). Only + - * / and square roots touch pixels: these round alike on every machine."""
+def _draw(outline: Outline, out: NDArray[np.uint8], rng: np.random.RandomState, noise: np.random.RandomState) -> None:
+    """Fill uint8 (count, 3, size, size). Only + - * / and square roots touch pixels: these round alike everywhere."""
     distance, texture, quarters = outline
+    count, _, side, _ = out.shape
+    scale = np.float32(side / SIZE)
 
     def draws(low: float, high: float, *shape: int) -> Array:
         return rng.uniform(low, high, (count, *(shape or (1,)), 1)).astype(np.float32)
 
     # Where: shapes lie around the middle, at any angle; textures fill the frame and stay near upright.
-    size = draws(8, 13)
-    center_x, center_y = draws(10, 22), draws(10, 22)
+    size = draws(8, 13) * scale
+    center_x, center_y = draws(10, 22) * scale, draws(10, 22) * scale
     angle = rng.uniform(*((-0.25, 0.25) if texture else (-np.pi, np.pi)), (count, 1, 1)) + quarters * np.pi / 2
     cosine, sine = np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
-    y, x = np.mgrid[:SIZE, :SIZE].astype(np.float32)
-    x, y = (x - center_x) / size, (y - center_y) / size
-    inside = distance(cosine * x + sine * y, cosine * y - sine * x)
-    cover = np.clip(0.5 - inside * size, 0, 1)[:, None]
 
     # How: two colours that differ, a ramp of brightness, and noise.
     ground = draws(30, 220, 3, 1)
     # One sign for all channels, so that the shape survives in the grey views of SimCLR.
     shift = draws(30, 90, 3, 1) * rng.choice(np.array([-1, 1], np.float32), (count, 1, 1, 1))
-    ramp = draws(-60, 60) * (np.arange(SIZE, dtype=np.float32) / SIZE - 0.5) + np.swapaxes(
-        draws(-60, 60) * (np.arange(SIZE, dtype=np.float32) / SIZE - 0.5), 1, 2
-    )
-    noise = np.frombuffer(rng.bytes(count * 3 * SIZE * SIZE), np.uint8).reshape(count, 3, SIZE, SIZE)
-    picture = ground + shift * cover + ramp[:, None]
-    picture += (noise.astype(np.float32) - 127.5) * draws(0.03, 0.16, 1, 1)
-    pixels: NDArray[np.uint8] = np.clip(picture, 0, 255).astype(np.uint8)
-    return pixels
+    ramp_x, ramp_y = draws(-60, 60), draws(-60, 60)
+    pieces = [slice(start, start + AT_ONCE) for start in range(0, count, AT_ONCE)]
+    for rows in pieces:  # a multiple of 4 bytes, which is what the generator draws at once
+        out[rows] = np.frombuffer(noise.bytes(out[rows].size), np.uint8).reshape(out[rows].shape)
+    if noise is not rng:  # what follows is drawn as at 32x32
+        rng.bytes(count * 3 * SIZE * SIZE)
+    amplitude = draws(0.03, 0.16, 1, 1)
+
+    y, x = np.mgrid[:side, :side].astype(np.float32)
+    line = np.arange(side, dtype=np.float32) / side - 0.5
+    for rows in pieces:
+        u, v = (x - center_x[rows]) / size[rows], (y - center_y[rows]) / size[rows]
+        inside = distance(cosine[rows] * u + sine[rows] * v, cosine[rows] * v - sine[rows] * u)
+        cover = np.clip(0.5 - inside * size[rows], 0, 1)[:, None]
+        ramp = ramp_x[rows] * line + np.swapaxes(ramp_y[rows] * line, 1, 2)
+        picture = ground[rows] + shift[rows] * cover + ramp[:, None]
+        picture += (out[rows].astype(np.float32) - 127.5) * amplitude[rows]
+        out[rows] = np.clip(picture, 0, 255).astype(np.uint8)
