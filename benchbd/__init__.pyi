@@ -26,13 +26,16 @@ from .contract.defense import Mitigation as Mitigation
 from .contract.detection import Detection as Detection
 from .contract.detection import Verdict as Verdict
 from .contract.encoder import Encoder as Encoder
+from .contract.encoder import ResNet as ResNet
 from .contract.evaluator import Evaluator as Evaluator
 from .contract.evaluator import Predictions as Predictions
 from .contract.evaluator import Probe as Probe
 from .contract.hookspecs import hookimpl as hookimpl
 from .contract.images import ImageSet as ImageSet
 from .contract.images import join_images as join_images
+from .contract.pretraining import Architecture as Architecture
 from .contract.pretraining import Pretraining as Pretraining
+from .contract.resnet import Take as Take
 from .contract.roles import Role as Role
 from .contract.trigger import Trigger as Trigger
 from .data.pictures import blank_images as blank_images

@@ -56,6 +56,13 @@ ENCODER = (
     "frozen",
     "untrained",
     "stages",
+    "feature_dim",
+    "channels",
+    "convolutions",
+    "norms",
+    "build",
+    "initialise",
+    "encode",
     "device",
 )
 
@@ -67,6 +74,7 @@ TOOLS = {
         *("stream", "derive_seed", "note", "keep", "one_thread"),
         *("NotApplicable", "Diverged", "UsageError", "DataError", "DataAbsentError", "BenchbdError"),
     ),
+    "Architectures": ("Architecture", "ResNet", "Take"),
     "Contrastive training": (
         *("ContrastiveMethod", "Steps", "Views", "batch_indices", "project_views", "nt_xent"),
         *("pretext_outputs", "pretext_accuracy", "Augment", "CropScale", "flip_and_shift"),

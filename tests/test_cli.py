@@ -233,7 +233,8 @@ def test_no_board_is_the_demo_and_says_so() -> None:
 
 def test_list_in_both_forms() -> None:
     document = json.loads(call("list", "--json").stdout)
-    assert list(document) == ["dataset", "pretraining", "attack", "defense", "detection", "evaluator", "board"]
+    axes = ["dataset", "pretraining", "attack", "defense", "detection", "evaluator"]
+    assert list(document) == [*axes, "architecture", "board"]
     assert {"none", "scratch", "ft", "mimic"} <= set(document["defense"])
     assert {"demo", "smoke", "cifar10-small", "table1"} <= set(document["board"])
     assert json.loads(call("list", "defenses", "--json").stdout) == {"defense": document["defense"]}

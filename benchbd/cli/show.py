@@ -25,7 +25,7 @@ LONGEST = 30  # characters of the name of an entry point or a distribution that 
 @click.command(
     "list",
     cls=Command,
-    help=f"""List every method by AXIS ({", ".join(AXIS)}), and the boards.
+    help=f"""List every method by AXIS ({", ".join(AXIS)}), the architectures, and the boards.
 
     Data sets are those that plugins know and those that lie in the data root.
     """,
@@ -40,7 +40,8 @@ def list_(axis: str | None, data_root: Path | None, as_json: bool) -> None:
     from benchbd.planning.board import board_names, load_board
 
     registry, root = load_registry(), find_data_root(data_root)
-    axes: dict[str, list[str]] = {name: registry.names(name) for name in AXIS} | {"board": board_names()}
+    axes: dict[str, list[str]] = {name: registry.names(name) for name in AXIS}
+    axes |= {"architecture": sorted(registry.architectures), "board": board_names()}
     axes["dataset"] = sorted({*axes["dataset"], *DataLibrary({}, root, root).names()})
     if axis is not None:
         singular = axis.removesuffix("s")
@@ -55,6 +56,8 @@ def list_(axis: str | None, data_root: Path | None, as_json: bool) -> None:
         for method in methods:
             if name == "board":
                 about = load_board(method).title
+            elif name == "architecture":
+                about = summary(registry.architectures[method])
             elif method in registry.methods[name]:
                 about = summary(registry.get(name, method))
             else:

@@ -15,7 +15,7 @@ from benchbd.contract.method import Method, build
 from benchbd.contract.specs import SECTIONS
 
 
-def summary(cls: type[Method]) -> str:
+def summary(cls: type) -> str:
     return (cls.__doc__ or "").strip().split("\n")[0]
 
 

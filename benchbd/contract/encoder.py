@@ -12,6 +12,10 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from functools import cache
+from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
@@ -23,6 +27,7 @@ from torch import Tensor, nn
 from benchbd.base.content import expanded
 from benchbd.base.errors import DataError, Diverged, UnknownNameError, UsageError
 from benchbd.base.inputs import file_kind, obstacle
+from benchbd.base.isolation import isolated
 from benchbd.contract.meter import _count, _hook_once, _precision
 from benchbd.contract.resnet import BasicBlock, Bottleneck, Stage, Stem, Take, within
 
@@ -42,8 +47,13 @@ class Encoder(nn.Module):
     Mixed precision, channels_last and counting of forwards happen inside, so that methods need not mention them;
     what comes out is always float32.
 
-    A new architecture derives from this class, has a docstring, sets ``arch``, ``stages`` and ``feature_dim``, and
-    defines ``build`` and ``encode``; a plugin offers it with the hook ``benchbd_architectures``.
+    A new architecture is a class derived from this one that a plugin offers with ``benchbd_architectures``. It has a
+    docstring and defines ``build`` and ``encode``. It sets ``arch``, its name, and, as attributes or properties,
+    ``stages`` and ``feature_dim``. It may set
+
+    image_size: the one height and width that its images must have, 32 to 224; None: any of these.
+    channelwise: whether feature i is made of channel i of the last stage alone, as the mean over positions is.
+    needs: a module that it is built with and what to install for it: ("open_clip", "benchbd[clip]").
     """
 
     mean: Tensor
@@ -53,6 +63,7 @@ class Encoder(nn.Module):
     arch: str
     image_size: ClassVar[int | None] = None
     channelwise: ClassVar[bool] = True
+    needs: ClassVar[tuple[str, str] | None] = None
 
     def __new__(cls, arch: str = "", *_: Any, **__: Any) -> Self:
         return cast(Self, super().__new__(architecture(arch) if cls is Encoder else cls))
@@ -323,14 +334,31 @@ class W16(ResNet):
 
 
 ARCHITECTURES: dict[str, type[Encoder]] = {cls.arch: cls for cls in (ResNet18, W32, W16)}
-"""Every architecture that is known, by name: ours, and what plugins offer once they were looked at."""
+"""Every architecture that is known, by name: ours, and those that plugins offered."""
 
 
 def architecture(name: str) -> type[Encoder]:
-    """The class of an architecture; UnknownNameError with the nearest name."""
+    """The class of an architecture, ready to be built; UnknownNameError with the nearest name, UsageError if what it
+    needs is not installed."""
+    if name not in ARCHITECTURES:
+        _look()
     if name not in ARCHITECTURES:
         raise UnknownNameError("architecture", name, ARCHITECTURES)
-    return ARCHITECTURES[name]
+    cls = ARCHITECTURES[name]
+    if cls.needs is not None and find_spec(cls.needs[0]) is None:
+        module, requirement = cls.needs
+        raise UsageError(f"architecture {name} needs {module}, which is not installed: pip install {requirement!r}")
+    return cls
+
+
+@cache
+def _look() -> None:
+    """Take in what installed plugins offer, for a script in which no registry has; one that fails is left out here and
+    named by `benchbd plugins`."""
+    for point in entry_points(group="benchbd"):
+        with suppress(Exception), isolated(f"plugin {point.name!r}"):
+            for cls in point.load().benchbd_architectures():
+                ARCHITECTURES.setdefault(cls.arch, cls)
 
 
 def projection_head(dim: int) -> nn.Sequential:

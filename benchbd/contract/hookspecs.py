@@ -1,4 +1,5 @@
-"""The hooks of benchbd: one per axis, and the observers. All results are collected, none stops at the first.
+"""The hooks of benchbd: one per axis, the architectures, and the observers. All results are collected, none stops at
+the first.
 
 A plugin is a module named under the entry-point group ``benchbd``; it implements any of these with ``@hookimpl``.
 A method class that carries a name which another plugin took already is an error that names both.
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from benchbd.contract.dataset import Dataset
     from benchbd.contract.defense import Mitigation
     from benchbd.contract.detection import Detection
+    from benchbd.contract.encoder import Encoder
     from benchbd.contract.evaluator import Evaluator
     from benchbd.contract.observed import ObservedRecord, ObservedStage
     from benchbd.contract.pretraining import Pretraining
@@ -55,6 +57,15 @@ def benchbd_detections() -> list[type[Detection]]:  # type: ignore[empty-body]
 @hookspec
 def benchbd_evaluators() -> list[type[Evaluator]]:  # type: ignore[empty-body]
     """Return the evaluator classes of this plugin. Called once, when the registry is built."""
+
+
+@hookspec
+def benchbd_architectures() -> list[type[Encoder]]:  # type: ignore[empty-body]
+    """Return the architectures of this plugin, classes derived from ``Encoder``. A pre-training method names one by its
+    ``arch``. Called when the registry is built, and by a script that makes an ``Encoder`` without one.
+
+    Nothing is built then: what takes long to import, such as torchvision, is imported in ``build``.
+    """
 
 
 @hookspec

@@ -1,23 +1,62 @@
-"""The axis of pre-training methods."""
+"""The axis of pre-training methods, and the architectures that they name."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+import re
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from benchbd.base.errors import PluginError, shown
-from benchbd.contract.encoder import ARCHITECTURES, Encoder
+from pydantic import AfterValidator
+
+from benchbd.base.errors import PluginError, UnknownNameError, UsageError, shown
+from benchbd.contract.encoder import ARCHITECTURES, Encoder, architecture
 from benchbd.contract.method import Method, ask
 
 if TYPE_CHECKING:
     from benchbd.contract.images import ImageSet
 
 
+def _ready(name: str) -> str:
+    try:
+        architecture(name)
+    except UsageError as error:
+        raise ValueError(str(error)) from error
+    return name
+
+
+Architecture = Annotated[str, AfterValidator(_ready), """The name of an architecture: the type of an option."""]
+
+
 def architecture_of(method: Pretraining) -> str:
-    """What ``method.architecture`` says; PluginError where it raises or names none."""
+    """What ``method.architecture`` says; PluginError if it raises or names none."""
     told = ask(method, "architecture", lambda: method.architecture)
-    if not (isinstance(told, str) and told in ARCHITECTURES):
-        raise PluginError(f"architecture must be one of {', '.join(ARCHITECTURES)}, not {shown(told)}")
-    return told
+    try:
+        architecture(told if isinstance(told, str) else "")
+    except UnknownNameError:
+        known = ", ".join(sorted(ARCHITECTURES))
+        raise PluginError(f"architecture must be one of {known}, not {shown(told)}") from None
+    return str(told)
+
+
+def check_size(arch: str, pixels: int) -> None:
+    """UsageError if an architecture does not take images of so many pixels."""
+    if (size := architecture(arch).image_size) not in (None, pixels):
+        raise UsageError(f"{arch} takes images of {size} pixels, the board's have {pixels}: set image_size = {size}")
+
+
+def flaw_of_architecture(cls: Any) -> str:
+    """What keeps a class from being an architecture, in one line; empty if nothing does."""
+    if not (isinstance(cls, type) and issubclass(cls, Encoder)):
+        return f"{shown(cls)} is not a class derived from benchbd.Encoder"
+    arch = getattr(cls, "arch", "")
+    if not (isinstance(arch, str) and re.fullmatch(r"[a-z0-9][a-z0-9_-]{,39}", arch)):
+        return f"{cls.__name__}: its arch must be up to 40 lower-case letters, digits, '-' and '_', not {shown(arch)}"
+    for work in ("build", "encode", "stages", "feature_dim"):
+        if getattr(cls, work) is getattr(Encoder, work):
+            return f"{cls.__name__}: it does not define {work}"
+    size = cls.image_size
+    if not (size is None or (type(size) is int and 32 <= size <= 224)):
+        return f"{cls.__name__}: its image_size must be None or one of 32 to 224, not {shown(size)}"
+    return ""
 
 
 class Pretraining(Method):

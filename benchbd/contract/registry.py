@@ -29,8 +29,9 @@ from benchbd.base.isolation import isolated
 from benchbd.contract import hookspecs
 from benchbd.contract.attack import Attack
 from benchbd.contract.axes import AXES, RESERVED, Axis
+from benchbd.contract.encoder import ARCHITECTURES, W16, W32, Encoder, ResNet18
 from benchbd.contract.method import Method, build, identity_of
-from benchbd.contract.pretraining import Pretraining, architecture_of
+from benchbd.contract.pretraining import Pretraining, architecture_of, flaw_of_architecture
 from benchbd.contract.roles import ROLES, Role
 
 GROUP = "benchbd"
@@ -57,12 +58,13 @@ class Plugin:
 
 
 class Registry:
-    """Every method that the installed plugins offer, by axis and name."""
+    """Every method that the installed plugins offer, by axis and name, and every architecture."""
 
     def __init__(self, manager: pluggy.PluginManager, plugins: list[Plugin]) -> None:
         self.manager = manager
         self.plugins = plugins
         self.methods: dict[str, dict[str, type[Method]]] = {axis.name: {} for axis in AXES}
+        self.architectures: dict[str, type[Encoder]] = {cls.arch: cls for cls in (ResNet18, W32, W16)}
         self._owner: dict[tuple[str, str], Plugin] = {}
         for plugin in plugins:
             if not plugin.problem:
@@ -99,16 +101,26 @@ class Registry:
         return self._owner[axis, name]
 
     def _collect(self, plugin: Plugin) -> None:
-        for axis in AXES:
-            for impl in getattr(self.manager.hook, axis.hook).get_hookimpls():
+        offers = [(axis.hook, partial(self._add, plugin, axis)) for axis in AXES]
+        for hook, add in [*offers, ("benchbd_architectures", partial(self._add_architecture, plugin))]:
+            for impl in getattr(self.manager.hook, hook).get_hookimpls():
                 if impl.plugin_name != plugin.name:
                     continue
                 try:
-                    for cls in asked(f"{axis.hook}()", _offered, axis.hook, impl.function):
-                        if problem := asked(f"a class that {axis.hook}() offers", self._add, plugin, axis, cls):
+                    for cls in asked(f"{hook}()", _offered, hook, impl.function):
+                        if problem := asked(f"a class that {hook}() offers", add, cls):
                             plugin.problem = problem
                 except BenchbdError as error:
                     plugin.problem = str(error)
+
+    def _add_architecture(self, plugin: Plugin, cls: Any) -> str:
+        if flaw := flaw_of_architecture(cls):
+            return f"offers an architecture: {flaw}"
+        if cls.arch in self.architectures:
+            return f"its architecture {cls.arch!r} is already the name of {self.architectures[cls.arch].__name__}"
+        self.architectures[cls.arch] = ARCHITECTURES[cls.arch] = cls
+        plugin.adds.setdefault("architecture", []).append(cls.arch)
+        return ""
 
     def _add(self, plugin: Plugin, axis: Axis, cls: Any) -> str:
         base, methods = axis.base, self.methods[axis.name]

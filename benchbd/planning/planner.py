@@ -14,7 +14,7 @@ from benchbd.contract.detection import Detection
 from benchbd.contract.evaluator import Evaluator
 from benchbd.contract.images import content_digest
 from benchbd.contract.method import Method
-from benchbd.contract.pretraining import Pretraining, architecture_of
+from benchbd.contract.pretraining import Pretraining, architecture_of, check_size
 from benchbd.contract.registry import Registry
 from benchbd.contract.roles import Role
 from benchbd.contract.specs import ReferenceSpec, TriggerSpec
@@ -84,6 +84,7 @@ class _Planner:
         self.settings = Settings(board, registry, selection.options)
         self.off_pins: dict[tuple[str, str], tuple[str, ...]] = {}
         (self.pretraining,) = self.settings.methods(Pretraining, self._asked("pretraining"))
+        check_size(architecture_of(self.pretraining), board.image_size)
 
     # What was asked for ------------------------------------------------------------------------------------------
 

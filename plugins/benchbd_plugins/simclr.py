@@ -6,11 +6,9 @@ Two views of each of 256 images, NT-Xent at temperature 0.5, Adam 1e-3, weight d
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field
 
-from benchbd import ContrastiveMethod, Encoder, ImageSet, Pretraining, hookimpl
+from benchbd import Architecture, ContrastiveMethod, Encoder, ImageSet, Pretraining, hookimpl
 
 
 class SimCLR(ContrastiveMethod, Pretraining):
@@ -20,7 +18,7 @@ class SimCLR(ContrastiveMethod, Pretraining):
     paper = "Chen et al., A Simple Framework for Contrastive Learning of Visual Representations, ICML 2020"
     version = "1"
 
-    arch: Literal["resnet18", "w32", "w16"] = Field("resnet18", description="architecture of the encoder")
+    arch: Architecture = Field("resnet18", description="architecture, one of `benchbd list architecture`")
 
     @property
     def architecture(self) -> str:
