@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+import numpy as np
+
 from benchbd import Role
 from benchbd.base.content import canonical
 from benchbd.records.models import Baseline, Cost, Counts, Metrics, Record
+from benchbd.records.predictions import pack
 
 ROLES = {"none": Role.FLOOR, "scratch": Role.SCRATCH, "bassl-control": Role.CONTROL}
 MACHINE = {"device": "cpu", "threads": 2, "torch": "2.15.0"}
@@ -43,15 +46,18 @@ def make_record(
     known.setdefault("undefended", _metrics(metrics if defense == "none" else baseline if attack == "none" else TAKEN))
     if forwards is not None and seconds is not None:
         known["cost"] = {"defend": Cost(seconds=seconds, cpu_seconds=2 * seconds, image_forwards=forwards)}
-    return Record(
+    packed = predictions_of(known["counts"], known["target"])
+    record = Record(
         attack=attack,
         defense=defense,
         seed=seed,
-        metrics=_metrics(metrics),
-        baseline=baseline and Baseline(**dict(zip(Baseline.model_fields, baseline, strict=True))),
+        metrics=_metrics(metrics, known["counts"]),
+        baseline=baseline
+        and Baseline(**dict(zip(Baseline.model_fields, (*baseline, _ra(known["baseline_counts"])), strict=True))),
         seconds=seconds,
-        **known,
+        **{"predictions": packed and hashlib.sha256(packed).hexdigest(), **known},
     )
+    return record.with_packed(packed) if packed else record
 
 
 def role_of(name: str) -> Role:
@@ -59,8 +65,25 @@ def role_of(name: str) -> Role:
     return ROLES.get(name, Role.METHOD)
 
 
-def _metrics(values: tuple[float, float, float] | None) -> Metrics | None:
-    return values and Metrics(**dict(zip(Metrics.model_fields, values, strict=True)))
+def _metrics(values: tuple[float, float, float] | None, counts: Counts | None = None) -> Metrics | None:
+    """counts: those that RA is of, else those that give the other values."""
+    return values and Metrics(
+        **dict(zip(Metrics.model_fields, (*values, _ra(counts or counts_of(values))), strict=False))
+    )
+
+
+def _ra(counts: Counts | None) -> float | None:
+    if counts is None or counts.correct_triggered is None:
+        return None
+    return round(100 * counts.correct_triggered / counts.nontarget, 4)
+
+
+def predictions_of(counts: Counts | None, target: int) -> bytes | None:
+    """The file of predictions of so many images and hits."""
+    if counts is None:
+        return None
+    clean = np.full(counts.total, target + 1)
+    return pack(clean, np.where(np.arange(counts.total) < counts.hits, target, target + 1))
 
 
 def counts_of(percent: tuple[float, float, float] | None) -> Counts | None:
@@ -69,6 +92,7 @@ def counts_of(percent: tuple[float, float, float] | None) -> Counts | None:
         return None
     acc, asr, asr_nontarget = percent
     hits = {"hits": round(200 * asr), "hits_nontarget": round(100 * asr_nontarget)}
+    hits["correct_triggered"] = round(100 * min(acc, 100 - asr_nontarget))  # what the trigger leaves
     return Counts(total=20_000, nontarget=10_000, correct=round(200 * acc), **hits)
 
 

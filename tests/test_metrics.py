@@ -27,9 +27,9 @@ def of(clean: list[int], triggered: list[int]) -> Predictions:
 
 def test_counts_and_percentages_by_hand() -> None:
     counts = count(of([0, 1, 1, 1, 2, 0, 2, 0], [1, 1, 1, 0, 1, 2, 1, 1]), LABELS, target=1)
-    assert counts == Counts(total=8, correct=6, hits=6, nontarget=6, hits_nontarget=5)
-    assert metrics(counts) == Metrics(acc=75.0, asr=75.0, asr_nontarget=83.3333)
-    assert baseline(counts) == Baseline(ca=75.0, asr_b=75.0, asr_b_nontarget=83.3333)
+    assert counts == Counts(total=8, correct=6, hits=6, nontarget=6, hits_nontarget=5, correct_triggered=1)
+    assert metrics(counts) == Metrics(acc=75.0, asr=75.0, asr_nontarget=83.3333, ra=16.6667)
+    assert baseline(counts) == Baseline(ca=75.0, asr_b=75.0, asr_b_nontarget=83.3333, ra_b=16.6667)
 
 
 def test_a_constant_classifier_has_full_asr_under_both_definitions() -> None:

@@ -10,6 +10,7 @@ import pytest
 from benchbd.base.errors import DataError, StoreError
 from benchbd.records.files import read_records, write_records
 from benchbd.records.models import Counts, Metrics, Record
+from benchbd.records.predictions import path_of
 from benchbd.report.leaderboard import summary
 
 from .records_factory import digest, make_record, paper_like
@@ -24,9 +25,9 @@ def full_record() -> Record:
         seconds=12.3,
         forwards=1000,
         metrics=(80.0, 90.0, 88.8889),
-        counts=Counts(total=10, correct=8, hits=9, nontarget=9, hits_nontarget=8),
+        counts=Counts(total=10, correct=8, hits=9, nontarget=9, hits_nontarget=8, correct_triggered=1),
         baseline=(70.0, 10.0, 11.1111),
-        baseline_counts=Counts(total=10, correct=7, hits=1, nontarget=9, hits_nontarget=1),
+        baseline_counts=Counts(total=10, correct=7, hits=1, nontarget=9, hits_nontarget=1, correct_triggered=6),
         undefended=Metrics(acc=80.0, asr=20.0, asr_nontarget=22.2222),
         status="attack-failed",
         reason='weak: "5.1" against 4.9 – café',
@@ -81,7 +82,7 @@ def test_writing_again_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
     (path,) = write_records([record], tmp_path / "new" / "folder")
     path.write_text("half a rec", encoding="utf-8")
     write_records([record], path.parent)
-    assert [each.name for each in path.parent.iterdir()] == [record.name]
+    assert {each.name for each in path.parent.iterdir()} == {record.name, path_of(path).name}
     assert read_records(path.parent) == [record]
 
 
@@ -124,7 +125,8 @@ def test_a_record_of_a_newer_benchbd_is_one_line(tmp_path: Path) -> None:
 
 def test_a_record_with_a_bom_is_read(tmp_path: Path) -> None:
     record = make_record()
-    (tmp_path / record.name).write_text(record.to_json(), encoding="utf-8-sig")
+    (path,) = write_records([record], tmp_path)
+    path.write_text(record.to_json(), encoding="utf-8-sig")
     assert read_records(tmp_path) == [record]
     (read,) = read_records(tmp_path)
     assert read.to_json() == record.to_json()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -18,6 +19,7 @@ from benchbd.engine.store import Store
 from benchbd.planning.cases import Cell, Inspection
 from benchbd.records.counts import baseline, count, metrics
 from benchbd.records.models import GATE, Cost, Counts, DetectionRecord, Gain, Record, Status
+from benchbd.records.predictions import pack
 from benchbd.stages.base import Stage
 from benchbd.stages.work import draw_rows, read_predictions
 
@@ -48,6 +50,7 @@ class Recorder:
 
     def record(self, cell: Cell) -> Record:
         values: dict[str, Any] = {}
+        packed: bytes | None = None
         status: Status = "ok"
         reason = ""
         try:
@@ -56,7 +59,9 @@ class Recorder:
             published = self._counts(cell.undefended, cell.goal.label)
             values["undefended"] = undefended = metrics(published)
             own = self._counts(cell.evaluate, cell.goal.label)
-            values |= {"metrics": metrics(own), "counts": own}
+            predicted = read_predictions(self.results.artifact(cell.evaluate))
+            packed = pack(predicted.clean.numpy(), predicted.triggered.numpy())
+            values |= {"metrics": metrics(own), "counts": own, "predictions": hashlib.sha256(packed).hexdigest()}
             gain = Gain(counts=published, baseline_counts=floor).points  # from counts: exact at the gate
             if cell.gated and gain < GATE:
                 status = "attack-failed"
@@ -66,7 +71,7 @@ class Recorder:
                 )
         except StageFailed as failure:
             status, reason = failure.status, failure.reason
-        return Record(
+        record = Record(
             defense=cell.defense,
             defense_role=cell.defense_role,
             task=cell.goal.task,
@@ -80,6 +85,7 @@ class Recorder:
             notes=self._public(self._missed_references(cell) + self._remarks((*cell.chain, cell.evaluate))),
             **values,
         )
+        return record if packed is None else record.with_packed(packed)
 
     def detection_record(self, inspection: Inspection) -> DetectionRecord:
         chain = (*inspection.chain, inspection.detect)

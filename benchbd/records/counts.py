@@ -20,8 +20,8 @@ def count(predictions: Predictions, labels: Tensor, target: int) -> Counts:
     labels: int64 (N,), the true classes of the test images. target: the class that the trigger stands for.
     DataError where every image is of the target class.
     """
-    labels = labels.cpu()
-    hit = predictions.triggered.cpu() == target
+    labels, triggered = labels.cpu(), predictions.triggered.cpu()
+    hit = triggered == target
     other = labels != target
     if not other.any():
         raise DataError(f"no test image is of another class than the target {target}: its ASR would mean nothing")
@@ -31,22 +31,25 @@ def count(predictions: Predictions, labels: Tensor, target: int) -> Counts:
         hits=int(hit.sum()),
         nontarget=int(other.sum()),
         hits_nontarget=int((hit & other).sum()),
+        correct_triggered=int(((triggered == labels) & other).sum()),
     )
 
 
 def metrics(counts: Counts) -> Metrics:
-    """ACC, ASR over all images and ASR without those of the target class, in percent."""
+    """ACC, ASR over all images, and without those of the target class ASR and RA, in percent; and what is certified."""
     return Metrics(
         acc=_percent(counts.correct, counts.total),
         asr=_percent(counts.hits, counts.total),
         asr_nontarget=_percent(counts.hits_nontarget, counts.nontarget),
+        ra=None if counts.correct_triggered is None else _percent(counts.correct_triggered, counts.nontarget),
+        certified=None if counts.certified is None else _percent(counts.certified, counts.total),
     )
 
 
 def baseline(counts: Counts) -> Baseline:
     """The same figures under their own names, where ``counts`` are those of the clean encoder."""
     clean = metrics(counts)
-    return Baseline(ca=clean.acc, asr_b=clean.asr, asr_b_nontarget=clean.asr_nontarget)
+    return Baseline(ca=clean.acc, asr_b=clean.asr, asr_b_nontarget=clean.asr_nontarget, ra_b=clean.ra)
 
 
 def _percent(part: int, whole: int) -> float:

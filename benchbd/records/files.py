@@ -15,22 +15,37 @@ from benchbd.base.errors import DataError, StoreError
 from benchbd.base.inputs import HEAD, kind_of, reading
 from benchbd.records import verify
 from benchbd.records.models import DETECTIONS, SCHEMA, DetectionRecord, Entry, Record
+from benchbd.records.predictions import path_of
 
 E = TypeVar("E", bound=Entry)
 
 
 def write_records(records: Iterable[Entry], folder: Path) -> list[Path]:
-    """One file per record, each replaced atomically. StoreError where the folder cannot be written."""
+    """One file per record, each replaced atomically, and one of predictions beside it if there are any.
+
+    StoreError if the folder cannot be written.
+    """
     paths, folder = [], expanded(folder)
     try:
         make_folder(folder)
         for record in records:
             text = record.to_json()
             paths.append(folder / record.name)
+            packed = record.packed if isinstance(record, Record) else None
+            if packed is not None:
+                commit(path_of(paths[-1]), partial(Path.write_bytes, data=packed))
             commit(paths[-1], partial(Path.write_text, data=text, encoding="utf-8"))
+            if packed is None:  # of a record that this one replaces
+                path_of(paths[-1]).unlink(missing_ok=True)
     except OSError as error:
         raise StoreError(f"records cannot be written to {folder} ({error.strerror or error})") from error
     return paths
+
+
+def remove_record(path: Path) -> None:
+    """Remove a record's file and that of its predictions. OSError if they cannot be removed."""
+    path.unlink()
+    path_of(path).unlink(missing_ok=True)
 
 
 def read_records(folder: Path) -> list[Record]:
@@ -82,6 +97,9 @@ def _read_one(path: Path, kind: type[E], problem: Callable[[E], str]) -> E:
         field = ".".join(str(part) for part in first["loc"])
         raise DataError(f"{path}: not a benchbd record ({field + ': ' if field else ''}{first['msg']})") from error
     record.__dict__["file"] = path.name
+    if isinstance(record, Record) and record.predictions is not None and path_of(path).is_file():
+        with reading(path):
+            record.with_packed(path_of(path).read_bytes())
     if contradiction := problem(record):
         raise DataError(f"{path}: contradicts itself: {contradiction}")
     return record

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 from benchbd.contract.roles import Role
 
@@ -17,7 +17,19 @@ LONGEST_NAME = 200  # bytes of a record's file name: 255 is the most, and the na
 
 DETECTIONS = "detections"  # the folder, among a board's records, of those of detectors
 
-_LATER = {"attack_role": True, "defense_role": True}
+_COUNTED: dict[str, Any] = {"correct_triggered": True, "certified": True}
+
+_MEASURED: dict[str, Any] = {"ra": True, "certified": True}
+
+_LATER: dict[str, Any] = {
+    **dict.fromkeys(("attack_role", "defense_role", "point", "predictions"), True),
+    **dict.fromkeys(("precision", "plugins", "isolation", "source", "author"), True),
+    **dict.fromkeys(("counts", "baseline_counts"), _COUNTED),
+    **dict.fromkeys(("metrics", "undefended"), _MEASURED),
+    "baseline": {"ra_b": True},
+    "cost": {"__all__": {"memory": True, "gpu_memory": True}},
+    "gains": {"__all__": {"counts": _COUNTED, "baseline_counts": _COUNTED}},
+}
 """What records have since schema 2."""
 
 Status = Literal["ok", "attack-failed", "n/a", "failed"]
@@ -33,6 +45,9 @@ class Counts(_Part):
     total, correct: test images, and those classified correctly without the trigger.
     hits: triggered test images classified as the target, all of them counted.
     nontarget, hits_nontarget: the same without the images whose true class is the target.
+    correct_triggered: those of nontarget that are classified correctly with the trigger. None in schema 1.
+    certified: images classified correctly without the trigger, with a certificate that no trigger changes that. None if
+        the evaluator certifies nothing.
     """
 
     total: int
@@ -40,23 +55,28 @@ class Counts(_Part):
     hits: int
     nontarget: int
     hits_nontarget: int
+    correct_triggered: int | None = None
+    certified: int | None = None
 
 
 class Metrics(_Part):
-    """Percentages. asr counts every triggered test image (the papers' definition), asr_nontarget leaves out the
-    images of the target class."""
+    """Percentages. asr counts every triggered test image (the papers' definition); asr_nontarget and ra leave out the
+    images of the target class. ra: robust accuracy, of images with the trigger. certified: of images without it."""
 
     acc: float
     asr: float
     asr_nontarget: float
+    ra: float | None = None
+    certified: float | None = None
 
 
 class Baseline(_Part):
-    """The clean encoder under the same task, evaluator, trigger and seed, in percent: CA and ASR-B."""
+    """The clean encoder under the same task, evaluator, trigger and seed, in percent: CA, ASR-B and its RA."""
 
     ca: float
     asr_b: float
     asr_b_nontarget: float
+    ra_b: float | None = None
 
 
 class Cost(_Part):
@@ -64,11 +84,25 @@ class Cost(_Part):
 
     image_forwards: a forward of one image is 1, its backward 2 (1 where no weight gets a gradient).
     seconds, cpu_seconds: wall and process CPU time.
+    memory, gpu_memory: bytes at most while it was computed, of the process and of the GPU; None if not measured.
     """
 
     seconds: float
     cpu_seconds: float
     image_forwards: int
+    memory: int | None = None
+    gpu_memory: int | None = None
+
+
+class Origin(_Part):
+    """Where the method of a stage came from: a distribution, its version, and sha256 of the module's source.
+
+    version: empty if the distribution has none. source: None for a module without source.
+    """
+
+    distribution: str
+    version: str
+    source: str | None
 
 
 class Entry(_Part):
@@ -95,6 +129,12 @@ class Entry(_Part):
     notes: list[str] = Field(default_factory=list, description="what a reader of the table must know, one line each")
     findings: dict[str, Any] = Field(default_factory=dict, description="what methods noted on their way, by kind")
     machine: dict[str, Any] = Field(default_factory=dict, description="device, threads and versions")
+    point: dict[str, Any] = Field(default_factory=dict, description="of a sweep: value by option; else empty")
+    precision: str | None = Field(None, description="fp32 or bf16")
+    plugins: dict[str, Origin] = Field(default_factory=dict, description="by kind of stage, of those with a method")
+    isolation: str | None = Field(None, description="what kept methods apart: none, all shared a process")
+    source: str | None = Field(None, description="anonymous name of the store and machine that computed it")
+    author: str = Field("", description="who ran it, in any words")
 
     @model_validator(mode="before")
     @classmethod
@@ -160,6 +200,18 @@ class Record(Entry):
     baseline_counts: Counts | None = None
     undefended: Metrics | None = Field(None, description="the same cell under no defense")
     reference: dict[str, Any] = Field(default_factory=dict, description="where the reference inputs come from")
+    predictions: str | None = Field(None, description="sha256 of the file of predictions beside the record")
+    _packed: bytes | None = PrivateAttr(None)
+
+    @property
+    def packed(self) -> bytes | None:
+        """The content of the file of predictions, as ``predictions.pack`` gives it."""
+        return self._packed
+
+    def with_packed(self, content: bytes) -> Self:
+        """The record with this content, whose digest it has."""
+        self._packed = content
+        return self
 
     def _parts(self) -> list[str]:
         task = f"{self.task}-{self.target}"

@@ -15,6 +15,7 @@ from benchbd.base.content import canonical
 from benchbd.base.errors import shown
 from benchbd.contract.roles import Role
 from benchbd.records.models import GATE
+from benchbd.records.predictions import unpack
 
 if TYPE_CHECKING:
     from benchbd.records.models import Baseline, Counts, DetectionRecord, Entry, Metrics, Record
@@ -49,6 +50,7 @@ def _of_cell(record: Record) -> Iterator[str]:
         if part is not None and own is not None:
             yield from _countable(name, part)
             yield from _following(label, own, name, part)
+    yield from _predicted(record)
     if record.undefended is not None:
         yield from _percentages("undefended", record.undefended)
     counted = record.metrics is not None and record.baseline is not None and record.undefended is not None
@@ -62,6 +64,30 @@ def _of_cell(record: Record) -> Iterator[str]:
             yield "undefended: differs from metrics, but no stage of the record is a defense"
         floor = record.baseline_counts
         yield from _gate(record, record.undefended.asr_nontarget - 100 * floor.hits_nontarget / floor.nontarget)
+
+
+def _predicted(record: Record) -> Iterator[str]:
+    """Predictions that are missing, or that the counts do not follow from as far as no labels are needed."""
+    counts, content = record.counts, record.packed
+    if record.schema_version > 1 and (record.predictions is None) != (counts is None):
+        yield f"{'predictions' if counts else 'counts'}: missing; counts and predictions go together"
+    if record.predictions is None or counts is None:
+        return
+    if content is None:
+        yield f"predictions: {record.predictions[:12]}, but there is no such file beside the record"
+        return
+    if (found := hashlib.sha256(content).hexdigest()) != record.predictions:
+        yield f"predictions: {record.predictions[:12]}, but the file beside the record has {found[:12]}"
+        return
+    try:
+        clean, triggered = unpack(content)
+    except ValueError as error:
+        yield f"predictions: the file beside the record is none: {error}"
+        return
+    hits = int((triggered == record.target).sum())
+    for field, value, told in (("total", counts.total, len(clean)), ("hits", counts.hits, hits)):
+        if value != told:
+            yield f"counts.{field}: {value}, but the predictions give {told}"
 
 
 def _of_inspection(record: DetectionRecord) -> Iterator[str]:
@@ -144,9 +170,13 @@ def _countable(name: str, counts: Counts) -> Iterator[str]:
         "correct": (0, counts.total, "total"),
         "hits_nontarget": (0, counts.nontarget, "nontarget"),
         "hits": (counts.hits_nontarget, counts.hits_nontarget + counts.total - counts.nontarget, ""),
+        "correct_triggered": (0, counts.nontarget - counts.hits_nontarget, "nontarget without hits_nontarget"),
+        "certified": (0, counts.correct, "correct"),
     }
     for field, (low, high, of) in bounds.items():
         value = getattr(counts, field)
+        if value is None:  # unknown
+            continue
         if value < low or (high is not None and value > high):
             span = f"at least {low}" if high is None else f"{low} to {high}{f' ({of})' if of else ''}"
             yield f"{name}.{field}: {value}; with the other counts it can be {span}"
@@ -154,15 +184,24 @@ def _countable(name: str, counts: Counts) -> Iterator[str]:
 
 def _following(label: str, percent: Metrics | Baseline, name: str, counts: Counts) -> Iterator[str]:
     """Percentages that are not those of their counts; both models name them in one order."""
-    pairs = [(counts.correct, counts.total), (counts.hits, counts.total), (counts.hits_nontarget, counts.nontarget)]
-    for (field, value), (part, whole) in zip(percent.model_dump().items(), pairs, strict=True):
-        if not abs(value - 100 * part / whole) <= _TOLERANCE:
+    pairs = [
+        (counts.correct, counts.total),
+        (counts.hits, counts.total),
+        (counts.hits_nontarget, counts.nontarget),
+        (counts.correct_triggered, counts.nontarget),
+        (counts.certified, counts.total),
+    ]
+    for (field, value), (part, whole) in zip(percent.model_dump().items(), pairs, strict=False):
+        if value is None or part is None:
+            if value is not part:
+                yield f"{label}.{field}: {value}, but {name} have {part} of {whole}"
+        elif not abs(value - 100 * part / whole) <= _TOLERANCE:
             yield f"{label}.{field}: {value}, but {name} give {100 * part / whole:.4f} ({part} of {whole})"
 
 
 def _percentages(label: str, percent: Metrics) -> Iterator[str]:
     for field, value in percent.model_dump().items():
-        if not 0 <= value <= 100:
+        if value is not None and not 0 <= value <= 100:
             yield f"{label}.{field}: {value} is no percentage"
 
 

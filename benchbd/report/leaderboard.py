@@ -18,7 +18,7 @@ import pandas as pd
 from benchbd.base.content import expanded
 from benchbd.base.errors import DataError, StoreError
 from benchbd.contract.roles import Role
-from benchbd.records.files import read_detections, read_records, write_records
+from benchbd.records.files import read_detections, read_records, remove_record, write_records
 from benchbd.records.models import DETECTIONS, DetectionRecord, Record
 from benchbd.records.places import check_board
 from benchbd.report import populations as detections
@@ -213,7 +213,7 @@ def build(
         kept = {*write_records(known, folder), *(write_records(detected, folder / DETECTIONS) if detected else ())}
         try:
             for path in sorted({*folder.glob("*.json"), *folder.glob(f"{DETECTIONS}/*.json")} - kept):
-                path.unlink()
+                remove_record(path)
             if not detection:  # of an earlier build
                 for name in tables:
                     (out / name).unlink(missing_ok=True)

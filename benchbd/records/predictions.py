@@ -1,0 +1,45 @@
+"""The predictions behind the counts of a record, as a file beside it. Nothing here imports torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+NAMES = ("clean", "triggered")
+
+_LARGEST = np.iinfo(np.int16).max
+
+
+def path_of(record: Path) -> Path:
+    """The file of predictions of a record's file."""
+    return record.with_name(f"{record.name.removesuffix('.json')}.safetensors")
+
+
+def pack(clean: NDArray[Any], triggered: NDArray[Any]) -> bytes:
+    """safetensors of the classes predicted for test images, without and with the trigger, both (N,).
+
+    int16 if that holds every class, else int64. Equal predictions give equal bytes.
+    """
+    arrays = dict(zip(NAMES, (clean, triggered), strict=True))
+    small = all(array.max(initial=0) <= _LARGEST for array in arrays.values())
+    return save({name: np.ascontiguousarray(array, np.int16 if small else np.int64) for name, array in arrays.items()})
+
+
+def unpack(content: bytes) -> tuple[NDArray[Any], NDArray[Any]]:
+    """What ``pack`` was given, as int64. ValueError if the content is nothing of the sort."""
+    try:
+        arrays = load(content)
+    except (SafetensorError, KeyError, TypeError) as error:
+        raise ValueError(f"no safetensors ({error})") from error
+    if sorted(arrays) != sorted(NAMES):
+        raise ValueError(f"holds {', '.join(sorted(arrays)) or 'nothing'}, not {' and '.join(NAMES)}")
+    clean, triggered = (arrays[name] for name in NAMES)
+    for name, array in arrays.items():
+        if array.dtype.kind != "i" or array.shape != (clean.size,):
+            raise ValueError(f"{name} is {array.dtype} {array.shape}, not int16 or int64 (N,)")
+    return clean.astype(np.int64), triggered.astype(np.int64)

@@ -1,0 +1,114 @@
+"""The predictions beside a record: equal bytes for equal predictions, and counts that follow from them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import save
+
+from benchbd import Predictions
+from benchbd.base.errors import DataError
+from benchbd.contract.registry import Registry
+from benchbd.records.counts import count
+from benchbd.records.files import read_records, write_records
+from benchbd.records.predictions import pack, path_of, unpack
+from benchbd.report.leaderboard import build
+
+from .boards import Tiny
+from .records_factory import make_record
+
+
+@pytest.mark.parametrize(("largest", "size"), [(9, 2), (32_767, 2), (32_768, 8)])
+def test_predictions_come_back_from_few_bytes(largest: int, size: int) -> None:
+    clean, triggered = np.arange(5), np.array([0, largest, 1, 2, 3])
+    content = pack(clean, triggered)
+    assert content == pack(clean.copy(), triggered.astype(np.int32))
+    header = int.from_bytes(content[:8], "little")
+    assert len(content) == 8 + header + 2 * 5 * size
+    for own, back in zip((clean, triggered), unpack(content), strict=True):
+        assert back.dtype == np.int64
+        assert own.tolist() == back.tolist()
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"", "no safetensors"),
+        (b"\x00" * 40, "no safetensors"),
+        (save({"clean": np.arange(3)}), "holds clean, not clean and triggered"),
+        (save({"clean": np.arange(3), "triggered": np.arange(4)}), r"triggered is int64 \(4,\), not int16 or int64"),
+        (save({"clean": np.arange(3.0), "triggered": np.arange(3)}), r"clean is float64 \(3,\)"),
+        (save({"clean": np.array(3), "triggered": np.array(4)}), r"is int64 \(\), not int16"),
+    ],
+)
+def test_what_is_no_file_of_predictions_is_said(content: bytes, problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        unpack(content)
+
+
+def test_counts_follow_from_the_predictions_of_a_run(tmp_path: Path, registry: Registry) -> None:
+    tiny = Tiny(tmp_path, registry)
+    session = tiny.session(defenses=("none",))
+    session.run()
+    labels = session.library.load("task", "test").labels
+    assert labels is not None
+    for record in read_records(tiny.store / "records" / "tiny"):
+        assert record.packed is not None
+        clean, triggered = map(torch.from_numpy, unpack(record.packed))
+        assert count(Predictions(clean, triggered), labels, record.target) == record.counts
+        assert record.counts.correct_triggered is not None
+        assert record.metrics is not None
+        assert record.metrics.ra == pytest.approx(
+            100 * record.counts.correct_triggered / record.counts.nontarget, abs=1e-4
+        )
+        assert record.baseline is not None
+        assert record.baseline.ra_b is not None
+
+
+def fake(content: bytes) -> dict[str, Any]:
+    return {"predictions": hashlib.sha256(content).hexdigest()}
+
+
+def test_a_file_that_is_not_that_of_the_record_is_refused(tmp_path: Path) -> None:
+    (path,) = write_records([make_record()], tmp_path)
+    kept, text = path_of(path).read_bytes(), path.read_text()
+    other = kept[:-1] + bytes([kept[-1] ^ 1])
+    short = pack(np.zeros(3, int), np.zeros(3, int))
+    unhit = pack(np.zeros(20_000, int), np.zeros(20_000, int))
+    for content, fields, wrong in (
+        (other, {}, r"predictions: \w{12}, but the file beside the record has \w{12}"),
+        (None, {}, r"predictions: \w{12}, but there is no such file beside the record"),
+        (b"x", fake(b"x"), "predictions: the file beside the record is none: no safetensors"),
+        (short, fake(short), "counts.total: 20000, but the predictions give 3"),
+        (unhit, fake(unhit), "counts.hits: 19800, but the predictions give 0"),
+        (kept, {"predictions": None}, "predictions: missing; counts and predictions go together"),
+    ):
+        path_of(path).unlink(missing_ok=True)
+        if content is not None:
+            path_of(path).write_bytes(content)
+        path.write_text(json.dumps(json.loads(text) | fields))
+        with pytest.raises(DataError, match=wrong):
+            read_records(tmp_path)
+
+
+def test_a_record_without_counts_has_no_predictions(tmp_path: Path) -> None:
+    write_records([make_record()], tmp_path)
+    (path,) = write_records([make_record(metrics=None, status="failed", reason="x")], tmp_path)
+    assert list(tmp_path.iterdir()) == [path]
+    (record,) = read_records(tmp_path)
+    assert record.predictions is None
+
+
+def test_predictions_go_with_their_record_into_a_leaderboard(tmp_path: Path) -> None:
+    first, second = make_record(), make_record("none", metrics=(82.0, 5.0, 3.0))
+    build("demo", [first, second], tmp_path)
+    folder = tmp_path / "records"
+    assert read_records(folder) == [first, second]
+    build("demo", [first], tmp_path)
+    assert {path.name for path in folder.iterdir()} == {first.name, path_of(folder / first.name).name}
