@@ -38,6 +38,7 @@ from .contract.pretraining import Pretraining as Pretraining
 from .contract.resnet import Take as Take
 from .contract.roles import Role as Role
 from .contract.trigger import Trigger as Trigger
+from .contract.trigger_function import TriggerFunction as TriggerFunction
 from .data.pictures import blank_images as blank_images
 from .data.pictures import decode_images as decode_images
 from .data.pictures import resize_images as resize_images

@@ -19,6 +19,7 @@ from typing import Annotated, Any, get_args, get_origin
 
 import click
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 from tabulate import tabulate
 
 import benchbd
@@ -152,6 +153,12 @@ def _table(heading: str, cls: type[BaseModel]) -> str:
     return "\n\n".join([f"#### {heading}", inspect.getdoc(cls) or "", _fields(cls, head="field")])
 
 
+def _default(info: FieldInfo, default: Any) -> str:
+    """A default as a cell of a table; of a part with fields of its own, whose defaults stand in a table of its own, a
+    dash, as of what has none."""
+    return "-" if info.is_required() or isinstance(info.default, BaseModel) else f"`{json.dumps(default)}`"
+
+
 def _fields(cls: type[BaseModel], head: str = "option") -> str:
     """A Markdown table of a model's fields; empty where it has none."""
     rows = [
@@ -159,7 +166,7 @@ def _fields(cls: type[BaseModel], head: str = "option") -> str:
             f"`{field['name']}`",
             _cell(field["type"]),
             field["bounds"],
-            f"`{json.dumps(field['default'])}`" if not cls.model_fields[field["name"]].is_required() else "-",
+            _default(cls.model_fields[field["name"]], field["default"]),
             field["help"],
         ]
         for field in fields_of(cls)

@@ -52,6 +52,8 @@ def list_(axis: str | None, data_root: Path | None, as_json: bool) -> None:
         say(json.dumps(axes, indent=1))
         return
     for name, methods in axes.items():
+        if not methods:
+            continue
         say(f"{name}")
         for method in methods:
             if name == "board":

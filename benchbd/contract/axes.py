@@ -74,6 +74,7 @@ AXES: tuple[Axis, ...] = (
         option="Pre-training method.",
         letter="M",
     ),
+    Axis("trigger", "triggers", "TriggerFunction", ("stamp",)),
     Axis(
         "attack",
         "attacks",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from benchbd.contract.evaluator import Evaluator
     from benchbd.contract.observed import ObservedRecord, ObservedStage
     from benchbd.contract.pretraining import Pretraining
+    from benchbd.contract.trigger_function import TriggerFunction
 
 hookspec = pluggy.HookspecMarker("benchbd")
 
@@ -37,6 +38,14 @@ def benchbd_datasets() -> list[type[Dataset]]:  # type: ignore[empty-body]
 @hookspec
 def benchbd_pretrainings() -> list[type[Pretraining]]:  # type: ignore[empty-body]
     """Return the pre-training classes of this plugin. Called once, when the registry is built."""
+
+
+@hookspec
+def benchbd_triggers() -> list[type[TriggerFunction]]:  # type: ignore[empty-body]
+    """Return the trigger classes of this plugin. Called once, when the registry is built.
+
+    A trigger that is a pattern needs no plugin: a board draws it or reads it from a file.
+    """
 
 
 @hookspec

@@ -8,6 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from benchbd.contract.content import Content
 
+TriggerKind = Literal["patch", "blend", "add", "noise", "function"]
+"""The kinds of trigger; ``benchbd.Trigger`` says what each makes of an image."""
+
 
 class _Table(BaseModel):
     """late: fields that an identity leaves out while they have their default, as ``Method.late``."""
@@ -17,26 +20,67 @@ class _Table(BaseModel):
 
 
 class TriggerSpec(_Table):
-    """The trigger of a board: a uniform square, or a file: the released npz, a PNG or a .npy.
+    """The trigger of a board: a kind, and a pattern or a file: the released npz, a PNG or a .npy.
 
-    fixed: the papers' corner, or where the file has the patch. center: the square in the middle. random: every image
-    gets the patch at a place of its own, as in the official BASSL; an attack that poisons images may keep it nearer to
-    their middle.
+    kind: what the trigger does to the pixels that it covers. patch replaces them; blend mixes the pattern in by its
+    opacity; add adds it; noise mixes in gray noise that is drawn anew for every image; function is a plugin's.
+
+    pattern: white, a square with a margin of one pixel. grid, the 3x3 pattern of supervised BadNets, flush with the
+    corner. four_corner, four such patterns in the corners. random_pixel, one gray value a pixel, drawn by ``seed``.
+    blocks, 5x5 blocks of random colours, drawn by ``seed``. frequency, of kind add alone: CTRL's waves over the whole
+    image. Larger patterns repeat the pixels of these. Kind add scales a pattern's white to ``magnitude``.
+
+    position: fixed, the papers' corner, or the place that the file has the patch at. center: in the middle. random:
+    every image gets the patch at a place of its own, as in the official BASSL; an attack that poisons images may keep
+    it nearer to their middle.
     """
 
-    size: int = Field(10, ge=0, description="side of the white square in pixels")
+    kind: TriggerKind = Field("patch", description="what becomes of the pixels under the trigger")
+    pattern: Literal["white", "grid", "four_corner", "random_pixel", "blocks", "frequency"] = Field(
+        "white", description="what is drawn, if there is no file"
+    )
+    size: int = Field(10, ge=0, description="side of the square, or of each of the four, in pixels")
     file: Content | None = Field(None, description="a file instead: npz (t, tm), PNG or npy")
     position: Literal["fixed", "center", "random"] = Field("fixed", description="where the patch goes in each image")
+    opacity: float = Field(0.2, gt=0, le=1, description="share of the trigger in a pixel, of kinds blend and noise")
+    magnitude: int = Field(50, ge=-255, le=255, description="what kind add adds at most, or to each DCT coefficient")
+    seed: int = Field(0, ge=0, le=1_000_000_000, description="what random_pixel and blocks are drawn by")
+    function: str | None = Field(None, description="name of the plugin's trigger, of kind function")
 
     @model_validator(mode="after")
-    def _movable(self) -> Self:
+    def _fits(self) -> Self:
+        """A ValueError for an option that a trigger of this kind, pattern or file does not have."""
+        if self.kind == "function" and self.function is None:
+            raise ValueError("kind function needs the name of a plugin's trigger, as in function = 'warp'")
+        drawn = self.kind in ("patch", "blend", "add") and self.file is None
+        waves = drawn and self.pattern == "frequency"
+        if waves and self.kind != "add":
+            raise ValueError(f"pattern frequency is for kind add, not for kind {self.kind}")
         if self.file is not None and self.position == "center":
             raise ValueError("position center is for the square: a file says itself where its patch is")
+        applies = {
+            "function": ("kind function", self.kind == "function"),
+            "file": ("kinds patch, blend and add", self.kind in ("patch", "blend", "add")),
+            "pattern": ("kinds patch, blend and add without a file", drawn),
+            "opacity": ("kinds blend and noise", self.kind in ("blend", "noise")),
+            "magnitude": ("kind add without a file", drawn and self.kind == "add"),
+            "seed": ("patterns random_pixel and blocks", drawn and self.pattern in ("random_pixel", "blocks")),
+            "size": ("patterns that have a side", self.kind != "function" and not waves),
+            "position": (
+                "patches that can move",
+                self.kind != "function" and not waves and not (drawn and self.pattern == "four_corner"),
+            ),
+        }
+        for field, (whose, right) in applies.items():
+            if not right and getattr(self, field) != type(self).model_fields[field].default:
+                own = f"pattern {self.pattern}" if drawn and self.pattern != "white" else f"kind {self.kind}"
+                own += "" if self.file is None else " with a file"
+                raise ValueError(f"{field} is for {whose}, not for {own}; leave it out")
         return self
 
     @property
     def wander(self) -> tuple[float, float] | None:
-        """The part of the sides of a test image that the patch stays within; None where its position is fixed."""
+        """The part of the sides of a test image that the patch stays within; None if its position is fixed."""
         return (0.10, 0.90) if self.position == "random" else None
 
 

@@ -3,43 +3,101 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from PIL import Image
+from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
 from benchbd.base.arrays import Array, picture_or_array, read_npz
-from benchbd.base.content import expanded
-from benchbd.base.errors import DataError, UsageError
+from benchbd.base.content import canonical, expanded
+from benchbd.base.errors import DataError, PluginError, UnknownNameError, UsageError
 from benchbd.contract.images import ImageSet, content_digest
+from benchbd.contract.method import build, identity_of
+from benchbd.contract.specs import TriggerKind
+from benchbd.contract.trigger_file import read_trigger
+from benchbd.contract.trigger_function import TriggerFunction, stamped_by
 
 log = logging.getLogger("benchbd")
+
+KINDS: tuple[TriggerKind, ...] = get_args(TriggerKind)
+
+PART = 256  # images that are blended at a time: their doubles take eight times the memory of their pixels
+
+NO_FUNCTIONS: Mapping[str, type[TriggerFunction]] = MappingProxyType({})
+
+
+class _Function(BaseModel):
+    name: str
+    version: str
+    options: dict[str, Any]
+
+
+class _Said(BaseModel):
+    """The JSON of a trigger's parts."""
+
+    kind: TriggerKind
+    opacity: float = 1.0
+    wander: tuple[float, float] | None = None
+    function: _Function | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Trigger:
-    """A universal patch that replaces pixels: ``x * keep + pattern`` on uint8 images.
+    """What an attacker puts on uint8 images: the pixels of ``keep`` stay, and each other pixel x becomes, by kind,
 
-    pattern: uint8 (3, H, W), 0 wherever the image is kept.
+    patch: the pattern's pixel p.
+    blend: (1 - opacity) * x + opacity * p.
+    add: x + p.
+    noise: (1 - opacity) * x + opacity * n, with n one uniform integer of 0..255 a pixel, equal in all channels, drawn
+        anew for every image.
+    function: what the ``stamp`` of a plugin's class makes of it.
+
+    Results are clipped to 0..255; fractions are cut off, as NumPy's cast to uint8 does.
+
+    pattern: uint8 (3, H, W), 0 wherever the image is kept; int16, -255..255, of ``add``; all 0 of ``noise`` and
+        ``function``.
     keep: bool (3, H, W), True where the image stays.
     wander: None for a patch that stays where ``pattern`` has it. With (a, b), 0 <= a <= b <= 1, every image gets the
         patch at a place of its own: the top row of its box is uniform over int(a * H) .. int(b * H - height), both
-        included, the left column likewise. Where that range is empty it is its lower end, and never so far down or
-        right that a part of the patch were lost.
+        included, the left column likewise. If that range is empty, the lower end is used, clipped so that the whole
+        patch stays inside the image. A ``function`` does not wander.
+    opacity: 0 < opacity <= 1; below 1 of ``blend`` and ``noise`` alone.
+    function: of kind ``function`` alone.
+
+    UsageError if these do not go together.
     """
 
     pattern: Tensor
     keep: Tensor
     wander: tuple[float, float] | None = None
+    kind: TriggerKind = "patch"
+    opacity: float = 1.0
+    function: TriggerFunction | None = None
 
     def __post_init__(self) -> None:
         if self.wander is not None and not 0 <= self.wander[0] <= self.wander[1] <= 1:
             low, high = self.wander
             raise UsageError(f"a trigger wanders within 0 <= low <= high <= 1 of the image, not ({low:g}, {high:g})")
+        if self.kind not in KINDS:
+            raise UnknownNameError("kind of trigger", str(self.kind), KINDS)
+        if not 0 < self.opacity <= 1 or (self.opacity < 1 and self.kind not in ("blend", "noise")):
+            raise UsageError(
+                f"the opacity of a {self.kind} trigger is 1, and above 0 of blend and noise, not {self.opacity:g}"
+            )
+        if (self.function is not None) != (self.kind == "function"):
+            raise UsageError("a trigger has a function if its kind is function, and only then")
+        if self.function is not None and self.wander is not None:
+            raise UsageError("a trigger of kind function does not wander: the function itself chooses what it changes")
+        if self.pattern.dtype != (right := torch.int16 if self.kind == "add" else torch.uint8):
+            raise UsageError(f"the pattern of kind {self.kind} is {right}, not {self.pattern.dtype}")
 
     @classmethod
     def square(cls, size: int = 10, image_size: int = 32, *, center: bool = False) -> Trigger:
@@ -58,52 +116,96 @@ class Trigger:
         return cls(pattern=torch.where(keep, 0, 255).to(torch.uint8), keep=keep)
 
     @classmethod
-    def load(cls, path: str | Path, image_size: int = 32) -> Trigger:
-        """A patch from a file, which is told by what is in it.
+    def by(cls, function: TriggerFunction, image_size: int = 32) -> Trigger:
+        """The trigger that a plugin's function stamps on images of ``image_size``."""
+        shape = (3, image_size, image_size)
+        pattern, keep = torch.zeros(shape, dtype=torch.uint8), torch.zeros(shape, dtype=torch.bool)
+        return cls(pattern, keep, kind="function", function=function)
+
+    @classmethod
+    def load(
+        cls, path: str | Path, image_size: int = 32, functions: Mapping[str, type[TriggerFunction]] = NO_FUNCTIONS
+    ) -> Trigger:
+        """A trigger from a file, which is told by what is in it.
 
         npz: ``t`` (pattern) and ``tm`` (1 = keep) of the images' size, (1, H, W, 3) or (H, W, 3), integer or float. A
-            release that repeats its trigger once per reference, (r, H, W, 3), holds one.
+            release that repeats its trigger once per reference, (r, H, W, 3), holds one. It is a patch, unless
+            ``save`` wrote a trigger of another kind.
         PNG, npy: (H, W, 4) with alpha, 0 where the image is kept and 255 where it is replaced; or (H, W, 3), of which
-            black is kept, as in ``t``, where it has the size of the images, and which else replaces all it covers. A
+            black is kept, as in ``t``, if it has the size of the images, and which else replaces all it covers. A
             patch smaller than images of ``image_size`` goes where ``square`` has its corner.
-        DataError where it is anything else, several triggers, too large, empty, or in units of 0..1.
+        functions: the classes of trigger functions by name, for a file of kind ``function``.
+        DataError if it is anything else, several triggers, too large, empty, or in units of 0..1.
         """
-        path = expanded(path)
-        image = picture_or_array(path)
-        arrays = read_npz(path, "t", "tm") if image is None else _laid_out(path, _only(path, image), image_size)
-        t, tm = (_only(path, arrays[name]) for name in ("t", "tm"))
-        if t.shape != tm.shape or t.ndim != 3 or t.shape[-1] != 3 or t.shape[0] != t.shape[1] or not t.size:
-            raise DataError(f"{path}: t and tm must both be (1, H, H, 3) or (H, H, 3), not {t.shape} and {tm.shape}")
-        if not (np.isin(tm, (0, 1)).all() and np.isin(t, np.arange(256)).all()):
-            raise DataError(f"{path}: tm must hold only 0 and 1 and t only integers 0..255")
-        keep = torch.from_numpy(tm.astype(bool)).permute(2, 0, 1).contiguous()
-        pattern = torch.from_numpy(t.astype(np.uint8)).permute(2, 0, 1).contiguous()
-        if pattern[keep].any():
-            raise DataError(f"{path}: t must be 0 wherever tm is 1, since the stamp adds it to the image")
-        if keep.all():
-            raise DataError(
-                f"{path}: a trigger that replaces no pixel: nothing is 0 in tm, opaque in alpha or not black"
-            )
-        if t.dtype.kind in "bf" and pattern.max() == 1:  # white in these units, and all but black in ours
-            raise DataError(f"{path}: t must be in units of 0..255, not of 0..1: its largest value is 1")
-        return cls(pattern=pattern, keep=keep)
+        said, tensors = read_trigger(expanded(path), image_size)
+        return cls.from_parts(said, tensors, functions)
 
     def save(self, path: str | Path) -> None:
-        """Write the released format: ``t`` float64 and ``tm`` int64, both (1, H, W, 3).
+        """Write the released format: ``t`` float64 and ``tm`` int64, both (1, H, W, 3); if it is no patch, also
+        ``parts``, the JSON of ``to_parts``.
 
         It has no place for ``wander``: a file is a patch, and whether it wanders is said where it is used.
         """
         t, tm = (a.permute(1, 2, 0)[None].cpu().numpy() for a in (self.pattern, self.keep))
-        np.savez(expanded(path), t=t.astype(np.float64), tm=tm.astype(np.int64), info=np.array(["trigger", "replace"]))
+        said, _ = replace(self, wander=None).to_parts()
+        info = np.array(["trigger", "replace" if self.kind == "patch" else self.kind])
+        arrays: dict[str, Any] = {"t": t.astype(np.float64), "tm": tm.astype(np.int64), "info": info}
+        if self.kind != "patch":
+            arrays["parts"] = np.array(canonical(said))
+        np.savez(expanded(path), **arrays)
+
+    def to_parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """The trigger as plain data, JSON and tensors: what another process makes the same trigger of."""
+        function = None
+        if self.function is not None:
+            identity = identity_of(self.function)
+            options = self.function.model_dump(mode="json")
+            function = {"name": identity["name"], "version": identity["version"], "options": options}
+        wander = None if self.wander is None else list(self.wander)
+        said = {"kind": self.kind, "opacity": self.opacity, "wander": wander, "function": function}
+        return said, {"pattern": self.pattern, "keep": self.keep}
+
+    @classmethod
+    def from_parts(
+        cls,
+        said: Mapping[str, Any],
+        tensors: Mapping[str, Tensor],
+        functions: Mapping[str, type[TriggerFunction]] = NO_FUNCTIONS,
+    ) -> Trigger:
+        """The trigger that ``to_parts`` took apart. functions: the classes of trigger functions by name.
+
+        UnknownNameError if the function is not among them, PluginError if its version is another.
+        """
+        try:
+            parts = _Said.model_validate(dict(said))
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            raise DataError(f"the parts of a trigger: {place}: {first['msg'].lower()}") from error
+        function = None
+        if (named := parts.function) is not None:
+            if named.name not in functions:
+                raise UnknownNameError("trigger", named.name, functions)
+            function = build(functions[named.name], named.options, named.name)
+            if (version := identity_of(function)["version"]) != named.version:
+                raise PluginError(
+                    f"trigger {named.name}: version {version} is installed, the data are of {named.version}"
+                )
+        return cls(tensors["pattern"], tensors["keep"], parts.wander, parts.kind, parts.opacity, function)
 
     @property
     def size(self) -> int:
         """Height (and width) of the images it fits."""
         return self.pattern.shape[-1]
 
+    @property
+    def draws(self) -> bool:
+        """Whether ``stamp`` draws random numbers: places, noise, or whatever a function draws."""
+        return self.wander is not None or self.kind in ("noise", "function")
+
     @cached_property
     def box(self) -> tuple[int, int, int, int] | None:
-        """(top, left, bottom, right), inclusive, of the pixels that ``pattern`` replaces; None for an empty trigger.
+        """(top, left, bottom, right), inclusive, of the pixels that are not kept; None for an empty trigger.
 
         Of one that wanders, only height and width of this box hold on an image.
         """
@@ -114,9 +216,15 @@ class Trigger:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 over pattern and mask as arrays, and ``wander`` if any: two files of one trigger have one digest."""
-        place = () if self.wander is None else (f"wander {float(self.wander[0])!r} {float(self.wander[1])!r}",)
-        return content_digest(torch.stack([self.pattern, self.keep.to(torch.uint8)]), None, ("trigger", *place))
+        """sha256 over pattern and mask as arrays, and over what else it is: equal triggers have equal digests.
+
+        The text grows only with what a fixed patch has not, so that digests of patches stay what they were.
+        """
+        said = [] if self.kind == "patch" else [f"kind {self.kind}"]
+        said += [f"opacity {float(self.opacity)!r}"] if self.kind in ("blend", "noise") else []
+        said += [] if self.function is None else [f"function {canonical(identity_of(self.function))}"]
+        said += [] if self.wander is None else [f"wander {float(self.wander[0])!r} {float(self.wander[1])!r}"]
+        return content_digest(torch.stack([self.pattern, self.keep.to(self.pattern.dtype)]), None, ("trigger", *said))
 
     def to(self, device: torch.device | str) -> Trigger:
         return replace(self, pattern=self.pattern.to(device), keep=self.keep.to(device))
@@ -124,39 +232,64 @@ class Trigger:
     def copy(self, device: torch.device | str) -> Trigger:
         """The same trigger with its own storage: whoever writes to it changes nobody else's."""
         pattern, keep = (a.to(device, copy=True) for a in (self.pattern, self.keep))
-        return Trigger(pattern, keep, self.wander)
+        function = None if self.function is None else self.function.model_copy(deep=True)
+        return Trigger(pattern, keep, self.wander, self.kind, self.opacity, function)
 
     def within(self, low: float, high: float) -> Trigger:
-        """The same patch, wandering within ``low`` .. ``high`` of the image's sides."""
+        """The same trigger, wandering within ``low`` .. ``high`` of the image's sides."""
         return replace(self, wander=(low, high))
 
     def stamp(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """A stamped copy of uint8 (..., 3, H, W) images.
 
-        generator: where a trigger that wanders draws its places from, two numbers an image; any other leaves it alone.
-        UsageError where the images have another size, or a trigger wanders without a generator.
+        generator: where a trigger that ``draws`` draws from: first the places, two numbers an image, then the noise.
+            Any other leaves it alone.
+        UsageError if the images have another size, or if a trigger that draws gets no generator.
         """
         if pixels.shape[-2:] != self.pattern.shape[-2:]:
             raise UsageError(
                 f"a trigger for {self.size}x{self.size} images does not fit images of "
                 f"{pixels.shape[-2]}x{pixels.shape[-1]}"
             )
-        if self.wander is None:
+        if self.kind == "patch" and self.wander is None:
             return torch.where(self.keep.to(pixels.device), pixels, self.pattern.to(pixels.device))
-        if generator is None:
-            raise UsageError("a trigger at random places needs a generator to draw them from")
+        if self.draws and generator is None:
+            drawn = "at random places" if self.wander is not None else f"of kind {self.kind}"
+            raise UsageError(f"a trigger {drawn} needs a generator to draw from")
         stamped = pixels.reshape(-1, *self.pattern.shape).clone()
         if self.box is not None and len(stamped):
             top, left, bottom, right = self.box
             part = (..., slice(top, bottom + 1), slice(left, right + 1))
-            pattern, keep = (a[part].permute(1, 2, 0).to(pixels.device) for a in (self.pattern, self.keep))
-            rows, columns = (self._places(len(stamped), side, generator).to(pixels.device) for side in keep.shape[:2])
-            image = torch.arange(len(stamped), device=pixels.device)[:, None, None]
-            box = (image, slice(None), rows[:, :, None], columns[:, None, :])  # indexes as (N, height, width, 3)
-            stamped[box] = torch.where(keep, stamped[box], pattern)
+            pattern, keep = (a[part].to(pixels.device) for a in (self.pattern, self.keep))
+            box = part if generator is None or self.wander is None else self._places(stamped, keep, generator)
+            before = stamped[box]
+            stamped[box] = torch.where(keep, before, self._after(before, pattern, generator))
         return stamped.view(pixels.shape)
 
-    def _places(self, count: int, side: int, generator: torch.Generator) -> Tensor:
+    def _after(self, before: Tensor, pattern: Tensor, generator: torch.Generator | None) -> Tensor:
+        """What becomes of pixels, uint8 (N, 3, h, w), that nothing keeps, under a pattern of (3, h, w)."""
+        if self.kind == "patch":
+            return pattern
+        if self.kind == "add":
+            return (before + pattern).clamp(0, 255).to(torch.uint8)  # in int16, as the pattern
+        if generator is not None and self.function is not None:
+            return stamped_by(self.function, before, generator)
+        if generator is not None and self.kind == "noise":
+            shape, device = (len(before), 1, *pattern.shape[1:]), generator.device
+            pattern = torch.randint(256, shape, dtype=torch.uint8, generator=generator, device=device)
+        patterns = pattern.to(before.device).expand(len(before), -1, -1, -1)
+        parts = zip(before.split(PART), patterns.split(PART), strict=True)
+        return torch.cat([_blended(x, p, self.opacity) for x, p in parts])
+
+    def _places(self, images: Tensor, keep: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """An index of each image's box, at a place of its own: it picks (N, 3, height, width) of ``images``."""
+        count, device = len(images), images.device
+        rows, columns = (self._drawn(count, side, generator).to(device) for side in keep.shape[1:])
+        image = torch.arange(count, device=device)[:, None, None, None]
+        channel = torch.arange(len(keep), device=device)[:, None, None]
+        return image, channel, rows[:, None, :, None], columns[:, None, None, :]
+
+    def _drawn(self, count: int, side: int, generator: torch.Generator) -> Tensor:
         """Rows, or columns, of a patch that is ``side`` long, one draw an image: int64 (count, side)."""
         assert self.wander is not None
         # Rounded first, since 0.29 * 100 is 28.999999999999996.
@@ -168,6 +301,11 @@ class Trigger:
     def stamped(self, images: ImageSet, generator: torch.Generator | None = None) -> ImageSet:
         """``images`` with every picture stamped, as ``stamp`` does; labels stay."""
         return replace(images, pixels=self.stamp(images.pixels, generator))
+
+
+def _blended(pixels: Tensor, pattern: Tensor, opacity: float) -> Tensor:
+    """In doubles, one rounding a step, as NumPy: the same pixels on every device."""
+    return ((1 - opacity) * pixels.double() + opacity * pattern.double()).clamp(0, 255).to(torch.uint8)
 
 
 def load_references(path: str | Path, label: int, size: int) -> Tensor:
@@ -191,39 +329,6 @@ def load_references(path: str | Path, label: int, size: int) -> Tensor:
     if label not in y:
         raise DataError(f"{path}: no reference of class {label}; it has {sorted(set(y.tolist()))}")
     return torch.from_numpy(x[y == label]).permute(0, 3, 1, 2).contiguous()
-
-
-def _only(path: Path, array: Array) -> Array:
-    """The one entry of (r, H, W, C), repeated where r > 1; the array itself where it has no such axis."""
-    if array.ndim != 4 or not len(array):
-        return array
-    for number in range(1, len(array)):
-        if not np.array_equal(array[number], array[0]):
-            raise DataError(
-                f"{path}: {len(array)} triggers in one file, and number {number} is not number 0: "
-                "give each task a file of its own"
-            )
-    only: Array = array[0]
-    return only
-
-
-def _laid_out(path: Path, patch: Array, size: int) -> dict[str, Array]:
-    """A patch, (h, w, 3) or (h, w, 4) with alpha, as ``t`` and ``tm`` of images of ``size``."""
-    if patch.ndim != 3 or patch.shape[-1] not in (3, 4) or not patch.size or max(patch.shape[:2]) > size:
-        raise DataError(f"{path}: a trigger is (H, W, 3) or (H, W, 4) of at most {size}x{size}, not {patch.shape}")
-    replaced: Array = np.ones(patch.shape[:2], bool)
-    if patch.shape[-1] == 4:
-        if not np.isin(patch[..., 3], (0, 255)).all():
-            raise DataError(f"{path}: alpha must be 0 (keep the image) or 255 (replace it): a trigger does not blend")
-        replaced = patch[..., 3] == 255
-    elif patch.shape[:2] == (size, size):
-        replaced = patch.max(-1) > 0
-    t, tm = np.zeros((size, size, 3), patch.dtype), np.ones((size, size, 3), bool)
-    # As of the square: one pixel from the lower right corner.
-    box = tuple(slice(start := max(0, size - side - 1), start + side) for side in patch.shape[:2])
-    t[box] = patch[..., :3] * replaced[..., None]
-    tm[box] = ~replaced[..., None]
-    return {"t": t, "tm": tm}
 
 
 def _resized(path: Path, image: Array, size: int) -> Array:

@@ -14,11 +14,13 @@ from benchbd.contract.detection import Detection
 from benchbd.contract.evaluator import Evaluator
 from benchbd.contract.images import content_digest
 from benchbd.contract.method import Method
+from benchbd.contract.patterns import WORDS, described, make_trigger
 from benchbd.contract.pretraining import Pretraining, architecture_of, check_size
 from benchbd.contract.registry import Registry
 from benchbd.contract.roles import Role
 from benchbd.contract.specs import ReferenceSpec, TriggerSpec
 from benchbd.contract.trigger import Trigger, load_references
+from benchbd.contract.trigger_function import TriggerFunction
 from benchbd.data.entries import ABSENT, SplitInfo
 from benchbd.data.library import DataLibrary
 from benchbd.planning.board import Board, Row
@@ -54,18 +56,6 @@ class _Line(NamedTuple):
     row: Row
     tasks: list[str]
     departures: Sequence[str]
-
-
-def _described(trigger: Trigger) -> dict[str, Any]:
-    """A trigger by its content, in the words of ``TriggerSpec``; one that is no square has its digest as its file."""
-    patch = replace(trigger, wander=None)
-    top, _, bottom, _ = trigger.box or (0, 0, -1, -1)
-    size = min(bottom - top + 1, trigger.size - 1)
-    places = {"fixed": False, "center": True} if trigger.wander is None else {"random": False}
-    for position, center in places.items():
-        if patch.digest == Trigger.square(size, trigger.size, center=center).digest:
-            return {"size": size, "position": position, "file": None}
-    return {"position": next(iter(places)), "file": patch.digest[:12]}
 
 
 class _Planner:
@@ -206,6 +196,8 @@ class _Planner:
         defenses = self.settings.methods(Mitigation, [*controls, *asked[1]])
         evaluators = self.settings.methods(Evaluator, self._asked("evaluator"))
         detections = self.settings.methods(Detection, self._asked("detection"))
+        specs = [self.settings.trigger, *(spec for row in board.rows for spec in row.triggers or ())]
+        self.settings.methods(TriggerFunction, [spec.function for spec in specs if spec.function is not None])
         self.settings.reject_unused()
         cells: list[Cell] = []
         inspections: dict[tuple[str, str], Inspection] = {}
@@ -360,20 +352,18 @@ class _Planner:
         """In what the trigger of an evaluation is not the board's; only a board whose rows have none can have others.
         By content: a file that holds the board's trigger is the board's, and equal files are equal wherever they lie.
         """
+        own = [] if trigger.function is None else self.settings.departures(trigger.function)
         if self.settings.trigger == self.board.trigger:
-            return ()
-        board = self._trigger(self.board.trigger, trigger.size)
-        return differences("trigger", _described(board), _described(trigger)).values()
+            return own
+        spec, board = self.settings.trigger, self._trigger(self.board.trigger, trigger.size)
+        if trigger.digest == board.digest:
+            return own
+        theirs = WORDS | described(self.board.trigger, board)
+        return [*differences("trigger", theirs, described(spec, trigger)).values(), *own]
 
     def _trigger(self, spec: TriggerSpec, image_size: int) -> Trigger:
-        square = Trigger.square(spec.size, image_size, center=spec.position == "center")
-        trigger = Trigger.load(spec.file, image_size) if spec.file is not None else square
-        trigger = replace(trigger, wander=spec.wander)
-        if trigger.size != image_size:
-            raise UsageError(
-                f"the trigger is for {trigger.size}x{trigger.size} images, these are {image_size}x{image_size}"
-            )
-        return trigger
+        names = [] if spec.function is None else [spec.function]
+        return make_trigger(spec, image_size, *self.settings.methods(TriggerFunction, names))
 
     def _pretrain(self, name: str, seed: int) -> Stage:
         seed = seed if self.board.pretrain_seed is None else self.board.pretrain_seed
