@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from benchbd import DataError, ImageSet, Trigger, UsageError
+from benchbd.base import arrays
 from benchbd.base.arrays import read_npz
 from benchbd.contract.images import to_float
 from benchbd.contract.trigger import load_references
@@ -519,3 +521,19 @@ def test_the_transparency_of_a_reference_is_left_out_and_said(tmp_path: Path, ca
     clear = save_png(tmp_path / "clear.png", large)
     assert torch.equal(load_references(clear, 1, 32), plain)
     assert caplog.messages[0] == f"{clear}: transparency is left out; the colours below it are read"
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_a_large_array_is_read_to_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save: Any) -> None:
+    monkeypatch.setattr(arrays, "LARGE", 1000)
+    rows = np.random.default_rng(0).integers(0, 2**31, (7, 211))
+    save(tmp_path / "x.npz", x=rows, y=rows[:, :1], turned=rows.T)
+    found = read_npz(tmp_path / "x.npz", "x", "y", "turned")
+    assert all(np.array_equal(found[name], array) for name, array in (("x", rows), ("y", rows[:, :1])))
+    assert np.array_equal(found["turned"], rows.T)
+    found["x"][0] = 0  # it may be written to, as any other
+    content = bytearray((tmp_path / "x.npz").read_bytes())
+    content[len(content) // 4] ^= 1
+    (tmp_path / "x.npz").write_bytes(content)
+    with pytest.raises(DataError, match="not a readable npz file"):
+        read_npz(tmp_path / "x.npz", "x")

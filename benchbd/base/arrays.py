@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -10,17 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.lib.format as npy
+import torch
+from numpy.lib.npyio import NpzFile
 from PIL import Image, UnidentifiedImageError
 
 from benchbd.base.content import expanded
 from benchbd.base.errors import DataError, fault
 from benchbd.base.inputs import file_kind, kind_of, obstacle
+from benchbd.base.mapped import LARGE, blank
 
 Array = np.ndarray[Any, Any]
 
 
 def read_npz(path: str | Path, *keys: str, optional: Sequence[str] = ()) -> dict[str, Array]:
     """The named arrays of an npz file; DataError where the file is absent, damaged or lacks one. Never unpickles.
+    An array of more than ``LARGE`` bytes lies in a file without a name, and not in memory.
 
     optional: those that need not be there.
     """
@@ -30,7 +36,7 @@ def read_npz(path: str | Path, *keys: str, optional: Sequence[str] = ()) -> dict
             absent = [key for key in keys if key not in archive]
             if absent:
                 raise DataError(f"{path}: no array {absent[0]!r} in it; it has {sorted(archive.files)}")
-            arrays = {key: archive[key] for key in (*keys, *optional) if key in archive}
+            arrays = {key: _array(archive, key) for key in (*keys, *optional) if key in archive}
             if not all(isinstance(array, np.ndarray) for array in arrays.values()):
                 raise DataError(f"{path}: not a readable npz file (a member is no array)")
             return arrays
@@ -38,6 +44,30 @@ def read_npz(path: str | Path, *keys: str, optional: Sequence[str] = ()) -> dict
         raise
     except Exception as error:  # a damaged archive fails in zipfile, zlib, struct and numpy, each in its own ways
         raise _unreadable(path, "npz file", "a zip", error) from error
+
+
+def _array(archive: NpzFile, key: str) -> Array:
+    assert archive.zip is not None
+    name = f"{key}.npy" if f"{key}.npy" in archive.zip.namelist() else key
+    with archive.zip.open(name) as member:
+        headers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+        if (header := headers.get(npy.read_magic(member))) is None:
+            return archive[key]
+        shape, by_columns, dtype = header(member)
+        if by_columns or dtype.hasobject or (size := math.prod(shape) * dtype.itemsize) <= LARGE:
+            return archive[key]
+        if archive.zip.getinfo(name).file_size < size:
+            raise ValueError(f"{key} ends early")
+        content = blank(torch.uint8, (size,)).numpy()
+        left = content.data
+        while left:
+            piece = member.read(min(LARGE, len(left)))
+            if not piece:
+                raise ValueError(f"{key} ends early")
+            left[: len(piece)] = piece
+            left = left[len(piece) :]
+        member.read(1)  # the end of a member: its checksum is compared there
+        return content.view(dtype).reshape(shape)
 
 
 def _unreadable(path: Path, wanted: str, kind: str, error: Exception) -> DataError:

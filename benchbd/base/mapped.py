@@ -26,6 +26,8 @@ from benchbd.base.errors import DataError
 
 IN_MEMORY = 64 * 2**20  # bytes up to which a sealed tensor lies in a memfd; a longer one lies on disk
 
+LARGE = 16 * 2**20  # bytes from which what is made of many images lies on disk, and up to which it is made at a time
+
 
 _folder: ContextVar[Path | None] = ContextVar("folder", default=None)
 

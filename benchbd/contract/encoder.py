@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import cache
@@ -209,14 +210,16 @@ class Encoder(nn.Module):
         return self.copy().requires_grad_(False)
 
     @torch.no_grad()
-    def extract(self, pixels: Tensor, batch: int = 512) -> Tensor:
+    def extract(self, pixels: Tensor, batch: int | None = None) -> Tensor:
         """Raw float32 features (N, d) of uint8 (N, 3, H, W) pixels, in eval mode; the mode is put back.
 
+        batch: images at a time; None: 512 of 32x32, fewer of larger ones, which come to the device one by one.
         Diverged where one is not finite, or so long that float32 cannot hold its square: normalised, it would be 0.
         """
         training = self.training
         self.eval()
-        features = torch.cat([self(part.float() / 255) for part in pixels.to(self.device).split(batch)])
+        batch = batch or max(32, 512 * 32**2 // math.prod(pixels.shape[-2:]))
+        features = torch.cat([self(part.to(self.device).float() / 255) for part in pixels.split(batch)])
         self.train(training)
         if not features.square().sum(1).isfinite().all():
             raise Diverged("the features are not finite")

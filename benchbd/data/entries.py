@@ -23,14 +23,12 @@ from torch import Tensor
 
 from benchbd.base.content import commit, make_folder, sealed, unsealed
 from benchbd.base.errors import DataError, fault
-from benchbd.base.mapped import Region, beside
+from benchbd.base.mapped import LARGE, Region, beside
 from benchbd.contract.images import ImageSet
 
 ENTRY_SCHEMA = 1  # raise it when the fields of a cache entry change; an entry without one is of schema 1
 
 ABSENT = "absent:"  # begins what stands for the digest of a split that is not there
-
-PIECE = 2**24  # bytes that are written at a time
 
 INFO, PIXELS = ".json", ".safetensors"
 
@@ -199,7 +197,7 @@ def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _pieces(tensor: Tensor) -> Iterator[memoryview]:
-    for piece in tensor.view(-1).view(torch.uint8).split(PIECE) if tensor.numel() else ():
+    for piece in tensor.view(-1).view(torch.uint8).split(LARGE) if tensor.numel() else ():
         yield memoryview(piece.numpy())
 
 

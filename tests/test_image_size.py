@@ -1,0 +1,108 @@
+"""Boards whose images are not 32x32: what is planned and what runs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from benchbd_plugins.shapes import Shapes
+
+from benchbd.contract.dataset import Dataset
+from benchbd.contract.registry import Registry, load_registry
+from benchbd.planning.cases import Plan
+
+from .boards import Tiny, completed, offering
+
+BOARD = """
+attacks = ["none", "badencoder"]
+defenses = ["none", "ft"]
+clean_images = 32
+rows = [{{ pretrain = "{pool}", tasks = ["{task}:3"] }}]
+image_size = {size}
+
+[trigger]
+size = {trigger}
+
+[budget]
+steps = 5
+batch = 8
+
+[options.simclr]
+arch = "w16"
+steps = 5
+batch = 8
+
+[options.badencoder]
+steps = 5
+batch = 8
+ref_draws = 2
+
+[options.mlp]
+epochs = 1
+"""
+
+
+class Few(Shapes):
+    name = "few"
+    splits = {"train": 100, "test": 40}
+
+
+@pytest.fixture
+def registry() -> Registry:
+    few: list[type[Dataset]] = [Few]
+    return load_registry(extra={"few": offering(benchbd_datasets=few)})
+
+
+def board(size: int, pool: str = "few", task: str = "few") -> str:
+    return BOARD.format(size=size, trigger=10 * size // 32, pool=pool, task=task)
+
+
+def planned(folder: Path, registry: Registry, size: int) -> Plan:
+    return Tiny(folder, registry, board(size)).plan()
+
+
+@pytest.mark.fixed_draw("five steps: nothing is claimed of what they learn")
+@pytest.mark.parametrize("size", [64, 224])
+def test_a_board_runs_at_its_size(tmp_path: Path, registry: Registry, size: int) -> None:
+    tiny = Tiny(tmp_path, registry, board(size))
+    records = tiny.session(only=False).run()
+    assert {record.defense for record in records} >= {"none", "ft"}
+    for record in records:
+        assert record.status in ("ok", "attack-failed"), record.reason
+        assert record.counts is not None
+        assert record.counts.total == 40
+    again = tiny.session(only=False)
+    assert [record.counts for record in again.run()] == [record.counts for record in records]
+    assert again.library.load("few", "pool", size).size == size
+
+
+def test_stages_of_two_sizes_are_two(tmp_path: Path, registry: Registry) -> None:
+    small, large = (planned(tmp_path / str(size), registry, size) for size in (32, 64))
+    assert len(small.stages) == len(large.stages)
+    assert not {stage.key for stage in small.stages} & {stage.key for stage in large.stages}
+    assert {ref.size for stage in large.stages for ref in stage.data.values()} == {64}
+
+
+def test_32_pixels_are_what_boards_have_that_say_nothing(tmp_path: Path, registry: Registry) -> None:
+    silent = Tiny(tmp_path / "a", registry, board(32).replace("image_size = 32\n", "")).plan()
+    assert [stage.key for stage in silent.stages] == [
+        stage.key for stage in planned(tmp_path / "b", registry, 32).stages
+    ]
+
+
+@pytest.mark.parametrize(
+    ("size", "complaint"),
+    [
+        ("31", "image_size: input should be greater than or equal to 32"),
+        ("225", "image_size: input should be less than or equal to 224"),
+        ('"x"', "image_size: input should be a valid integer"),
+    ],
+)
+def test_another_size_is_one_line(tmp_path: Path, size: str, complaint: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(board(64).replace("image_size = 64", f"image_size = {size}"))
+    ended = completed([sys.executable, "-m", "benchbd", "plan", "--board", str(path)])
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(f"error: board {path}: {complaint}")
+    assert ended.stderr.count("\n") == 1
