@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -10,8 +11,9 @@ from click.testing import CliRunner
 from rich.cells import cell_len
 
 from benchbd.cli.main import main
-from benchbd.report.document import Column
-from benchbd.report.writers.columns import Fitted, kept, marked, table, wrapped
+from benchbd.report.document import Column, Document, Section, Table
+from benchbd.report.writers import text
+from benchbd.report.writers.columns import Fitted, kept, marked, wrapped
 
 COLUMNS = (
     *(Column("name", "words"), Column("acc"), Column("cost", rank=1)),
@@ -19,6 +21,11 @@ COLUMNS = (
     Column("state", "words"),
 )
 BODY = [["ft", "53.2", "490k", "+1", "-10.5", "ok"], ["mimic", "7.0", "-", "-", "-", "attack-failed [1]"]]
+
+
+def table(columns: Sequence[Column], body: Sequence[Sequence[str]], width: int) -> list[str]:
+    """The lines of a table alone."""
+    return text.write(Document(sections=[Section(columns, [Table(body)])]), width).splitlines()
 
 
 def test_a_table_that_fits_is_aligned_and_whole() -> None:

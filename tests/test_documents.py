@@ -9,6 +9,9 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -17,6 +20,8 @@ from benchbd.papers.document import document as comparison
 from benchbd.planning.board import Board
 from benchbd.report import leaderboard, populations
 from benchbd.report.document import Column, Document, Frame, Noted, Section, Table
+from benchbd.report.plan import LARGE, PlannedStage
+from benchbd.report.plan import document as planned
 from benchbd.report.statistics import Interval
 from benchbd.report.writers.cells import letter
 from benchbd.report.writers.forms import FORMATS, write
@@ -68,6 +73,13 @@ def of_comparison(name: str) -> Document:
     return comparison(board, records)
 
 
+def of_plan(name: str, count: int = 2) -> Document:
+    board = SimpleNamespace(name=name)
+    plan: Any = SimpleNamespace(board=board, cells=[], inspections=[], departures=[name])
+    stages = [PlannedStage("f" * 64, name, name, name, False, True, (name,), None, 3.5) for _ in range(count)]
+    return planned(plan, stages, [name])
+
+
 def of_everything(name: str) -> Document:
     """Every field of a document, with the text in each."""
     columns = (
@@ -97,6 +109,8 @@ DOCUMENTS: dict[str, Callable[[str], Document]] = {
     "leaderboard": of_leaderboard,
     "populations": of_populations,
     "comparison": of_comparison,
+    "plan": of_plan,
+    "large plan": partial(of_plan, count=LARGE + 1),
     "everything": of_everything,
 }
 

@@ -39,8 +39,8 @@ from benchbd import (
     hookimpl,
 )
 from benchbd.base.errors import PluginError
-from benchbd.cli.plan_text import known_forwards
 from benchbd.contract.registry import GROUP, load_registry
+from benchbd.planning.cost import known_forwards
 from benchbd.records.models import Record
 from benchbd.stages.base import Stage
 from benchbd.stages.work import ENCODER, PREDICTIONS, check_backdoor

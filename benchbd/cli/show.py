@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from benchbd.base.process import columns, say
 from benchbd.cli.group import Command
 from benchbd.cli.options import data_root_option
 from benchbd.contract.axes import AXIS, GRID
-from benchbd.report.document import Column
-from benchbd.report.writers.columns import WIDTH, kept, table, wrapped
+from benchbd.report.document import Column, Document, Section, Table
+from benchbd.report.writers import text
+from benchbd.report.writers.columns import WIDTH, kept, wrapped
 from benchbd.report.writers.safe import plain
 
 LONGEST = 30  # characters of the name of an entry point or a distribution that a table shows
@@ -123,7 +125,7 @@ def _show_methods(documents: list[dict[str, Any]], as_json: bool) -> None:
         if "paper" in about:
             lines += [*wrapped(f"paper: {about['paper'] or '-'}", width), ""]
         rows = [[f["name"], f["type"], f["bounds"], json.dumps(f["default"]), f["help"]] for f in about["options"]]
-        lines += table(_OPTIONS, rows, width, rule=True) if rows else ["no options"]
+        lines.append(_table(_OPTIONS, rows, width) if rows else "no options")
         say("\n".join(lines))
 
 
@@ -152,7 +154,7 @@ def _show_board(name: str, as_json: bool, as_toml: bool) -> None:
         ("clean images", str(board.clean_images)),
         *((f"{name}.{field}", json.dumps(v)) for name, table in board.options.items() for field, v in table.items()),
     ]
-    say("\n".join([*lines, *table((Column("", "words"), Column("", "words", least=24)), grid, width)]))
+    say("\n".join([*lines, _table((Column("", "words"), Column("", "words", least=24)), grid, width)]))
 
 
 @click.command(cls=Command)
@@ -180,7 +182,11 @@ def plugins(as_json: bool) -> None:
         *(Column("version", "words", rank=2), Column("adds", "words", least=24)),
         Column("state", "words", least=24),
     )
-    say("\n".join(table(heads, rows, columns(WIDTH), rule=True)))
+    say(_table(heads, rows, columns(WIDTH)))
+
+
+def _table(heads: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> str:
+    return text.write(Document(sections=[Section(heads, [Table(rows)], ruled=True)]), width).removesuffix("\n")
 
 
 def _beginning(name: str) -> str:

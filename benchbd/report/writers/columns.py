@@ -1,4 +1,4 @@
-"""Tables and notes for a terminal, at the width that it has. No row is cut, and no word."""
+"""The layout of tables and notes for a terminal, at the width that it has. No row is cut, and no word."""
 
 from __future__ import annotations
 
@@ -73,14 +73,6 @@ class Fitted:
     def left_out(self) -> str:
         """A sentence on the columns that are not shown; empty where all are."""
         return f"Left out at {self._width} columns: {', '.join(self._gone)}." if self._gone else ""
-
-
-def table(columns: Sequence[Column], body: Sequence[Sequence[str]], width: int, rule: bool = False) -> list[str]:
-    """The lines of a whole table. rule: a line of dashes below the headings, which no table without them has."""
-    fitted = Fitted(columns, body, width)
-    head = fitted.head(rule) if any(column.short for column in columns) else []
-    lines = [*head, *(line for cells in body for line in fitted.row(cells))]
-    return [*lines, *wrapped(fitted.left_out(), width)]
 
 
 def wrapped(text: str, width: int, first: str = "", rest: str = "") -> list[str]:
