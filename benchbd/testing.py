@@ -48,6 +48,7 @@ from benchbd.contract.pretraining import Pretraining
 from benchbd.contract.rebuild import rebuild
 from benchbd.contract.registry import check_plannable, flaw_of
 from benchbd.contract.trigger import Trigger
+from benchbd.contract.trigger_function import TriggerFunction
 from benchbd.data.layouts import WITHOUT_LABELS
 from benchbd.data.own import read_own, sources_of
 from benchbd.stages.work import (
@@ -101,11 +102,12 @@ def toy_defender(seed: int = 0) -> DefenderKnowledge:
     return DefenderKnowledge(toy_images(labels=False), seed)
 
 
-def toy_attacker(seed: int = 0) -> AttackerKnowledge:
+def toy_attacker(seed: int = 0, trigger: Trigger | None = None) -> AttackerKnowledge:
+    """trigger: for 32x32 images; None: the white 10x10 square."""
     pool = toy_images(labels=False)
     task = toy_images(seed=1)
     images = task.of_class(TARGET).unlabeled()
-    target = Target(TARGET, "green", Trigger.square(10), images.pixels[:1], images)
+    target = Target(TARGET, "green", trigger or Trigger.square(10), images.pixels[:1], images)
     return AttackerKnowledge(toy_encoder(), ToyPretraining(), pool, 0, pool, (target,), seed)
 
 
@@ -148,6 +150,7 @@ def check_method(cls: type[Method], *, data_root: str | Path | None = None, **op
         raise ContractError(f"{who}: {error}") from error
     checks: dict[type[Method], Callable[[Any, str], None]] = {
         Pretraining: _check_pretraining,
+        TriggerFunction: _check_trigger,
         Attack: _check_attack,
         Mitigation: _check_mitigation,
         Detection: _check_detection,
@@ -228,6 +231,17 @@ def _check_pretraining(method: Pretraining, who: str) -> None:
     again, other = (_call(who, method.pretrain, images, seed) for seed in (1, 2))
     _require(_same(first.tensors(), again.tensors()), f"{who}: the same seed gave other weights")
     _require(not _same(first.tensors(), other.tensors()), f"{who}: the seed makes no difference")
+
+
+def _check_trigger(method: TriggerFunction, who: str) -> None:
+    images = toy_images().pixels
+    made = []
+    for seed in (1, 1):
+        with _promised(who):
+            made.append(_call(who, Trigger.by(method).stamp, images, torch.Generator().manual_seed(seed)))
+        _other_randomness(99)
+    _require(torch.equal(*made), f"{who}: the same generator gave other images; draw from the generator alone")
+    _require(not torch.equal(made[0], images), f"{who}: stamp() changes no pixel")
 
 
 def _check_attack(method: Attack, who: str) -> None:

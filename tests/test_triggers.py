@@ -12,12 +12,17 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from benchbd import DataError, Trigger, TriggerFunction, UsageError
+from benchbd import Attack, AttackerKnowledge, Backdoor, DataError, Trigger, TriggerFunction, UsageError
 from benchbd.base.errors import PluginError, UnknownNameError
 from benchbd.contract.method import build
 from benchbd.contract.patterns import described, make_trigger
-from benchbd.contract.registry import load_registry
-from benchbd.contract.specs import TriggerSpec
+from benchbd.contract.registry import flaw_of, load_registry
+from benchbd.contract.specs import KINDS, TriggerSpec
+from benchbd.figures.panels import marks
+from benchbd.figures.scene import find_trigger
+from benchbd.planning.board import load_board
+from benchbd.stages.work import check_backdoor
+from benchbd.testing import ContractError, check_method, toy_attacker
 
 from .boards import TINY, Tiny, offering
 from .chance import seeded
@@ -511,3 +516,130 @@ def test_how_a_departure_describes_a_trigger() -> None:
     assert says(kind="add", magnitude=7) == square | {"kind": "add", "magnitude": 7}
     noise = says(kind="noise", size=32, opacity=1.0)
     assert noise == {"kind": "noise", "opacity": 1.0, "size": 32, "position": "fixed", "file": None}
+
+
+# What an attack can bind
+
+
+class PatchOnly(Attack):
+    """Binds patches; fails the test if it gets anything else."""
+
+    name = "patch-only"
+    paper = "test"
+    version = "1"
+    binds = ("patch",)
+
+    def inject(self, knowledge: AttackerKnowledge) -> Backdoor:
+        assert {target.trigger.kind for target in knowledge.targets} == {"patch"}
+        return Backdoor(knowledge.encoder, tuple(target.trigger for target in knowledge.targets))
+
+
+class ByDefault(PatchOnly):
+    name = "by-default"
+    binds = Attack.binds
+
+
+@pytest.mark.parametrize(
+    ("attack", "kind", "reason"),
+    [
+        (PatchOnly, "blend", "attack patch-only: it cannot bind a trigger of kind blend; it binds patch"),
+        (
+            ByDefault,
+            "function",
+            "attack by-default: it cannot bind a trigger of kind function; it binds",
+        ),
+        (PatchOnly, "patch", None),
+    ],
+)
+def test_a_kind_that_an_attack_cannot_bind_is_not_applicable(
+    attack: type[Attack], kind: str, reason: str | None, tmp_path: Path
+) -> None:
+    tiny = board(tmp_path, BOARDS[kind], attack)
+    (record,) = tiny.run(attacks=(attack.name,), defenses=("none",))
+    if reason is None:
+        assert record.status == "attack-failed"  # it leaves the encoder as it was, so its gain is 0
+    else:
+        assert (record.status, record.reason[: len(reason)]) == ("n/a", reason)
+        assert record.baseline is not None  # the floor does not depend on the attack
+
+
+@pytest.mark.parametrize("binds", [["patch"], (), ("patch", "paint"), "patch"])
+def test_binds_is_a_tuple_of_kinds(binds: Any) -> None:
+    class Odd(PatchOnly):
+        name = "odd"
+
+    Odd.binds = binds
+    assert "binds must be a tuple of kinds of trigger, of patch, blend, add, noise, function" in flaw_of(Odd)
+
+
+QUICK = {"badencoder": {"steps": 2, "batch": 8, "ref_draws": 2}, "bassl": {}}
+
+
+@pytest.mark.fixed_draw("two steps; what is asked is whether they depend on the trigger at all")
+@pytest.mark.parametrize("attack", QUICK)
+def test_our_attacks_bind_every_kind(attack: str) -> None:
+    cls = load_registry().get("attack", attack)
+    assert issubclass(cls, Attack)
+    assert set(cls.binds) == set(KINDS)
+    method, seen = cls.model_validate(QUICK[attack]), set()
+    for trigger in (None, *family().values()):
+        backdoor = method.inject(toy_attacker(1, trigger))
+        check_backdoor(backdoor, [(trigger or Trigger.square(10)).digest], "attack")
+        if attack == "badencoder":
+            seen.add(backdoor.encoder.tensors()["stem.0.weight"].numpy().tobytes())
+        else:
+            seen.add(cls.poisoned(method, toy_attacker(1, trigger)).pixels.numpy().tobytes())  # type: ignore[attr-defined]
+    assert len(seen) == len(family())  # one more with the white square, one less: the whole blend is the patch
+
+
+def test_the_suite_checks_trigger_functions() -> None:
+    class Good(Shift):
+        """Moves images."""
+
+        paper = "test"
+
+    class Random(Good):
+        """Draws from the clock."""
+
+        def stamp(self, images: Tensor, generator: torch.Generator) -> Tensor:
+            return torch.randint(0, 256, images.shape, dtype=torch.uint8, generator=FRESH)
+
+    class Idle(Good):
+        """Does nothing."""
+
+        def stamp(self, images: Tensor, generator: torch.Generator) -> Tensor:
+            return images
+
+    class Floats(Good):
+        """Returns floats."""
+
+        def stamp(self, images: Tensor, generator: torch.Generator) -> Tensor:
+            return images / 255
+
+    FRESH = torch.Generator()
+    check_method(Good, by=1)
+    for bad, reason in ((Random, "gave other images"), (Idle, "changes no pixel"), (Floats, "must return uint8")):
+        with pytest.raises(ContractError, match=reason):
+            check_method(bad)
+
+
+# In pictures
+
+
+def test_figures_find_a_trigger_of_every_kind_and_draw_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    registry = load_registry(extra={"own": offering(benchbd_triggers=[Shift])})
+    monkeypatch.setattr("benchbd.figures.scene.load_registry", lambda: registry)
+    for kind, text in BOARDS.items():
+        (tmp_path / f"{kind}.toml").write_text(f'[[rows]]\npretrain = "p"\ntasks = ["t:1"]\n[trigger]\n{text}\n')
+        asked = load_board(tmp_path / f"{kind}.toml")
+        function = Shift(by=7) if kind == "function" else None
+        trigger = make_trigger(asked.trigger, 32, function)
+        found = find_trigger(trigger.digest, asked, 32)
+        assert found.digest == trigger.digest
+        assert found.stamp(torch.zeros(2, 3, 32, 32, dtype=torch.uint8), torch.Generator()).shape == (2, 3, 32, 32)
+        shown = marks(found)
+        assert shown.shape == (3, 32, 32)
+        assert not shown[trigger.keep].any()
+        assert 0 <= shown.min() < shown.max() <= 1
+    patch = Trigger.square(10)
+    assert torch.equal(marks(patch), patch.pattern / 255)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from benchbd.base.errors import NotApplicable
 from benchbd.contract.method import Method
 from benchbd.contract.pretraining import Pretraining
+from benchbd.contract.specs import OF_DATA, TriggerKind
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,7 +24,7 @@ class Target:
     """One goal of an attacker: make triggered inputs of a downstream task come out as one class.
 
     label, name: the target class in the task's label space.
-    trigger: the patch to bind to it.
+    trigger: the trigger to bind to it, of one of the kinds that the attack ``binds``.
     references: uint8 (r, 3, H, W), images that the attacker believes to be of the target class.
     images: downstream TRAIN images of the target class (data poisoning stamps those); never test images.
     """
@@ -67,15 +70,26 @@ class Backdoor:
 class Attack(Method):
     """Turns a clean encoder into a backdoored one.
 
+    binds: the kinds of trigger that ``inject`` can bind; by default patch, blend, add and noise, which are data. The
+        harness gives it no other: the cell is not applicable. An attack that uses a trigger through
+        ``trigger.stamp(images, generator)`` alone can bind ``function`` too.
     retrains: True where ``inject`` runs the knowledge's pre-training again, and so costs what that did.
     control_of: the name of the attack whose control this is, of one whose role is CONTROL. A control is never gated,
         and a board plans it without defenses: its own undefended row is what it is for.
     """
 
     axis: ClassVar[str] = "attack"
+    binds: ClassVar[tuple[TriggerKind, ...]] = OF_DATA
     retrains: ClassVar[bool] = False
     control_of: ClassVar[str] = ""
 
     def inject(self, knowledge: AttackerKnowledge) -> Backdoor:
         """The backdoored encoder. NotApplicable where the attack makes no sense for ``knowledge``."""
         raise NotImplementedError
+
+
+def check_binds(attack: Attack, triggers: Iterable[Trigger]) -> None:
+    """NotApplicable if one of the triggers is of a kind that the attack cannot bind."""
+    for trigger in triggers:
+        if trigger.kind not in attack.binds:
+            raise NotApplicable(f"it cannot bind a trigger of kind {trigger.kind}; it binds {', '.join(attack.binds)}")

@@ -33,6 +33,7 @@ from benchbd.contract.encoder import ARCHITECTURES, W16, W32, Encoder, ResNet18
 from benchbd.contract.method import Method, build, identity_of
 from benchbd.contract.pretraining import Pretraining, architecture_of, flaw_of_architecture
 from benchbd.contract.roles import ROLES, Role
+from benchbd.contract.specs import KINDS
 
 GROUP = "benchbd"
 
@@ -227,6 +228,10 @@ def _are_options(value: object) -> bool:
     return isinstance(value, frozenset) and all(isinstance(name, str) for name in value)
 
 
+def _are_kinds(value: object) -> bool:
+    return isinstance(value, tuple) and bool(value) and all(kind in KINDS for kind in value)
+
+
 def _is_normalization(value: Any) -> bool:
     """None, or a mean and a positive deviation for each of three channels."""
     if value is None:
@@ -244,6 +249,7 @@ _KINDS: dict[str, tuple[str, Callable[[object], bool]]] = {
     "role": ("a Role, as in Role.CONTROL", lambda value: isinstance(value, Role)),
     "passthrough": ("True or False", lambda value: isinstance(value, bool)),
     "uses_weights": ("True or False", lambda value: isinstance(value, bool)),
+    "binds": (f"a tuple of kinds of trigger, of {', '.join(KINDS)}", _are_kinds),
     "retrains": ("True or False", lambda value: isinstance(value, bool)),
     "needs_files": ("True or False", lambda value: isinstance(value, bool)),
     "control_of": ("the name of an attack", lambda value: isinstance(value, str)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -10,6 +10,11 @@ from benchbd.contract.content import Content
 
 TriggerKind = Literal["patch", "blend", "add", "noise", "function"]
 """The kinds of trigger; ``benchbd.Trigger`` says what each makes of an image."""
+
+KINDS: tuple[TriggerKind, ...] = get_args(TriggerKind)
+
+OF_DATA: tuple[TriggerKind, ...] = ("patch", "blend", "add", "noise")
+"""The kinds whose triggers are data alone; a function is a plugin's code."""
 
 
 class _Table(BaseModel):

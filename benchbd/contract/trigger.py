@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,13 +21,11 @@ from benchbd.base.content import canonical, expanded
 from benchbd.base.errors import DataError, PluginError, UnknownNameError, UsageError
 from benchbd.contract.images import ImageSet, content_digest
 from benchbd.contract.method import build, identity_of
-from benchbd.contract.specs import TriggerKind
+from benchbd.contract.specs import KINDS, TriggerKind
 from benchbd.contract.trigger_file import read_trigger
 from benchbd.contract.trigger_function import TriggerFunction, stamped_by
 
 log = logging.getLogger("benchbd")
-
-KINDS: tuple[TriggerKind, ...] = get_args(TriggerKind)
 
 PART = 256  # images that are blended at a time: their doubles take eight times the memory of their pixels
 

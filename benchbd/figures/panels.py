@@ -42,7 +42,19 @@ def show_patch(axes: Axes, trigger: Trigger) -> None:
     """The trigger alone; what it leaves of an image is a grey chequer."""
     rows, columns = torch.meshgrid(torch.arange(trigger.size), torch.arange(trigger.size), indexing="ij")
     chequer = (150 + 30 * ((rows // 4 + columns // 4) % 2)).to(torch.uint8).expand(3, -1, -1)
-    show(axes, replace(trigger, wander=None).stamp(chequer))
+    show(axes, _still(trigger, chequer))
+
+
+def marks(trigger: Trigger) -> Tensor:
+    """The trigger without an image, float (3, H, W) in [0, 1]: the pattern of a patch, what any other kind makes of
+    middle gray; black where the image is kept."""
+    gray = torch.full((3, trigger.size, trigger.size), 127, dtype=torch.uint8)
+    return torch.where(trigger.keep, 0, _still(trigger, gray)) / 255
+
+
+def _still(trigger: Trigger, picture: Tensor) -> Tensor:
+    """The picture with the trigger where its pattern has it; what is random is drawn from a seed of its own."""
+    return replace(trigger, wander=None).stamp(picture, torch.Generator().manual_seed(0))
 
 
 def border(axes: Axes, colour: str) -> None:

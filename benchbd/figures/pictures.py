@@ -31,7 +31,7 @@ from benchbd.base.errors import StoreError, UsageError
 from benchbd.contract.encoder import Encoder
 from benchbd.data.library import DataLibrary
 from benchbd.figures.noted import inverted_triggers, noted_information, whole_numbers
-from benchbd.figures.panels import border, show, show_patch, show_stack
+from benchbd.figures.panels import border, marks, show, show_patch, show_stack
 from benchbd.figures.scene import Absent, Scene, plane
 from benchbd.planning.board import Board
 from benchbd.records.models import Record
@@ -84,8 +84,9 @@ def draw(
 ) -> Drawn:
     """Write the pictures of a record as ``out/<record>_<picture>.png``, ``.svg`` and ``.pdf``.
 
-    store: the root of the store that the record was computed in. board: the record's own, whose trigger may be a file;
-    without it the trigger must be a white square. What store and ``library`` lack is left out, with what needs it.
+    store: the root of the store that the record was computed in. board: the record's own, whose trigger may be of any
+    kind; without it the trigger must be a white square. What store and ``library`` lack is left out, with what
+    needs it.
 
     UsageError where the cell was not evaluated, nothing at all can be drawn, or no trigger that is known is the
     record's. DataError where the images are not those of the record. StoreError where ``out`` cannot be written.
@@ -165,7 +166,8 @@ def draw_trigger(scene: Scene) -> Picture | str:
     patch, *others = grid[0]
     show_patch(patch, trigger)
     patch.set_title("trigger")
-    patch.set_xlabel("fixed position" if trigger.wander is None else "random position")
+    kind = "" if trigger.kind == "patch" else f"{trigger.kind}, "
+    patch.set_xlabel(f"{kind}{'fixed' if trigger.wander is None else 'random'} position")
     show_references(scene, others, references)
     for column, row in enumerate(rows):
         above, below = grid[1, column], grid[2, column]
@@ -220,7 +222,7 @@ def draw_inversion(scene: Scene) -> Picture | str:
     grid = figure.subplots(3, shown + 1, squeeze=False)
     trigger = scene.trigger
     truth = (~trigger.keep).float().mean(0, keepdim=True)
-    for axes, image in zip(grid[:, 0], (truth, trigger.pattern / 255, trigger.pattern / 255), strict=True):
+    for axes, image in zip(grid[:, 0], (truth, marks(trigger), marks(trigger)), strict=True):
         show(axes, image)
     grid[0, 0].set_title("true trigger")
     grid[0, 0].set_xlabel(f"{truth.sum():.0f} pixels")

@@ -19,12 +19,16 @@ from benchbd.contract.context import stream
 from benchbd.contract.encoder import Encoder
 from benchbd.contract.evaluator import Predictions
 from benchbd.contract.images import SIZE, ImageSet
+from benchbd.contract.patterns import make_trigger
+from benchbd.contract.registry import load_registry
 from benchbd.contract.specs import TriggerSpec
 from benchbd.contract.trigger import Trigger
+from benchbd.contract.trigger_function import TriggerFunction
 from benchbd.data.library import DataLibrary
 from benchbd.engine.store import Store
 from benchbd.figures.noted import whole_numbers
 from benchbd.planning.board import Board
+from benchbd.planning.settings import Settings
 from benchbd.records.models import Record
 from benchbd.stages.artifact import Artifact
 from benchbd.stages.work import ENCODER, KEPT, REFERENCES, read_predictions
@@ -96,10 +100,10 @@ class Scene:
     def triggered(self) -> Tensor:
         """Every test image with the trigger, uint8 (N, 3, H, W), where the evaluation had it."""
         drawn_on = str(self.record.machine.get("device", ""))
-        if self.trigger.wander is not None and drawn_on.endswith("CPU") != (self.device.type == "cpu"):
+        if self.trigger.draws and drawn_on.endswith("CPU") != (self.device.type == "cpu"):
             raise Absent(
-                "the random positions that were evaluated can be drawn only on the kind of device that did it, "
-                f"{drawn_on}"
+                f"the random {'positions' if self.trigger.wander else 'numbers'} that were evaluated can be drawn only "
+                f"on the kind of device that did it, {drawn_on}"
             )
         positions = stream(self.record.identity["evaluate"]["seed"], "positions", self.device)
         return self.trigger.stamp(self.test.pixels.to(self.device), positions).cpu()
@@ -180,17 +184,25 @@ def find_trigger(digest: str, board: Board | None, size: int) -> Trigger:
     Records name triggers by digest alone.
     """
     specs = [] if board is None else [board.trigger, *chain.from_iterable(row.triggers or () for row in board.rows)]
-    of_files = (Trigger.load(spec.file) for spec in specs if spec.file is not None)
+    of_specs = (_made(spec, board, size) for spec in specs)
     squares = (Trigger.square(side, size, center=center) for side in range(size) for center in (False, True))
-    for patch in chain(of_files, squares):
+    for known in chain(of_specs, squares):
         for place in (TriggerSpec(position="fixed"), TriggerSpec(position="random")):
-            trigger = replace(patch, wander=place.wander)
+            trigger = known if known.function is not None else replace(known, wander=place.wander)
             if trigger.digest == digest:
                 return trigger
     of_board = "" if board is None else f" and none of board {board.name}"
     raise UsageError(
         f"the record's trigger {digest[:12]} is no white square{of_board}: give the board whose trigger it is"
     )
+
+
+def _made(spec: TriggerSpec, board: Board | None, size: int) -> Trigger:
+    """The trigger that a part of the board describes; a plugin's function has the options that the board gives it."""
+    if board is None or spec.function is None:
+        return make_trigger(spec, size)
+    (function,) = Settings(board, load_registry(), ()).methods(TriggerFunction, [spec.function])
+    return make_trigger(spec, size, function)
 
 
 def spread(labels: Tensor, count: int) -> Tensor:

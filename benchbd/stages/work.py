@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from benchbd.base.errors import DataError, PluginError, shown
 from benchbd.base.isolation import isolated, seeded
-from benchbd.contract.attack import Attack, AttackerKnowledge, Backdoor, Target
+from benchbd.contract.attack import Attack, AttackerKnowledge, Backdoor, Target, check_binds
 from benchbd.contract.context import Findings, derive_seed, stream
 from benchbd.contract.defense import DefenderKnowledge, Mitigation
 from benchbd.contract.detection import Detection, Verdict
@@ -149,6 +149,7 @@ class Workshop:
 
     def _attack(self, stage: Stage) -> Outcome:
         method, who = _own(Attack, stage), f"attack {stage.method_name}"
+        check_binds(method, (trigger for _, trigger in stage.attachments["goals"]))
         clean = stage.parents["encoder"]
         targets, digests = [], [target["trigger"] for target in stage.params["targets"]]
         for i, (goal, given) in enumerate(stage.attachments["goals"]):

@@ -112,6 +112,7 @@ class BadEncoder(Attack):
     name = "badencoder"
     paper = "Jia, Liu, Gong, BadEncoder: Backdoor Attacks to Pre-trained Encoders in SSL, IEEE S&P 2022"
     version = "1"
+    binds = ("patch", "blend", "add", "noise", "function")
 
     epochs: int = Field(
         200, ge=0, le=1_000_000, description="passes over the shadow images; the last, smaller batch is dropped"

@@ -61,6 +61,7 @@ class Bassl(Attack):
     name = "bassl"
     paper = "Saha et al., Backdoor Attacks on Self-Supervised Learning, CVPR 2022"
     version = "1"
+    binds = ("patch", "blend", "add", "noise", "function")
     retrains = True
     stamps: ClassVar[bool] = True
 
