@@ -48,6 +48,7 @@ class Session:
     store: Path
     device: torch.device
     selection: Selection
+    author: str = ""
 
     @classmethod
     def open(
@@ -60,7 +61,10 @@ class Session:
         device: str | None = None,
         download: bool = False,
         registry: Registry | None = None,
+        by: str | None = None,
     ) -> Session:
+        """by: who runs it, for the records; by default ``BENCHBD_AUTHOR``."""
+        author = checked_author(os.environ.get("BENCHBD_AUTHOR", "") if by is None else by)
         registry = registry or load_registry()
         root = find_root(store)
         datasets: dict[str, Dataset] = {
@@ -69,7 +73,7 @@ class Session:
             if issubclass(found, Dataset)
         }
         library = DataLibrary(datasets, find_data_root(data_root), root / "data", download)
-        return cls(load_board(board), registry, library, root, pick_device(device), selection or Selection())
+        return cls(load_board(board), registry, library, root, pick_device(device), selection or Selection(), author)
 
     def plan(self, *, strict: bool) -> Plan:
         chosen = self.board.precision
@@ -92,7 +96,7 @@ class Session:
         }
         if not self.library.holds(sorted(needed)):
             plan = self.plan(strict=True)
-        return Runner(plan, self.registry, self.library, store, self.device)
+        return Runner(plan, self.registry, self.library, store, self.device, self.author)
 
     def run(self) -> list[Record]:
         """Compute the cells of the plan; every record lands in the store as soon as it is there."""
@@ -114,6 +118,14 @@ class Session:
             write_records([record], records_folder(self.store, self.board.name) / DETECTIONS)
             records.append(record)
         return records
+
+
+def checked_author(name: str) -> str:
+    """The name as records have it; UsageError unless it is one line of at most 100 characters."""
+    name = name.strip()
+    if len(name) > 100 or not name.isprintable():
+        raise UsageError(f"author {shown(name)}: a name is one line of at most 100 characters")
+    return name
 
 
 def pick_device(name: str | None) -> torch.device:
@@ -159,6 +171,7 @@ class Work(Request, total=False):
     """What ``run`` and ``detect`` take besides."""
 
     download: bool
+    by: str | None
 
 
 def _open(function: str, takes: type[Any], board: str | Path, request: Mapping[str, Any]) -> Session:
@@ -183,7 +196,7 @@ _FLAG = (bool,), "True or False"
 
 _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "board": ((str, os.PathLike), "a name or a path"),
-    **dict.fromkeys(("pretrain", *(axis.name for axis in GRID if not axis.several)), _NAME),
+    **dict.fromkeys(("pretrain", *(axis.name for axis in GRID if not axis.several), "by"), _NAME),
     **dict.fromkeys(("data_root", "store"), _PATH),
     **dict.fromkeys(("only", "download"), _FLAG),
     "device": ((str, torch.device, NoneType), "the name of a device, such as 'cpu' or 'cuda:0'"),
@@ -204,7 +217,7 @@ def _session(board: str | Path, request: Mapping[str, Any]) -> Session:
         options=_several("option", request.get("option", ())),
         only=request.get("only", False),
     )
-    places = {name: request[name] for name in ("data_root", "store", "device", "download") if name in request}
+    places = {name: request[name] for name in ("data_root", "store", "device", "download", "by") if name in request}
     return Session.open(board, selection, **places)
 
 

@@ -89,8 +89,9 @@ def test_json_is_one_document_of_the_promised_shape(ran: Tiny) -> None:
         assert record["defense"] in ("none", "scratch", "ft")
         assert record["status"] in ("ok", "attack-failed")
         assert len(bytes.fromhex(record["key"])) == 32
-        assert set(record["metrics"]) == {"acc", "asr", "asr_nontarget"}
-        assert set(record["baseline"]) == {"ca", "asr_b", "asr_b_nontarget"}
+        assert set(record["metrics"]) == {"acc", "asr", "asr_nontarget", "ra", "certified"}
+        assert set(record["baseline"]) == {"ca", "asr_b", "asr_b_nontarget", "ra_b"}
+        assert record["metrics"].pop("certified") is None
         for value in (*record["metrics"].values(), *record["baseline"].values()):
             assert 0 <= value <= 100
         assert isinstance(record["seconds"], float)

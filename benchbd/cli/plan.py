@@ -35,7 +35,7 @@ def plan(**arguments: Any) -> None:
 
 def _stages(session: Session, planned: Plan) -> Iterator[PlannedStage]:
     """Every stage with what the store knows of it."""
-    from benchbd.engine.recording import machine
+    from benchbd.engine.provenance import machine
     from benchbd.engine.store import Store
     from benchbd.planning.cost import estimate_seconds, known_forwards
 

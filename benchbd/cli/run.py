@@ -18,7 +18,8 @@ from benchbd.report.writers.columns import WIDTH
 @click.command(cls=Command)
 @grid_options
 @click.option("--download", is_flag=True, help="Fetch known data sets that are absent.")
-def run(download: bool, **arguments: Any) -> None:
+@click.option("--by", default=None, metavar="NAME", help="Who runs it, for the records.  [env: BENCHBD_AUTHOR]")
+def run(download: bool, by: str | None, **arguments: Any) -> None:
     """Compute every cell of a board, or of a part of it, and print the table.
 
     Beside a --defense stand the undefended encoder, the floor (the clean one) and scratch, for the attacks and
@@ -34,7 +35,7 @@ def run(download: bool, **arguments: Any) -> None:
     from benchbd.report.rows import Order
     from benchbd.report.writers import text
 
-    session = open_session(arguments, download=download)
+    session = open_session(arguments, download=download, by=by)
     terminal = Terminal(sys.stderr, quiet=arguments["quiet"])
     if not arguments["quiet"]:
         logging.getLogger("benchbd").setLevel(logging.INFO)  # for whom a run waits

@@ -58,7 +58,10 @@ class Method(BaseModel):
     @classmethod
     def effective_version(cls) -> str:
         """The declared version, or the digest of the source of the module that defines the class."""
-        return cls.version or _source_digest(cls)
+        if cls.version:
+            return cls.version
+        source = source_digest(cls) or _sha256(repr((cls.__module__, cls.__qualname__)))
+        return f"source-{source[:16]}"
 
     def identity(self) -> dict[str, Any]:
         """What of this method goes into a cache key: axis, name, version and every field, of ``late`` ones those that
@@ -88,12 +91,16 @@ class Method(BaseModel):
 
 
 @cache
-def _source_digest(cls: type) -> str:
+def source_digest(cls: type) -> str | None:
+    """sha256 of the source of the module that defines a class; None for one without source."""
     try:
-        source = inspect.getsource(sys.modules[cls.__module__])
+        return _sha256(inspect.getsource(sys.modules[cls.__module__]))
     except (OSError, TypeError, KeyError):
-        source = repr((cls.__module__, cls.__qualname__))
-    return "source-" + hashlib.sha256(source.encode()).hexdigest()[:16]
+        return None
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def ask(method: Method, what: str, work: Callable[..., Any], *arguments: object) -> Any:

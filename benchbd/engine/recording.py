@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import platform
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 
-from benchbd._version import __version__
 from benchbd.base.content import without_paths
 from benchbd.base.errors import BenchbdError
 from benchbd.data.library import DataLibrary
 from benchbd.engine.observers import Observers
 from benchbd.engine.outcomes import Outcomes, StageFailed
+from benchbd.engine.provenance import ISOLATION, machine
 from benchbd.engine.store import Store
 from benchbd.planning.cases import Cell, Inspection
 from benchbd.records.counts import baseline, count, metrics
@@ -35,9 +34,10 @@ class Recorder:
         device: torch.device,
         results: Outcomes,
         observers: Observers,
+        author: str,
     ) -> None:
         self.board, self.library, self.store, self.device = board, library, store, device
-        self.results, self.observers = results, observers
+        self.results, self.observers, self.author = results, observers, author
 
     def _counts(self, stage: Stage, target: int) -> Counts:
         """The counts behind the metrics of an evaluate stage, or StageFailed."""
@@ -120,8 +120,14 @@ class Recorder:
     def _entry(self, of: Cell | Inspection, chain: Sequence[Stage], kind: str) -> dict[str, Any]:
         """What records of either sort share. kind: of the stage whose seconds and clean images the record is about."""
         names = _names(chain)
-        known = [stage for stage in chain if stage.key in self.results.artifacts]
-        cost = {names[stage.key]: Cost(**self.results.artifacts[stage.key].manifest["cost"]) for stage in known}
+        known = {
+            names[stage.key]: self.results.artifacts[stage.key].manifest
+            for stage in chain
+            if stage.key in self.results.artifacts
+        }
+        cost = {name: Cost(**manifest["cost"], **manifest.get("memory", {})) for name, manifest in known.items()}
+        here = {"machine": machine(self.device), "isolation": ISOLATION, "source": self.store.source}
+        last = list(known.values())[-1] if known else here
         worker = next((stage for stage in chain if stage.kind == kind), None)
         seconds = cost[kind].seconds if kind in cost else None
         return {
@@ -135,15 +141,14 @@ class Recorder:
             "key": chain[-1].key,
             "seconds": 0.0 if worker is None else seconds,
             "cost": cost,
-            "stages": {names[stage.key]: stage.key for stage in known},
+            "stages": {name: manifest["key"] for name, manifest in known.items()},
             "identity": {names[stage.key]: stage.identity for stage in chain},
             "clean_images": draw_rows(worker.data["pool"].count, worker.params["clean"]).tolist() if worker else [],
-            "findings": {
-                names[stage.key]: self._public(noted)
-                for stage in known
-                if (noted := self.results.artifacts[stage.key].manifest["notes"])
-            },
-            "machine": self.results.artifacts[known[-1].key].manifest["machine"] if known else machine(self.device),
+            "findings": {name: self._public(noted) for name, manifest in known.items() if (noted := manifest["notes"])},
+            "plugins": {name: plugin for name, manifest in known.items() if (plugin := manifest.get("plugin"))},
+            "precision": chain[-1].numerics["precision"],
+            **{name: last.get(name) for name in here},
+            "author": self.author,
         }
 
     def _public(self, told: Any) -> Any:
@@ -200,16 +205,3 @@ def _names(chain: Sequence[Stage]) -> dict[str, str]:
         twins = sum(name.rstrip("0123456789") == stage.kind for name in names.values())
         names[stage.key] = stage.kind + (str(twins + 1) if twins else "")
     return names
-
-
-def machine(device: torch.device) -> dict[str, Any]:
-    """What a result was computed on: in manifests and records, never in keys."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine() + " CPU"
-    return {
-        "device": name,
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),  # the vector instructions that torch chose
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "benchbd": __version__,
-    }

@@ -18,7 +18,8 @@ from benchbd.contract.registry import Registry
 from benchbd.data.library import DataLibrary
 from benchbd.engine.observers import Observers
 from benchbd.engine.outcomes import Outcomes, StageFailed
-from benchbd.engine.recording import Recorder, machine
+from benchbd.engine.provenance import peak_memory, provenance
+from benchbd.engine.recording import Recorder
 from benchbd.engine.store import Store
 from benchbd.planning.cases import Plan
 from benchbd.records.models import DetectionRecord, Record, Status
@@ -34,11 +35,17 @@ class Runner:
     """Computes what a plan needs and hands out one record per cell and per inspection."""
 
     def __init__(
-        self, plan: Plan, registry: Registry, library: DataLibrary, store: Store, device: torch.device
+        self,
+        plan: Plan,
+        registry: Registry,
+        library: DataLibrary,
+        store: Store,
+        device: torch.device,
+        author: str = "",
     ) -> None:
         self.plan, self.registry, self.library, self.store, self.device = plan, registry, library, store, device
         self.results, self.observers = Outcomes(), Observers(registry)
-        self.recorder = Recorder(plan.board.name, library, store, device, self.results, self.observers)
+        self.recorder = Recorder(plan.board.name, library, store, device, self.results, self.observers, author)
         self.workshop = Workshop(library, device, self.results.artifact)
         self._planned: list[Stage] = []
         self._position = 0
@@ -187,6 +194,7 @@ class Runner:
             collecting() as findings,
             precision(first.numerics["precision"]),
             _tf32(first.numerics["tf32"]),
+            peak_memory(self.device) as peak,
         ):
             together = first.kind == "evaluate"
             try:
@@ -211,7 +219,8 @@ class Runner:
                     "architecture": stage.architecture,
                     "cost": cost,
                     "notes": findings.notes,
-                    "machine": machine(self.device),
+                    "memory": peak,
+                    **provenance(stage, self.registry, self.store, self.device),
                 },
             )
 

@@ -4,6 +4,7 @@
 <root>/stages/<ab>/<key>/manifest.json   identity, digests of the blobs, result, cost, machine
 <root>/locks/<key>.lock                  held while a stage is computed; says by whom
 <root>/records/<board>/                  a JSON file per cell, as records.py writes it
+<root>/source                            a random name of this store
 <root>/damaged/                          what failed verification, set aside
 <root>/data/                             decoded data sets
 <root>/logs/                             tracebacks of failed stages
@@ -21,7 +22,8 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +104,20 @@ class Store:
             f"{error.filename or self.root}: cannot be read ({error.strerror or error}): mend that, or choose another "
             "store with --store or BENCHBD_STORE"
         )
+
+    @cached_property
+    def source(self) -> str:
+        """16 hex digits for what this machine computes for this store: the same in every run, and from which neither
+        the machine nor the store can be told. StoreError if the store cannot be written."""
+        path = self.root / "source"
+        try:
+            with self.hold("source", wait=True) or nullcontext():
+                if not path.is_file():
+                    commit(path, lambda part: part.write_text(secrets.token_hex(32)))
+            text = f"{path.read_text(encoding='utf-8')} {socket.gethostname()}"
+        except OSError as error:
+            raise self._unwritable(error) from error
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def folder(self, key: str) -> Path:
         return self.root / "stages" / key[:2] / key

@@ -115,6 +115,10 @@ def _shared(record: Entry, last: str) -> Iterator[str]:
         yield f"on_board: {str(record.on_board).lower()}, but {said}; a record is on-board where it has none"
     yield from _departed(record)
     yield from _identities(record, last)
+    if record.precision not in (None, used := _in(record.identity, last, "numerics", "precision")):
+        yield f"precision: {record.precision}, but identity.{last} has {used}"
+    if strange := sorted({*record.plugins, *record.cost} - record.identity.keys()):
+        yield f"plugins, cost: of {', '.join(strange)}, which identity does not have"
     for kind, field in (("attack", "attack_role"), ("defend", "defense_role")):
         if getattr(record, field, None) is Role.FLOOR and kind in record.identity:
             yield f"{field}: floor, which has no stage, but there is identity.{kind}"
