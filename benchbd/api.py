@@ -28,7 +28,7 @@ from benchbd.planning.selection import Selection
 from benchbd.records.files import write_records
 from benchbd.records.models import DETECTIONS, DetectionRecord, Record
 from benchbd.records.places import records_folder
-from benchbd.stages.work import ENCODER
+from benchbd.stages.base import ENCODER
 
 if TYPE_CHECKING:
     import pandas as pd

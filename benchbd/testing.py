@@ -43,7 +43,7 @@ from benchbd.contract.detection import Detection
 from benchbd.contract.encoder import Encoder
 from benchbd.contract.evaluator import Evaluator, Probe
 from benchbd.contract.images import SIZE, ImageSet
-from benchbd.contract.method import Method, build, forwards_of, shortened_of
+from benchbd.contract.method import Method, build, exactly, forwards_of, shortened_of
 from benchbd.contract.pretraining import Pretraining
 from benchbd.contract.rebuild import rebuild
 from benchbd.contract.registry import check_plannable, flaw_of
@@ -51,14 +51,10 @@ from benchbd.contract.trigger import Trigger
 from benchbd.contract.trigger_function import TriggerFunction
 from benchbd.data.layouts import WITHOUT_LABELS
 from benchbd.data.own import read_own, sources_of
-from benchbd.stages.work import (
-    check_alike,
-    check_backdoor,
-    checked_predictions,
-    checked_verdict,
-    evaluated_together,
-    exactly,
-)
+from benchbd.stages.attack import check_backdoor
+from benchbd.stages.detect import checked_verdict
+from benchbd.stages.encoders import check_alike
+from benchbd.stages.evaluate import checked_predictions, evaluated_together
 
 TARGET = 1
 
@@ -219,7 +215,7 @@ def _check_encoder(encoder: Encoder, who: str, arch: str = "w16") -> Encoder:
         for name, module in encoder.named_modules():
             hooks = len(module._forward_hooks) + len(module._forward_pre_hooks) + len(module._backward_hooks)
             _require(hooks == 0, f"{who}: a hook is left on {name or 'the encoder'}")
-        check_alike(encoder, plain, images, f"{who}:")
+        check_alike(encoder, plain, images.pixels, f"{who}:")
     return plain
 
 

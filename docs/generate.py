@@ -29,8 +29,8 @@ from benchbd.contract.axes import AXES, AXIS
 from benchbd.contract.describe import document, fields_of
 from benchbd.contract.method import Method
 from benchbd.contract.registry import FIRST_PARTY, Registry, load_registry
-from benchbd.contract.specs import SECTIONS
-from benchbd.planning.board import Board, Pin, board_names, boards_folder, load_board
+from benchbd.contract.specs import SECTIONS, Pin
+from benchbd.planning.board import Board, board_names, boards_folder, load_board
 from benchbd.planning.board import Row as BoardRow
 from benchbd.records.files import read_records
 from benchbd.report.document import Column, Document, Section, Table

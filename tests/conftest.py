@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from benchbd.contract.registry import Registry, load_registry
+from benchbd.engine.executors import Inline
 
 from .chance import Watch
 
@@ -41,7 +42,9 @@ def registry() -> Registry:
 def places(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No test reads the user's data (but those marked ``realdata``), store or width of terminal."""
+    """No test reads the user's data (but those marked ``realdata``), store or width of terminal. What a method is
+    handed goes through its bytes, as between processes."""
+    monkeypatch.setattr(Inline, "roundtrip", True)
     monkeypatch.delenv("COLUMNS", raising=False)
     monkeypatch.setenv("BENCHBD_STORE", str(tmp_path_factory.mktemp("store")))
     if request.node.get_closest_marker("realdata") is None:

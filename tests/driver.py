@@ -8,29 +8,25 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from typing import Any
+from collections.abc import Sequence
 
 from benchbd.cli.main import main
-from benchbd.stages.work import Workshop
+from benchbd.engine.scheduler import Scheduler
+from benchbd.stages.base import Stage
 
 LOG, HANG, *ARGUMENTS = sys.argv[1:]
 
 
-def spy(name: str) -> None:
-    work = getattr(Workshop, name)
-
-    def logged(self: Workshop, what: Any) -> Any:
-        for stage in what if isinstance(what, list) else [what]:
-            with open(LOG, "a") as log:
-                log.write(f"{stage.kind} {stage.key}\n")
-            if stage.kind == HANG:
-                time.sleep(3600)
-        return work(self, what)
-
-    setattr(Workshop, name, logged)
+def logged(self: Scheduler, stages: Sequence[Stage]) -> None:
+    for stage in stages:
+        with open(LOG, "a") as log:
+            log.write(f"{stage.kind} {stage.key}\n")
+        if stage.kind == HANG:
+            time.sleep(3600)
+    submit(self, stages)
 
 
+submit = Scheduler._submit
+Scheduler._submit = logged  # type: ignore[method-assign]
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite that runs in the background inherits it ignored
-spy("compute")
-spy("evaluate")
 main(ARGUMENTS)

@@ -112,7 +112,7 @@ def test_every_argument_arrives(tiny: Tiny) -> None:
         pretraining="simclr",
         **places(tiny),
     )
-    cells = {(c.attack, c.defense, c.pretrain, str(c.goal), c.seed, c.evaluator) for c in planned.cells}
+    cells = {(c.attack, c.defense, c.pretrain, str(c.task), c.seed, c.evaluator) for c in planned.cells}
     assert cells == {("none", "ft", "pool", "task:2", seed, "knn") for seed in (4, 5)}
     assert "ft.lr=0.01 (the board's: 0.001)" in planned.departures
 

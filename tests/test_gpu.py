@@ -43,7 +43,7 @@ from benchbd import (
 from benchbd.api import Session
 from benchbd.contract.meter import ForwardMeter, Precision, precision
 from benchbd.contract.registry import Registry
-from benchbd.engine.runner import _tf32
+from benchbd.engine.carry_out import tf32
 from benchbd.toolkit.augment import affine_colour as affine
 from benchbd.toolkit.augment import crop_and_flip, crop_boxes, draw_jitter
 from benchbd.toolkit.augment import exact_colour as exact
@@ -61,7 +61,7 @@ BETA = {"layer1": 1500.0, "layer2": 3000.0, "layer3": 8500.0}
 
 @pytest.fixture(autouse=True)
 def no_tf32() -> Iterator[None]:
-    with _tf32(False):
+    with tf32(False):
         yield
 
 

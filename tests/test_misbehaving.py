@@ -35,7 +35,7 @@ from benchbd.cli.main import main
 from benchbd.contract.encoder import W16
 from benchbd.contract.registry import load_registry
 from benchbd.records.files import read_records
-from benchbd.stages.work import ENCODER
+from benchbd.stages.base import ENCODER
 from benchbd.testing import toy_images
 
 from .boards import Tiny, Watch, offering
@@ -573,7 +573,7 @@ def test_an_observer_that_leaves_is_named_and_ignored(
             raise error
 
         @hookimpl
-        def benchbd_cell_finished(self) -> None:
+        def benchbd_record_finished(self) -> None:
             raise error
 
     watch = Watch()
@@ -586,7 +586,7 @@ def test_an_observer_that_leaves_is_named_and_ignored(
     assert [record["status"] for record in json.loads(result.stdout)["records"]] == ["ok", "ok"]
     named = [line for line in result.stderr.splitlines() if line.startswith("warning: observer leaving: benchbd_")]
     assert sorted(line.split()[3] for line in named) == [
-        "benchbd_cell_finished",
+        "benchbd_record_finished",
         "benchbd_stage_finished",
         "benchbd_stage_started",
     ]

@@ -238,7 +238,7 @@ def test_a_departure_is_of_the_cells_that_stand_on_it(tmp_path: Path, registry: 
     for option in ("simclr.lr=0.1", "trigger.size=5", "mlp.lr=0.1"):
         assert len(departed(tiny, options=[option])) == 6
     both = tiny.plan(tasks=["task:1", "task:2"], evaluators=["mlp", "knn"])
-    assert {(str(c.goal), c.evaluator): c.departures for c in both.cells} == {
+    assert {(str(c.task), c.evaluator): c.departures for c in both.cells} == {
         ("task:1", "mlp"): (),
         ("task:1", "knn"): ("evaluator knn",),
         ("task:2", "mlp"): ("task pool -> task:2",),
@@ -251,7 +251,7 @@ def test_other_data_mark_only_the_rows_that_have_them(tmp_path: Path, registry: 
     board = TINY.replace('rows = [{ pretrain = "pool", tasks = ["task:1"] }]', rows)
     tiny = Tiny(tmp_path, registry, board.replace("[data]", "[data]\nother = { test = 99 }"))
     write_npz_set(tiny.data, "other", seed=3)
-    off = {str(cell.goal): cell.departures for cell in tiny.plan().cells}
+    off = {str(cell.task): cell.departures for cell in tiny.plan().cells}
     assert off == {"task:1": (), "other:2": ("other test is 30, the board pins 99",)}
 
 
@@ -318,11 +318,11 @@ def test_several_targets_at_once(tmp_path: Path, registry: Registry) -> None:
     assert len({target["trigger"] for target in attack.params["targets"]}) == 2
     for cell in plan.cells:  # each cell has the reference and the trigger of its own task
         (reference,) = (stage for stage in cell.chain if stage.kind == "reference")
-        assert reference.data["train"].name == cell.goal.task
+        assert reference.data["train"].name == cell.task.name
         own = next(t for t in attack.params["targets"] if t["data"] == reference.data["train"].digest)
         assert cell.evaluate.params["trigger"] == own["trigger"]
     alone = tiny.plan(attacks=("badencoder",), defenses=("none",), tasks=("other:2",))
-    assert [cell.goal.task for cell in alone.cells] == ["other"]
+    assert [cell.task.name for cell in alone.cells] == ["other"]
     assert alone.departures == []
     assert {s.key for s in alone.stages if s.kind == "attack"} == {attack.key}  # a part of the row, not another attack
 
@@ -339,7 +339,7 @@ def test_an_explicit_target_of_the_board_is_the_boards(tmp_path: Path, registry:
     tiny = Tiny(tmp_path, registry, TINY.replace('rows = [{ pretrain = "pool", tasks = ["task:1"] }]', rows))
     for wanted in ("task", "task:1"):
         plan = tiny.plan(tasks=(wanted,))
-        assert {(cell.pretrain, str(cell.goal)) for cell in plan.cells} == {("pool", "task:1")}
+        assert {(cell.pretrain, str(cell.task)) for cell in plan.cells} == {("pool", "task:1")}
         assert plan.departures == []
 
 

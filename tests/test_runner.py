@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 import benchbd.engine.recording
-import benchbd.stages.work
+import benchbd.stages.reference
 from benchbd import (
     Attack,
     AttackerKnowledge,
@@ -44,7 +44,7 @@ from benchbd.api import Session
 from benchbd.contract.registry import Registry, load_registry
 from benchbd.engine.store import Store
 from benchbd.records.models import GATE, Record
-from benchbd.stages.work import choose_references
+from benchbd.stages.reference import choose_references
 from benchbd.testing import toy_encoder, toy_images
 
 from .boards import TINY, Tiny, Watch, drive, ended, flip, in_flight, keys, offering, wait_until, weights
@@ -180,9 +180,9 @@ def test_the_gate(
 
 
 def test_a_missed_reference_is_reported(tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    choose = benchbd.stages.work.choose_references
+    choose = benchbd.stages.reference.choose_references
     monkeypatch.setattr(
-        benchbd.stages.work, "choose_references", lambda *a, **k: replace(choose(*a, **k), predicted=[2])
+        benchbd.stages.reference, "choose_references", lambda *a, **k: replace(choose(*a, **k), predicted=[2])
     )
     records = Tiny(tmp_path, registry).run(defenses=("none",))
     assert cell(records, "none", "none").notes == []

@@ -56,7 +56,7 @@ def test_neither_does_a_terminal() -> None:
     stream = io.StringIO()
     with Terminal(stream) as terminal:
         for record in hostile():
-            terminal.benchbd_cell_finished(record)
+            terminal.benchbd_record_finished(record)
     assert len(stream.getvalue().splitlines()) == 2
     for text in (stream.getvalue(), terminal_table(hostile())):
         assert all(char.isprintable() or char == "\n" for char in text)

@@ -34,7 +34,7 @@ from benchbd import (
 from benchbd.base.errors import PluginError
 from benchbd.contract.context import collecting, derive_seed, reporting
 from benchbd.contract.meter import ForwardMeter
-from benchbd.stages.base import check_features
+from benchbd.stages.encoders import check_features
 
 from .chance import seeded
 

@@ -42,8 +42,8 @@ from benchbd.base.errors import PluginError
 from benchbd.contract.registry import GROUP, load_registry
 from benchbd.planning.cost import known_forwards
 from benchbd.records.models import Record
-from benchbd.stages.base import Stage
-from benchbd.stages.work import ENCODER, PREDICTIONS, check_backdoor
+from benchbd.stages.attack import check_backdoor
+from benchbd.stages.base import ENCODER, PREDICTIONS, Stage
 from benchbd.testing import toy_encoder
 
 from .boards import TINY, Tiny, offering, weights

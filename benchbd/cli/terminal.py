@@ -17,10 +17,10 @@ from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Ta
 from rich.text import Text
 
 from benchbd.contract.hookspecs import hookimpl
+from benchbd.records.models import DetectionRecord, Record
 from benchbd.report.writers.safe import plain
 
 if TYPE_CHECKING:
-    from benchbd.records.models import Record
     from benchbd.stages.base import Stage
 
 EVERY = 60.0  # seconds between two plain lines on the progress of one stage: enough for a log, not a flood
@@ -123,14 +123,12 @@ class Terminal:
         self._line(f"{name} {verb} {_duration(seconds)}{reason}", status)
 
     @hookimpl
-    def benchbd_cell_finished(self, record: Record) -> None:
+    def benchbd_record_finished(self, record: Record | DetectionRecord) -> None:
         self._tell_cached()
-        cell = f"{record.attack} x {record.defense}, {record.pretrain} -> {record.task}:{record.target}"
-        what = [f"{record.status}: {record.reason}"] if record.reason else [record.status] * (record.status != "ok")
-        if found := record.metrics:
-            figures = f"ACC {found.acc:.1f}, ASR {found.asr:.1f}, non-target {found.asr_nontarget:.1f}"
-            what = [figures, *what]
-        self._line(f"  = {cell}, seed {record.seed}, {record.evaluator}: {'; '.join(what)}", record.status)
+        case, figures = _case(record)
+        if record.status != "ok":
+            figures.append(f"{record.status}: {record.reason}" if record.reason else record.status)
+        self._line(f"  = {case}: {'; '.join(figures)}", record.status)
 
     def _tell_cached(self) -> None:
         if self._cached:
@@ -147,6 +145,18 @@ class Terminal:
         else:
             self.stream.write(text + "\n")
             self.stream.flush()
+
+
+def _case(record: Record | DetectionRecord) -> tuple[str, list[str]]:
+    """What a record is of, and its figures, if it has any."""
+    if isinstance(record, DetectionRecord):
+        case = f"{record.attack} before {record.detection}, {record.pretrain} -> {', '.join(record.tasks)}"
+        verdict = f"score {record.score:.4g}{', flagged' * bool(record.flagged)}" if record.score is not None else ""
+        return f"{case}, seed {record.seed}", [verdict] * bool(verdict)
+    case = f"{record.attack} x {record.defense}, {record.pretrain} -> {record.task}:{record.target}"
+    found = record.metrics
+    figures = f"ACC {found.acc:.1f}, ASR {found.asr:.1f}, non-target {found.asr_nontarget:.1f}" if found else ""
+    return f"{case}, seed {record.seed}, {record.evaluator}", [figures] * bool(figures)
 
 
 class _Running:

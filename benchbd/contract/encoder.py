@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from importlib.metadata import entry_points
@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Self, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save, save_file
 from torch import Tensor, nn
 
 from benchbd.base.content import expanded
@@ -31,6 +31,8 @@ from benchbd.base.inputs import file_kind, obstacle
 from benchbd.base.isolation import isolated
 from benchbd.contract.meter import _count, _hook_once, _precision
 from benchbd.contract.resnet import BasicBlock, Bottleneck, Stage, Stem, Take, within
+
+_NO_ENCODER = (SafetensorError, UnknownNameError, KeyError, TypeError, ValueError, RuntimeError, OSError)
 
 
 class Encoder(nn.Module):
@@ -231,8 +233,14 @@ class Encoder(nn.Module):
 
     def save(self, path: str | Path) -> None:
         """Write safetensors. One metadata key keeps the file byte-reproducible."""
-        description = json.dumps({"arch": self.arch, "head": self.head is not None}, sort_keys=True)
-        save_file(self.tensors(), expanded(path), metadata={"benchbd": description})
+        save_file(self.tensors(), expanded(path), metadata=self._metadata())
+
+    def to_bytes(self) -> bytes:
+        """The file that ``save`` writes."""
+        return save(self.tensors(), metadata=self._metadata())
+
+    def _metadata(self) -> dict[str, str]:
+        return {"benchbd": json.dumps({"arch": self.arch, "head": self.head is not None}, sort_keys=True)}
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> Self:
@@ -240,17 +248,32 @@ class Encoder(nn.Module):
         path = expanded(path)
         try:
             with safe_open(path, "pt") as file:
-                description = json.loads((file.metadata() or {})["benchbd"])
-            encoder = cls(description["arch"], head=description["head"])
-            encoder.load_state_dict({"mask": encoder.mask, **load_file(path)})  # a file without one prunes nothing
+                metadata = file.metadata() or {}
+            return cls._from_parts(metadata, load_file(path), device)
         except FileNotFoundError:
             raise DataError(f"{path}: no such encoder file") from None
-        except (SafetensorError, UnknownNameError, KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
+        except _NO_ENCODER as error:
             if reason := obstacle(error):
                 raise DataError(f"{path}: cannot be read ({reason})") from error
             kind = file_kind(path)
             reason = f"it is {kind}" if kind else " ".join(str(error).split())[:200]
             raise DataError(f"{path}: not an encoder written by benchbd ({reason})") from error
+
+    @classmethod
+    def from_bytes(cls, data: bytes, device: torch.device | str = "cpu") -> Self:
+        """The encoder of a file that ``to_bytes`` or ``save`` gave; DataError if it is none."""
+        try:
+            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+            return cls._from_parts(header.get("__metadata__") or {}, load(data), device)
+        except _NO_ENCODER as error:
+            raise DataError(f"not an encoder written by benchbd ({' '.join(str(error).split())[:200]})") from error
+
+    @classmethod
+    def _from_parts(cls, metadata: Mapping[str, str], tensors: dict[str, Tensor], device: torch.device | str) -> Self:
+        description = json.loads(metadata["benchbd"])
+        with torch.random.fork_rng(devices=[]):  # the weights that it is made with are drawn, and then replaced
+            encoder = cls(description["arch"], head=description["head"])
+        encoder.load_state_dict({"mask": encoder.mask, **tensors})  # a file without one prunes nothing
         return encoder.to(device).eval()
 
 

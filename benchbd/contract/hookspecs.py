@@ -96,5 +96,6 @@ def benchbd_stage_finished(stage: ObservedStage, status: str, seconds: float, me
 
 
 @hookspec
-def benchbd_cell_finished(record: ObservedRecord) -> None:
-    """A cell has its record. Called once per cell and evaluator, in the order of the board."""
+def benchbd_record_finished(record: ObservedRecord) -> None:
+    """A record is finished: that of a cell, once per evaluator, or of an inspection by a detector; in the order of the
+    board. Only the record of an inspection has a ``detection``."""

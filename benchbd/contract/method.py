@@ -26,6 +26,7 @@ from benchbd.contract.content import identity_options
 from benchbd.contract.roles import Role
 
 M = TypeVar("M", bound=BaseModel)
+R = TypeVar("R")
 
 MOST_FORWARDS = 10**18  # more is no estimate
 
@@ -192,3 +193,14 @@ def _validated(cls: type[M], values: Mapping[str, Any], name: str, folder: Path 
         message = first["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ") or "is not valid"
         given = f" (got {shown(first['input'])})" if first["loc"] else ""
         raise UsageError(f"{brief(path)}: {message[0].lower()}{message[1:]}{given}") from error
+
+
+def exactly(kind: type[R], value: object, who: str) -> R:
+    """The value, where it is of this very class. PluginError for another or a subclass: what that overrides is not what
+    the harness uses."""
+    if type(value) is kind:
+        return value
+    name = type(value).__name__
+    what = f"its subclass {name}, whose own methods are not used" if isinstance(value, kind) else name
+    article = "" if kind.__name__.endswith("s") else "a "
+    raise PluginError(f"{who} must return {article}benchbd.{kind.__name__}, not {what}")

@@ -17,14 +17,14 @@ OF_DATA: tuple[TriggerKind, ...] = ("patch", "blend", "add", "noise")
 """The kinds whose triggers are data alone; a function is a plugin's code."""
 
 
-class _Table(BaseModel):
+class Table(BaseModel):
     """late: fields that an identity leaves out while they have their default, as ``Method.late``."""
 
     late: ClassVar[frozenset[str]] = frozenset()
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class TriggerSpec(_Table):
+class TriggerSpec(Table):
     """The trigger of a board: a kind, and a pattern or a file: the released npz, a PNG or a .npy.
 
     kind: what the trigger does to the pixels that it covers. patch replaces them; blend mixes the pattern in by its
@@ -89,7 +89,7 @@ class TriggerSpec(_Table):
         return (0.10, 0.90) if self.position == "random" else None
 
 
-class ReferenceSpec(_Table):
+class ReferenceSpec(Table):
     """Where the attacker's reference inputs come from.
 
     Without a file: the ``count`` images of the target class that the clean classifier is surest of, among the half of
@@ -101,7 +101,15 @@ class ReferenceSpec(_Table):
     file: Content | None = Field(None, description="a file instead: npz (x, y), PNG or npy")
 
 
-class Budget(_Table):
+class Pin(Table):
+    """What a data set must be for a run to be on-board: counts per split, or content digests."""
+
+    train: int | str | None = Field(None, description="of the training images")
+    test: int | str | None = Field(None, description="of the test images")
+    unlabeled: int | str | None = Field(None, description="of the unlabelled images")
+
+
+class Budget(Table):
     """Steps and batch that every defense gets which has such fields; said once for the whole board."""
 
     steps: int | None = Field(None, ge=0, le=1_000_000_000, description="optimiser steps; null: each defense's own")

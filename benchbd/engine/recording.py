@@ -20,7 +20,8 @@ from benchbd.records.counts import baseline, count, metrics
 from benchbd.records.models import GATE, Cost, Counts, DetectionRecord, Gain, Record, Status
 from benchbd.records.predictions import pack
 from benchbd.stages.base import Stage
-from benchbd.stages.work import draw_rows, read_predictions
+from benchbd.stages.evaluate import read_predictions
+from benchbd.stages.inputs import draw_rows
 
 
 class Recorder:
@@ -54,11 +55,11 @@ class Recorder:
         status: Status = "ok"
         reason = ""
         try:
-            floor = self._counts(cell.floor, cell.goal.label)
+            floor = self._counts(cell.floor, cell.task.label)
             values |= {"baseline": baseline(floor), "baseline_counts": floor}
-            published = self._counts(cell.undefended, cell.goal.label)
+            published = self._counts(cell.undefended, cell.task.label)
             values["undefended"] = undefended = metrics(published)
-            own = self._counts(cell.evaluate, cell.goal.label)
+            own = self._counts(cell.evaluate, cell.task.label)
             predicted = read_predictions(self.results.artifact(cell.evaluate))
             packed = pack(predicted.clean.numpy(), predicted.triggered.numpy())
             values |= {"metrics": metrics(own), "counts": own, "predictions": hashlib.sha256(packed).hexdigest()}
@@ -74,9 +75,9 @@ class Recorder:
         record = Record(
             defense=cell.defense,
             defense_role=cell.defense_role,
-            task=cell.goal.task,
-            target=cell.goal.label,
-            target_name=cell.goal.name,
+            task=cell.task.name,
+            target=cell.task.label,
+            target_name=cell.task.target,
             evaluator=cell.evaluator,
             reference=self._reference(cell),
             **self._entry(cell, (*cell.chain, cell.evaluate), "defend"),
@@ -93,9 +94,9 @@ class Recorder:
         status: Status = "ok"
         reason, gains = "", {}
         try:
-            for goal, own, clean in zip(inspection.goals, inspection.undefended, inspection.floors, strict=True):
-                counts = self._counts(own, goal.label)
-                gains[str(goal)] = Gain(counts=counts, baseline_counts=self._counts(clean, goal.label))
+            for task, own, clean in zip(inspection.tasks, inspection.undefended, inspection.floors, strict=True):
+                counts = self._counts(own, task.label)
+                gains[str(task)] = Gain(counts=counts, baseline_counts=self._counts(clean, task.label))
             if inspection.detect.key in self.results.failures:
                 raise self.results.failures[inspection.detect.key]
             result = self.results.artifacts[inspection.detect.key].result
@@ -108,7 +109,7 @@ class Recorder:
         return DetectionRecord(
             detection=inspection.detection,
             evaluator=inspection.evaluator,
-            tasks=[str(goal) for goal in inspection.goals],
+            tasks=[str(task) for task in inspection.tasks],
             gains=gains,
             **self._entry(inspection, chain, "detect"),
             status=status,
@@ -170,12 +171,12 @@ class Recorder:
 
     def _missed_references(self, cell: Cell) -> list[str]:
         reference = self._reference(cell)
-        missed = sum(predicted != cell.goal.label for predicted in reference.get("predicted", []))
+        missed = sum(predicted != cell.task.label for predicted in reference.get("predicted", []))
         if not missed:
             return []
         return [
             f"{missed} of {len(reference['predicted'])} reference inputs are not classified as the target "
-            f"{cell.goal.label} by the clean classifier; expect a low ASR"
+            f"{cell.task.label} by the clean classifier; expect a low ASR"
         ]
 
     def _remarks(self, chain: Iterable[Stage]) -> list[str]:

@@ -151,7 +151,7 @@ class Store:
     def put(
         self,
         key: str,
-        blobs: Mapping[str, Callable[[Path], None]],
+        blobs: Mapping[str, Callable[[Path], object]],
         *,
         identity: Mapping[str, Any],
         result: Mapping[str, Any],

@@ -31,7 +31,8 @@ from benchbd.planning.board import Board
 from benchbd.planning.settings import Settings
 from benchbd.records.models import Record
 from benchbd.stages.artifact import Artifact
-from benchbd.stages.work import ENCODER, KEPT, REFERENCES, read_predictions
+from benchbd.stages.base import ENCODER, KEPT, REFERENCES
+from benchbd.stages.evaluate import read_predictions
 
 
 class Absent(Exception):  # noqa: N818 - what a picture says that it lacks

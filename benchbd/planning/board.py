@@ -12,7 +12,7 @@ from benchbd.base.content import expanded
 from benchbd.base.errors import UnknownNameError, UsageError, brief, shown
 from benchbd.base.inputs import file_kind, obstacle
 from benchbd.contract.axes import AXIS, GRID, Axis
-from benchbd.contract.specs import SECTIONS, Budget, ReferenceSpec, TriggerSpec, _Table
+from benchbd.contract.specs import SECTIONS, Budget, Pin, ReferenceSpec, Table, TriggerSpec
 
 DEFAULT = "demo"
 
@@ -31,7 +31,7 @@ Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_distinct)]
 
 
-class Row(_Table):
+class Row(Table):
     """One pre-training set and the downstream tasks attacked together on it, each ``DATASET:TARGET``.
 
     triggers: one per task where several are attacked at once; without them the board's trigger serves all.
@@ -42,15 +42,7 @@ class Row(_Table):
     triggers: tuple[TriggerSpec, ...] | None = Field(None, description="one per task; null: the board's for all")
 
 
-class Pin(_Table):
-    """What a data set must be for a run to be on-board: counts per split, or content digests."""
-
-    train: int | str | None = Field(None, description="of the training images")
-    test: int | str | None = Field(None, description="of the test images")
-    unlabeled: int | str | None = Field(None, description="of the unlabelled images")
-
-
-class _Head(_Table):
+class _Head(Table):
     name: str = Field(pattern=r"^\w[\w.-]*$", description="by default that of the file or its folder")
     title: str = Field("", description="one line for lists")
     description: str = Field("", description="what stands above the tables")

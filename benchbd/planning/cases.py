@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from benchbd.contract.roles import Role
 from benchbd.planning.board import Board
 from benchbd.stages.base import Stage, distinct
-from benchbd.stages.task import Goal
+from benchbd.stages.task import Task
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +26,7 @@ class Cell:
     defense: str
     defense_role: Role
     pretrain: str
-    goal: Goal
+    task: Task
     seed: int
     evaluator: str
     chain: tuple[Stage, ...]
@@ -50,8 +50,8 @@ class Cell:
 class Inspection:
     """One encoder before a detector.
 
-    goals: the tasks of its row. chain: the stages that lead to it, in order. detect: the verdict.
-    undefended, floors: evaluations of it and of the clean encoder, one per goal; they tell whether the attack took.
+    tasks: the tasks of its row. chain: the stages that lead to it, in order. detect: the verdict.
+    undefended, floors: evaluations of it and of the clean encoder, one per task; they tell whether the attack took.
     departures: as of a cell.
     """
 
@@ -59,7 +59,7 @@ class Inspection:
     attack: str
     attack_role: Role
     pretrain: str
-    goals: tuple[Goal, ...]
+    tasks: tuple[Task, ...]
     seed: int
     evaluator: str
     chain: tuple[Stage, ...]
@@ -101,5 +101,5 @@ class Plan:
         """Cells that share a pre-training set, tasks and seed: what is computed together before the next ones."""
         blocks: dict[tuple[str, str, int], list[Cell]] = {}
         for cell in self.cells:
-            blocks.setdefault((cell.pretrain, cell.goal.task, cell.seed), []).append(cell)
+            blocks.setdefault((cell.pretrain, cell.task.name, cell.seed), []).append(cell)
         return list(blocks.values())

@@ -8,6 +8,7 @@ from typing import Any
 
 from benchbd.base.errors import BenchbdError
 from benchbd.stages.base import Stage
+from benchbd.stages.kinds import KINDS
 
 log = logging.getLogger("benchbd")
 
@@ -18,7 +19,7 @@ def known_forwards(stages: Iterable[Stage]) -> dict[str, int | None]:
     complaints: dict[str, None] = {}
     for stage in stages:
         try:
-            known[stage.key] = stage.forwards()
+            known[stage.key] = KINDS[stage.kind].forwards(stage)
         except BenchbdError as error:
             known[stage.key] = None
             complaints[f"{stage.kind} {stage.method_name}: its cost is not known: {error}"] = None

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from benchbd.base.errors import DataAbsentError, DataError, UnknownNameError, UsageError, brief, shown
+from benchbd.base.errors import UnknownNameError, UsageError, brief, shown
 from benchbd.contract.attack import Attack
-from benchbd.contract.context import derive_seed
 from benchbd.contract.defense import Mitigation
 from benchbd.contract.detection import Detection
 from benchbd.contract.evaluator import Evaluator
 from benchbd.contract.images import content_digest
-from benchbd.contract.method import Method
 from benchbd.contract.patterns import WORDS, described, make_trigger
 from benchbd.contract.pretraining import Pretraining, architecture_of, check_size
 from benchbd.contract.registry import Registry
@@ -21,14 +19,17 @@ from benchbd.contract.roles import Role
 from benchbd.contract.specs import ReferenceSpec, TriggerSpec
 from benchbd.contract.trigger import Trigger, load_references
 from benchbd.contract.trigger_function import TriggerFunction
-from benchbd.data.entries import ABSENT, SplitInfo
 from benchbd.data.library import DataLibrary
 from benchbd.planning.board import Board, Row
 from benchbd.planning.cases import Cell, Inspection, Plan
 from benchbd.planning.selection import Selection
 from benchbd.planning.settings import Settings, differences
-from benchbd.stages.base import DataRef, Kind, Stage, distinct
-from benchbd.stages.task import Goal, class_index, resolve_target, split_task
+from benchbd.stages import attack as attacking
+from benchbd.stages import defend, detect, evaluate, pretrain, reference
+from benchbd.stages.base import Stage, distinct
+from benchbd.stages.clean import Clean
+from benchbd.stages.sources import Sources
+from benchbd.stages.task import Task, split_task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,11 +69,10 @@ class _Planner:
         precision: Literal["fp32", "bf16"],
         strict: bool,
     ) -> None:
-        self.board, self.selection, self.library, self.strict = board, selection, library, strict
-        self.numerics = {"precision": precision, "tf32": precision == "bf16"}
-        self.infos: dict[tuple[str, str], SplitInfo] = {}
+        self.board, self.selection, self.library = board, selection, library
+        numerics = {"precision": precision, "tf32": precision == "bf16"}
+        self.sources = Sources(library, board.data, board.image_size, numerics, strict=strict)
         self.settings = Settings(board, registry, selection.options)
-        self.off_pins: dict[tuple[str, str], tuple[str, ...]] = {}
         (self.pretraining,) = self.settings.methods(Pretraining, self._asked("pretraining"))
         check_size(architecture_of(self.pretraining), board.image_size)
 
@@ -95,7 +95,9 @@ class _Planner:
             if not declared:
                 self._check_new_task(wanted)
                 new = [Row(pretrain=name, tasks=(wanted,)) for name in dict.fromkeys(row.pretrain for row in rows)]
-                declared = [(row, wanted, [*other, f"task {row.pretrain} -> {self._goal(wanted)}"]) for row in new]
+                declared = [
+                    (row, wanted, [*other, f"task {row.pretrain} -> {self.sources.task(wanted)}"]) for row in new
+                ]
             for row, task, departures in declared:
                 line = chosen.setdefault(row, _Line(row, [], departures))
                 line.tasks.extend([task] if task not in line.tasks else [])
@@ -104,7 +106,7 @@ class _Planner:
     def _means(self, wanted: str, task: str) -> bool:
         """Whether ``wanted``, with or without a target, is the ``task`` of a row."""
         name, target = split_task(wanted)
-        return name == split_task(task)[0] and (target is None or self._goal(wanted) == self._goal(task))
+        return name == split_task(task)[0] and (target is None or self.sources.task(wanted) == self.sources.task(task))
 
     def _check_new_task(self, wanted: str) -> None:
         """UsageError where a task that no row names lacks its target, or is unknown altogether."""
@@ -118,73 +120,6 @@ class _Planner:
             f"task {shown(name)} is not of board {self.board.name} (which has {', '.join(tasks)}): "
             f"give its target, as in {brief(name)}:3"
         )
-
-    # Data --------------------------------------------------------------------------------------------------------
-
-    def _info(self, name: str, split: str) -> SplitInfo:
-        if (name, split) not in self.infos:
-            try:
-                info = self.library.info(name, split, self.board.image_size)
-            except DataAbsentError:
-                if self.strict:
-                    raise
-                count = self._official_count(name, split)
-                size = self.board.image_size
-                info = SplitInfo(f"{ABSENT}{name}:{split}", count, size, (), (), (0.5,) * 3, (0.25,) * 3)
-            self.infos[name, split] = info
-        return self.infos[name, split]
-
-    def _official_count(self, name: str, split: str) -> int:
-        """How many images an absent split will have, for the estimate of cost; 0 where nobody knows."""
-        dataset = self.library.datasets.get(name)
-        splits = dataset.splits if dataset is not None else {}
-        wanted = ("train", "unlabeled") if split == "pool" else (split,)
-        return sum(splits.get(part, 0) for part in wanted)
-
-    def _off_pins(self, name: str, split: str) -> tuple[str, ...]:
-        """In what a split is not what the board pins; a pool is pinned by its parts."""
-        if (name, split) not in self.off_pins:
-            self.off_pins[name, split] = tuple(self._compare_pins(name, split))
-        return self.off_pins[name, split]
-
-    def _compare_pins(self, name: str, split: str) -> Iterator[str]:
-        pin, info = self.board.data.get(name), self._info(name, split)
-        if pin is None or info.absent:
-            return
-        pinned: int | str | None
-        if split == "pool":
-            parts = {part: value for part in ("train", "unlabeled") if (value := getattr(pin, part)) is not None}
-            for part in [part for part, value in parts.items() if isinstance(value, str)]:
-                yield from self._off_pins(name, part)
-            counts = [value for value in parts.values() if isinstance(value, int)]
-            pinned = sum(counts) if counts and len(counts) == len(parts) else None
-        else:
-            pinned = getattr(pin, split)
-        actual = info.count if isinstance(pinned, int) else info.digest
-        if pinned is not None and actual != pinned:
-            yield f"{name} {split} is {actual}, the board pins {pinned}"
-
-    def _ref(self, name: str, split: str) -> DataRef:
-        info = self._info(name, split)
-        return DataRef(name, split, info.digest, info.count, info.size)
-
-    def _goal(self, text: str) -> Goal:
-        name, target = split_task(text)
-        if target is None:
-            write = f"write {brief(text)}:TARGET, an index or a class name"
-            raise UsageError(f"task {shown(text)} has no target class: {write}")
-        train, test = self._info(name, "train"), self._info(name, "test")
-        if train.absent:
-            index = class_index(target)
-            return Goal(name, -1 if index is None or index < 0 else index, target)
-        if train.size != test.size:
-            raise DataError(f"task {name}: train images are {train.size} pixels wide, test images {test.size}")
-        label, label_name = resolve_target(name, target, train.classes, len(train.histogram))
-        if not train.histogram[label]:
-            raise UsageError(f"task {name}: no training image of target class {label} ({label_name})")
-        if test.count and sum(test.histogram) == sum(test.histogram[label : label + 1]):
-            raise UsageError(f"task {name}: every test image is of target class {label} ({label_name})")
-        return Goal(name, label, label_name)
 
     # Stages ------------------------------------------------------------------------------------------------------
 
@@ -221,35 +156,35 @@ class _Planner:
         asked: attacks and defenses by name; what else is there is context.
         """
         row = line.row
-        goals = [self._goal(task) for task in row.tasks]
+        tasks = [self.sources.task(text) for text in row.tasks]
         triggers = self._triggers(row)
         cells = []
         for seed in self._seeds():
-            pretrain = self._pretrain(row.pretrain, seed)
+            clean = self._pretrain(row.pretrain, seed)
             for attack in attacks:
-                published = self._attack(attack, row, goals, triggers, seed, pretrain)
+                published = self._attack(attack, tasks, triggers, seed, clean)
                 for defense in [d for d in defenses if self._crosses(attack, d, asked[0])]:
                     repaired = self._defend(defense, row, seed, published)
-                    for number, (task, goal, trigger) in enumerate(zip(row.tasks, goals, triggers, strict=True)):
-                        if task not in line.tasks:
+                    for number, (text, task, trigger) in enumerate(zip(row.tasks, tasks, triggers, strict=True)):
+                        if text not in line.tasks:
                             continue
-                        reference = published.parents.get(f"reference{number}")
-                        chain = dict.fromkeys(s for s in (pretrain, reference, published, repaired) if s is not None)
+                        own_reference = published.parents.get(f"reference{number}")
+                        chain = dict.fromkeys(s for s in (clean, own_reference, published, repaired) if s is not None)
                         for evaluator in evaluators:
-                            judge = (evaluator, goal, seed, trigger)
+                            judge = (evaluator, task, seed, trigger)
                             cell = Cell(
                                 attack.name,
                                 attack.role,
                                 defense.name,
                                 defense.role,
                                 row.pretrain,
-                                goal,
+                                task,
                                 seed,
                                 evaluator.name,
                                 chain=tuple(chain),
                                 evaluate=self._evaluate(repaired, *judge),
                                 undefended=self._evaluate(published, *judge),
-                                floor=self._evaluate(pretrain, *judge),
+                                floor=self._evaluate(clean, *judge),
                                 context=not (attack.name in asked[0] and defense.name in asked[1]),
                             )
                             cells.append(replace(cell, departures=self._departures(cell, line, seed)))
@@ -309,29 +244,36 @@ class _Planner:
         (floor,) = self.settings.methods(Attack, [self._floor("attack")])
         (evaluator,) = self.settings.methods(Evaluator, self.board.names("evaluator")[:1])
         row = line.row
-        goals = tuple(self._goal(task) for task in row.tasks)
+        tasks = tuple(self.sources.task(text) for text in row.tasks)
         triggers = self._triggers(row)
         pinned = self.board.pretrain_seed
         for seed in self._seeds():
             for attack in (floor, *(a for a in attacks if not a.passthrough and a.role is not Role.CONTROL)):
                 # A clean encoder that several seeds share is inspected under its own.
                 own = pinned if attack is floor and pinned is not None else seed
-                pretrain = self._pretrain(row.pretrain, own)
-                published = self._attack(attack, row, goals, triggers, own, pretrain)
-                judges = [(evaluator, goal, own, trigger) for goal, trigger in zip(goals, triggers, strict=True)]
+                clean = self._pretrain(row.pretrain, own)
+                published = self._attack(attack, tasks, triggers, own, clean)
+                judges = [(evaluator, task, own, trigger) for task, trigger in zip(tasks, triggers, strict=True)]
                 for detection in detections:
                     inspection = Inspection(
                         detection.name,
                         attack.name,
                         attack.role,
                         row.pretrain,
-                        goals,
+                        tasks,
                         own,
                         evaluator.name,
                         chain=tuple(distinct([published])),
-                        detect=self._detect(detection, row, own, published),
+                        detect=detect.plan(
+                            self.sources,
+                            detection,
+                            published,
+                            self._clean(row),
+                            own,
+                            self.settings.departures(detection),
+                        ),
                         undefended=tuple(self._evaluate(published, *judge) for judge in judges),
-                        floors=tuple(self._evaluate(pretrain, *judge) for judge in judges),
+                        floors=tuple(self._evaluate(clean, *judge) for judge in judges),
                     )
                     drawn = None if own == pinned else own
                     yield replace(inspection, departures=self._departures(inspection, line, drawn))
@@ -345,7 +287,7 @@ class _Planner:
                 f"the row {row.pretrain} of board {self.board.name} has triggers of its own: no -o trigger."
             )
         specs = row.triggers or (self.settings.trigger,) * len(row.tasks)
-        size = self._info(row.pretrain, "pool").size
+        size = self.sources.info(row.pretrain, "pool").size
         return [self._trigger(spec, size) for spec in specs]
 
     def _trigger_departures(self, trigger: Trigger) -> Iterable[str]:
@@ -367,165 +309,48 @@ class _Planner:
 
     def _pretrain(self, name: str, seed: int) -> Stage:
         seed = seed if self.board.pretrain_seed is None else self.board.pretrain_seed
-        return self._stage(
-            "pretrain",
-            f"{self.pretraining.name} on {name} seed {seed}",
-            self.pretraining,
-            derive_seed(seed, "pretrain"),
-            data={"pool": self._ref(name, "pool")},
-            params={"normalization": [list(v) for v in (self._info(name, "pool").mean, self._info(name, "pool").std)]},
-            parents={},
-            departures=[*self._other_pretraining(), *self.settings.departures(self.pretraining)],
-        )
-
-    def _other_pretraining(self) -> list[str]:
         own, (board,) = self.pretraining.name, self.board.names("pretraining")
-        return [] if own == board else [f"pre-training method {own} (the board's: {board})"]
+        other = [] if own == board else [f"pre-training method {own} (the board's: {board})"]
+        departures = [*other, *self.settings.departures(self.pretraining)]
+        return pretrain.plan(self.sources, self.pretraining, name, seed, departures)
 
-    def _stage(
-        self,
-        kind: Kind,
-        label: str,
-        method: Method | ReferenceSpec,
-        seed: int,
-        *,
-        data: Mapping[str, DataRef],
-        params: Mapping[str, Any],
-        parents: Mapping[str, Stage],
-        departures: Iterable[str],
-        attachments: Mapping[str, Any] | None = None,
-    ) -> Stage:
-        """A stage under the run's numerics. departures: those of its method; those of its data are found here."""
-        off_pins = [text for ref in data.values() for text in self._off_pins(ref.name, ref.split)]
-        return Stage(
-            kind,
-            label,
-            method,
-            seed,
-            data,
-            params,
-            parents,
-            self.numerics,
-            attachments or {},
-            (*departures, *off_pins),
-        )
-
-    def _reference(self, goal: Goal, seed: int, pretrain: Stage) -> Stage:
-        spec: ReferenceSpec = self.settings.reference
-        pixels, digest = self._references(spec, goal)
-        train = self._info(goal.task, "train")
-        if pixels is None and not train.absent and spec.count > (most := train.histogram[goal.label]):
-            raise UsageError(
-                f"reference.count: {spec.count} reference inputs are asked for, and the class {goal.name} of "
-                f"{goal.task} has {most} training images, about half of which are held out for them"
-            )
+    def _reference(self, task: Task, seed: int, clean: Stage) -> Stage:
+        spec, board = self.settings.reference, self.board.reference
+        given = self._given(spec, task)
         departures: Iterable[str] = ()
-        if spec != (board := self.board.reference):
-            theirs = {"count": board.count, "file": self._references(board, goal)[1]}
-            departures = differences("reference", theirs, {"count": spec.count, "file": digest}).values()
-        return self._stage(
-            "reference",
-            f"{goal} on {pretrain.data['pool'].name} seed {seed}",
-            spec.model_copy(update={"file": None}),  # a file is identified by what is in it
-            derive_seed(seed, "reference"),
-            data={"train": self._ref(goal.task, "train")},
-            params={"target": goal.label, "count": spec.count if pixels is None else len(pixels), "file": digest},
-            parents={"encoder": pretrain},
-            departures=departures,
-            attachments={} if pixels is None else {"references": pixels},
-        )
+        if spec != board:
+            theirs, ours = (
+                {"count": each.count, "file": None if pixels is None else content_digest(pixels, None, ())}
+                for each, pixels in ((board, self._given(board, task)), (spec, given))
+            )
+            departures = differences("reference", theirs, ours).values()
+        return reference.plan(self.sources, spec, given, task, seed, clean, departures)
 
-    def _references(self, spec: ReferenceSpec, goal: Goal) -> tuple[Tensor | None, str | None]:
-        """The reference inputs in the file of ``spec``, and their digest; None and None where it names none."""
+    def _given(self, spec: ReferenceSpec, task: Task) -> Tensor | None:
+        """The reference inputs in the file of ``spec``; None if it names none."""
         if spec.file is None:
-            return None, None
-        pixels = load_references(spec.file, goal.label, self._info(goal.task, "train").size)
-        return pixels, content_digest(pixels, None, ())
+            return None
+        return load_references(spec.file, task.label, self.sources.info(task.name, "train").size)
 
     def _attack(
-        self,
-        attack: Attack,
-        row: Row,
-        goals: Sequence[Goal],
-        triggers: Sequence[Trigger],
-        seed: int,
-        pretrain: Stage,
+        self, method: Attack, tasks: Sequence[Task], triggers: Sequence[Trigger], seed: int, clean: Stage
     ) -> Stage:
-        if attack.passthrough:
-            return pretrain
+        if method.passthrough:
+            return clean
         targets = [
-            {"data": self._info(goal.task, "train").digest, "label": goal.label, "trigger": trigger.digest}
-            for goal, trigger in zip(goals, triggers, strict=True)
+            (task, trigger, self._reference(task, seed, clean)) for task, trigger in zip(tasks, triggers, strict=True)
         ]
-        count = self.board.shadow_images  # a smaller pool is the shadow set, whole
-        pool = self._ref(row.pretrain, "pool")
-        shadow = {"shadow": {"count": count, "seed": derive_seed(seed, "shadow")}} if pool.count > count else {}
-        references = {f"reference{i}": self._reference(g, seed, pretrain) for i, g in enumerate(goals)}
-        return self._stage(
-            "attack",
-            f"{attack.name} {row.pretrain} -> {' + '.join(map(str, goals))} seed {seed}",
-            attack,
-            derive_seed(seed, "attack"),
-            data={
-                "pool": pool,
-                **{f"train{i}": self._ref(g.task, "train") for i, g in enumerate(goals)},
-            },
-            params={"targets": targets, "pool_seed": pretrain.seed, **shadow},
-            parents={"encoder": pretrain, **references},
-            departures=self.settings.departures(attack),
-            attachments={"goals": tuple(zip(goals, triggers, strict=True))},
-        )
+        departures = self.settings.departures(method)
+        return attacking.plan(self.sources, method, clean, targets, seed, self.board.shadow_images, departures)
 
-    def _clean(self, row: Row, seed: int) -> dict[str, int]:
-        """How many clean images a defender gets, and the seed that they are drawn with."""
-        clean = {"count": self.board.clean_images, "seed": derive_seed(seed, "clean")}
-        pool = self._ref(row.pretrain, "pool")
-        if pool.count and clean["count"] > pool.count:
-            raise UsageError(
-                f"the board gives defenders {clean['count']} clean images, but the pool {row.pretrain} has {pool.count}"
-            )
-        return clean
-
-    def _defend(self, defense: Mitigation, row: Row, seed: int, published: Stage) -> Stage:
-        if defense.passthrough:
+    def _defend(self, method: Mitigation, row: Row, seed: int, published: Stage) -> Stage:
+        if method.passthrough:
             return published
-        params: dict[str, Any] = {"clean": self._clean(row, seed)}
-        parents, origin = {"encoder": published}, published.label
-        if not defense.uses_weights:
-            params["architecture"] = architecture_of(self.pretraining)
-            parents, origin = {}, f"clean images of {row.pretrain} seed {seed}"
-        return self._stage(
-            "defend",
-            f"{defense.name} on {origin}",
-            defense,
-            derive_seed(seed, "defend"),
-            data={"pool": self._ref(row.pretrain, "pool")},
-            params=params,
-            parents=parents,
-            departures=self.settings.departures(defense),
-        )
+        return defend.plan(self.sources, method, published, self._clean(row), seed, self.settings.departures(method))
 
-    def _detect(self, detection: Detection, row: Row, seed: int, published: Stage) -> Stage:
-        return self._stage(
-            "detect",
-            f"{detection.name} on {published.label}",
-            detection,
-            derive_seed(seed, "detect"),
-            data={"pool": self._ref(row.pretrain, "pool")},
-            params={"clean": self._clean(row, seed)},
-            parents={"encoder": published},
-            departures=self.settings.departures(detection),
-        )
+    def _clean(self, row: Row) -> Clean:
+        return Clean(row.pretrain, self.board.clean_images)
 
-    def _evaluate(self, encoder: Stage, evaluator: Evaluator, goal: Goal, seed: int, trigger: Trigger) -> Stage:
-        return self._stage(
-            "evaluate",
-            f"{evaluator.name} {goal} seed {seed} of {encoder.label}",
-            evaluator,
-            derive_seed(seed, "evaluate"),
-            data={"train": self._ref(goal.task, "train"), "test": self._ref(goal.task, "test")},
-            params={"trigger": trigger.digest},
-            parents={"encoder": encoder},
-            departures=[*self._trigger_departures(trigger), *self.settings.departures(evaluator)],
-            attachments={"trigger": trigger},
-        )
+    def _evaluate(self, encoder: Stage, evaluator: Evaluator, task: Task, seed: int, trigger: Trigger) -> Stage:
+        departures = [*self._trigger_departures(trigger), *self.settings.departures(evaluator)]
+        return evaluate.plan(self.sources, evaluator, encoder, task, seed, trigger, departures)

@@ -1,54 +1,33 @@
-"""Stages, and the cells and inspections of a plan, which are made of them.
+"""What a stage is: one unit of work, identified by everything that determines its result and by nothing else.
 
-A stage is one unit of work, identified by everything that determines its result and by nothing else. Stages are plain
-data: a method's fields, names of data sets with their digests, seeds and parents. Equal stages have equal keys, so a
-grid computes each once, and a change recomputes what stands on it and no more.
+Stages are plain data: a method's fields, names of data sets with their digests, seeds and parents. Equal stages have
+equal keys, so a grid computes each once, and a change recomputes what stands on it and no more.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
-import torch.nn.functional as F
 from pydantic import BaseModel
 
 from benchbd.base.content import canonical
-from benchbd.base.errors import Diverged
-from benchbd.contract.attack import Attack
+from benchbd.base.errors import PluginError
 from benchbd.contract.content import identity_options
-from benchbd.contract.encoder import Encoder
-from benchbd.contract.images import SIZE, ImageSet
-from benchbd.contract.meter import unmetered
+from benchbd.contract.images import SIZE
 from benchbd.contract.method import Method, forwards_of, identity_of, shortened_of
-from benchbd.contract.pretraining import Pretraining, architecture_of
 from benchbd.data.entries import ABSENT
-
-SHORTEST = 1e-6  # of features: lengths of trained encoders are some 1 to 100
-
-
-def check_features(encoder: Encoder, images: ImageSet) -> None:
-    """Raise Diverged where the features of some images are not finite, all alike, or shorter than losses can tell.
-
-    Cosines are computed of no length below 1e-8, so that shorter features would silently count as orthogonal. Charged
-    to nobody.
-    """
-    with unmetered():
-        features = encoder.extract(images.pixels[:256])
-    length = float(features.norm(dim=1).median())
-    if 0 < length < SHORTEST:
-        raise Diverged(f"the features vanished: their median length is {length:.1e}, below {SHORTEST:g}")
-    spread = float(F.normalize(features, dim=1).std(0).norm())
-    if len(images) > 1 and spread < 1e-4:
-        raise Diverged(f"the features collapsed: their standard deviation is {spread:.1e}")
-
 
 SCHEMA = 1  # raise it when a stage of the harness itself (the reference inputs, say) gives other results
 
-Kind = Literal["pretrain", "reference", "attack", "defend", "detect", "evaluate"]
+ENCODER, REFERENCES, PREDICTIONS = "encoder.safetensors", "references.safetensors", "predictions.safetensors"
+KEPT = "kept.safetensors"
+
+Blobs = dict[str, Callable[[Path], object]]
 
 
 @dataclass(frozen=True)
@@ -70,14 +49,16 @@ class DataRef:
 class Stage:
     """What to compute. ``key`` is the sha256 of the identity; names of data sets and labels are not part of it.
 
+    kind: the file of ``stages/`` that does the work.
     method: the method that does the work, or the specification of the reference inputs.
     seed: the stage's own seed, derived from the run seed and the kind alone.
     data: data sets by role. params: further JSON that determines the result. parents: stages by role.
-    numerics: precision and TF32. attachments: objects (triggers, references) whose digests are in ``params``.
-    departures: in what the stage itself differs from the board's; no part of the identity.
+    numerics: precision and TF32. architecture: of the encoder that the stage makes or looks at.
+    attachments: objects (triggers, references) whose digests are in ``params``.
+    departures: in what the stage itself differs from the board's. Neither of the last three is part of the identity.
     """
 
-    kind: Kind
+    kind: str
     label: str
     method: Method | BaseModel
     seed: int
@@ -85,6 +66,7 @@ class Stage:
     params: Mapping[str, Any]
     parents: Mapping[str, Stage]
     numerics: Mapping[str, Any]
+    architecture: str
     attachments: Mapping[str, Any] = field(default_factory=dict)
     departures: tuple[str, ...] = ()
 
@@ -124,34 +106,35 @@ class Stage:
         own = any(ref.absent for ref in self.data.values())
         return own or any(parent.provisional for parent in self.parents.values())
 
-    @cached_property
-    def architecture(self) -> str:
-        """Of the encoder that the stage makes or looks at; PluginError where the method names none."""
-        if isinstance(self.method, Pretraining):
-            return architecture_of(self.method)
-        return self.params.get("architecture") or self.parents["encoder"].architecture
-
-    def forwards(self) -> int | None:
-        """Estimated cost in image-forwards, where the method knows; PluginError where it says no such thing."""
-        if self.kind == "evaluate":  # feature extraction; the head is not counted in encoder forwards
-            train, test = self.data["train"].count, self.data["test"].count
-            return train + 2 * test if train and test else None
-        if not isinstance(self.method, Method):  # the reference inputs: features of the training split
-            return self.data["train"].count or None
-        if isinstance(self.method, Attack) and self.method.retrains:
-            return self.parents["encoder"].forwards()
-        return forwards_of(self.method, self._images) if self._images else None
-
-    def shortened(self) -> str | None:
-        """How far below its own length the method of this stage is cut, in a line; None where it is not. PluginError
-        where the method says nothing of the sort."""
-        return shortened_of(self.method, self._images) if isinstance(self.method, Method) and self._images else None
-
     @property
-    def _images(self) -> int:
-        """How many images the method trains on; 0 where nobody knows."""
+    def images(self) -> int:
+        """How many images the method trains on; 0 if nobody knows."""
         drawn = self.params.get("clean") or self.params.get("shadow") or {}
         return int(drawn.get("count", self.data["pool"].count))
+
+    def shortened(self) -> str | None:
+        """How far below its own length the method of this stage is cut, in a line; None if it is not. PluginError if
+        the method says nothing of the sort."""
+        return shortened_of(self.method, self.images) if isinstance(self.method, Method) and self.images else None
+
+    def check_unchanged(self) -> None:
+        """PluginError if the stage is not what it was when it was planned, because a plugin wrote to it in memory."""
+        if replace(self).key != self.key:  # a copy has no key of before
+            raise PluginError(f"{self.kind} {self.label} was changed in memory by a plugin; run without it")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage leaves in the store. blobs: functions that write a file each. result: small JSON."""
+
+    blobs: Blobs
+    result: dict[str, Any]
+
+
+def forwards(stage: Stage) -> int | None:
+    """What the stage's method says that its work costs, in image-forwards."""
+    assert isinstance(stage.method, Method)
+    return forwards_of(stage.method, stage.images) if stage.images else None
 
 
 def distinct(stages: Iterable[Stage]) -> list[Stage]:

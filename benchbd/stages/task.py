@@ -41,12 +41,12 @@ def resolve_target(task: str, target: str, classes: Sequence[str], count: int) -
     raise UnknownNameError(f"target class of task {task}", target, names)
 
 
-class Goal(NamedTuple):
-    """A task with its target class, index and name."""
+class Task(NamedTuple):
+    """A data set with its target class: the set's name, the class's index and its name."""
 
-    task: str
-    label: int
     name: str
+    label: int
+    target: str
 
     def __str__(self) -> str:
-        return f"{self.task}:{self.label}"
+        return f"{self.name}:{self.label}"

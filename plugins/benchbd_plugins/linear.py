@@ -10,7 +10,6 @@ compare.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Annotated
 
 import torch
@@ -18,7 +17,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from benchbd import DataError, Diverged, Evaluator, Predictions, Probe, Steps, hookimpl, one_thread, stream
+from benchbd import DataError, Diverged, Evaluator, Predictions, Probe, hookimpl, one_thread, stream, train_head
 
 EPS = 1e-5  # added to the variance: a dimension that never fires stays finite
 
@@ -72,19 +71,16 @@ class Linear(Evaluator):
         sgd = torch.optim.SGD([weight, bias], self.lr, self.momentum, weight_decay=self.weight_decay)
         per_epoch = -(-images // self.batch)
         schedule = torch.optim.lr_scheduler.MultiStepLR(sgd, [m * per_epoch for m in self.milestones], 0.1)
-
-        def batches() -> Iterator[Tensor]:
-            for _ in range(self.epochs):
-                yield from torch.randperm(images, generator=order).to(features.device).split(self.batch)
-
-        progress = Steps(self.epochs * per_epoch)
-        for _, rows in zip(progress, batches(), strict=True):
-            loss = F.cross_entropy(F.linear(features[rows], weight, bias), labels[rows])
-            sgd.zero_grad()
-            loss.backward()
-            sgd.step()
-            schedule.step()
-            progress.loss(loss)
+        train_head(
+            lambda x: F.linear(x, weight, bias),
+            sgd,
+            features,
+            labels,
+            epochs=self.epochs,
+            batch=self.batch,
+            order=order,
+            schedule=schedule,
+        )
         return weight.detach(), bias.detach()
 
 

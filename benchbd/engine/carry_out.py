@@ -1,0 +1,81 @@
+"""Carrying out a handover, wherever that is: under the stage's seed and numerics, metered, failures as data."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Literal
+
+import torch
+
+from benchbd.base.errors import BenchbdError, NotApplicable, PluginError, StoreError, is_interrupt, named, says
+from benchbd.base.isolation import asking, seeded
+from benchbd.contract.context import Reporter, collecting, reporting
+from benchbd.contract.handover import Call, Failure, Handover, Product
+from benchbd.contract.meter import ForwardMeter, precision
+from benchbd.contract.method import Method, build
+from benchbd.contract.registry import Registry
+from benchbd.engine.provenance import peak_memory
+from benchbd.stages.kinds import KINDS
+
+
+def carry_out(handed: Handover, registry: Registry, device: torch.device, report: Reporter) -> Product | Failure:
+    """What the work of a handover gives. Whatever a method raises is a Failure; only an interrupt of the user's is
+    raised."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    try:
+        with (
+            ForwardMeter() as meter,
+            reporting(report),
+            collecting() as findings,
+            precision(handed.precision),
+            tf32(handed.tf32),
+            peak_memory(device) as peak,
+            seeded(handed.seed),
+        ):
+            methods = {role: built(call, registry) for role, call in handed.methods.items()}
+            product = KINDS[handed.kind].work(methods, handed, device)
+    except BaseException as error:
+        if is_interrupt(error):
+            raise
+        return failure_of(error)
+    cost = {
+        "seconds": time.perf_counter() - wall,
+        "cpu_seconds": time.process_time() - cpu,
+        "image_forwards": meter.images,
+    }
+    return replace(product, notes=findings.notes, kept=findings.tensors, cost=cost, memory=peak)
+
+
+def built(call: Call, registry: Registry) -> Method:
+    """The method of a call. PluginError if another version of it is installed than the stage was planned with."""
+    cls = registry.get(call.axis, call.name)
+    with asking(f"{call.axis} {call.name}", cls):
+        version = cls.effective_version()
+    if version != call.version:
+        raise PluginError(f"{call.axis} {call.name}: version {version} is installed here, not {call.version}")
+    return build(cls, call.options, call.name)
+
+
+def failure_of(error: BaseException) -> Failure:
+    """An error in one line; with a traceback, unless the line says it all."""
+    status: Literal["n/a", "failed"] = "n/a" if isinstance(error, NotApplicable) else "failed"
+    if isinstance(error, StoreError):  # a method's word: an error of the store itself ends the run
+        return Failure(status, named(error))
+    if isinstance(error, BenchbdError):
+        return Failure(status, says(error))
+    return Failure(status, named(error), "".join(traceback.format_exception(error)))
+
+
+@contextmanager
+def tf32(allowed: bool) -> Iterator[None]:
+    """Whether CUDA may use TF32 for float32 products in the block."""
+    before = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before

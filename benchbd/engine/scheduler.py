@@ -1,0 +1,260 @@
+"""What is computed when: each distinct stage once, what the store has not at all, and what blocks nobody first."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+
+from safetensors.torch import save
+
+from benchbd.base.errors import is_interrupt
+from benchbd.contract.handover import Executor, Failure, Product
+from benchbd.engine.carry_out import failure_of
+from benchbd.engine.observers import Observers
+from benchbd.engine.outcomes import Outcomes, StageFailed
+from benchbd.engine.provenance import provenance
+from benchbd.engine.store import Store
+from benchbd.stages.base import KEPT, Blobs, Stage, distinct
+from benchbd.stages.inputs import Inputs
+from benchbd.stages.kinds import KINDS
+
+HEADS_TOGETHER = 8  # heads that are trained together on a GPU; on a CPU it takes no less time than one by one
+
+log = logging.getLogger("benchbd")
+
+
+@dataclass(frozen=True, eq=False)
+class _Submitted:
+    stages: Sequence[Stage]
+    future: Future[Product | Failure]
+    started: float
+
+
+class Scheduler:
+    """Settles stages: each ends in ``results``, as an artifact or a failure.
+
+    Runs that share a store share the work: a stage that another run is computing is left to it.
+    """
+
+    def __init__(
+        self, store: Store, inputs: Inputs, executor: Executor, results: Outcomes, observers: Observers
+    ) -> None:
+        self.store, self.inputs, self.executor = store, inputs, executor
+        self.results, self.observers = results, observers
+        self._planned: list[Stage] = []
+        self._submitted: list[_Submitted] = []
+        self._locks: dict[str, ExitStack] = {}
+        self._position = 0
+        self._total = 0
+
+    def open(self, needed: Iterable[Stage]) -> None:
+        """Load what the store has, verified, so that a damaged stage is known before anything is computed."""
+        stages = [stage for stage in distinct(needed) if stage.key not in self.results.artifacts]
+        cached = [stage for stage in stages if self._load(stage)]
+        self._total += len(stages) - len(cached)
+        self._planned = stages
+        for stage in cached:
+            self._tell_finished(stage, "cached")
+
+    def settle(self, needed: Iterable[Stage]) -> None:
+        """Settle the stages. While another run computes one of them, this run goes on with the rest, then with what
+        comes later in the plan, and waits only if nothing else is left."""
+        wanted = distinct(needed)
+        try:
+            while left := [stage for stage in wanted if not self.results.settled(stage)]:
+                moved = [self._start(group) for group in self._free(left)]
+                if any(moved) or self._collect():
+                    continue
+                if not any(self._start(group) for group in self._free(self._planned)):  # the first that is free
+                    self._start(next(self._groups(left)), wait=True)
+        finally:
+            for lock in self._locks.values():
+                lock.close()
+            self._locks.clear()
+
+    def _load(self, stage: Stage) -> bool:
+        """Whether the store has the stage, verified."""
+        artifact = self.store.get(stage.key)
+        if artifact is not None:
+            self.results.artifacts[stage.key] = artifact
+        return artifact is not None
+
+    def _free(self, stages: Sequence[Stage]) -> Iterator[list[Stage]]:
+        """Groups to start, as long as the executor has a slot for one."""
+        for group in self._groups(stages):
+            if len(self._submitted) >= self.executor.slots:
+                return
+            yield group
+
+    def _groups(self, stages: Sequence[Stage]) -> Iterator[list[Stage]]:
+        """Stages whose parents are settled by the time they are asked for: those that share nothing, one by one; then
+        those that their kind finds alike, together on a GPU."""
+        alike: dict[Hashable, list[Stage]] = {}
+        for stage in stages:
+            if not self._ready(stage):
+                continue
+            likeness = None if self.results.blocked(stage) else KINDS[stage.kind].alike(stage, self.inputs)
+            if likeness is None:
+                yield [stage]
+            else:
+                alike.setdefault(likeness, []).append(stage)
+        size = HEADS_TOGETHER if self.inputs.device.type == "cuda" else 1
+        for group in alike.values():
+            yield from (group[start : start + size] for start in range(0, len(group), size))
+
+    def _ready(self, stage: Stage) -> bool:
+        """Whether it can be started: it is neither settled nor under way here, and its parents are settled."""
+        if self.results.settled(stage) or stage.key in self._locks:
+            return False
+        return all(map(self.results.settled, stage.parents.values()))
+
+    def _start(self, group: Sequence[Stage], *, wait: bool = False) -> bool:
+        """Settle or submit the group. Returns False, with nothing done, if another run holds one of its stages and this
+        one is not to wait."""
+        for stage in group:
+            if (failure := self.results.blocked(stage)) is not None:
+                self.results.failures[stage.key] = failure
+        todo = [stage for stage in group if not self.results.settled(stage)]
+        if wait:
+            self._announce(todo)  # another run computes it: show it as started while this one waits
+        if not self._hold(todo, wait=wait):
+            return False
+        ours = [stage for stage in todo if not self._load(stage)]
+        if not wait:
+            self._announce(ours)
+        for stage in todo:
+            if stage not in ours:  # another run has computed it since
+                self._position += not wait  # not announced, and counted, so that the last stage is [total/total]
+                self._release(stage)
+                self._tell_finished(stage, "cached")
+        if ours:
+            self._submit(ours)
+        return True
+
+    def _hold(self, stages: Sequence[Stage], *, wait: bool) -> bool:
+        """Take the locks of all stages, in one order everywhere, or of none."""
+        for stage in sorted(stages, key=lambda stage: stage.key):
+            held = self.store.hold(stage.key, wait=False)
+            if held is None and wait:
+                log.info("waiting for %s %s: %s computes it", stage.kind, stage.label, self.store.holder(stage.key))
+                held = self.store.hold(stage.key, wait=True)
+            if held is None:
+                for other in stages:
+                    self._release(other)
+                return False
+            lock = self._locks[stage.key] = ExitStack()
+            lock.enter_context(held)
+        return True
+
+    def _release(self, stage: Stage) -> None:
+        if stage.key in self._locks:
+            self._locks.pop(stage.key).close()
+
+    def _announce(self, stages: Iterable[Stage]) -> None:
+        for stage in stages:
+            self._position += 1
+            self.observers.tell("benchbd_stage_started", stage=stage, position=self._position, total=self._total)
+
+    def _submit(self, stages: Sequence[Stage]) -> None:
+        """Hand the stages over together. What the executor has done by then is collected at once."""
+        started = time.perf_counter()
+        report = partial(self._report, stages[0])
+        try:
+            future = self.executor.submit(KINDS[stages[0].kind].hand_over(stages, self.inputs), report)
+        except BaseException as error:
+            if is_interrupt(error):
+                raise
+            future = Future()
+            future.set_result(failure_of(error))
+        submitted = _Submitted(stages, future, started)
+        if future.done():
+            self._finish(submitted)
+        else:
+            self._submitted.append(submitted)
+
+    def _report(self, stage: Stage, step: int, steps: int, loss: float | None) -> None:
+        self.observers.tell("benchbd_stage_progress", stage=stage, step=step, steps=steps, loss=loss)
+
+    def _collect(self) -> bool:
+        """Wait until something that was submitted is done, and finish it. False if nothing was."""
+        done = wait([each.future for each in self._submitted], return_when=FIRST_COMPLETED).done
+        for submitted in [each for each in self._submitted if each.future in done]:
+            self._submitted.remove(submitted)
+            self._finish(submitted)
+        return bool(done)
+
+    def _finish(self, submitted: _Submitted) -> None:
+        """Commit what came back. If several stages failed together, hand them over one by one."""
+        stages, result = submitted.stages, submitted.future.result()
+        failure = self._commit(stages, result) if isinstance(result, Product) else result
+        if failure is not None and len(stages) > 1:
+            for stage in stages:
+                self._submit([stage])
+            return
+        seconds = time.perf_counter() - submitted.started
+        for stage in stages:
+            if failure is None:
+                self._tell_finished(stage, "computed", seconds)
+            else:
+                reason = self._explained(stage, failure)
+                what = "" if stage.kind == "evaluate" else f"{stage.kind} {stage.method_name}: "
+                self.results.failures[stage.key] = StageFailed(failure.status, what + reason)
+                self._tell_finished(stage, failure.status, seconds, reason)
+            self._release(stage)
+
+    def _commit(self, stages: Sequence[Stage], product: Product) -> Failure | None:
+        """Put what the product gives into the store. Returns why it is not accepted, or None. StoreError is raised: it
+        is no stage's fault."""
+        try:
+            outcomes = KINDS[stages[0].kind].accept(stages, product, self.inputs)
+            kept = kept_blobs(product)
+        except BaseException as error:
+            if is_interrupt(error):
+                raise
+            return failure_of(error)
+        share = len(stages)
+        cost = {
+            "seconds": round(product.cost["seconds"] / share, 3),
+            "cpu_seconds": round(product.cost["cpu_seconds"] / share, 3),
+            "image_forwards": int(product.cost["image_forwards"]) // share,
+        }
+        for stage, outcome in zip(stages, outcomes, strict=True):
+            self.results.artifacts[stage.key] = self.store.put(
+                stage.key,
+                {**outcome.blobs, **kept},
+                identity=stage.identity,
+                result=outcome.result,
+                meta={
+                    "label": stage.label,
+                    "architecture": stage.architecture,
+                    "cost": cost,
+                    "notes": product.notes,
+                    "memory": product.memory,
+                    **provenance(stage, self.observers.registry, self.store, self.inputs.device),
+                },
+            )
+        return None
+
+    def _explained(self, stage: Stage, failure: Failure) -> str:
+        """One line for the table; the traceback goes to a file that the line names."""
+        if not failure.traceback:
+            return failure.reason
+        told = f"{stage.kind} {stage.label}\n\n{failure.traceback}"
+        path = self.store.log(f"{stage.key[:12]}.log", told.encode("utf-8", "backslashreplace").decode("utf-8"))
+        return f"{failure.reason} (traceback in {path.relative_to(self.store.root)} of the store)"
+
+    def _tell_finished(self, stage: Stage, status: str, seconds: float = 0.0, message: str = "") -> None:
+        self.observers.tell("benchbd_stage_finished", stage=stage, status=status, seconds=seconds, message=message)
+
+
+def kept_blobs(product: Product) -> Blobs:
+    """What a method kept for pictures, as one more file; none if it kept nothing."""
+    if not product.kept:
+        return {}
+    content = save(dict(product.kept))  # now: what cannot be saved is the method's failure, not the store's
+    return {KEPT: lambda path: path.write_bytes(content)}

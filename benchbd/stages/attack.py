@@ -1,0 +1,143 @@
+"""attack: a clean encoder becomes a backdoored one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from benchbd.base.errors import PluginError
+from benchbd.base.isolation import isolated
+from benchbd.contract.attack import Attack, AttackerKnowledge, Backdoor, Target, check_binds
+from benchbd.contract.context import derive_seed
+from benchbd.contract.encoder import Encoder
+from benchbd.contract.handover import Handover, Product
+from benchbd.contract.method import Method, exactly
+from benchbd.contract.trigger import Trigger
+from benchbd.stages import base, pretrain
+from benchbd.stages.base import REFERENCES, Stage
+from benchbd.stages.encoders import COMPARED, accept_encoder, product_of
+from benchbd.stages.inputs import Inputs, alone, draw_rows, facts_of, handover, images_from, unlabeled, verified
+from benchbd.stages.sources import Sources
+from benchbd.stages.task import Task
+
+accept, alike = accept_encoder, alone
+
+
+def plan(
+    sources: Sources,
+    attack: Attack,
+    clean: Stage,
+    targets: Sequence[tuple[Task, Trigger, Stage]],
+    seed: int,
+    shadow_images: int,
+    departures: Iterable[str],
+) -> Stage:
+    """On the clean encoder of a ``pretrain`` stage. targets: task, trigger and ``reference`` stage of each."""
+    pool = clean.data["pool"]
+    # A pool that is no larger is the shadow set, whole.
+    drawn = {"shadow": {"count": shadow_images, "seed": derive_seed(seed, "shadow")}}
+    aims = [
+        {"data": sources.info(task.name, "train").digest, "label": task.label, "trigger": trigger.digest}
+        for task, trigger, _ in targets
+    ]
+    return sources.stage(
+        "attack",
+        f"{attack.name} {pool.name} -> {' + '.join(str(task) for task, *_ in targets)} seed {seed}",
+        attack,
+        derive_seed(seed, "attack"),
+        data={"pool": pool, **{f"train{i}": sources.ref(task.name, "train") for i, (task, *_) in enumerate(targets)}},
+        params={"targets": aims, "pool_seed": clean.seed, **(drawn if pool.count > shadow_images else {})},
+        parents={"encoder": clean, **{f"reference{i}": reference for i, (*_, reference) in enumerate(targets)}},
+        architecture=clean.architecture,
+        departures=departures,
+        attachments={"targets": tuple((task, trigger) for task, trigger, _ in targets)},
+    )
+
+
+def hand_over(stages: Sequence[Stage], inputs: Inputs) -> Handover:
+    (stage,) = stages
+    clean = stage.parents["encoder"]
+    pool = unlabeled(inputs.images(stage.data["pool"]))
+    assert isinstance(clean.method, Method)
+    told, tensors, others = [], {"pool": pool.pixels}, {"pretraining": clean.method}
+    for i, (task, trigger) in enumerate(stage.attachments["targets"]):
+        own = verified(trigger, stage.params["targets"][i]["trigger"])
+        facts, parts = own.to_parts()
+        if own.function is not None:
+            others[f"trigger{i}"] = own.function
+        images = unlabeled(inputs.images(stage.data[f"train{i}"]).of_class(task.label))
+        references = load_file(inputs.fetch(stage.parents[f"reference{i}"]).blob(REFERENCES))["pixels"]
+        told.append({"label": task.label, "name": task.target, "trigger": facts, "images": facts_of(images)})
+        tensors |= {f"trigger{i}.{name}": part for name, part in parts.items()}
+        tensors |= {f"images{i}": images.pixels, f"references{i}": references}
+    return handover(
+        stage,
+        others=others,
+        json={
+            "pool": facts_of(pool),
+            "pool_seed": stage.params["pool_seed"],
+            "shadow": stage.params.get("shadow"),
+            "targets": told,
+            "architecture": stage.architecture,
+        },
+        tensors=tensors,
+        encoders={"clean": inputs.encoder(clean)},
+    )
+
+
+def work(methods: Mapping[str, Any], handed: Handover, device: torch.device) -> Product:
+    method: Attack = methods["own"]
+    pool = images_from(handed.json["pool"], handed.tensors["pool"], None, device)
+    drawn = handed.json["shadow"]
+    targets = tuple(_target(methods, handed, i, device) for i in range(len(handed.json["targets"])))
+    knowledge = AttackerKnowledge(
+        encoder=Encoder.from_bytes(handed.encoders["clean"], device).copy(),
+        pretraining=methods["pretraining"],
+        pool=pool,
+        pool_seed=handed.json["pool_seed"],
+        shadow=pool if drawn is None else pool.subset(draw_rows(len(pool), drawn)),
+        targets=targets,
+        seed=handed.seed,
+    )
+    check_binds(method, (target.trigger for target in targets))
+    digests = [target.trigger.digest for target in targets]
+    seen, who = pool.pixels[:COMPARED].clone(), f"attack {method.name}"
+    with isolated(who):
+        backdoor = method.inject(knowledge)
+    check_backdoor(backdoor, digests, who)
+    return product_of(backdoor.encoder, handed.json["architecture"], seen, who)
+
+
+def _target(methods: Mapping[str, Any], handed: Handover, i: int, device: torch.device) -> Target:
+    told, start = handed.json["targets"][i], f"trigger{i}."
+    function = methods.get(f"trigger{i}")
+    functions = {} if function is None else {function.name: type(function)}
+    parts = {name.removeprefix(start): part for name, part in handed.tensors.items() if name.startswith(start)}
+    return Target(
+        label=told["label"],
+        name=told["name"],
+        trigger=Trigger.from_parts(told["trigger"], parts, functions).to(device),
+        references=handed.tensors[f"references{i}"].to(device),
+        images=images_from(told["images"], handed.tensors[f"images{i}"], None, device),
+    )
+
+
+def check_backdoor(backdoor: object, digests: Sequence[str], who: str) -> None:
+    """PluginError if an attack does not hand back the triggers of these digests, as they are now."""
+    triggers = exactly(Backdoor, backdoor, who).triggers
+    if not isinstance(triggers, tuple | list):
+        raise PluginError(f"{who} must return its triggers as a tuple, not {type(triggers).__name__}")
+    own = [exactly(Trigger, trigger, who) for trigger in triggers]
+    if any("stamp" in vars(trigger) for trigger in own):
+        raise PluginError(f"{who} must return triggers without a stamp of their own, which is not used")
+    if [trigger.copy("cpu").digest for trigger in own] != list(digests):  # a copy has no digest of before
+        raise PluginError(f"{who} must return the triggers that it was given, unchanged and one per target")
+
+
+def forwards(stage: Stage) -> int | None:
+    """What the attack says; of one that trains again, what the pre-training says."""
+    assert isinstance(stage.method, Attack)
+    return pretrain.forwards(stage.parents["encoder"]) if stage.method.retrains else base.forwards(stage)

@@ -1,0 +1,86 @@
+"""Encoders that methods hand back: rebuilt from their tensors where they were made, and looked at by the harness."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchbd.base.errors import Diverged, PluginError
+from benchbd.base.isolation import isolated
+from benchbd.contract.encoder import Encoder
+from benchbd.contract.handover import Product
+from benchbd.contract.images import ImageSet
+from benchbd.contract.meter import unmetered
+from benchbd.contract.rebuild import rebuild
+from benchbd.stages.base import ENCODER, Outcome, Stage
+from benchbd.stages.inputs import Inputs, draw_rows
+
+SAMPLE, COMPARED = 256, 32  # images that a new encoder is checked on, and that it is compared with its twin on
+ALIKE = 1e-2  # by how much the features of an encoder and of its rebuilt twin may differ, relative to their norm
+SHORTEST = 1e-6  # of features: lengths of trained encoders are some 1 to 100
+
+
+def product_of(encoder: object, arch: str, pixels: Tensor, who: str) -> Product:
+    """An encoder as its file. PluginError if it is no encoder of ``arch``, or does what its tensors do not say.
+
+    pixels: uint8 (N, 3, H, W) that the method has not had in its hands, to compare the two on.
+    """
+    with isolated(who):
+        plain = rebuild(cast(Encoder, encoder), arch, who).to(pixels.device)
+    with isolated(who), unmetered():
+        check_alike(cast(Encoder, encoder), plain, pixels, who)
+    return Product(encoder=plain.to_bytes())
+
+
+def accept_encoder(stages: Sequence[Stage], product: Product, inputs: Inputs) -> list[Outcome]:
+    """``accept`` of every kind that makes an encoder: it has the stage's architecture, and its features live."""
+    (stage,) = stages
+    who = f"{stage.kind} {stage.method_name}"
+    if product.encoder is None:
+        raise PluginError(f"{who} must return an encoder")
+    data = product.encoder
+    encoder = rebuild(Encoder.from_bytes(data), stage.architecture, who)
+    check_features(encoder.to(inputs.device), _sample(stage, inputs))
+    return [Outcome({ENCODER: lambda path: path.write_bytes(data)}, {"arch": stage.architecture})]
+
+
+def _sample(stage: Stage, inputs: Inputs) -> ImageSet:
+    """Images of the pool; for a defense some of its clean ones, if it has any."""
+    pool, drawn = inputs.images(stage.data["pool"]), stage.params.get("clean")
+    rows = torch.arange(len(pool)) if drawn is None else draw_rows(len(pool), drawn)
+    return pool.subset(rows[:SAMPLE]).unlabeled().to(inputs.device)
+
+
+def check_alike(encoder: Encoder, plain: Encoder, pixels: Tensor, who: str) -> None:
+    """PluginError if an encoder does something that its tensors do not say: its rebuilt twin is what is stored."""
+    encoder.eval()  # as it will be used: the mode is no part of what is stored
+    for own, stored in zip(_outputs(encoder, pixels), _outputs(plain, pixels), strict=True):
+        if not (own - stored).norm() <= ALIKE * stored.norm():
+            raise PluginError(f"{who} must return an encoder that is its weights alone: they give other features")
+
+
+@torch.no_grad()
+def _outputs(encoder: Encoder, pixels: Tensor) -> list[Tensor]:
+    """Features and, if there is a head, projections."""
+    features = encoder.extract(pixels)
+    return [features.cpu()] if encoder.head is None else [features.cpu(), encoder.project(features).cpu()]
+
+
+def check_features(encoder: Encoder, images: ImageSet) -> None:
+    """Raise Diverged if the features of some images are not finite, all alike, or shorter than losses can tell.
+
+    Cosines are computed of no length below 1e-8, so that shorter features would silently count as orthogonal. Charged
+    to nobody.
+    """
+    with unmetered():
+        features = encoder.extract(images.pixels[:256])
+    length = float(features.norm(dim=1).median())
+    if 0 < length < SHORTEST:
+        raise Diverged(f"the features vanished: their median length is {length:.1e}, below {SHORTEST:g}")
+    spread = float(F.normalize(features, dim=1).std(0).norm())
+    if len(images) > 1 and spread < 1e-4:
+        raise Diverged(f"the features collapsed: their standard deviation is {spread:.1e}")

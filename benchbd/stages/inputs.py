@@ -1,0 +1,103 @@
+"""What stages are made from, on the harness's side: artifacts, images, and what is drawn of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchbd.base.errors import PluginError
+from benchbd.contract.handover import Call, Handover
+from benchbd.contract.images import ImageSet
+from benchbd.contract.method import Method, identity_of
+from benchbd.contract.trigger import Trigger
+from benchbd.data.library import DataLibrary
+from benchbd.stages.artifact import Artifact
+from benchbd.stages.base import ENCODER, DataRef, Stage
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the harness makes a handover of.
+
+    fetch: gives the verified artifact of a stage that was computed before. device: on which encoders are looked at.
+    """
+
+    library: DataLibrary
+    fetch: Callable[[Stage], Artifact]
+    device: torch.device
+
+    def images(self, ref: DataRef) -> ImageSet:
+        """A split, on the CPU; shared, so nobody writes to it."""
+        return self.library.load(ref.name, ref.split, ref.size)
+
+    def encoder(self, stage: Stage) -> bytes:
+        """The file of the encoder that a stage left."""
+        return self.fetch(stage).blob(ENCODER).read_bytes()
+
+
+def handover(
+    stage: Stage,
+    *,
+    others: Mapping[str, Method] | None = None,
+    json: Mapping[str, Any] | None = None,
+    tensors: Mapping[str, Tensor] | None = None,
+    encoders: Mapping[str, bytes] | None = None,
+) -> Handover:
+    """The handover of a stage that is still what it was when it was planned. PluginError if it is not.
+
+    others: methods that the work may call, by role.
+    """
+    stage.check_unchanged()
+    own = {"own": stage.method} if isinstance(stage.method, Method) else {}
+    return Handover(
+        kind=stage.kind,
+        methods={role: call_of(method) for role, method in {**own, **(others or {})}.items()},
+        seed=stage.seed,
+        precision=stage.numerics["precision"],
+        tf32=stage.numerics["tf32"],
+        json=json or {},
+        tensors=tensors or {},
+        encoders=encoders or {},
+    )
+
+
+def call_of(method: Method) -> Call:
+    return Call(method.axis, method.name, identity_of(method)["version"], method.model_dump(mode="json"))
+
+
+def draw_rows(pool: int, drawn: Mapping[str, int]) -> Tensor:
+    """Rows of the pool, int64 (count,), sorted: drawn without replacement from a seed of their own."""
+    generator = torch.Generator().manual_seed(drawn["seed"])
+    return torch.randperm(pool, generator=generator)[: drawn["count"]].sort().values
+
+
+def facts_of(images: ImageSet) -> dict[str, Any]:
+    """What is said of images besides their pixels, as JSON."""
+    return {"classes": images.classes, "mean": images.mean, "std": images.std}
+
+
+def images_from(facts: Mapping[str, Any], pixels: Tensor, labels: Tensor | None, device: torch.device) -> ImageSet:
+    """The images of ``facts_of``, on the device."""
+    declared = {name: None if facts[name] is None else tuple(facts[name]) for name in ("mean", "std")}
+    return ImageSet(pixels, labels, tuple(facts["classes"]), **declared).to(device)
+
+
+def alone(stage: Stage, inputs: Inputs) -> None:
+    """The ``alike`` of a kind whose stages share nothing."""
+
+
+def verified(trigger: Trigger, digest: str) -> Trigger:
+    """A copy of the board's trigger. PluginError if it is not the one that the stage is keyed by."""
+    copy = trigger.copy("cpu")
+    if copy.digest != digest:
+        raise PluginError("a trigger of the board was changed in memory by a plugin; run without it")
+    return copy
+
+
+def unlabeled(images: ImageSet) -> ImageSet:
+    """The images without labels and class names; they share the pixels."""
+    return replace(images, labels=None, classes=())

@@ -1,0 +1,49 @@
+"""The kinds of stages: one file each, by the name that stands in a stage."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Protocol
+
+import torch
+
+from benchbd.contract.handover import Handover, Product
+from benchbd.contract.method import Method
+from benchbd.stages import attack, defend, detect, evaluate, pretrain, reference
+from benchbd.stages.base import Outcome, Stage
+from benchbd.stages.inputs import Inputs
+
+
+class StageKind(Protocol):
+    """What a file of a kind does, besides ``plan``, which makes a stage of it and takes what the kind needs.
+
+    A function that takes several stages gets one, unless ``alike`` says that several share a handover.
+    """
+
+    def hand_over(self, stages: Sequence[Stage], inputs: Inputs) -> Handover:
+        """All that the work may see. The harness's side: it sees everything and decides."""
+
+    def work(self, methods: Mapping[str, Method], handed: Handover, device: torch.device) -> Product:
+        """The work itself, anywhere: it sees the handover alone. methods: those of the handover, built."""
+
+    def accept(self, stages: Sequence[Stage], product: Product, inputs: Inputs) -> list[Outcome]:
+        """What each stage leaves, once the product is found to be what was asked for. The harness's side."""
+
+    def forwards(self, stage: Stage) -> int | None:
+        """Estimated cost in image-forwards; None if nobody knows. PluginError if a method says no such thing."""
+
+    def alike(self, stage: Stage, inputs: Inputs) -> Hashable | None:
+        """Stages with equal answers may share one handover; None: alone."""
+
+
+KINDS: Mapping[str, StageKind] = MappingProxyType(
+    {
+        "pretrain": pretrain,
+        "reference": reference,
+        "attack": attack,
+        "defend": defend,
+        "detect": detect,
+        "evaluate": evaluate,
+    }
+)

@@ -1,0 +1,127 @@
+"""What stages are planned from: data sets by digest and count, what a board pins of them, and the run's numerics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+from benchbd.base.errors import DataAbsentError, DataError, UsageError, brief, shown
+from benchbd.contract.method import Method
+from benchbd.contract.specs import Pin
+from benchbd.data.entries import ABSENT, SplitInfo
+from benchbd.data.library import DataLibrary
+from benchbd.stages.base import DataRef, Stage
+from benchbd.stages.task import Task, class_index, resolve_target, split_task
+
+
+class Sources:
+    """Data sets as a plan sees them.
+
+    pins: what data sets must be for a run to be on-board. size: height and width of all images, in pixels.
+    numerics: precision and TF32 of every stage.
+    strict: whether an absent data set is a DataAbsentError; otherwise its stages get provisional keys.
+    """
+
+    def __init__(
+        self, library: DataLibrary, pins: Mapping[str, Pin], size: int, numerics: Mapping[str, Any], *, strict: bool
+    ) -> None:
+        self.library, self.pins, self.size, self.numerics, self.strict = library, pins, size, numerics, strict
+        self._infos: dict[tuple[str, str], SplitInfo] = {}
+        self._off_pins: dict[tuple[str, str], tuple[str, ...]] = {}
+
+    def info(self, name: str, split: str) -> SplitInfo:
+        if (name, split) not in self._infos:
+            try:
+                info = self.library.info(name, split, self.size)
+            except DataAbsentError:
+                if self.strict:
+                    raise
+                count = self._official_count(name, split)
+                info = SplitInfo(f"{ABSENT}{name}:{split}", count, self.size, (), (), (0.5,) * 3, (0.25,) * 3)
+            self._infos[name, split] = info
+        return self._infos[name, split]
+
+    def ref(self, name: str, split: str) -> DataRef:
+        info = self.info(name, split)
+        return DataRef(name, split, info.digest, info.count, info.size)
+
+    def task(self, text: str) -> Task:
+        """The task that ``DATASET:TARGET`` names; one line if it names none, or no target that can be attacked."""
+        name, target = split_task(text)
+        if target is None:
+            write = f"write {brief(text)}:TARGET, an index or a class name"
+            raise UsageError(f"task {shown(text)} has no target class: {write}")
+        train, test = self.info(name, "train"), self.info(name, "test")
+        if train.absent:
+            index = class_index(target)
+            return Task(name, -1 if index is None or index < 0 else index, target)
+        if train.size != test.size:
+            raise DataError(f"task {name}: train images are {train.size} pixels wide, test images {test.size}")
+        label, label_name = resolve_target(name, target, train.classes, len(train.histogram))
+        if not train.histogram[label]:
+            raise UsageError(f"task {name}: no training image of target class {label} ({label_name})")
+        if test.count and sum(test.histogram) == sum(test.histogram[label : label + 1]):
+            raise UsageError(f"task {name}: every test image is of target class {label} ({label_name})")
+        return Task(name, label, label_name)
+
+    def stage(
+        self,
+        kind: str,
+        label: str,
+        method: Method | BaseModel,
+        seed: int,
+        *,
+        data: Mapping[str, DataRef],
+        params: Mapping[str, Any],
+        parents: Mapping[str, Stage],
+        architecture: str,
+        departures: Iterable[str],
+        attachments: Mapping[str, Any] | None = None,
+    ) -> Stage:
+        """A stage under the run's numerics. departures: those of its method; those of its data are found here."""
+        off_pins = [text for ref in data.values() for text in self._departed(ref.name, ref.split)]
+        return Stage(
+            kind,
+            label,
+            method,
+            seed,
+            data,
+            params,
+            parents,
+            self.numerics,
+            architecture,
+            attachments or {},
+            (*departures, *off_pins),
+        )
+
+    def _official_count(self, name: str, split: str) -> int:
+        """How many images an absent split will have, for the estimate of cost; 0 if nobody knows."""
+        dataset = self.library.datasets.get(name)
+        splits = dataset.splits if dataset is not None else {}
+        wanted = ("train", "unlabeled") if split == "pool" else (split,)
+        return sum(splits.get(part, 0) for part in wanted)
+
+    def _departed(self, name: str, split: str) -> tuple[str, ...]:
+        """In what a split is not what the board pins; a pool is pinned by its parts."""
+        if (name, split) not in self._off_pins:
+            self._off_pins[name, split] = tuple(self._compare_pins(name, split))
+        return self._off_pins[name, split]
+
+    def _compare_pins(self, name: str, split: str) -> Iterator[str]:
+        pin, info = self.pins.get(name), self.info(name, split)
+        if pin is None or info.absent:
+            return
+        pinned: int | str | None
+        if split == "pool":
+            parts = {part: value for part in ("train", "unlabeled") if (value := getattr(pin, part)) is not None}
+            for part in [part for part, value in parts.items() if isinstance(value, str)]:
+                yield from self._departed(name, part)
+            counts = [value for value in parts.values() if isinstance(value, int)]
+            pinned = sum(counts) if counts and len(counts) == len(parts) else None
+        else:
+            pinned = getattr(pin, split)
+        actual = info.count if isinstance(pinned, int) else info.digest
+        if pinned is not None and actual != pinned:
+            yield f"{name} {split} is {actual}, the board pins {pinned}"
