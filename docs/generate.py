@@ -78,7 +78,7 @@ TOOLS = {
     "Architectures": ("Architecture", "ResNet", "Take"),
     "Contrastive training": (
         *("ContrastiveMethod", "Steps", "Views", "batch_indices", "project_views", "nt_xent"),
-        *("pretext_outputs", "pretext_accuracy", "Augment", "CropScale", "flip_and_shift"),
+        *("pretext_outputs", "pretext_accuracy", "Augment", "CropScale", "flip_and_shift", "train_head"),
     ),
     "Distillation": ("Distiller", "AttentionForm", "attention_map", "attention_distance"),
     "Trigger inversion": ("Inversion", "Inverted", "Controller", "self_similarity"),
