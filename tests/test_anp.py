@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from benchbd_plugins.anp import ANP, Neurons, norms, prune
+from benchbd_plugins.anp import ANP, Neurons, prune
 from torch import Tensor
 
 from benchbd import (
@@ -135,7 +135,7 @@ def test_neurons_are_the_net_that_they_describe(encoder: Encoder, images: ImageS
         twin, _ = naive_net(encoder, masks, noise)
         assert torch.allclose(neurons(x, masks, noise), twin.project(twin(x)), atol=1e-5)
     assert len(neurons.gamma) == NEURONS
-    assert all(not name.startswith("head") for name in norms(encoder))
+    assert all(not name.startswith("head") for name in encoder.norms())
 
 
 def test_noise_stays_in_its_ball(encoder: Encoder, images: ImageSet) -> None:
@@ -227,7 +227,7 @@ def planted(encoder: Encoder, images: ImageSet) -> int:
         quiet = int(features.mean(0).argmin())
         gain = block.bn2.weight[quiet] / block.bn2.running_var[quiet].sqrt()
         block.conv2.weight[quiet, 5, 1, 1] = 3 * features.norm(dim=1).mean() / gain
-    names, sizes = list(norms(encoder)), [norm.num_features for norm in norms(encoder).values()]
+    names, sizes = list(encoder.norms()), [norm.num_features for norm in encoder.norms().values()]
     return sum(sizes[: names.index("body.layer3.0.bn1")]) + 5
 
 
@@ -276,7 +276,7 @@ def test_exactly_the_rejected_neurons_lose_their_weight(encoder: Encoder) -> Non
         pruned = encoder.copy()
         prune(pruned, kept, bias=bias)
         gamma, beta, gamma0, beta0 = (
-            torch.cat([getattr(n, kind) for n in norms(net).values()])
+            torch.cat([getattr(n, kind) for n in net.norms().values()])
             for net in (pruned, encoder)
             for kind in ("weight", "bias")
         )
@@ -284,7 +284,7 @@ def test_exactly_the_rejected_neurons_lose_their_weight(encoder: Encoder) -> Non
         assert torch.equal(gamma[kept], gamma0[kept])
         assert torch.equal(beta == 0, ~kept if bias else torch.zeros_like(kept))
         assert torch.equal(beta[kept], beta0[kept])
-        affines = {f"{name}.{kind}" for name in norms(encoder) for kind in ("weight", "bias")}
+        affines = {f"{name}.{kind}" for name in encoder.norms() for kind in ("weight", "bias")}
         others = {name: t for name, t in pruned.state_dict().items() if name not in affines}
         assert all(torch.equal(t, encoder.state_dict()[name]) for name, t in others.items())
 
@@ -294,7 +294,7 @@ def test_the_order_of_pruning_does_not_matter(encoder: Encoder) -> None:
     kept = torch.rand(NEURONS, generator=stream(0, "m")) > 0.3
     fast = encoder.copy()
     prune(fast, kept)
-    places = [(f"{name}.weight", c) for name, norm in norms(encoder).items() for c in range(norm.num_features)]
+    places = [(f"{name}.weight", c) for name, norm in encoder.norms().items() for c in range(norm.num_features)]
     slow = encoder.copy()
     for i in torch.randperm(NEURONS, generator=stream(0, "order")).tolist():
         if not kept[i]:
@@ -340,7 +340,7 @@ def within(
     asked: list[int] = []
 
     def utility(self: ANP, net: Encoder, images: ImageSet, seed: int) -> float:
-        asked.append(sum(int((norm.weight == 0).sum()) for norm in norms(net).values()))
+        asked.append(sum(int((norm.weight == 0).sum()) for norm in net.norms().values()))
         return utilities[asked[-1]]
 
     monkeypatch.setattr(ANP, "utility", utility)
@@ -359,14 +359,14 @@ def test_the_budget_by_hand(monkeypatch: pytest.MonkeyPatch, encoder: Encoder, i
     assert pruning["histogram"] == [3, 2, 0, 0, 0, 0, 0, 0, 0, NEURONS - 5]
     assert pruning["share_below_0.2"] == pytest.approx(5 / NEURONS, abs=1e-4)
     assert remarks == []
-    assert torch.equal(torch.cat([norm.weight for norm in norms(pruned).values()]) == 0, MASKS <= 0.2)
+    assert torch.equal(torch.cat([norm.weight for norm in pruned.norms().values()]) == 0, MASKS <= 0.2)
 
     falling = {0: 0.9, 5: 0.5, 4: 0.5, 2: 0.87, 1: 0.9}
     pruned, pruning, remarks, asked = within(monkeypatch, encoder, images, falling)
     assert asked == [0, 5, 4, 2]  # 0.15 and 0.1 reject the same neurons: once is enough
     assert (pruning["threshold"], pruning["pruned"]) == (0.05, 2)
     assert remarks == ["anp: threshold lowered from 0.2 to 0.05 to keep pretext accuracy; 2 pruned"]
-    assert torch.equal(torch.cat([norm.weight for norm in norms(pruned).values()]) == 0, MASKS <= 0.05)
+    assert torch.equal(torch.cat([norm.weight for norm in pruned.norms().values()]) == 0, MASKS <= 0.05)
     assert pruning["tried"] == [
         {"threshold": 0.2, "pruned": 5, "utility": 0.5},
         {"threshold": 0.15, "pruned": 4, "utility": 0.5},
@@ -416,7 +416,7 @@ def test_the_chosen_threshold_keeps_the_budget(encoder: Encoder, images: ImageSe
     assert before - after <= 0.1 + 1e-9
     assert pruning["utility_before"] == pytest.approx(before, abs=1e-4)
     assert pruning["utility_after"] == pytest.approx(after, abs=1e-4)
-    for norm, norm0 in zip(norms(result).values(), norms(encoder).values(), strict=True):
+    for norm, norm0 in zip(result.norms().values(), encoder.norms().values(), strict=True):
         assert torch.equal(norm.weight, torch.where(norm.weight == 0, 0, norm0.weight))  # soft masks are thrown away
         assert torch.equal(norm.bias, norm0.bias)
 

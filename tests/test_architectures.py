@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import re
-from types import SimpleNamespace
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from benchbd_plugins.clip import ClipRN50, ClipViTB32
+from benchbd_plugins.shapes import Shapes
 from benchbd_plugins.simclr import SimCLR
 from torch import Tensor, nn
 
 import benchbd
-from benchbd import Encoder, UsageError, hookimpl
+from benchbd import Encoder, UsageError
+from benchbd.api import Session
 from benchbd.contract.encoder import ARCHITECTURES, W16
+from benchbd.contract.meter import ForwardMeter, precision
 from benchbd.contract.method import build
 from benchbd.contract.pretraining import flaw_of_architecture
+from benchbd.contract.rebuild import rebuild
 from benchbd.contract.registry import Registry, load_registry
+
+from .boards import completed, offering
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
@@ -36,18 +46,14 @@ class Plain(Encoder):
         return y.mean((2, 3))
 
 
-def offering(*classes: object) -> Registry:
-    @hookimpl
-    def benchbd_architectures() -> Any:
-        return list(classes)
-
-    return load_registry(extra={"odd": SimpleNamespace(benchbd_architectures=benchbd_architectures)})
+def registry_with(*classes: Any) -> Registry:
+    return load_registry(extra={"odd": offering(benchbd_architectures=list(classes))})
 
 
 @pytest.fixture
 def plain(monkeypatch: pytest.MonkeyPatch) -> Registry:
     monkeypatch.setitem(ARCHITECTURES, "plain", Plain)
-    return offering(Plain)
+    return registry_with(Plain)
 
 
 def test_a_plugin_offers_an_architecture(plain: Registry) -> None:
@@ -71,7 +77,7 @@ def test_a_plugin_offers_an_architecture(plain: Registry) -> None:
     ],
 )
 def test_a_class_that_is_none_is_named(cls: Any, problem: str) -> None:
-    found = offering(cls)
+    found = registry_with(cls)
     (told,) = found.problems
     assert told.startswith("plugin 'odd'")
     assert problem in told
@@ -105,3 +111,290 @@ def test_images_of_another_size_are_one_line(monkeypatch: pytest.MonkeyPatch) ->
     line = "sized takes images of 64 pixels, the board's have 32: set image_size = 64"
     with pytest.raises(UsageError, match=re.escape(line)):
         benchbd.plan("smoke", option=["simclr.arch=sized"])
+
+
+# ------------------------------------------------------------------------------------ those that come with benchbd
+
+
+@dataclass(frozen=True)
+class Case:
+    """An architecture, a small size for it, its parameters without the head, and the channels of its stages."""
+
+    arch: str
+    size: int
+    parameters: int
+    channels: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return self.arch
+
+
+CASES = [
+    Case("resnet18", 32, 11_168_832, (64, 128, 256, 512)),
+    Case("resnet34", 32, 21_276_992, (64, 128, 256, 512)),
+    Case("resnet50", 32, 23_500_352, (256, 512, 1024, 2048)),
+    Case("resnet34-imagenet", 64, 21_284_672, (64, 128, 256, 512)),
+    Case("resnet50-imagenet", 64, 23_508_032, (256, 512, 1024, 2048)),
+    Case("vgg16-bn", 32, 14_723_136, (64, 128, 256, 512, 512)),
+    Case("mobilenet-v2", 64, 2_223_872, (16, 24, 32, 96, 1280)),
+]
+EVERY = pytest.mark.parametrize("case", CASES, ids=str)
+
+
+def fresh(arch: str) -> Encoder:
+    return Encoder.seeded(arch, MEAN, STD, seed=0, device="cpu").eval()
+
+
+def pictures(size: int, n: int = 2) -> Tensor:
+    return torch.rand(n, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def check(encoder: Encoder, size: int, folder: Path) -> None:
+    """What every architecture must do, whatever it is made of."""
+    x = pictures(size)
+    with torch.no_grad():
+        features, maps = encoder.intermediates(x)
+        again, every = encoder.intermediates(x, every=True)
+        assert features.shape == (2, encoder.feature_dim)
+        assert encoder.project(features).shape == (2, 128)
+        torch.testing.assert_close(encoder(x[1:]), features[1:], rtol=1e-3, atol=1e-4)  # images do not interact
+        with precision("bf16"):
+            near, rounded = encoder.intermediates(x)
+    assert torch.equal(features, again)
+    assert tuple(maps) == encoder.stages
+    assert all(torch.equal(map_, every[name]) for name, map_ in maps.items())
+    assert {t.dtype for t in (features, near, *maps.values(), *rounded.values(), *every.values())} == {torch.float32}
+    assert float(torch.nn.functional.cosine_similarity(near, features).min()) > 0.98
+    assert maps[encoder.stages[-1]].shape[1] == encoder.channels == len(encoder.mask)
+
+    seen: dict[str, Tensor] = {}
+    twin = encoder.copy()
+    for name, convolution in twin.convolutions().items():
+        convolution.register_forward_hook(lambda m, x, y, name=name: seen.setdefault(name, y.detach().clone()))
+    with torch.no_grad():
+        _, every = twin.intermediates(x, every=True)
+    assert list(seen) == list(twin.convolutions()) == [place for place in every if place in seen]
+    assert all(torch.equal(y, every[name]) for name, y in seen.items())  # as they were when they were taken
+    assert all(encoder.get_submodule(name) is norm for name, norm in encoder.norms().items())
+
+    features, every = encoder.intermediates(x.clone().requires_grad_(True), every=True)
+    gradients = torch.autograd.grad(features.square().sum(), [*every.values()])
+    assert all(gradient.isfinite().all() for gradient in gradients)
+    if encoder.channelwise:
+        assert all(float(gradient.abs().max()) > 0 for gradient in gradients)
+    with ForwardMeter() as meter:
+        encoder(x).sum().backward()
+        assert meter.images == 2 + 4
+    with ForwardMeter() as meter:
+        encoder.frozen()(x.clone().requires_grad_(True)).sum().backward()
+    assert meter.images == 2 + 2
+
+    pruned = encoder.copy()
+    half = encoder.channels // 2
+    pruned.mask[:half] = 0
+    with torch.no_grad():
+        less, maps = pruned.intermediates(x)
+    assert not maps[encoder.stages[-1]][:, :half].any()
+    if encoder.channelwise:
+        assert not less[:, :half].any()
+        assert torch.equal(less[:, half:], features[:, half:])
+    else:
+        assert not torch.equal(less, features)
+
+    pruned.save(folder / "a")
+    loaded = Encoder.load(folder / "a")
+    loaded.save(folder / "b")
+    assert type(loaded) is type(encoder)
+    assert (folder / "a").read_bytes() == (folder / "b").read_bytes()
+    assert (folder / "a").unlink() is (folder / "b").unlink() is None
+    plain = rebuild(pruned, encoder.arch, "a test")
+    assert all(torch.equal(a, b) for a, b in zip(plain.tensors().values(), pruned.tensors().values(), strict=True))
+
+
+@EVERY
+def test_parameters_are_counted(case: Case) -> None:
+    with torch.device("meta"):
+        assert sum(p.numel() for p in Encoder(case.arch).backbone()) == case.parameters
+
+
+CHEAP = ("resnet34-imagenet", "vgg16-bn", "mobilenet-v2")
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, marks=[] if c.arch in CHEAP else pytest.mark.slow) for c in CASES], ids=str
+)
+def test_each_does_what_all_must(case: Case, tmp_path: Path) -> None:
+    encoder = fresh(case.arch)
+    with torch.no_grad():
+        maps = encoder.intermediates(pictures(case.size))[1]
+    assert tuple(map_.shape[1] for map_ in maps.values()) == case.channels
+    check(encoder, case.size, tmp_path)
+
+
+def torchvisions(encoder: Encoder) -> nn.Module:
+    """torchvision's module for an encoder, with its weights, up to the mean over positions."""
+    import torchvision.models as tv
+
+    arch = encoder.arch
+    net: Any = {"vgg16-bn": tv.vgg16_bn, "mobilenet-v2": tv.mobilenet_v2}.get(arch) or getattr(tv, arch[:8])
+    net = net(init_weights=False, num_classes=2) if arch == "vgg16-bn" else net(num_classes=2)
+    if arch.startswith("resnet"):
+        if not arch.endswith("imagenet"):
+            net.conv1, net.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
+        net.fc = nn.Identity()
+        places = {"stem.0.": "conv1.", "stem.1.": "bn1.", "body.": ""}
+        tensors = {
+            new + name.removeprefix(old): t
+            for name, t in encoder.state_dict().items()
+            for old, new in places.items()
+            if name.startswith(old)
+        }
+        net.load_state_dict(tensors)
+        return net.eval()
+    features = {name: t for name, t in encoder.state_dict().items() if name.startswith("features.")}
+    kept, unknown = net.load_state_dict(features, strict=False)
+    assert not unknown
+    assert all(name.startswith("classifier.") for name in kept)
+    return net.features.eval()
+
+
+@EVERY
+def test_features_are_those_of_torchvision(case: Case) -> None:
+    encoder, x = fresh(case.arch), pictures(case.size)
+    with torch.no_grad():
+        wanted = torchvisions(encoder)((x - encoder.mean) / encoder.std)
+        wanted = wanted.mean((2, 3)) if wanted.ndim == 4 else wanted
+        torch.testing.assert_close(encoder(x), wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_a_script_without_a_registry_finds_them() -> None:
+    code = "from benchbd import Encoder; print(type(Encoder('resnet34', head=False)).__module__)"
+    done = completed([sys.executable, "-c", code])
+    assert (done.returncode, done.stdout.strip()) == (0, "benchbd_plugins.resnets"), done.stderr
+
+
+# ------------------------------------------------------------------------------------------------ through a board
+
+
+BOARD = """
+title = "Five steps"
+attacks = ["none", "badencoder"]
+defenses = {defenses}
+evaluators = ["mlp"]
+seeds = [1]
+rows = [{{ pretrain = "few-shapes", tasks = ["few-shapes:3"] }}]
+clean_images = 16
+image_size = {size}
+
+[budget]
+steps = {steps}
+batch = 8
+
+[options.simclr]
+arch = "{arch}"
+steps = {steps}
+batch = 8
+
+[options.badencoder]
+steps = 5
+batch = 8
+ref_draws = 2
+
+[options.mimic]
+mi_epochs = 1
+mi_pool = 2
+
+[options.mlp]
+epochs = 1
+"""
+
+
+class FewShapes(Shapes):
+    """60 and 30 of the drawn shapes."""
+
+    name = "few-shapes"
+    splits = {"train": 60, "test": 30}
+
+
+DEFENSES = ["none", "ft", "fp", "anp", "medic", "mimic"]
+
+
+def through_a_board(
+    folder: Path, arch: str, size: int, *, steps: int = 5, defenses: Sequence[str] = DEFENSES, **extra: object
+) -> dict[str, tuple[str, str]]:
+    """Status and reason of every cell of BADENCODER, by defense."""
+    (folder / "five.toml").write_text(BOARD.format(arch=arch, size=size, steps=steps, defenses=list(defenses)))
+    registry = load_registry(extra={"few": offering(benchbd_datasets=[FewShapes]), **extra})
+    session = Session.open(
+        folder / "five.toml", data_root=folder / "data", store=folder / "store", device="cpu", registry=registry
+    )
+    return {r.defense: (r.status, r.reason) for r in session.run() if r.attack == "badencoder"}
+
+
+@pytest.mark.slow
+@pytest.mark.fixed_draw("every stage must end, whatever it learns")
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_each_goes_through_a_board(case: Case, tmp_path: Path) -> None:
+    steps = 30 if case.arch == "mobilenet-v2" else 5  # its 52 BatchNorms need statistics, or features vanish
+    found = through_a_board(tmp_path, case.arch, case.size, steps=steps)
+    assert {status for status, _ in found.values()} <= {"ok", "attack-failed"}, found
+    assert set(found) == set(DEFENSES)
+
+
+@pytest.mark.fixed_draw("every stage must end, whatever it learns")
+def test_a_cheap_one_goes_through_a_board(tmp_path: Path) -> None:
+    found = through_a_board(tmp_path, "mobilenet-v2", 32, steps=30, defenses=["none", "ft", "mimic"])
+    assert {found[name][0] for name in ("none", "ft")} <= {"ok", "attack-failed"}, found
+    assert found["mimic"][0] == "n/a"
+    assert "a stage's map is 1x1" in found["mimic"][1]
+
+
+# ------------------------------------------------------------------------------------------------- CLIP's encoders
+
+
+def small_clip() -> dict[str, type[Encoder]]:
+    """CLIP's encoders by another name, thin and for 64 pixels."""
+    thin = {"image_size": 64, "feature_dim": 32, "__doc__": "Thin."}
+    rn50 = {"arch": "thin-rn50", "width": 8, "layers": (1, 1, 1, 1)}
+    vit = {"arch": "thin-vit", "width": 64, "blocks": 4, "patch": 16}
+    return {
+        "thin-rn50": type("ThinRN50", (ClipRN50,), {**thin, **rn50}),
+        "thin-vit": type("ThinViT", (ClipViTB32,), {**thin, **vit}),
+    }
+
+
+@pytest.mark.clip
+@pytest.mark.parametrize("arch", ["thin-rn50", "thin-vit"])
+def test_clips_encoders_do_what_all_must(arch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ARCHITECTURES, arch, small_clip()[arch])
+    check(fresh(arch), 64, tmp_path)
+
+
+@pytest.mark.clip
+@pytest.mark.parametrize(("arch", "parameters"), [("clip-rn50", 38_316_896), ("clip-vit-b-32", 87_849_216)])
+def test_clips_encoders_are_those_of_open_clip(arch: str, parameters: int) -> None:
+    import open_clip
+
+    encoder, x = fresh(arch), pictures(224)
+    assert sum(p.numel() for p in encoder.backbone()) == parameters
+    model = {"clip-rn50": "RN50-quickgelu", "clip-vit-b-32": "ViT-B-32-quickgelu"}[arch]
+    visual = open_clip.create_model(model).visual.eval()
+    tensors = encoder.state_dict().items()
+    visual.load_state_dict({n.removeprefix("visual."): t for n, t in tensors if n.startswith("visual.")})
+    with torch.no_grad():
+        wanted = visual((x - encoder.mean) / encoder.std)
+        torch.testing.assert_close(encoder(x), wanted, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.clip
+@pytest.mark.fixed_draw("every stage must end, whatever it learns")
+@pytest.mark.parametrize("arch", ["thin-rn50", "thin-vit"])
+def test_clips_encoders_go_through_a_board(arch: str, tmp_path: Path) -> None:
+    plugin = offering(benchbd_architectures=[small_clip()[arch]])
+    found = through_a_board(tmp_path, arch, 64, clip=plugin)
+    refused = {name: reason for name, (status, reason) in found.items() if status == "n/a"}
+    assert "fp prunes channels that become features one by one" in refused.pop("fp")
+    if arch == "thin-vit":
+        assert "anp prunes BatchNorm channels; thin-vit has no BatchNorm" in refused.pop("anp")
+    assert not refused
+    assert {status for status, _ in found.values()} <= {"ok", "attack-failed", "n/a"}, found

@@ -15,6 +15,7 @@ from benchbd import (
     Augment,
     Distiller,
     Encoder,
+    NotApplicable,
     Views,
     attention_distance,
     attention_map,
@@ -86,9 +87,9 @@ def test_half_precision_does_not_overflow() -> None:
 
 @FORMS
 def test_a_1x1_map_has_no_attention(form: AttentionForm) -> None:
-    with pytest.raises(ValueError, match="1x1"):
+    with pytest.raises(NotApplicable, match="1x1"):
         attention_map(maps(2, 3, 1, 1))
-    with pytest.raises(ValueError, match="1x1"):
+    with pytest.raises(NotApplicable, match="1x1"):
         attention_distance(maps(2, 3, 1, 1), maps(2, 3, 1, 1), form)
     assert attention_map(maps(2, 3, 1, 2)).shape == (2, 2)
 

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchbd.base.errors import NotApplicable
 from benchbd.contract.encoder import Encoder
 from benchbd.toolkit.contrastive import Views, nt_xent
 
@@ -19,10 +20,10 @@ AttentionForm = Literal["mse", "l2"]
 def attention_map(feature_map: Tensor) -> Tensor:
     """Spatial attention of (N, C, H, W): sum over channels of squares, flattened, L2-normalised, (N, H * W).
 
-    Source: NAD (Li et al., 2021), p = 2. ValueError for 1x1 maps, whose attention is the constant 1.
+    Source: NAD (Li et al., 2021), p = 2. NotApplicable for 1x1 maps, whose attention is the constant 1.
     """
     if feature_map.shape[2] * feature_map.shape[3] == 1:
-        raise ValueError("a 1x1 feature map has no spatial attention")
+        raise NotApplicable("attention is compared over positions; a stage's map is 1x1: take larger images")
     energy = feature_map.float().square().sum(1).flatten(1)
     normalised: Tensor = energy / (energy.norm(dim=1, keepdim=True) + 1e-6)
     return normalised

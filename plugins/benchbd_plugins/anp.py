@@ -100,7 +100,9 @@ class ANP(Mitigation):
         return Augment(self.crop_scale, self.colour)
 
     def repair(self, encoder: Encoder, knowledge: DefenderKnowledge) -> Encoder:
-        """NotApplicable where ``loss`` is contrastive and the encoder has no head; Diverged on NaN."""
+        """NotApplicable without BatchNorm, and without a head if ``loss`` is contrastive; Diverged on NaN."""
+        if not encoder.norms():
+            raise NotApplicable(f"anp prunes BatchNorm channels; {encoder.arch} has no BatchNorm")
         if encoder.head is None and self.loss == "contrastive":
             raise NotApplicable("anp: loss=contrastive needs a projection head and this encoder has none")
         encoder.requires_grad_(False).eval()
@@ -119,7 +121,7 @@ class ANP(Mitigation):
     # Learning masks
 
     def learn(self, encoder: Encoder, images: ImageSet, seed: int) -> Tensor:
-        """Masks (K,) in [0, 1] of all neurons, in the order of ``norms``. Only the encoder's mode changes."""
+        """Masks (K,) in [0, 1] of all neurons, in the order of ``Encoder.norms``. Only the encoder's mode changes."""
         neurons = Neurons(encoder, project=self.loss == "contrastive")
         masks = torch.ones(len(neurons.gamma), device=encoder.device, requires_grad=True)
         optimizer = torch.optim.SGD([masks], self.lr, momentum=self.momentum)
@@ -216,7 +218,7 @@ class ANP(Mitigation):
 
     def report(self, encoder: Encoder, masks: Tensor, kept: Tensor, before: float, tried: list[Level]) -> None:
         """Note masks, pruning and utility, and what a reader of the table must know of them."""
-        by_layer = [int((~part).sum()) for part in kept.split([n.num_features for n in norms(encoder).values()])]
+        by_layer = [int((~part).sum()) for part in kept.split([n.num_features for n in encoder.norms().values()])]
         accepted = tried[-1] if tried[-1].pruned == sum(by_layer) else None
         default = type(self).model_fields["steps"].default
         remarks = []
@@ -243,7 +245,7 @@ class ANP(Mitigation):
                 "threshold": None if accepted is None else accepted.threshold,
                 "pruned": sum(by_layer),
                 "neurons": len(masks),
-                "pruned_by_layer": {name: n for name, n in zip(norms(encoder), by_layer, strict=True) if n},
+                "pruned_by_layer": {name: n for name, n in zip(encoder.norms(), by_layer, strict=True) if n},
                 "share_below_0.2": round(float((masks < 0.2).float().mean()), 4),
                 "histogram": [int(n) for n in torch.histc(masks.cpu(), 10, 0, 1)],
                 "utility_before": round(before, 4),
@@ -281,16 +283,16 @@ class Net(nn.Module):
 class Neurons:
     """The encoder as a function of its neurons' masks and noise. Its parameters and buffers are read, never written.
 
-    gamma, beta: (K,), the affine of every BatchNorm of f, in the order of ``norms``.
+    gamma, beta: (K,), the affine of every BatchNorm of f, in the order of ``Encoder.norms``.
     """
 
     def __init__(self, encoder: Encoder, *, project: bool) -> None:
         self.encoder = encoder
         self.net = Net(encoder, project=project)
-        self.names = [f"encoder.{name}" for name in norms(encoder)]
-        self.sizes = [norm.num_features for norm in norms(encoder).values()]
-        self.gamma = torch.cat([norm.weight.detach() for norm in norms(encoder).values()])
-        self.beta = torch.cat([norm.bias.detach() for norm in norms(encoder).values()])
+        self.names = [f"encoder.{name}" for name in encoder.norms()]
+        self.sizes = [norm.num_features for norm in encoder.norms().values()]
+        self.gamma = torch.cat([norm.weight.detach() for norm in encoder.norms().values()])
+        self.beta = torch.cat([norm.bias.detach() for norm in encoder.norms().values()])
         self.buffers = {name: buffer.clone() for name, buffer in self.net.named_buffers()}
 
     def __call__(self, x: Tensor, masks: Tensor, noise: Tensor) -> Tensor:
@@ -304,15 +306,10 @@ class Neurons:
         return out
 
 
-def norms(encoder: Encoder) -> dict[str, nn.BatchNorm2d]:
-    """The BatchNorm layers of f by name; the head's is a BatchNorm1d."""
-    return {name: module for name, module in encoder.named_modules() if isinstance(module, nn.BatchNorm2d)}
-
-
 @torch.no_grad()
 def prune(encoder: Encoder, kept: Tensor, *, bias: bool = False) -> None:
     """Zero the weight of every neuron where ``kept``, bool (K,), is False, in place; also the bias where ``bias``."""
-    layers = norms(encoder).values()
+    layers = encoder.norms().values()
     for norm, part in zip(layers, kept.split([norm.num_features for norm in layers]), strict=True):
         norm.weight.mul_(part)
         if bias:

@@ -160,7 +160,8 @@ class BadEncoder(Attack):
         clean = clean_encoder.extract(shadow.pixels)
 
         encoder = clean_encoder.copy().requires_grad_(False)  # in eval mode: BatchNorm keeps its running statistics
-        tuned = [p.requires_grad_(True) for p in encoder.backbone() if p.ndim > 1]  # all but BatchNorm's affine
+        affine = {id(p) for norm in encoder.norms().values() for p in norm.parameters()}  # BatchNorm is frozen whole
+        tuned = [p.requires_grad_(True) for p in encoder.backbone() if id(p) not in affine]
         steps = self.total_steps(len(shadow))
         optimizer = torch.optim.SGD(tuned, self.lr, self.momentum, weight_decay=self.weight_decay)
 

@@ -29,6 +29,7 @@ from benchbd import (
     Encoder,
     ImageSet,
     Mitigation,
+    NotApplicable,
     Views,
     hookimpl,
     note,
@@ -54,7 +55,10 @@ class FP(ContrastiveMethod, Mitigation):
     bn: Literal["train", "eval"] = Field("train", description="whether fine-tuning re-estimates BatchNorm's statistics")
 
     def repair(self, encoder: Encoder, knowledge: DefenderKnowledge) -> Encoder:
-        """NotApplicable where the encoder has no head, unless ``epochs`` or ``steps`` is 0: then it is only pruned."""
+        """NotApplicable if the encoder has no head, unless ``epochs`` or ``steps`` is 0: then it is only pruned; and if
+        its features mix the channels of the last stage."""
+        if not encoder.channelwise:
+            raise NotApplicable(f"fp prunes channels that become features one by one; {encoder.arch} mixes them")
         images, seed = knowledge.images, knowledge.seed
         encoder.eval()
         order = mean_activation(encoder, images, self.site).argsort(stable=True)
@@ -142,8 +146,10 @@ def last_block(encoder: Encoder) -> tuple[str, nn.Conv2d, nn.BatchNorm2d]:
     """The last convolution's name among ``Encoder.intermediates``, and the convolution with its BatchNorm."""
     *_, (place, conv) = encoder.convolutions().items()
     norms, modules = list(encoder.norms().values()), list(encoder.modules())
-    (norm, *_) = (norm for norm in norms if modules.index(norm) > modules.index(conv))
-    return place, conv, norm
+    following = [norm for norm in norms if modules.index(norm) > modules.index(conv)]
+    if not following:
+        raise NotApplicable(f"fp: site=conv2 prunes a convolution with its BatchNorm; {encoder.arch} has none there")
+    return place, conv, following[0]
 
 
 @torch.no_grad()
