@@ -136,6 +136,10 @@ def test_a_run_leaves_a_record_per_encoder(tiny: Tiny) -> None:
     assert attacked.evaluator == "mlp"
     folder = tiny.store / "records" / "tiny"
     assert sorted(read_detections(folder), key=lambda r: r.name) == sorted(records, key=lambda r: r.name)
+    for record in records:
+        assert record.attack_role is role_of(record.attack)
+        assert record.plugins["detect"].source is not None
+        assert (record.precision, record.isolation, record.schema_version) == ("fp32", "none", 2)
     assert len(list((folder / DETECTIONS).iterdir())) == 4
     knowledge = SEEN[0]
     assert knowledge.images.labels is None

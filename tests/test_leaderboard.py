@@ -16,6 +16,7 @@ import pytest
 
 from benchbd.base.errors import DataError, StoreError, UnknownNameError
 from benchbd.cli.results import build_leaderboard
+from benchbd.planning.board import boards_folder
 from benchbd.records.files import read_records, write_records
 from benchbd.records.models import Cost, Record
 from benchbd.records.predictions import path_of
@@ -78,6 +79,20 @@ def test_frame_has_a_line_per_record_with_flat_columns() -> None:
     assert second.status == "n/a"
     assert pd.isna(second.acc)
     assert pd.isna(second.ca)
+
+
+def test_ra_has_columns_where_records_count_it() -> None:
+    records = [make_record(seed=seed, metrics=(80.0, 9.0, acc)) for seed, acc in ((0, 40.0), (1, 50.0))]
+    row = only(summary(records), defense="none")
+    assert (row.ra, row.ra_b) == (55.0, 82.0)  # of 60 and 50; what the trigger leaves of the clean encoder's 82
+    assert row.ra_half == pytest.approx(12.706205 * 7.0710678 / 2**0.5, abs=1e-4)
+    (line,) = csv.DictReader(io.StringIO(render(records, "csv")))
+    assert (line["ra"], line["ra_b"]) == ("55.0", "82.0")
+    assert json.loads(render(records, "json"))["rows"][0]["ra"] == 55.0
+    assert list(frame(records).ra) == [60.0, 50.0]
+    old = [record for record in read_records(boards_folder() / "cifar10-small" / "records") if record.seed == 1]
+    assert not {"ra", "ra_half", "ra_b", "ra_b_half"} & json.loads(render(old, "json"))["rows"][0].keys()
+    assert "ra" not in render(old, "csv").splitlines()[0].split(",")
 
 
 def test_means_intervals_and_differences_by_hand() -> None:

@@ -23,14 +23,25 @@ from benchbd.records.models import DETECTIONS, DetectionRecord, Record
 from benchbd.records.places import check_board
 from benchbd.report import populations as detections
 from benchbd.report.document import Column, Document, Frame, Noted, Section, Table, Value
-from benchbd.report.rows import BY_NAME, Order, Row, defense_forwards, departures, rank_of, summarise, task_name
+from benchbd.report.rows import (
+    BY_NAME,
+    Order,
+    Row,
+    defense_forwards,
+    departures,
+    flattened,
+    rank_of,
+    summarise,
+    task_name,
+)
 from benchbd.report.writers import csv, json, latex, markdown
 from benchbd.report.writers.cells import letter, seconds
 from benchbd.report.writers.safe import paragraphs
 
 _FRAME = (
     *("attack", "defense", "pretrain", "task", "target", "target_name", "seed", "evaluator", "status", "reason"),
-    *("acc", "asr", "asr_nontarget", "ca", "asr_b", "asr_b_nontarget", "seconds", "image_forwards", "on_board", "key"),
+    *("acc", "asr", "asr_nontarget", "ra", "ca", "asr_b", "asr_b_nontarget", "ra_b"),
+    *("seconds", "image_forwards", "on_board", "key"),
 )
 
 
@@ -79,7 +90,7 @@ def document(
     boards = ", ".join(sorted({record.board for record in known}))
     seeds = ", ".join(map(str, sorted({record.seed for record in shown})))
     floor = next((f"attack {row.attack} under defense {row.defense} is " for row in rows if row.of_floor), "")
-    flat = [row.flat() for row in rows]
+    names, flat = flattened(rows)
     return Document(
         title=title,
         intro=f"Board {boards or '-'}; seeds {seeds or '-'}. "
@@ -92,7 +103,7 @@ def document(
         ],
         remarks=remarks,
         brief=_brief(rows),
-        frames=[Frame(list(Row().flat()), list(map(_joined, flat)))],
+        frames=[Frame(names, list(map(_joined, flat)))],
         data={"board": boards, "remarks": remarks, "rows": flat},
     )
 

@@ -44,6 +44,9 @@ BY_NAME = Order()
 _NOTHING = Interval()
 
 
+_SINCE_2 = ("ra", "ra_b")  # figures of records since schema 2
+
+
 @dataclass(frozen=True)
 class Row:
     """One line of a table: what the seeds of (pretrain, task, evaluator, attack, defense) say together.
@@ -72,6 +75,8 @@ class Row:
     ca: Interval = _NOTHING
     asr_b: Interval = _NOTHING
     asr_b_nontarget: Interval = _NOTHING
+    ra: Interval = _NOTHING
+    ra_b: Interval = _NOTHING
     acc_to_floor: Interval = _NOTHING
     asr_nontarget_to_floor: Interval = _NOTHING
     acc_to_scratch: Interval = _NOTHING
@@ -117,6 +122,14 @@ class Row:
             else:
                 flat[name] = rounded(value) if isinstance(value, float) else value
         return flat
+
+
+def flattened(rows: Sequence[Row]) -> tuple[list[str], list[dict[str, Any]]]:
+    """The names of ``flat`` and the rows by them, without RA if no record counts it, as those of schema 1."""
+    flat = [row.flat() for row in rows]
+    absent = {name for name in _SINCE_2 if all(each[name] is None for each in flat)}
+    names = [name for name in Row().flat() if name.removesuffix("_half") not in absent]
+    return names, [{name: each[name] for name in names} for each in flat]
 
 
 def summarise(records: Sequence[Record], order: Order, off_board: bool) -> list[Row]:
@@ -216,6 +229,8 @@ def _row(records: Sequence[Record], scratch: Mapping[tuple[object, ...], Sequenc
         ca=interval(floor.ca for _, floor in floored),
         asr_b=interval(floor.asr_b for _, floor in floored),
         asr_b_nontarget=interval(floor.asr_b_nontarget for _, floor in floored),
+        ra=interval(metrics.ra for _, metrics in measured if metrics.ra is not None),
+        ra_b=interval(floor.ra_b for _, floor in floored if floor.ra_b is not None),
         acc_to_floor=interval(metrics.acc - floor.ca for metrics, floor in floored),
         asr_nontarget_to_floor=interval(metrics.asr_nontarget - floor.asr_b_nontarget for metrics, floor in floored),
         acc_to_scratch=interval(metrics.acc - control.acc for _, metrics, control in controls),
