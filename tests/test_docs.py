@@ -18,22 +18,35 @@ from benchbd.records.files import read_detections, read_records
 from benchbd.report.leaderboard import build
 from benchbd.report.rows import Order
 from benchbd.testing import check_method
-from docs.generate import reference, with_boards
+from docs.generate import pages, with_boards
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 PUBLISHED = [path.parent for path in sorted(boards_folder().glob("*/records"))]
 
 
-def test_reference_is_current(registry: Registry) -> None:
-    assert (ROOT / "docs" / "reference.md").read_text() == reference(registry), "run make docs"
+def test_pages_are_current(registry: Registry) -> None:
+    made = pages(registry)
+    assert {path.name for path in (ROOT / "docs").glob("*.md")} == {*made, "concepts.md"}
+    for name, page in made.items():
+        assert (ROOT / "docs" / name).read_text() == page, f"docs/{name}: run make docs"
 
 
 @pytest.mark.parametrize("name", benchbd.__all__)
 def test_every_public_name_has_an_entry(name: str) -> None:
-    entry = rf"^(class {name}[(:]|def {name}\(|{name} = |A plugin marks each of its hooks with `@{name}`)"
-    found = re.findall(entry, (ROOT / "docs" / "reference.md").read_text(), re.MULTILINE)
-    assert len(found) == 1
+    text = "\n".join(path.read_text() for path in (ROOT / "docs").glob("*.md"))
+    assert len(re.findall(rf"^(class {name}[(:]|def {name}\(|{name} = )", text, re.MULTILINE)) == 1
+
+
+@pytest.mark.parametrize(
+    "path", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda path: path.name
+)
+def test_links_lead_to_files_and_headings(path: Path) -> None:
+    for place, heading in re.findall(r"\]\(([^)#:]*)(?:#([^)]+))?\)", path.read_text()):
+        other = path.parent / place if place else path
+        assert other.is_file(), place
+        titles = re.findall(r"^#+ (.+)$", other.read_text(), re.MULTILINE)
+        assert not heading or heading in {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 def test_readme_shows_the_published_board() -> None:
@@ -58,11 +71,11 @@ def test_the_citation_and_the_package_agree() -> None:
     assert "license: Apache-2.0\n" in citation
 
 
-def test_the_package_holds_its_types_and_its_reference() -> None:
+def test_the_package_holds_its_types_and_its_pages() -> None:
     assert all((ROOT / package / "py.typed").is_file() for package in ("benchbd", "plugins/benchbd_plugins"))
     wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
-    assert wheel["force-include"] == {"docs/reference.md": "benchbd/reference.md"}
-    assert (ROOT / "docs" / "reference.md").is_file()
+    shipped = {f"docs/{path.name}": f"benchbd/docs/{path.name}" for path in (ROOT / "docs").glob("*.md")}
+    assert wheel["force-include"] == shipped
 
 
 @pytest.mark.parametrize("folder", PUBLISHED, ids=lambda folder: folder.name)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 hookspec = pluggy.HookspecMarker("benchbd")
 
 hookimpl = pluggy.HookimplMarker("benchbd")
+"""The decorator of a plugin's hooks: ``@hookimpl`` above ``def benchbd_defenses(): return [Shrink]``."""
 
 
 @hookspec

@@ -1,0 +1,24 @@
+"""Shrink every parameter by the same factor: an example, not a defense."""
+
+from pydantic import Field
+
+from benchbd import DefenderKnowledge, Encoder, Mitigation, hookimpl
+
+
+class Shrink(Mitigation):
+    """Multiply every parameter of the encoder, but not of its head, by a factor."""
+
+    name = "shrink"
+    paper = "an example; no paper"
+
+    factor: float = Field(0.9, gt=0, le=1, description="what every parameter is multiplied by")
+
+    def repair(self, encoder: Encoder, knowledge: DefenderKnowledge) -> Encoder:
+        for parameter in encoder.backbone():
+            parameter.data.mul_(self.factor)
+        return encoder
+
+
+@hookimpl
+def benchbd_defenses() -> list[type[Mitigation]]:
+    return [Shrink]
