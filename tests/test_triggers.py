@@ -349,7 +349,7 @@ def test_departures_name_kind_and_options(tmp_path: Path) -> None:
     assert departures("trigger.opacity=0.5") == ("trigger.opacity=0.5 (the board's: 0.3)",)
     assert departures("trigger.kind=add", "trigger.opacity=0.2") == ("trigger.kind=add (the board's: blend)",)
     assert departures("trigger.pattern=blocks", "trigger.seed=4") == (
-        *("trigger.pattern=blocks (the board's: grid)", "trigger.seed=4 (the board's: 0)"),
+        *("trigger.pattern=blocks (the board's: grid)", "trigger.seed=4 (the board's: None)"),
     )
     copy = make_trigger(spec(kind="blend", pattern="grid", opacity=0.3), 32)
     copy.save(tmp_path / "copy.npz")

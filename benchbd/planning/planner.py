@@ -300,8 +300,9 @@ class _Planner:
         spec, board = self.settings.trigger, self._trigger(self.board.trigger, trigger.size)
         if trigger.digest == board.digest:
             return own
-        theirs = WORDS | described(self.board.trigger, board)
-        return [*differences("trigger", theirs, described(spec, trigger)).values(), *own]
+        theirs, ours = described(self.board.trigger, board), described(spec, trigger)
+        told = {option: value for option, value in ours.items() if option in theirs or value != WORDS.get(option)}
+        return [*differences("trigger", theirs, told).values(), *own]
 
     def _trigger(self, spec: TriggerSpec, image_size: int) -> Trigger:
         names = [] if spec.function is None else [spec.function]

@@ -89,7 +89,7 @@ def badencoder_loss(
     pixels: uint8 (B, 3, H, W), shadow images; clean: float32 (B, d), their f.
     views: float32 (K * R, 3, H, W) in [0, 1], K augmentations of all references; K = 0 puts the plain ones into L1.
     weights: (λ0, λ1, λ2).
-    positions: where a trigger at random positions draws them from; needed by no other.
+    positions: where a trigger that draws positions or noise draws them from; needed by no other.
     """
     batch, references = len(pixels), len(goals.references)
     stamped = [trigger.stamp(pixels, positions) for trigger in goals.triggers]
