@@ -220,7 +220,10 @@ def test_a_trigger_at_random_positions_is_stamped_as_it_was_evaluated(run: Run) 
     assert picture.axes[0].get_xlabel() == "random position"
     patch = np.asarray(picture.axes[0].images[0].get_array())[::6, ::6]
     assert (patch == 1).all(-1).sum() == 100
-    elsewhere = wandering.model_copy(update={"machine": {"device": "NVIDIA H100"}})
+    machine: dict[str, Any] = {"machine": {"device": "NVIDIA H100"}}
+    same = wandering.model_copy(update=machine)  # every run draws on the CPU
+    assert torch.equal(replace(scene, record=same).triggered, expected)
+    elsewhere = wandering.model_copy(update=machine | {"schema_version": 1})  # but before schema 2 on its own device
     alone = draw_trigger(Scene(elsewhere, run.tiny.store, run.library, torch.device("cpu"), None))
     assert isinstance(alone, Picture)
     ((reason, part),) = alone.without

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from benchbd.stages.work import check_backdoor
 from pydantic import Field
 from torch import Tensor
 
@@ -22,6 +21,7 @@ from benchbd.contract.specs import KINDS, TriggerSpec
 from benchbd.figures.panels import marks
 from benchbd.figures.scene import find_trigger
 from benchbd.planning.board import load_board
+from benchbd.stages.attack import check_backdoor
 from benchbd.testing import ContractError, check_method, toy_attacker
 
 from .boards import TINY, Tiny, offering

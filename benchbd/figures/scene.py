@@ -100,14 +100,16 @@ class Scene:
     @cached_property
     def triggered(self) -> Tensor:
         """Every test image with the trigger, uint8 (N, 3, H, W), where the evaluation had it."""
-        drawn_on = str(self.record.machine.get("device", ""))
-        if self.trigger.draws and drawn_on.endswith("CPU") != (self.device.type == "cpu"):
-            raise Absent(
-                f"the random {'positions' if self.trigger.wander else 'numbers'} that were evaluated can be drawn only "
-                f"on the kind of device that did it, {drawn_on}"
-            )
-        positions = stream(self.record.identity["evaluate"]["seed"], "positions", self.device)
-        return self.trigger.stamp(self.test.pixels.to(self.device), positions).cpu()
+        drawn_on, device = str(self.record.machine.get("device", "")), torch.device("cpu")
+        if self.record.schema_version == 1 and not drawn_on.endswith("CPU"):  # the run drew on its own device
+            if self.trigger.draws and self.device.type == "cpu":
+                raise Absent(
+                    "the random positions that were evaluated can be drawn only on the kind of device that did it, "
+                    f"{drawn_on}"
+                )
+            device = self.device
+        positions = stream(self.record.identity["evaluate"]["seed"], "positions", device)
+        return self.trigger.stamp(self.test.pixels.to(device), positions).cpu()
 
     @cached_property
     def predictions(self) -> Predictions:
