@@ -43,6 +43,7 @@ def plugin_api() -> str:
         "testing": "\n\n\n".join(entry(name, getattr(testing, name), testing) for name in TESTING),
         "hooks": "\n\n\n".join(stub(hook) for name, hook in vars(hookspecs).items() if name.startswith("benchbd_")),
         "observed": "\n\n\n".join(map(class_entry, (observed.ObservedStage, observed.ObservedRecord))),
+        "observer": (HERE / "examples" / "observer.py").read_text(encoding="utf-8").rstrip(),
         "information": class_entry(Information),
         "names": "\n\n".join(
             f"## {_heading(module)}\n\n{code(entry(name, getattr(benchbd, name), module) for name in names)}"

@@ -84,8 +84,8 @@ def class_entry(cls: type) -> str:
     parts = [f"class {cls.__name__}{bases and f'({bases})'}:\n{docstring(cls)}"]
     if declared := list(_declared(cls)):
         parts.append(indent("\n".join(declared), "    "))
-    made = vars(cls).get("__init__")
-    if isinstance(made, FunctionType) and not is_dataclass(cls) and not issubclass(cls, BaseModel):
+    made, promised = vars(cls).get("__init__"), bool(vars(cls).get("_is_protocol"))
+    if isinstance(made, FunctionType) and not (is_dataclass(cls) or issubclass(cls, BaseModel) or promised):
         parts.append(indent(stub(made), "    "))
     if isinstance(vars(cls).get("__call__"), FunctionType):
         parts.append(indent(stub(vars(cls)["__call__"]), "    "))
@@ -97,7 +97,7 @@ def own(cls: type) -> list[str]:
     if issubclass(cls, Enum):
         return []
     found = [name for name, value in vars(cls).items() if name[0] != "_" and isinstance(value, OFFERED)]
-    return [name for name in found if getattr(cls, name).__doc__]
+    return [name for name in found if getattr(cls, name).__doc__ or vars(cls).get("_is_protocol")]
 
 
 def _member(member: Any) -> str:
@@ -134,8 +134,10 @@ def _declared(cls: type) -> Iterator[str]:
 def _default(value: object) -> str:
     if value is MISSING:
         return ""
-    plain = isinstance(value, (str, int, float, bool, tuple, type(None)))
-    return f" = {value!r}".replace("'", '"') if plain and not isinstance(value, Enum) else " = ..."
+    if isinstance(value, Enum):
+        return f" = {type(value).__name__}.{value.name}"
+    plain = isinstance(value, (str, int, float, bool, tuple, frozenset, type(None)))
+    return f" = {value!r}".replace("'", '"') if plain else " = ..."
 
 
 def function_entry(function: Callable[..., Any]) -> str:

@@ -94,7 +94,8 @@ def test_on_board_is_as_the_page_says(tmp_path: Path, registry: Registry) -> Non
 
 def with_examples() -> Registry:
     """Our own methods and those of the page's examples."""
-    return load_registry(extra={f"example-{axis.name}": import_module(f"docs.examples.{axis.name}") for axis in AXES})
+    examples = [*(axis.name for axis in AXES), "observer"]
+    return load_registry(extra={f"example-{name}": import_module(f"docs.examples.{name}") for name in examples})
 
 
 @pytest.mark.fixed_draw("a few steps for exit codes; no figure is read")
@@ -113,6 +114,7 @@ def test_the_commands_for_the_examples_run(tmp_path: Path, monkeypatch: pytest.M
         json_too = ["--json", "--quiet"] if arguments[0] == "run" else []
         done = CliRunner(env={"BENCHBD_STORE": str(tmp_path)}).invoke(main, [*arguments, *json_too])
         assert done.exit_code == 0, (arguments, done.output)
+        assert ("none x none: ok" in done.stderr) == bool(json_too)  # the observer's line
         if json_too:
             assert {record["status"] for record in json.loads(done.stdout)["records"]} <= {"ok", "attack-failed"}
 
