@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from torch import Tensor
 
 from benchbd import Attack, AttackerKnowledge, Backdoor, DataError, Trigger, TriggerFunction, UsageError
 from benchbd.base.errors import PluginError, UnknownNameError
+from benchbd.base.mapped import region_of
+from benchbd.contract import images
 from benchbd.contract.method import build
 from benchbd.contract.patterns import described, make_trigger
 from benchbd.contract.registry import flaw_of, load_registry
@@ -516,6 +519,27 @@ def test_how_a_departure_describes_a_trigger() -> None:
     assert says(kind="add", magnitude=7) == square | {"kind": "add", "magnitude": 7}
     noise = says(kind="noise", size=32, opacity=1.0)
     assert noise == {"kind": "noise", "opacity": 1.0, "size": 32, "position": "fixed", "file": None}
+
+
+@pytest.mark.parametrize(
+    ("kind", "wander"), [*product(("patch", "blend", "add", "noise"), (None, (0.1, 0.9))), ("function", None)]
+)
+def test_a_large_set_is_stamped_part_by_part_as_at_once(
+    kind: Any, wander: tuple[float, float] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    square = Trigger.square(6)
+    pattern = square.pattern.to(torch.int16) if kind == "add" else square.pattern
+    function = Shift() if kind == "function" else None
+    trigger = Trigger(pattern, square.keep, wander, kind, 0.5 if kind in ("blend", "noise") else 1.0, function)
+    pixels = torch.randint(256, (50, 3, 32, 32), dtype=torch.uint8)
+    made = []
+    for most in (2**24, 7 * 3 * 32 * 32):
+        monkeypatch.setattr(images, "LARGE", most)
+        made.append(trigger.stamp(pixels, torch.Generator().manual_seed(seeded(4))))
+    whole, parts = made
+    assert (region_of(whole) is None, region_of(parts) is None) == (True, False)
+    assert torch.equal(whole, parts)
+    assert not torch.equal(whole, pixels)
 
 
 # What an attack can bind

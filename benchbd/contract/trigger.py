@@ -19,7 +19,7 @@ from torch import Tensor
 from benchbd.base.arrays import Array, picture_or_array, read_npz
 from benchbd.base.content import canonical, expanded
 from benchbd.base.errors import DataError, PluginError, UnknownNameError, UsageError
-from benchbd.contract.images import ImageSet, content_digest
+from benchbd.contract.images import ImageSet, content_digest, map_pieces
 from benchbd.contract.method import build, identity_of
 from benchbd.contract.specs import KINDS, TriggerKind
 from benchbd.contract.trigger_file import read_trigger
@@ -238,7 +238,8 @@ class Trigger:
         return replace(self, wander=(low, high))
 
     def stamp(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """A stamped copy of uint8 (..., 3, H, W) images.
+        """A stamped copy of uint8 (..., 3, H, W) images; it lies in a file without a name if it is large, and was made
+        part by part.
 
         generator: where a trigger that ``draws`` draws from: first the places, two numbers an image, then the noise.
             Any other leaves it alone.
@@ -250,19 +251,27 @@ class Trigger:
                 f"{pixels.shape[-2]}x{pixels.shape[-1]}"
             )
         if self.kind == "patch" and self.wander is None:
-            return torch.where(self.keep.to(pixels.device), pixels, self.pattern.to(pixels.device))
+            fixed, stays = self.pattern.to(pixels.device), self.keep.to(pixels.device)
+            return map_pieces(lambda images: torch.where(stays, images, fixed), pixels, pixels)
         if self.draws and generator is None:
             drawn = "at random places" if self.wander is not None else f"of kind {self.kind}"
             raise UsageError(f"a trigger {drawn} needs a generator to draw from")
-        stamped = pixels.reshape(-1, *self.pattern.shape).clone()
-        if self.box is not None and len(stamped):
-            top, left, bottom, right = self.box
-            part = (..., slice(top, bottom + 1), slice(left, right + 1))
-            pattern, keep = (a[part].to(pixels.device) for a in (self.pattern, self.keep))
-            box = part if generator is None or self.wander is None else self._places(stamped, keep, generator)
-            before = stamped[box]
-            stamped[box] = torch.where(keep, before, self._after(before, pattern, generator))
-        return stamped.view(pixels.shape)
+        if self.box is None or not pixels.numel():
+            return pixels.clone()
+        top, left, bottom, right = self.box
+        part = (..., slice(top, bottom + 1), slice(left, right + 1))
+        pattern, keep = (a[part].to(pixels.device) for a in (self.pattern, self.keep))
+        flat = pixels.reshape(-1, *self.pattern.shape)
+        places = None if generator is None or self.wander is None else self._places(len(flat), keep, generator)
+
+        def stamped(rows: Tensor) -> Tensor:
+            images = flat[rows]
+            box = part if places is None else _boxes(images, *(place.to(images.device)[rows] for place in places))
+            before = images[box]
+            images[box] = torch.where(keep, before, self._after(before, pattern, generator))
+            return images
+
+        return map_pieces(stamped, torch.arange(len(flat), device=flat.device), flat).view(pixels.shape)
 
     def _after(self, before: Tensor, pattern: Tensor, generator: torch.Generator | None) -> Tensor:
         """What becomes of pixels, uint8 (N, 3, h, w), that nothing keeps, under a pattern of (3, h, w)."""
@@ -279,13 +288,10 @@ class Trigger:
         parts = zip(before.split(PART), patterns.split(PART), strict=True)
         return torch.cat([_blended(x, p, self.opacity) for x, p in parts])
 
-    def _places(self, images: Tensor, keep: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """An index of each image's box, at a place of its own: it picks (N, 3, height, width) of ``images``."""
-        count, device = len(images), images.device
-        rows, columns = (self._drawn(count, side, generator).to(device) for side in keep.shape[1:])
-        image = torch.arange(count, device=device)[:, None, None, None]
-        channel = torch.arange(len(keep), device=device)[:, None, None]
-        return image, channel, rows[:, None, :, None], columns[:, None, None, :]
+    def _places(self, count: int, keep: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Rows (count, height) and columns (count, width) of each image's box, at a place of its own."""
+        height, width = keep.shape[1:]
+        return self._drawn(count, height, generator), self._drawn(count, width, generator)
 
     def _drawn(self, count: int, side: int, generator: torch.Generator) -> Tensor:
         """Rows, or columns, of a patch that is ``side`` long, one draw an image: int64 (count, side)."""
@@ -299,6 +305,13 @@ class Trigger:
     def stamped(self, images: ImageSet, generator: torch.Generator | None = None) -> ImageSet:
         """``images`` with every picture stamped, as ``stamp`` does; labels stay."""
         return replace(images, pixels=self.stamp(images.pixels, generator))
+
+
+def _boxes(images: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, ...]:
+    """An index that picks (N, 3, height, width) of ``images``, of each its own rows and columns."""
+    image = torch.arange(len(images), device=images.device)[:, None, None, None]
+    channel = torch.arange(images.shape[1], device=images.device)[:, None, None]
+    return image, channel, rows[:, None, :, None], columns[:, None, None, :]
 
 
 def _blended(pixels: Tensor, pattern: Tensor, opacity: float) -> Tensor:

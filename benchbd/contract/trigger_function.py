@@ -22,7 +22,7 @@ class TriggerFunction(Method):
         """The stamped images, uint8 (N, 3, H, W), of ``images``, uint8 (N, 3, H, W) of any N >= 1, on their device.
 
         generator: where all random numbers come from; it may be on another device. An attack stamps every batch that
-        it trains on, and the harness all test images at once, each with a generator of its own.
+        it trains on; the harness stamps all test images, on a CPU 16 MB of them at a time, with one generator.
         """
         raise NotImplementedError
 
