@@ -11,13 +11,17 @@ from typing import Any
 
 import pytest
 import torch
+from benchbd_plugins.anp import ANP
 from benchbd_plugins.clip import ClipRN50, ClipViTB32
+from benchbd_plugins.fp import FP
+from benchbd_plugins.mimic import Mimic
+from benchbd_plugins.nad import NAD
 from benchbd_plugins.shapes import Shapes
 from benchbd_plugins.simclr import SimCLR
 from torch import Tensor, nn
 
 import benchbd
-from benchbd import Encoder, UsageError
+from benchbd import DefenderKnowledge, Encoder, ImageSet, Mitigation, NotApplicable, UsageError
 from benchbd.api import Session
 from benchbd.contract.encoder import ARCHITECTURES, W16
 from benchbd.contract.meter import ForwardMeter, precision
@@ -211,12 +215,6 @@ def check(encoder: Encoder, size: int, folder: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(plain.tensors().values(), pruned.tensors().values(), strict=True))
 
 
-@EVERY
-def test_parameters_are_counted(case: Case) -> None:
-    with torch.device("meta"):
-        assert sum(p.numel() for p in Encoder(case.arch).backbone()) == case.parameters
-
-
 CHEAP = ("resnet34-imagenet", "vgg16-bn", "mobilenet-v2")
 
 
@@ -259,8 +257,9 @@ def torchvisions(encoder: Encoder) -> nn.Module:
 
 
 @EVERY
-def test_features_are_those_of_torchvision(case: Case) -> None:
+def test_parameters_are_counted_and_features_are_those_of_torchvision(case: Case) -> None:
     encoder, x = fresh(case.arch), pictures(case.size)
+    assert sum(p.numel() for p in encoder.backbone()) == case.parameters
     with torch.no_grad():
         wanted = torchvisions(encoder)((x - encoder.mean) / encoder.std)
         wanted = wanted.mean((2, 3)) if wanted.ndim == 4 else wanted
@@ -287,12 +286,12 @@ clean_images = 16
 image_size = {size}
 
 [budget]
-steps = {steps}
+steps = 5
 batch = 8
 
 [options.simclr]
 arch = "{arch}"
-steps = {steps}
+steps = 5
 batch = 8
 
 [options.badencoder]
@@ -320,10 +319,10 @@ DEFENSES = ["none", "ft", "fp", "anp", "medic", "mimic"]
 
 
 def through_a_board(
-    folder: Path, arch: str, size: int, *, steps: int = 5, defenses: Sequence[str] = DEFENSES, **extra: object
+    folder: Path, arch: str, size: int, *, defenses: Sequence[str] = DEFENSES, **extra: object
 ) -> dict[str, tuple[str, str]]:
-    """Status and reason of every cell of BADENCODER, by defense."""
-    (folder / "five.toml").write_text(BOARD.format(arch=arch, size=size, steps=steps, defenses=list(defenses)))
+    """Status and reason of every cell of BADENCODER, by defense; five steps a stage."""
+    (folder / "five.toml").write_text(BOARD.format(arch=arch, size=size, defenses=list(defenses)))
     registry = load_registry(extra={"few": offering(benchbd_datasets=[FewShapes]), **extra})
     session = Session.open(
         folder / "five.toml", data_root=folder / "data", store=folder / "store", device="cpu", registry=registry
@@ -335,18 +334,36 @@ def through_a_board(
 @pytest.mark.fixed_draw("every stage must end, whatever it learns")
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_each_goes_through_a_board(case: Case, tmp_path: Path) -> None:
-    steps = 30 if case.arch == "mobilenet-v2" else 5  # its 52 BatchNorms need statistics, or features vanish
-    found = through_a_board(tmp_path, case.arch, case.size, steps=steps)
+    found = through_a_board(tmp_path, case.arch, case.size)
     assert {status for status, _ in found.values()} <= {"ok", "attack-failed"}, found
     assert set(found) == set(DEFENSES)
 
 
 @pytest.mark.fixed_draw("every stage must end, whatever it learns")
 def test_a_cheap_one_goes_through_a_board(tmp_path: Path) -> None:
-    found = through_a_board(tmp_path, "mobilenet-v2", 32, steps=30, defenses=["none", "ft", "mimic"])
-    assert {found[name][0] for name in ("none", "ft")} <= {"ok", "attack-failed"}, found
-    assert found["mimic"][0] == "n/a"
-    assert "a stage's map is 1x1" in found["mimic"][1]
+    found = through_a_board(tmp_path, "mobilenet-v2", 64, defenses=["none", "ft", "mimic"])
+    assert {status for status, _ in found.values()} <= {"ok", "attack-failed"}, found
+
+
+@pytest.mark.fixed_draw("it ends before a step")
+@pytest.mark.parametrize(
+    ("arch", "method", "reason"),
+    [
+        ("mobilenet-v2", Mimic(steps=1, batch=4, weighting="uniform"), "a stage's map is 1x1"),
+        ("mobilenet-v2", NAD(steps=1, batch=4, teacher_steps=0), "a stage's map is 1x1"),
+        ("plain", ANP(steps=1), "anp prunes BatchNorm channels; plain has no BatchNorm"),
+        ("plain", FP(steps=1, site="conv2"), "fp: site=conv2 prunes a convolution with its BatchNorm; plain has none"),
+        ("mixing", FP(steps=1), "fp prunes channels that become features one by one; mixing mixes them"),
+    ],
+)
+def test_a_method_says_what_an_architecture_lacks(
+    monkeypatch: pytest.MonkeyPatch, arch: str, method: Mitigation, reason: str
+) -> None:
+    monkeypatch.setitem(ARCHITECTURES, "plain", Plain)
+    monkeypatch.setitem(ARCHITECTURES, "mixing", type("Mixing", (Plain,), {"arch": "mixing", "channelwise": False}))
+    images = ImageSet((pictures(32, 8) * 255).byte())
+    with pytest.raises(NotApplicable, match=re.escape(reason)):
+        method.repair(fresh(arch), DefenderKnowledge(images, 0))
 
 
 # ------------------------------------------------------------------------------------------------- CLIP's encoders

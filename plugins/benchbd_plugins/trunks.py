@@ -2,7 +2,8 @@
 
 Their weights have torchvision's names (``features.0.weight``), so that a checkpoint of its classifier holds them. A
 stage is what has one resolution; in VGG-16 its map is taken before the max-pool that ends it. At 32 pixels the last map
-of MobileNet-v2 is 1x1.
+of MobileNet-v2 is 1x1. Its convolutions are drawn by fan-in: torchvision's fan-out makes depthwise ones so small that
+features vanish in eval mode until the statistics of 52 BatchNorms have settled.
 """
 
 from __future__ import annotations
@@ -65,6 +66,11 @@ class MobileNetV2(Encoder):
         from torchvision.models import mobilenet_v2
 
         self.features: nn.Sequential = mobilenet_v2().features
+
+    def initialise(self) -> None:
+        for name, convolution in self.convolutions().items():
+            linear = name.count(".") == 3  # the last of a block: features.1.conv.1; no activation follows
+            nn.init.kaiming_normal_(convolution.weight, mode="fan_in", nonlinearity="linear" if linear else "relu")
 
     def encode(self, x: Tensor, take: Take) -> Tensor:
         y = x
