@@ -26,7 +26,7 @@ from benchbd.planning.cases import Plan
 from benchbd.planning.planner import make_plan
 from benchbd.planning.selection import Selection
 from benchbd.records.files import write_records
-from benchbd.records.models import DETECTIONS, DetectionRecord, Record
+from benchbd.records.models import DETECTIONS, LONGEST_AUTHOR, DetectionRecord, Record
 from benchbd.records.places import records_folder
 from benchbd.stages.base import ENCODER
 
@@ -123,8 +123,8 @@ class Session:
 def checked_author(name: str) -> str:
     """The name as records have it; UsageError unless it is one line of at most 100 characters."""
     name = name.strip()
-    if len(name) > 100 or not name.isprintable():
-        raise UsageError(f"author {shown(name)}: a name is one line of at most 100 characters")
+    if len(name) > LONGEST_AUTHOR or not name.isprintable():
+        raise UsageError(f"author {shown(name)}: a name is one line of at most {LONGEST_AUTHOR} characters")
     return name
 
 

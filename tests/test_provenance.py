@@ -89,7 +89,7 @@ def test_of_stages_from_before_nothing_is_said(
 ) -> None:
     tiny = Tiny(tmp_path, registry)
     with monkeypatch.context() as before:
-        before.setattr("benchbd.engine.runner.provenance", lambda *_: {"machine": provenance.machine(CPU)})
+        before.setattr("benchbd.engine.scheduler.provenance", lambda *_: {"machine": provenance.machine(CPU)})
         ran(tiny)
     for record in ran(tiny):
         assert (record.plugins, record.source, record.isolation) == ({}, None, None)

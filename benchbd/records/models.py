@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from functools import cached_property
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
@@ -14,6 +14,8 @@ from benchbd.contract.roles import Role
 SCHEMA: Literal[2] = 2
 
 LONGEST_NAME = 200  # bytes of a record's file name: 255 is the most, and the name aside while it is written is longer
+
+LONGEST_AUTHOR = 100  # characters
 
 DETECTIONS = "detections"  # the folder, among a board's records, of those of detectors
 
@@ -90,8 +92,11 @@ class Cost(_Part):
     seconds: float
     cpu_seconds: float
     image_forwards: int
-    memory: int | None = None
-    gpu_memory: int | None = None
+    memory: int | None = Field(None, ge=0)
+    gpu_memory: int | None = Field(None, ge=0)
+
+
+_Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 class Origin(_Part):
@@ -102,7 +107,7 @@ class Origin(_Part):
 
     distribution: str
     version: str
-    source: str | None
+    source: _Sha256 | None
 
 
 class Entry(_Part):
@@ -130,11 +135,13 @@ class Entry(_Part):
     findings: dict[str, Any] = Field(default_factory=dict, description="what methods noted on their way, by kind")
     machine: dict[str, Any] = Field(default_factory=dict, description="device, threads and versions")
     point: dict[str, Any] = Field(default_factory=dict, description="of a sweep: value by option; else empty")
-    precision: str | None = Field(None, description="fp32 or bf16")
+    precision: Literal["fp32", "bf16"] | None = Field(None, description="of the last stage")
     plugins: dict[str, Origin] = Field(default_factory=dict, description="by kind of stage, of those with a method")
-    isolation: str | None = Field(None, description="what kept methods apart: none, all shared a process")
-    source: str | None = Field(None, description="anonymous name of the store and machine that computed it")
-    author: str = Field("", description="who ran it, in any words")
+    isolation: Literal["none"] | None = Field(None, description="what kept methods apart: none, one process")
+    source: str | None = Field(
+        None, pattern="^[0-9a-f]{16}$", description="anonymous name of the store and machine that computed it"
+    )
+    author: str = Field("", max_length=LONGEST_AUTHOR, description="who ran it, in any words")
 
     @model_validator(mode="before")
     @classmethod
@@ -200,7 +207,7 @@ class Record(Entry):
     baseline_counts: Counts | None = None
     undefended: Metrics | None = Field(None, description="the same cell under no defense")
     reference: dict[str, Any] = Field(default_factory=dict, description="where the reference inputs come from")
-    predictions: str | None = Field(None, description="sha256 of the file of predictions beside the record")
+    predictions: _Sha256 | None = Field(None, description="sha256 of the file of predictions beside the record")
     _packed: bytes | None = PrivateAttr(None)
 
     @property
