@@ -33,7 +33,7 @@ from benchbd.planning.board import Row as BoardRow
 from benchbd.records.files import read_records
 from benchbd.records.models import Baseline, Cost, Counts, DetectionRecord, Gain, Metrics, Origin, Record
 from benchbd.report.document import Column, Document, Section, Table
-from benchbd.report.rows import Order, Row, summarise
+from benchbd.report.rows import Order, TableRow, summarise
 from benchbd.report.statistics import Interval
 from benchbd.report.writers import markdown
 from benchbd.report.writers.columns import WIDTH
@@ -175,7 +175,7 @@ def with_boards(readme: str) -> str:
     return BLOCK.sub(fill, readme)
 
 
-def _excerpt(row: Row) -> list[str]:
+def _excerpt(row: TableRow) -> list[str]:
     def percent(value: Interval) -> str:
         return f"{value.mean:.1f}" + ("" if value.half is None else f" ± {value.half:.1f}")
 

@@ -9,10 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from benchbd.papers.document import document as comparison
+from benchbd.records.files import read_detections
+from benchbd.report import populations
 from benchbd.report.document import Column
-from benchbd.report.writers.latex import cell, tex
+from benchbd.report.writers.latex import cell, tex, write
 
 from .records_factory import make_record
+from .test_compare import TABLE1, wide
+from .test_documents import DOCUMENTS
 from .test_leaderboard import markdown_rows, render
 
 LEADERBOARDS = Path(__file__).parent.parent / "leaderboards"
@@ -148,6 +153,19 @@ def test_the_pages_of_a_shipped_board_say_what_its_readme_says(board: Path, pape
 def test_the_half_width_of_a_difference_is_on_the_page(tmp_path: Path) -> None:
     text, _ = compiled((LEADERBOARDS / "cifar10-small" / "board.tex").read_text(), tmp_path, "a4paper")
     assert "+8.61 ± 21.46" in text
+
+
+@pytest.mark.latex
+@pytest.mark.parametrize("paper", ["a4paper", "letterpaper"])
+@pytest.mark.parametrize("document", ["populations", "comparison", "plan", "large plan"])
+def test_other_documents_compile_and_stay_on_the_page(document: str, paper: str, tmp_path: Path) -> None:
+    folder = LEADERBOARDS / "detect-shapes" / "records"
+    detected = populations.document(read_detections(folder)) if document == "populations" else None
+    made = detected or (comparison(TABLE1, wide()) if document == "comparison" else DOCUMENTS[document]("badencoder"))
+    text, ends = compiled(write(made), tmp_path, paper)
+    assert min(right for right, _ in ends) > -3
+    assert min(below for _, below in ends) > -3
+    assert {"populations": "0.740 [0.32, 0.97]", "comparison": "Mean ranks"}.get(document, "badencoder") in text
 
 
 @pytest.mark.latex

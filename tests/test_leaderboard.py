@@ -20,7 +20,7 @@ from benchbd.planning.board import boards_folder
 from benchbd.records.files import read_records, write_records
 from benchbd.records.models import Cost, Record
 from benchbd.records.predictions import path_of
-from benchbd.report.leaderboard import build, document, frame, summary
+from benchbd.report.leaderboard import build, document, frame, frame_of_rows
 from benchbd.report.rows import BY_NAME, Order
 from benchbd.report.writers.columns import WIDTH
 from benchbd.report.writers.forms import FORMATS, write
@@ -83,7 +83,7 @@ def test_frame_has_a_line_per_record_with_flat_columns() -> None:
 
 def test_ra_has_columns_where_records_count_it() -> None:
     records = [make_record(seed=seed, metrics=(80.0, 9.0, acc)) for seed, acc in ((0, 40.0), (1, 50.0))]
-    row = only(summary(records), defense="none")
+    row = only(frame_of_rows(records), defense="none")
     assert (row.ra, row.ra_b) == (55.0, 82.0)  # of 60 and 50; what the trigger leaves of the clean encoder's 82
     assert row.ra_half == pytest.approx(12.706205 * 7.0710678 / 2**0.5, abs=1e-4)
     (line,) = csv.DictReader(io.StringIO(render(records, "csv")))
@@ -102,7 +102,7 @@ def test_means_intervals_and_differences_by_hand() -> None:
         make_record(seed=2, metrics=(84.0, 98.0, 97.0), baseline=(81.0, 5.0, 2.0)),
         make_record(defense="scratch", seed=1, metrics=(60.0, 9.0, 8.0), baseline=(83.0, 5.0, 4.0), seconds=60.0),
     ]
-    undefended = only(summary(records), defense="none")
+    undefended = only(frame_of_rows(records), defense="none")
     assert undefended.n == 3
     assert undefended.seeds == [0, 1, 2]
     assert undefended.acc == 82.0
@@ -116,43 +116,43 @@ def test_means_intervals_and_differences_by_hand() -> None:
     assert (undefended.acc_to_scratch, undefended.asr_nontarget_to_scratch) == (22.0, 88.0)
     assert pd.isna(undefended.acc_to_scratch_half)
     assert undefended.notes == ["Δ scratch: over 1 of 3 seeds, those that have a scratch run"]
-    scratch = only(summary(records), defense="scratch")
+    scratch = only(frame_of_rows(records), defense="scratch")
     assert (scratch.n, scratch.seconds, scratch.acc_to_floor, scratch.acc_to_scratch) == (1, 60.0, -23.0, 0.0)
     assert pd.isna(scratch.acc_half)
 
 
 def test_an_attack_without_a_scratch_of_its_own_borrows_that_of_the_clean_encoder() -> None:
     records = [make_record("none", "scratch", metrics=(60.0, 9.0, 8.0)), make_record("bassl", "ft")]
-    assert only(summary(records), attack="bassl").acc_to_scratch == 20.0
+    assert only(frame_of_rows(records), attack="bassl").acc_to_scratch == 20.0
 
 
 def test_another_task_or_evaluator_lends_no_scratch() -> None:
     records = [make_record(defense="scratch", evaluator="knn"), make_record(defense="scratch", target=3), make_record()]
-    assert pd.isna(only(summary(records), task="gtsrb:12", evaluator="mlp").acc_to_scratch)
+    assert pd.isna(only(frame_of_rows(records), task="gtsrb:12", evaluator="mlp").acc_to_scratch)
 
 
 def test_rows_stand_in_the_order_of_the_board_and_none_first() -> None:
     records = paper_like()
     random.Random(0).shuffle(records)
-    table = summary(records, ORDER)
+    table = frame_of_rows(records, ORDER)
     assert list(dict.fromkeys(table.task)) == ["gtsrb:12", "svhn:1", "stl10:9"]
     assert list(zip(table.attack, table.defense, strict=True))[:8] == [
         (attack, defense) for attack in ("none", "badencoder") for defense in ("none", "scratch", "ft", "mimic")
     ]
-    named = summary(records, Order(defenses=["mimic"]))
+    named = frame_of_rows(records, Order(defenses=["mimic"]))
     assert list(named.defense)[:4] == ["none", "mimic", "ft", "scratch"]
-    targets = summary([make_record(target=12), make_record(target=9)])
+    targets = frame_of_rows([make_record(target=12), make_record(target=9)])
     assert list(targets.task) == ["gtsrb:9", "gtsrb:12"]
     by_name = Order(tasks=[("cifar10", "svhn:1"), ("cifar10", "gtsrb:priority road")])
-    assert list(dict.fromkeys(summary(records, by_name).task)) == ["svhn:1", "gtsrb:12", "stl10:9"]
+    assert list(dict.fromkeys(frame_of_rows(records, by_name).task)) == ["svhn:1", "gtsrb:12", "stl10:9"]
 
 
 def test_off_board_records_are_left_out_and_counted() -> None:
     off = make_record(defense="ft", on_board=False, departures=["ft.lr=0.01"], key="f" * 64)
     records = [make_record(defense="ft"), off]
-    assert len(summary(records)) == 1
+    assert len(frame_of_rows(records)) == 1
     assert "1 off-board records are left out: ft.lr=0.01 (1)." in render(records, "markdown")
-    both = summary(records, off_board=True)
+    both = frame_of_rows(records, off_board=True)
     assert list(both.departures) == [[], ["ft.lr=0.01"]]
     rows = markdown_rows(render(records, "markdown", off_board=True))
     assert [row["Status"] for row in rows] == ["ok", "ok, off-board"]
@@ -174,7 +174,7 @@ def test_a_row_that_departs_is_compared_with_the_scratch_that_shares_the_most_of
         )
 
     def points(*records: Record) -> float:
-        return float(only(summary([*records], off_board=True), defense="ft").acc_to_scratch)
+        return float(only(frame_of_rows([*records], off_board=True), defense="ft").acc_to_scratch)
 
     assert points(scratch(80, "ft.lr=1"), scratch(60)) == 20
     assert points(scratch(80, "ft.lr=1"), scratch(50, "scratch.lr=1"), scratch(60)) == 20
@@ -191,7 +191,7 @@ def test_statuses_and_reasons() -> None:
         make_record(defense="fp", metrics=None, status="n/a", reason="no convolution | none"),
         make_record(defense="nad", metrics=None, status="failed", reason="NaN"),
     ]
-    table = summary(records)
+    table = frame_of_rows(records)
     assert tuple(only(table, defense="none")[["ok", "attack_failed", "na", "failed"]]) == (1, 1, 0, 0)
     assert only(table, defense="none").acc == 80.0
     text = render(records, "markdown")
@@ -219,10 +219,10 @@ def test_notes_become_footnotes_once_each_and_a_note_of_all_rows_a_remark() -> N
 
 def test_two_records_of_one_cell_are_refused_but_a_copy_is_not() -> None:
     record = make_record()
-    assert only(summary([record, record]), defense="none").n == 1
+    assert only(frame_of_rows([record, record]), defense="none").n == 1
     names = f"{record.name} and {record.name}"
     with pytest.raises(DataError, match=f"{names}: two records of one cell, keys {record.key[:12]} and f{{12}}"):
-        summary([record, make_record(key="f" * 64)])
+        frame_of_rows([record, make_record(key="f" * 64)])
 
 
 def test_pinned_pretraining_is_said() -> None:
@@ -254,7 +254,7 @@ def test_an_unknown_format_is_named() -> None:
 
 
 def test_markdown_shows_the_figures_of_the_summary() -> None:
-    table = summary(paper_like(), ORDER)
+    table = frame_of_rows(paper_like(), ORDER)
     rows = markdown_rows(render(paper_like(), "markdown", "Board", ORDER))
     assert len(rows) == len(table) == 24
     for row, (_, line) in zip(rows, table.iterrows(), strict=True):
@@ -406,10 +406,10 @@ def of_protocol(seed: int, version: str = "1", **changes: dict[str, object]) -> 
 )
 def test_a_row_is_of_one_protocol(other: Record, field: str) -> None:
     first = of_protocol(1)
-    assert summary([first, of_protocol(2)]).n.tolist() == [2]
+    assert frame_of_rows([first, of_protocol(2)]).n.tolist() == [2]
     names = f"{first.name} and {other.name} are of two protocols: "
     with pytest.raises(DataError, match=re.escape(names + field)):
-        summary([other, first])
+        frame_of_rows([other, first])
 
 
 def test_the_cost_table_counts_a_shared_run_once_and_keeps_machines_apart() -> None:
@@ -433,7 +433,7 @@ def test_the_cost_table_counts_a_shared_run_once_and_keeps_machines_apart() -> N
 
 
 def test_an_empty_board_is_a_board() -> None:
-    assert list(summary([]).columns) == list(summary(paper_like()).columns)
+    assert list(frame_of_rows([]).columns) == list(frame_of_rows(paper_like()).columns)
     assert "No records." in build("demo", [])["README.md"]
     assert json.loads(render([], "json"))["rows"] == []
 

@@ -11,7 +11,7 @@ from benchbd.base.errors import DataError, StoreError
 from benchbd.records.files import read_records, write_records
 from benchbd.records.models import Counts, Metrics, Record
 from benchbd.records.predictions import path_of
-from benchbd.report.leaderboard import summary
+from benchbd.report.leaderboard import frame_of_rows
 
 from .records_factory import digest, make_record, paper_like
 
@@ -137,7 +137,7 @@ def test_two_records_of_one_cell_are_refused_by_their_files(tmp_path: Path) -> N
     copy = tmp_path / "badencoder_none (copy).json"
     copy.write_text(make_record(metrics=None, status="failed", reason="y").to_json(), encoding="utf-8")
     with pytest.raises(DataError, match="two records of one cell") as caught:
-        summary(read_records(tmp_path))
+        frame_of_rows(read_records(tmp_path))
     assert str(caught.value).startswith(f"{copy.name} and {first.name}: ") or str(caught.value).startswith(
         f"{first.name} and {copy.name}: "
     )

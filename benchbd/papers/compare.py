@@ -15,14 +15,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from benchbd.base.errors import UsageError
 from benchbd.contract.roles import Role
 from benchbd.papers.published import METRICS, NONE, Figure, Metric, PublishedFloor, published
 from benchbd.planning.board import Board
 from benchbd.records.models import Record
-from benchbd.report.rows import Order, Row, interval, rank_of, summarise, task_name
+from benchbd.records.verify import within
+from benchbd.report.rows import Order, TableRow, interval, rank_of, summarise, task_name
 from benchbd.report.statistics import Correlation, Interval, average_ranks, spearman
 
 
@@ -41,7 +42,7 @@ class Line:
     ranks: by metric, where the defense is ranked. suspicions: numbers of those that the published cell occurs in.
     """
 
-    row: Row
+    row: TableRow
     figure: Figure | None
     same_protocol: bool
     ranks: Mapping[Metric, Ranks]
@@ -155,7 +156,9 @@ def compare(board: Board, records: Iterable[Record]) -> Comparison:
     known = list(records)
     shown = [record for record in known if record.on_board]
     paper, order = published(), Order.of(board)
-    groups: dict[tuple[str, str, str, str], list[Row]] = {}  # no attack is the paper's NONE, whatever ours is called
+    groups: dict[
+        tuple[str, str, str, str], list[TableRow]
+    ] = {}  # no attack is the paper's NONE, whatever ours is called
     for row in summarise(shown, order, off_board=False):
         groups.setdefault((row.pretrain, row.task, row.evaluator, _attack(row)), []).append(row)
     members: dict[tuple[str, str, str, str], list[Record]] = {place: [] for place in groups}
@@ -182,7 +185,7 @@ def compare(board: Board, records: Iterable[Record]) -> Comparison:
     )
 
 
-def _block(rows: Sequence[Row], records: Sequence[Record], board: Board) -> Block | None:
+def _block(rows: Sequence[TableRow], records: Sequence[Record], board: Board) -> Block | None:
     """None where the paper has nothing: another attack, or clean encoders under another protocol."""
     paper, first, one = published(), rows[0], records[0]
     place = _attack(first), first.pretrain, one.task
@@ -217,12 +220,12 @@ def _block(rows: Sequence[Row], records: Sequence[Record], board: Board) -> Bloc
     )
 
 
-def _attack(of: Row | Record) -> str:
+def _attack(of: TableRow | Record) -> str:
     """The paper's name of an attack."""
     return NONE if of.attack_role is Role.FLOOR else of.attack
 
 
-def _defense(row: Row) -> str:
+def _defense(row: TableRow) -> str:
     """The paper's name of a defense, as ``published`` has it."""
     return NONE if row.defense_role is Role.FLOOR else row.defense
 
@@ -240,20 +243,17 @@ def _differs(place: tuple[str, str, str], records: Sequence[Record]) -> tuple[st
         said += [f"target {_list(targets)}, not {setting.target}"] if targets != {setting.target} else []
         if tests != {setting.test}:
             said.append(f"{_list(f'{n:,}' for n in tests)} test images, not {setting.test:,}")
-    archs = {str(arch) for record in records if (arch := _at(record, "pretrain", "method", "options", "arch"))}
+    archs = {
+        str(arch) for record in records if (arch := within(record.identity, "pretrain", "method", "options", "arch"))
+    }
     evaluators = {record.evaluator for record in records}
-    triggers = {str(digest) for record in records if (digest := _at(record, "evaluate", "params", "trigger"))}
+    triggers = {
+        str(digest) for record in records if (digest := within(record.identity, "evaluate", "params", "trigger"))
+    }
     said += [f"encoder {_list(archs)}, not {paper.arch}"] if archs != {paper.arch} else []
     said += [f"evaluator {_list(evaluators)}, not {paper.evaluator}"] if evaluators != {paper.evaluator} else []
     said += ["not known to be the 10x10 white trigger"] if triggers != {paper.trigger} else []
     return tuple(said)
-
-
-def _at(record: Record, *path: str) -> Any:
-    value: Any = record.identity
-    for name in path:
-        value = value.get(name, {}) if isinstance(value, Mapping) else {}
-    return value or None
 
 
 def _list(values: Iterable[object]) -> str:
@@ -261,8 +261,8 @@ def _list(values: Iterable[object]) -> str:
 
 
 def _trained(record: Record, board: Board) -> str:
-    name = _at(record, "pretrain", "method", "name")
-    lengths = {unit: _at(record, "pretrain", "method", "options", unit) for unit in ("steps", "epochs")}
+    name = within(record.identity, "pretrain", "method", "name")
+    lengths = {unit: within(record.identity, "pretrain", "method", "options", unit) for unit in ("steps", "epochs")}
     unit = next((unit for unit, length in lengths.items() if isinstance(length, int)), None)
     said = [f"pre-training {name}, {lengths[unit]:,} {unit}"] if unit else []
     if board.budget.steps is not None:
@@ -270,7 +270,9 @@ def _trained(record: Record, board: Board) -> str:
     return "; ".join(said)
 
 
-def _ranked(rows: Sequence[Row], figures: Mapping[str, Figure], metric: Metric) -> tuple[dict[str, Ranks], Correlation]:
+def _ranked(
+    rows: Sequence[TableRow], figures: Mapping[str, Figure], metric: Metric
+) -> tuple[dict[str, Ranks], Correlation]:
     """Ranks of the defenses that both sides have, and their correlation.
 
     Undefended rows are out: their place is known before anything is measured, and would only lift the correlation.

@@ -115,7 +115,7 @@ def _shared(record: Entry, last: str) -> Iterator[str]:
         yield f"on_board: {str(record.on_board).lower()}, but {said}; a record is on-board where it has none"
     yield from _departed(record)
     yield from _identities(record, last)
-    if record.precision not in (None, used := _in(record.identity, last, "numerics", "precision")):
+    if record.precision not in (None, used := within(record.identity, last, "numerics", "precision")):
         yield f"precision: {record.precision}, but identity.{last} has {used}"
     if strange := sorted({*record.plugins, *record.cost} - record.identity.keys()):
         yield f"plugins, cost: of {', '.join(strange)}, which identity does not have"
@@ -129,8 +129,8 @@ def _departed(record: Entry) -> Iterator[str]:
     for departure in record.departures:
         if said := _OPTION.fullmatch(departure):
             for kind, identity in record.identity.items():
-                options = _in(identity, "method", "options")
-                if _in(identity, "method", "name") != said["name"] or said["field"] not in (options or {}):
+                options = within(identity, "method", "options")
+                if within(identity, "method", "name") != said["name"] or said["field"] not in (options or {}):
                     continue
                 value = str(options[said["field"]])
                 if said["value"].replace("(", "[").replace(")", "]") != value.replace("(", "[").replace(")", "]"):
@@ -150,16 +150,16 @@ def _identities(record: Entry, last: str) -> Iterator[str]:
             field = "key" if name == last and key == record.key else f"stages.{name}"
             yield f"{field}: {key[:12]}, but identity.{name} gives {keys[name][:12]}"
     for kind, field in _METHODS.items():
-        method = _in(record.identity, kind, "method", "name")
+        method = within(record.identity, kind, "method", "name")
         if method is not None and method != getattr(record, field, method):
             yield f"{field}: {shown(getattr(record, field))}, but identity.{kind} is of {shown(method)}"
     made = [kind for kind in ("defend", "attack", "pretrain") if kind in keys]
-    parent = _in(record.identity, last, "parents", "encoder")
+    parent = within(record.identity, last, "parents", "encoder")
     if made and parent is not None and parent != keys[made[0]]:
         yield f"identity.{last}.parents.encoder: {str(parent)[:12]}, but identity.{made[0]} gives {keys[made[0]][:12]}"
 
 
-def _in(value: Any, *path: str) -> Any:
+def within(value: Any, *path: str) -> Any:
     """What lies at ``path`` in nested dictionaries; None where it leads nowhere."""
     for name in path:
         value = value.get(name) if isinstance(value, Mapping) else None

@@ -26,7 +26,7 @@ from benchbd.report.document import Column, Document, Frame, Noted, Section, Tab
 from benchbd.report.rows import (
     BY_NAME,
     Order,
-    Row,
+    TableRow,
     defense_forwards,
     departures,
     flattened,
@@ -56,14 +56,14 @@ def frame(records: Iterable[Record]) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=list(_FRAME))
 
 
-def summary(records: Iterable[Record], order: Order = BY_NAME, off_board: bool = False) -> pd.DataFrame:
-    """One line per row of the board, in its order; the columns are those of Row, flat.
+def frame_of_rows(records: Iterable[Record], order: Order = BY_NAME, off_board: bool = False) -> pd.DataFrame:
+    """One line per row of the board, in its order; the columns are those of TableRow, flat.
 
     off_board: whether off-board records get rows, one set for each kind of departure; else they are left out.
     DataError where one cell has two records that differ.
     """
     rows = summarise(list(records), order, off_board)
-    return pd.DataFrame([row.flat() for row in rows], columns=list(Row().flat()))
+    return pd.DataFrame([row.flat() for row in rows], columns=list(TableRow().flat()))
 
 
 def document(
@@ -72,12 +72,12 @@ def document(
     order: Order = BY_NAME,
     off_board: bool = False,
 ) -> Document:
-    """The rows of the board with what is to be said of them, a table for each place. off_board: see summary."""
+    """The rows of the board with what is to be said of them, a table for each place. off_board: see frame_of_rows."""
     known = list(records)
     rows = summarise(known, order, off_board)
     shown = [record for record in known if record.on_board or off_board]
     shared = [note for note in rows[0].notes if all(note in row.notes for row in rows)] if len(rows) > 1 else []
-    groups: dict[str, list[Row]] = {}
+    groups: dict[str, list[TableRow]] = {}
     for row in rows:
         groups.setdefault(row.heading, []).append(row)
     tables = [Table([_values(row, shared) for row in rows], heading) for heading, rows in groups.items()]
@@ -135,7 +135,7 @@ _COLUMNS = (
 )
 
 
-def _values(row: Row, shared: Collection[str]) -> list[Value]:
+def _values(row: TableRow, shared: Collection[str]) -> list[Value]:
     """A row's values of _COLUMNS. shared: notes of all rows, which are no footnotes."""
     points = row.asr_nontarget_to_floor
     return [
@@ -152,12 +152,12 @@ def _values(row: Row, shared: Collection[str]) -> list[Value]:
     ]
 
 
-def _single(rows: Iterable[Row]) -> bool:
+def _single(rows: Iterable[TableRow]) -> bool:
     """Whether a row is of one seed alone."""
     return any(len(row.seeds) == 1 for row in rows)
 
 
-def _brief(rows: Sequence[Row]) -> str:
+def _brief(rows: Sequence[TableRow]) -> str:
     several = any(len(row.seeds) > 1 for row in rows)
     one = "† one seed, no interval. " if several else "One seed: no intervals. "
     return (

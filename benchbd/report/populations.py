@@ -195,8 +195,8 @@ def document(records: Iterable[DetectionRecord], order: Order = BY_NAME, off_boa
 
 
 _COLUMNS = (
-    *(Column("Detector", "words", points=44), Column("Attack", "words", points=46)),
-    Column("Encoders", "words", points=80),
+    *(Column("Detector", "words", points=34), Column("Attack", "words", points=44)),
+    Column("Encoders", "words", points=50),
     *(Column("Clean"), Column("Attacked"), Column("AUROC"), Column("TPR at FPR 0")),
     *(Column("Flagged clean"), Column("Flagged attacked")),
     *(Column(header, apart="Scores and cost") for header in ("Score clean", "Score attacked", "Image-forwards")),

@@ -48,7 +48,7 @@ _SINCE_2 = ("ra", "ra_b")  # figures of records since schema 2
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One line of a table: what the seeds of (pretrain, task, evaluator, attack, defense) say together.
 
     seeds: those with numbers. The statuses count all, those without numbers too.
@@ -124,15 +124,15 @@ class Row:
         return flat
 
 
-def flattened(rows: Sequence[Row]) -> tuple[list[str], list[dict[str, Any]]]:
+def flattened(rows: Sequence[TableRow]) -> tuple[list[str], list[dict[str, Any]]]:
     """The names of ``flat`` and the rows by them, without RA if no record counts it, as those of schema 1."""
     flat = [row.flat() for row in rows]
     absent = {name for name in _SINCE_2 if all(each[name] is None for each in flat)}
-    names = [name for name in Row().flat() if name.removesuffix("_half") not in absent]
+    names = [name for name in TableRow().flat() if name.removesuffix("_half") not in absent]
     return names, [{name: each[name] for name in names} for each in flat]
 
 
-def summarise(records: Sequence[Record], order: Order, off_board: bool) -> list[Row]:
+def summarise(records: Sequence[Record], order: Order, off_board: bool) -> list[TableRow]:
     """The rows of the board, in its order. DataError where a cell has two records, or a row is of two protocols."""
     cells: dict[tuple[object, ...], dict[int, Record]] = {}
     for record in sorted(records, key=lambda record: (record.seed, record.name)):
@@ -198,7 +198,7 @@ def nearest_departures(own: Sequence[str], known: Iterable[tuple[str, ...]]) -> 
     return max((each for each in known if set(each) <= set(own)), key=len, default=None)
 
 
-def _row(records: Sequence[Record], scratch: Mapping[tuple[object, ...], Sequence[Record]]) -> Row:
+def _row(records: Sequence[Record], scratch: Mapping[tuple[object, ...], Sequence[Record]]) -> TableRow:
     first = records[0]
     measured = [(record, record.metrics) for record in records if record.metrics]
     floored = [(metrics, record.baseline) for record, metrics in measured if record.baseline]
@@ -212,7 +212,7 @@ def _row(records: Sequence[Record], scratch: Mapping[tuple[object, ...], Sequenc
         notes = (*notes, f"Δ scratch: over {len(controls)} of {len(measured)} seeds, those that have a scratch run")
     statuses = Counter(record.status for record in records)
     pretrainings = [record.stages.get("pretrain") for record, _ in measured]
-    return Row(
+    return TableRow(
         pretrain=first.pretrain,
         task=task_name(first),
         target_name=first.target_name,
