@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from benchbd.base.errors import DataError
+from benchbd.planning import cost
 from benchbd.planning.cost import estimate_seconds, known_forwards
 
 
@@ -38,7 +39,11 @@ def test_seconds_follow_from_the_mean_rate_of_the_same_method_architecture_and_d
     assert estimate_seconds(stages, known, manifests, "cpu") == {"a": 20.0, "b": None, "c": None}
 
 
-def test_a_method_that_cannot_say_its_cost_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_method_that_cannot_say_its_cost_is_named_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cost, "KINDS", {"defend": SimpleNamespace(forwards=lambda stage: stage.forwards())})
+
     def refuse() -> int:
         raise DataError("forwards() is not a number")
 
