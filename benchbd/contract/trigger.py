@@ -19,6 +19,7 @@ from torch import Tensor
 from benchbd.base.arrays import Array, picture_or_array, read_npz
 from benchbd.base.content import canonical, expanded
 from benchbd.base.errors import DataError, PluginError, UnknownNameError, UsageError
+from benchbd.base.mapped import LARGE
 from benchbd.contract.images import ImageSet, content_digest, map_pieces
 from benchbd.contract.method import build, identity_of
 from benchbd.contract.specs import KINDS, TriggerKind
@@ -26,8 +27,6 @@ from benchbd.contract.trigger_file import read_trigger
 from benchbd.contract.trigger_function import TriggerFunction, stamped_by
 
 log = logging.getLogger("benchbd")
-
-PART = 256  # images that are blended at a time: their doubles take eight times the memory of their pixels
 
 NO_FUNCTIONS: Mapping[str, type[TriggerFunction]] = MappingProxyType({})
 
@@ -285,7 +284,8 @@ class Trigger:
             shape, device = (len(before), 1, *pattern.shape[1:]), generator.device
             pattern = torch.randint(256, shape, dtype=torch.uint8, generator=generator, device=device)
         patterns = pattern.to(before.device).expand(len(before), -1, -1, -1)
-        parts = zip(before.split(PART), patterns.split(PART), strict=True)
+        size = max(1, LARGE // (before[:1].nbytes or 1))  # at a time: doubles take eight times the memory
+        parts = zip(before.split(size), patterns.split(size), strict=True)
         return torch.cat([_blended(x, p, self.opacity) for x, p in parts])
 
     def _places(self, count: int, keep: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -71,7 +71,9 @@ def _laid_out(path: Path, patch: Array, size: int) -> dict[str, Array]:
     replaced: Array = np.ones(patch.shape[:2], bool)
     if patch.shape[-1] == 4:
         if not np.isin(patch[..., 3], (0, 255)).all():
-            raise DataError(f"{path}: alpha must be 0 (keep the image) or 255 (replace it): a trigger does not blend")
+            raise DataError(
+                f"{path}: alpha must be 0 (keep the image) or 255 (cover it): opacity is one for all pixels"
+            )
         replaced = patch[..., 3] == 255
     elif patch.shape[:2] == (size, size):
         replaced = patch.max(-1) > 0
