@@ -234,7 +234,7 @@ def test_no_board_is_the_demo_and_says_so() -> None:
 
 def test_list_in_both_forms() -> None:
     document = json.loads(call("list", "--json").stdout)
-    axes = ["dataset", "pretraining", "attack", "defense", "detection", "evaluator"]
+    axes = ["dataset", "pretraining", "trigger", "attack", "defense", "detection", "evaluator"]
     assert list(document) == [*axes, "architecture", "board"]
     assert {"none", "scratch", "ft", "mimic"} <= set(document["defense"])
     assert {"demo", "smoke", "cifar10-small", "table1"} <= set(document["board"])
@@ -294,6 +294,14 @@ def test_compare_lays_records_beside_the_paper() -> None:
     assert "--paper" not in call("compare", "--help").stdout
     assert json.loads(call("compare", "cifar10-small", "--format", "json").stdout)
     one_line(call("compare", "smoke"), "no records of board smoke")
+
+
+def test_an_axis_without_methods_says_so() -> None:
+    registry = load_registry()
+    registry.methods["detection"] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("benchbd.contract.registry.load_registry", lambda: registry)
+        assert call("list", "detection").stdout == "no detection is registered\n"
 
 
 LONG = "x" * 100_000

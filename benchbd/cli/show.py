@@ -55,6 +55,8 @@ def list_(axis: str | None, data_root: Path | None, as_json: bool) -> None:
         return
     for name, methods in axes.items():
         if not methods:
+            if axis is not None:
+                say(f"no {name} is registered")
             continue
         say(f"{name}")
         for method in methods:
