@@ -159,6 +159,16 @@ def test_a_blank_tensor_is_filled_and_then_mapped(system: str, monkeypatch: pyte
     assert (tensor.sum(), copy.sum()) == (2**20, 2**21)
 
 
+def test_who_gets_the_region_of_a_blank_tensor_cannot_write_to_it() -> None:
+    tensor = blank(torch.uint8, (3,))
+    region = region_of(tensor)
+    assert region is not None
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.write(region.descriptor, b"x")
+    tensor += 1
+    assert region.map().tolist() == [1, 1, 1]
+
+
 def test_a_blank_tensor_without_room_is_an_error_and_not_the_end() -> None:
     with pytest.raises(DataError, match=r"^no room for 1,073,741,824 MB in \S+ \(.*\): make some, or name another"):
         blank(torch.uint8, (2**50,))

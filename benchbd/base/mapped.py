@@ -89,7 +89,8 @@ class Region:
         flat = torch.frombuffer(mapping, dtype=torch.uint8, count=self.bytes, offset=within)
         tensor = (flat if within % self.dtype.itemsize == 0 else flat.clone()).view(self.dtype).view(self.shape)
         _regions[tensor.data_ptr()] = self
-        weakref.finalize(mapping, _forget, tensor.data_ptr(), self)  # it lives as long as the tensor's storage
+        _mappings[tensor.data_ptr()] = id(mapping)
+        weakref.finalize(mapping, _forget, tensor.data_ptr(), id(mapping))  # it lives as long as the tensor's storage
         return tensor
 
 
@@ -98,9 +99,13 @@ _regions: dict[int, Region] = {}
 a method could reach the file."""
 
 
-def _forget(address: int, region: Region) -> None:
-    if _regions.get(address) is region:  # another mapping may lie there by now
-        del _regions[address]
+_mappings: dict[int, int] = {}
+"""Of which mapping each is: when it is gone, another may lie at its address already."""
+
+
+def _forget(address: int, mapping: int) -> None:
+    if _mappings.get(address) == mapping:
+        del _mappings[address], _regions[address]
 
 
 def region_of(tensor: Tensor) -> Region | None:
@@ -142,7 +147,10 @@ def blank(dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
 def _blank(dtype: torch.dtype, shape: tuple[int, ...], folder: Path | None) -> Tensor:
     region = Region(0, dtype, shape, _File(_unnamed(folder)))
     _reserve(region.descriptor, region.bytes)
-    return region._mapped(mmap.ACCESS_WRITE)
+    tensor = region._mapped(mmap.ACCESS_WRITE)
+    if region.bytes:  # only this mapping writes: whoever gets the region reads
+        _regions[tensor.data_ptr()] = Region(0, dtype, shape, _File(_read_only(os.dup(region.descriptor))))
+    return tensor
 
 
 @contextmanager
@@ -187,14 +195,20 @@ def _temporary(content: Tensor) -> int:
     descriptor = _unnamed(None)
     try:
         _write(descriptor, content)
-        own = Path(f"/proc/self/fd/{descriptor}")
-        if not own.exists():
-            return descriptor
-        os.fchmod(descriptor, 0o400)
-        readable = os.open(own, os.O_RDONLY | os.O_CLOEXEC)
     except BaseException:
         os.close(descriptor)
         raise
+    return _read_only(descriptor)
+
+
+def _read_only(descriptor: int) -> int:
+    """An open file, opened again for reading alone, if the system can do that; ``descriptor`` is closed then."""
+    own = Path(f"/proc/self/fd/{descriptor}")
+    try:
+        os.fchmod(descriptor, 0o400)
+        readable = os.open(own, os.O_RDONLY | os.O_CLOEXEC)
+    except (OSError, AttributeError):  # no /proc; Windows
+        return descriptor
     os.close(descriptor)
     return readable
 

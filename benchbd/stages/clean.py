@@ -40,7 +40,7 @@ def hand_over_clean(stage: Stage, inputs: Inputs, json: Mapping[str, Any]) -> Ha
     """The encoder, if there is one, and the clean images without labels, names or the pool's declared statistics:
     nothing in them points back to anything."""
     rows = draw_rows(stage.data["pool"].count, stage.params["clean"])
-    images = inputs.images(stage.data["pool"]).pixels[rows]
+    images = inputs.images(stage.data["pool"]).subset(rows).pixels
     parent = stage.parents.get("encoder")
     encoders = {} if parent is None else {"given": inputs.encoder(parent)}
     return handover(stage, json=json, tensors={"images": images}, encoders=encoders)
