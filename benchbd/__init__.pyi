@@ -14,6 +14,7 @@ from .contract.attack import Attack as Attack
 from .contract.attack import AttackerKnowledge as AttackerKnowledge
 from .contract.attack import Backdoor as Backdoor
 from .contract.attack import Target as Target
+from .contract.classifier import Classifier as Classifier
 from .contract.content import Content as Content
 from .contract.context import Steps as Steps
 from .contract.context import derive_seed as derive_seed
@@ -30,6 +31,7 @@ from .contract.encoder import ResNet as ResNet
 from .contract.evaluator import Evaluator as Evaluator
 from .contract.evaluator import Predictions as Predictions
 from .contract.evaluator import Probe as Probe
+from .contract.head import Head as Head
 from .contract.hookspecs import hookimpl as hookimpl
 from .contract.images import ImageSet as ImageSet
 from .contract.images import join_images as join_images

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from benchbd.base.errors import DataError
+from benchbd.base.errors import DataError, NotApplicable
 from benchbd.contract.method import Method
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from benchbd.contract.encoder import Encoder
+    from benchbd.contract.head import Head
     from benchbd.contract.images import ImageSet
 
 
@@ -69,3 +70,8 @@ class Evaluator(Method):
         A prediction must not depend on the company: the harness keys and stores each on its own.
         """
         return [self.evaluate(probe) for probe in probes]
+
+    def head(self, probe: Probe) -> Head:
+        """The trained classifier of ``probe.encoder`` as an object: ``Classifier(probe.encoder, head)`` predicts what
+        ``evaluate`` does. The test images are not read. NotApplicable if the evaluator is no net on the features."""
+        raise NotApplicable(f"{self.name} has no differentiable head")

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from benchbd import DataError, Diverged, Evaluator, Predictions, Probe, hookimpl, one_thread, stream, train_head
+from benchbd import DataError, Diverged, Evaluator, Head, Predictions, Probe, hookimpl, one_thread, stream, train_head
 
 EPS = 1e-5  # added to the variance: a dimension that never fires stays finite
 
@@ -39,26 +39,28 @@ class Linear(Evaluator):
     )
 
     def evaluate(self, probe: Probe) -> Predictions:
-        """DataError where there is one training image, whose variance is not a number.
+        """What ``head`` predicts. Diverged where a logit is not finite."""
+        head = self.head(probe)
 
-        Diverged where loss or logits leave the numbers.
-        """
-        labels, classes = probe.labels, probe.classes
+        def predict(pixels: Tensor) -> Tensor:
+            logits: Tensor = head(probe.encoder.extract(pixels))
+            if not logits.isfinite().all():
+                raise Diverged("linear: the logits are not finite; lr is too high")
+            return logits.argmax(1).cpu()
+
+        with torch.no_grad():
+            return Predictions(predict(probe.test), predict(probe.triggered))
+
+    def head(self, probe: Probe) -> Head:
+        """DataError where there is one training image, whose variance is not a number. Diverged where the loss is."""
+        labels = probe.labels
         if len(labels) < 2:
             raise DataError(f"linear: features are standardised over at least 2 training images, not {len(labels)}")
         train = F.normalize(probe.encoder.extract(probe.train.pixels), dim=1)
         mean, deviation = train.mean(0), (train.var(0) + EPS).sqrt()
         with one_thread():
-            weight, bias = self.fit((train - mean) / deviation, labels, classes, probe.seed)
-
-        def predict(pixels: Tensor) -> Tensor:
-            features = (F.normalize(probe.encoder.extract(pixels), dim=1) - mean) / deviation
-            logits = F.linear(features, weight, bias)
-            if not logits.isfinite().all():
-                raise Diverged("linear: the logits are not finite; lr is too high")
-            return logits.argmax(1).cpu()
-
-        return Predictions(predict(probe.test), predict(probe.triggered))
+            layer = self.fit((train - mean) / deviation, labels, probe.classes, probe.seed)
+        return Head.of([layer], normalized=True, mean=mean, std=deviation, classes=probe.train.classes)
 
     def fit(self, features: Tensor, labels: Tensor, classes: int, seed: int) -> tuple[Tensor, Tensor]:
         """Weight (C, d) and bias (C,) from features (N, d) and labels int64 (N,). Diverged on NaN."""

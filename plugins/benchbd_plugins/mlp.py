@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Generator, Tensor
 
-from benchbd import Diverged, Encoder, Evaluator, Predictions, Probe, Steps, hookimpl, one_thread, stream
+from benchbd import Diverged, Encoder, Evaluator, Head, Predictions, Probe, Steps, hookimpl, one_thread, stream
 
 TOGETHER = 8  # heads per batch
 LANES = 16  # floats in the widest SIMD register
@@ -72,17 +72,8 @@ class MLP(Evaluator):
         for (*_, classes), members in alike.items():
             for start in range(0, len(members), TOGETHER):
                 group = members[start : start + TOGETHER]
-                # cuBLAS may pick another kernel for another number of members, so on a GPU the number is always the
-                # same. That costs nothing: the time goes into launches. On a CPU every member is a product by itself.
-                fill = TOGETHER - len(group) if probes[group[0]].encoder.device.type == "cuda" else 0
-                trained = [probes[i] for i in group + group[-1:] * fill]
-                with one_thread():
-                    layers = self.fit(
-                        torch.stack([features(p.encoder, p.train.pixels) for p in trained]),
-                        torch.stack([p.labels for p in trained]),
-                        classes,
-                        [p.seed for p in trained],
-                    )
+                trained = [probes[i] for i in group]
+                layers = self.train_together([features(p.encoder, p.train.pixels) for p in trained], trained, classes)
                 for k, i in enumerate(group):
                     head = [(w[k : k + 1], b[k : k + 1]) for w, b in layers]
                     clean, triggered = (
@@ -93,6 +84,23 @@ class MLP(Evaluator):
                         raise Diverged("mlp: the logits are not finite; lr or scale is too high")
                     predictions[i] = Predictions(clean.argmax(1).cpu(), triggered.argmax(1).cpu())
         return [predictions[i] for i in range(len(probes))]
+
+    def head(self, probe: Probe) -> Head:
+        train = F.normalize(probe.encoder.extract(probe.train.pixels), dim=1) * self.scale
+        layers = self.train_together([train], [probe], probe.classes)
+        own = [(weight[0].T, bias[0, 0]) for weight, bias in layers]
+        return Head.of(own, normalized=True, scale=self.scale, classes=probe.train.classes)
+
+    def train_together(self, features: list[Tensor], probes: list[Probe], classes: int) -> Layers:
+        """Trained heads of several probes, from their training features (N, d). Diverged on NaN."""
+        # cuBLAS may pick another kernel for another number of members, so on a GPU the number is always the same.
+        # That costs nothing: the time goes into launches. On a CPU every member is a product by itself.
+        fill = TOGETHER - len(probes) if probes[0].encoder.device.type == "cuda" else 0
+        features, probes = features + features[-1:] * fill, probes + probes[-1:] * fill
+        with one_thread():
+            return self.fit(
+                torch.stack(features), torch.stack([p.labels for p in probes]), classes, [p.seed for p in probes]
+            )
 
     def fit(self, features: Tensor, labels: Tensor, classes: int, seeds: Sequence[int]) -> Layers:
         """Train K heads: features float32 (K, N, d), labels int64 (K, N), one seed each. Diverged on NaN."""

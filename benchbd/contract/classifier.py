@@ -1,0 +1,31 @@
+"""A downstream classifier as one net, from images to logits."""
+
+from __future__ import annotations
+
+import copy
+
+from torch import Tensor, nn
+
+from benchbd.base.errors import DataError
+from benchbd.contract.encoder import Encoder
+from benchbd.contract.head import Head
+
+
+class Classifier(nn.Module):
+    """An encoder and a head on its features: float images (N, 3, H, W) in [0, 1] -> logits (N, C), float32.
+
+    Both are in eval mode and nothing in them is trained: the logits are differentiable in the images alone. It holds
+    copies. DataError if the head does not take the encoder's features.
+    """
+
+    def __init__(self, encoder: Encoder, head: Head) -> None:
+        super().__init__()
+        if head.sizes[0] != encoder.feature_dim:
+            raise DataError(f"the head takes features of {head.sizes[0]}, the encoder's have {encoder.feature_dim}")
+        self.encoder = encoder.frozen()
+        self.head = copy.deepcopy(head).to(encoder.device).requires_grad_(False)
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.encoder(x))
+        return logits
