@@ -70,7 +70,8 @@ def pages(registry: Registry) -> dict[str, str]:
             ),
             "`benchbd show smoke --toml > my-board.toml` starts one of your own, for `--board my-board.toml`.",
             "## Fields of a board",
-            "`-o` reaches `trigger.*`, `reference.*` and `budget.*`, as in `-o trigger.size=5`; what departs from the "
+            "`-o` reaches `trigger.*`, `reference.*`, `clean.*`, `shadow.*` and "
+            "`budget.*`, as in `-o trigger.size=5`; what departs from the "
             "board is off-board, and says so. The tables `[options.NAME]` set options of methods.",
             _fields(Board, head="field"),
             *(_table(f"An entry of `{name}`", cls) for name, cls in (("rows", BoardRow), ("data", Pin))),

@@ -35,7 +35,7 @@ title = "Tiny"
 attacks = ["none", "badencoder"]
 defenses = ["none", "scratch", "ft"]
 seeds = [1]
-clean_images = 16
+clean.images = 16
 rows = [{ pretrain = "pool", tasks = ["task:1"] }]
 
 [data]

@@ -545,7 +545,7 @@ BAD_ARGUMENTS: list[tuple[list[str], list[str]]] = [
     (["--task", "task:red"], ["unknown target class of task task 'red'"]),
     (["--task", ":1"], ["DATASET:TARGET"]),
     (["-o", "ft.lrr=1"], ["unknown option of ft 'lrr'", "did you mean 'lr'"]),
-    (["-o", "clean_images=3"], ["clean_images is a field of the board"]),
+    (["-o", "clean_images=3"], ["write clean.images=3"]),
     (["-o", "trigg.size=3"], ["unknown method 'trigg'", "did you mean 'trigger'"]),
     (["--defense", "FT"], ["unknown defense 'FT'", "did you mean 'ft'"]),
     (["--defense", "decree", "-o", "decree.steps=3"], ["write defense:decree.steps=3"]),
@@ -613,13 +613,13 @@ def test_unknown_names_elsewhere() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "part"),
     [
-        ("clean_images = 16", "clean_imges = 16", "unknown field 'clean_imges': did you mean 'clean_images'"),
+        ("clean.images = 16", "clan.images = 16", "unknown field 'clan': did you mean 'clean'"),
         (
             "[options.mimic]",
             "[options.nad]\nlr = -1\n[options.mimic]",
             "board tiny: nad.lr: input should be greater than 0",
         ),
-        ("clean_images = 16", "clean_images = 61", "61 clean images, but the pool pool has 60"),
+        ("clean.images = 16", "clean.images = 61", "61 clean images, but the pool pool has 60"),
         ("seeds = [1]", "seeds = [", "tiny.toml"),
         ("[options.simclr]", "[options.smclr]", "unknown method 'smclr': did you mean 'simclr'"),
         ("[options.mimic]", "[options.mimc]", "unknown method 'mimc': did you mean 'mimic'"),

@@ -20,7 +20,7 @@ from .footprint import STATUS
 BOARD = """
 attacks = ["none", "badencoder"]
 defenses = ["none", "ft"]
-clean_images = 32
+clean.images = 32
 rows = [{{ pretrain = "{pool}", tasks = ["{task}:3"] }}]
 image_size = {size}
 

@@ -43,7 +43,7 @@ def table1_in_small(folder: Path) -> dict[str, str]:
     """Keys of ``table1``, all of whose methods have their defaults, on tiny sets of its names."""
     text = (boards_folder() / "table1" / "board.toml").read_text()
     text = re.sub(r"train = \d+", "train = 120", re.sub(r"test = \d+", "test = 60", text))
-    text = re.sub(r", unlabeled = \d+", "", text).replace("clean_images = 2000", "clean_images = 20")
+    text = re.sub(r", unlabeled = \d+", "", text).replace("images = 2000", "images = 20")
     for name, classes in {"cifar10": 10, "gtsrb": 43, "stl10": 10, "svhn": 10}.items():
         write_npz_set(folder / "data", name, train=120, test=60, classes=classes)
     (folder / "small.toml").write_text(text)

@@ -384,7 +384,7 @@ def test_bad_input(tiny: Tiny, selection: dict[str, Any], error: type[Exception]
 
 
 def test_too_few_images(tmp_path: Path, registry: Registry) -> None:
-    tiny = Tiny(tmp_path, registry, TINY.replace("clean_images = 16", "clean_images = 61"))
+    tiny = Tiny(tmp_path, registry, TINY.replace("clean.images = 16", "clean.images = 61"))
     with pytest.raises(UsageError, match="61 clean images, but the pool pool has 60"):
         tiny.plan()
 

@@ -213,7 +213,7 @@ def test_figures_are_the_same_after_a_vandal_detector(quiet: tuple[Tiny, list[Re
 
 
 def test_figures_are_the_same_after_vandal_pretraining(quiet: tuple[Tiny, list[Record]], wild: Tiny) -> None:
-    text = MANY.replace("clean_images", 'pretraining = "wild-pretraining"\nclean_images')
+    text = MANY.replace("clean.images", 'pretraining = "wild-pretraining"\nclean.images')
     wild.board.write_text(text.replace("options.simclr", "options.wild-pretraining"))
     assert [record.counts for record in wild.run()] == [record.counts for record in quiet[1]]
 

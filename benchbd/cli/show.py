@@ -80,7 +80,7 @@ def show(name: str, as_json: bool, as_toml: bool) -> None:
     """Show a method: what it does, its paper, and every option with type, bounds, default and help. Or a board's grid.
 
     NAME is the name of a method or board, or AXIS:NAME where a name stands on several axes; the path of a board; or a
-    part of the protocol that -o reaches too: trigger, reference, budget.
+    part of the protocol that -o reaches too: trigger, reference, clean, shadow, budget.
     """
     from benchbd.contract.describe import document, section
     from benchbd.contract.registry import load_registry
@@ -153,7 +153,9 @@ def _show_board(name: str, as_json: bool, as_toml: bool) -> None:
         *((axis.field, ", ".join(board.names(axis.name))) for axis in GRID if board.names(axis.name)),
         ("seeds", ", ".join(map(str, board.seeds))),
         ("budget of defenses", ", ".join(f"{name} {value}" for name, value in budget.items()) or "their defaults"),
-        ("clean images", str(board.clean_images)),
+        ("clean images", str(board.clean.images)),
+        *([("poisoned share of them", f"{board.clean.poisoned:g}")] if board.clean.poisoned else []),
+        *([("shadow set", board.shadow.set)] if board.shadow.set else []),
         *((f"{name}.{field}", json.dumps(v)) for name, table in board.options.items() for field, v in table.items()),
     ]
     say("\n".join([*lines, _table((Column("", "words"), Column("", "words", least=24)), grid, width)]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from benchbd.contract.content import Content
 
@@ -116,5 +116,41 @@ class Budget(Table):
     batch: int | None = Field(None, ge=2, le=1_000_000, description="images per step; null: each defense's own")
 
 
-SECTIONS: dict[str, type[BaseModel]] = {"trigger": TriggerSpec, "reference": ReferenceSpec, "budget": Budget}
+class CleanSpec(Table):
+    """What a defender gets besides an encoder: unlabelled images of the pool.
+
+    ``poisoned`` is the share of them that an attacker stamped before the defender collected them: the last of the
+    list, in the order that it was drawn in. No defense is told.
+    """
+
+    images: int = Field(2000, ge=2, le=100_000_000, description="clean unlabelled images of the pool")
+    poisoned: float = Field(0.0, ge=0, le=1, description="share of them that carries the trigger, rounded down")
+
+
+class ShadowSpec(Table):
+    """What an attacker tunes on: unlabelled images of the pool, or of another set, as ``cifar10:test``."""
+
+    images: int = Field(50_000, ge=2, le=1_000_000_000, description="at most so many unlabelled images")
+    set: str | None = Field(
+        None,
+        description="DATASET:SPLIT, with split train, test, unlabeled or pool; null: the pool",
+    )
+
+    @field_validator("set")
+    @classmethod
+    def _of_a_split(cls, value: str | None) -> str | None:
+        """A ValueError if it names no split."""
+        name, _, split = (value or "").rpartition(":")
+        if value is not None and (not name or split not in ("train", "test", "unlabeled", "pool")):
+            raise ValueError("it is not of the form DATASET:SPLIT, with split train, test, unlabeled or pool")
+        return value
+
+
+SECTIONS: dict[str, type[BaseModel]] = {
+    "trigger": TriggerSpec,
+    "reference": ReferenceSpec,
+    "clean": CleanSpec,
+    "shadow": ShadowSpec,
+    "budget": Budget,
+}
 """Parts of the protocol that ``-o`` reaches like methods."""

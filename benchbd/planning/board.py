@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -12,9 +13,14 @@ from benchbd.base.content import expanded
 from benchbd.base.errors import UnknownNameError, UsageError, brief, shown
 from benchbd.base.inputs import file_kind, obstacle
 from benchbd.contract.axes import AXIS, GRID, Axis
-from benchbd.contract.specs import SECTIONS, Budget, Pin, ReferenceSpec, Table, TriggerSpec
+from benchbd.contract.specs import SECTIONS, Budget, CleanSpec, Pin, ReferenceSpec, ShadowSpec, Table, TriggerSpec
 
 DEFAULT = "demo"
+
+log = logging.getLogger("benchbd")
+
+RENAMED = {"clean_images": ("clean", "images"), "shadow_images": ("shadow", "images")}
+"""Table and field that took the place of a field of a board."""
 
 
 def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
@@ -68,15 +74,11 @@ class Board(_Grid):
     seeds: Seeds = Field((1,), description="run seeds, each once")
     pretrain_seed: Seed | None = Field(None, description="pins pre-training, so that intervals leave it out")
     image_size: int = Field(32, ge=32, le=224, description="height and width of all images in pixels")
-    clean_images: int = Field(
-        2000, ge=2, le=100_000_000, description="clean unlabelled images of the pool that a defender gets"
-    )
-    shadow_images: int = Field(
-        50_000, ge=2, le=1_000_000_000, description="unlabelled images of the pool that an attacker tunes on"
-    )
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on CUDA, fp32 on a CPU")
     trigger: TriggerSpec = Field(TriggerSpec(), description="the trigger of all tasks; see below")
     reference: ReferenceSpec = Field(ReferenceSpec(), description="the attacker's reference inputs; see below")
+    clean: CleanSpec = Field(CleanSpec(), description="what a defender is given; see below")
+    shadow: ShadowSpec = Field(ShadowSpec(), description="what an attacker tunes on; see below")
     budget: Budget = Field(Budget(), description="steps and batch of every defense; see below")
     options: dict[str, dict[str, Any]] = Field(default_factory=dict, description="method defaults of this board")
     data: dict[str, Pin] = Field(default_factory=dict, description="what data sets must be for a run to be on-board")
@@ -129,7 +131,7 @@ def load_board(board: str | Path) -> Board:
     name = path.parent.resolve().name if path.name == "board.toml" else path.stem
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # Windows editors write a BOM
-        loaded = Board.model_validate({"name": name, **data}, context={"folder": path.parent})
+        loaded = Board.model_validate({"name": name, **_in_new_words(data, path)}, context={"folder": path.parent})
         loaded._folder = path.parent
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         kind = file_kind(path)
@@ -143,6 +145,29 @@ def load_board(board: str | Path) -> Board:
             f"board {path}: the name {shown(loaded.name)} is that of a board of benchbd; give it a name of its own"
         )
     return loaded
+
+
+def _in_new_words(data: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The tables of a board's file, with fields of old names where they are now; one warning line names them all.
+
+    UsageError if a field stands there under both names.
+    """
+    old = [field for field in RENAMED if field in data]
+    data = dict(data)
+    for field in old:
+        table, option = RENAMED[field]
+        inside = data.get(table, {})
+        if isinstance(inside, dict):  # what else it is, validation says
+            if option in inside:
+                raise UsageError(f"board {path}: {field} is the old name of {table}.{option}: leave one of them out")
+            data[table] = {**inside, option: data[field]}
+        del data[field]
+    if old:
+        told = ", ".join(
+            f"{field} is now {option} in the table [{table}]" for field in old for table, option in [RENAMED[field]]
+        )
+        log.warning("board %s: %s; the old name is read", path, told)
+    return data
 
 
 def _first_fault(error: ValidationError) -> str:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from benchbd.base.errors import UsageError, shown
-from benchbd.planning.board import Board
+from benchbd.planning.board import RENAMED, Board
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -23,6 +23,8 @@ def parse_options(arguments: Iterable[str]) -> Options:
     for argument in arguments:
         path, equals, text = argument.partition("=")
         name, dot, field = path.rpartition(".")
+        if equals and not dot and field in RENAMED:
+            raise UsageError(f"option {shown(argument)}: write {'.'.join(RENAMED[field])}={text}")
         if equals and not dot and field in Board.model_fields:
             raise UsageError(
                 f"option {shown(argument)}: {field} is a field of the board; set it in a board file of your own"

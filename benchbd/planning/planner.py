@@ -341,8 +341,9 @@ class _Planner:
         targets = [
             (task, trigger, self._reference(task, seed, clean)) for task, trigger in zip(tasks, triggers, strict=True)
         ]
-        departures = self.settings.departures(method)
-        return attacking.plan(self.sources, method, clean, targets, seed, self.board.shadow_images, departures)
+        departures = list(self.settings.departures(method))
+        departures += differences("shadow", self.board.shadow.model_dump(), self.settings.shadow.model_dump()).values()
+        return attacking.plan(self.sources, method, clean, targets, seed, self.settings.shadow, departures)
 
     def _defend(self, method: Mitigation, row: Row, seed: int, published: Stage) -> Stage:
         if method.passthrough:
@@ -350,7 +351,11 @@ class _Planner:
         return defend.plan(self.sources, method, published, self._clean(row), seed, self.settings.departures(method))
 
     def _clean(self, row: Row) -> Clean:
-        return Clean(row.pretrain, self.board.clean_images)
+        spec = self.settings.clean
+        departures = [*differences("clean", self.board.clean.model_dump(), spec.model_dump()).values()]
+        triggers = self._triggers(row) if spec.poisoned else []
+        departures += [text for trigger in triggers for text in self._trigger_departures(trigger)]
+        return Clean(row.pretrain, spec, tuple(triggers), tuple(dict.fromkeys(departures)))
 
     def _evaluate(self, encoder: Stage, evaluator: Evaluator, task: Task, seed: int, trigger: Trigger) -> Stage:
         departures = [*self._trigger_departures(trigger), *self.settings.departures(evaluator)]

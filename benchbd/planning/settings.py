@@ -22,7 +22,7 @@ M = TypeVar("M", bound=Method)
 class Settings:
     """What ``-o`` and the board's tables make of the protocol.
 
-    trigger, reference, budget: the parts of the protocol, changed or not.
+    trigger, reference, clean, shadow, budget: the parts of the protocol, changed or not.
     """
 
     def __init__(self, board: Board, registry: Registry, options: Sequence[str]) -> None:
@@ -32,6 +32,8 @@ class Settings:
         self._used: set[str] = set()
         self.trigger = self._section("trigger", board.trigger)
         self.reference = self._section("reference", board.reference)
+        self.clean = self._section("clean", board.clean)
+        self.shadow = self._section("shadow", board.shadow)
         self.budget = self._section("budget", board.budget)
         _reject_unknown(registry, board.options)
         self._check_tables()

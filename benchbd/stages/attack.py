@@ -8,16 +8,18 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from benchbd.base.errors import PluginError
+from benchbd.base.errors import PluginError, UsageError, shown
 from benchbd.base.isolation import isolated
 from benchbd.contract.attack import Attack, AttackerKnowledge, Backdoor, Target, check_binds
 from benchbd.contract.context import derive_seed
 from benchbd.contract.encoder import Encoder
 from benchbd.contract.handover import Handover, Product
+from benchbd.contract.images import ImageSet
 from benchbd.contract.method import Method, exactly
+from benchbd.contract.specs import ShadowSpec
 from benchbd.contract.trigger import Trigger
 from benchbd.stages import base, pretrain
-from benchbd.stages.base import REFERENCES, Stage
+from benchbd.stages.base import REFERENCES, DataRef, Stage
 from benchbd.stages.encoders import COMPARED, accept_encoder, product_of
 from benchbd.stages.inputs import Inputs, alone, draw_rows, facts_of, handover, images_from, unlabeled, verified
 from benchbd.stages.sources import Sources
@@ -32,13 +34,20 @@ def plan(
     clean: Stage,
     targets: Sequence[tuple[Task, Trigger, Stage]],
     seed: int,
-    shadow_images: int,
+    shadow: ShadowSpec,
     departures: Iterable[str],
 ) -> Stage:
-    """On the clean encoder of a ``pretrain`` stage. targets: task, trigger and ``reference`` stage of each."""
+    """On the clean encoder of a ``pretrain`` stage. targets: task, trigger and ``reference`` stage of each.
+
+    UsageError if the shadow set would show the attacker the test images of a task.
+    """
     pool = clean.data["pool"]
-    # A pool that is no larger is the shadow set, whole.
-    drawn = {"shadow": {"count": shadow_images, "seed": derive_seed(seed, "shadow")}}
+    others = (
+        {} if shadow.set is None else {"shadow": _shadow(sources, shadow.set, pool, [task for task, *_ in targets])}
+    )
+    # A set that is no larger is the shadow set, whole.
+    drawn = {"shadow": {"count": shadow.images, "seed": derive_seed(seed, "shadow")}}
+    larger = others.get("shadow", pool).count > shadow.images
     aims = [
         {"data": sources.info(task.name, "train").digest, "label": task.label, "trigger": trigger.digest}
         for task, trigger, _ in targets
@@ -48,13 +57,34 @@ def plan(
         f"{attack.name} {pool.name} -> {' + '.join(str(task) for task, *_ in targets)} seed {seed}",
         attack,
         derive_seed(seed, "attack"),
-        data={"pool": pool, **{f"train{i}": sources.ref(task.name, "train") for i, (task, *_) in enumerate(targets)}},
-        params={"targets": aims, "pool_seed": clean.seed, **(drawn if pool.count > shadow_images else {})},
+        data={
+            "pool": pool,
+            **others,
+            **{f"train{i}": sources.ref(task.name, "train") for i, (task, *_) in enumerate(targets)},
+        },
+        params={"targets": aims, "pool_seed": clean.seed, **(drawn if larger else {})},
         parents={"encoder": clean, **{f"reference{i}": reference for i, (*_, reference) in enumerate(targets)}},
         architecture=clean.architecture,
         departures=departures,
         attachments={"targets": tuple((task, trigger) for task, trigger, _ in targets)},
     )
+
+
+def _shadow(sources: Sources, named: str, pool: DataRef, tasks: Sequence[Task]) -> DataRef:
+    """The set that a board names as the shadow set."""
+    name, _, split = named.rpartition(":")
+    shadow = sources.ref(name, split)
+    for task in tasks:
+        if sources.ref(task.name, "test").digest == shadow.digest:
+            raise UsageError(
+                f"shadow.set {shown(named)} holds the test images of task {task}: no attacker may see them; "
+                f"take another set or split, such as {task.name}:train"
+            )
+    if shadow.size != pool.size:
+        raise UsageError(
+            f"shadow.set {shown(named)} has images of {shadow.size} pixels, the pool {pool.name} of {pool.size}"
+        )
+    return shadow
 
 
 def hand_over(stages: Sequence[Stage], inputs: Inputs) -> Handover:
@@ -63,6 +93,11 @@ def hand_over(stages: Sequence[Stage], inputs: Inputs) -> Handover:
     pool = unlabeled(inputs.images(stage.data["pool"]))
     assert isinstance(clean.method, Method)
     told, tensors, others = [], {"pool": pool.pixels}, {"pretraining": clean.method}
+    drawn, other = stage.params.get("shadow"), None
+    if "shadow" in stage.data:
+        shadow = unlabeled(inputs.images(stage.data["shadow"]))
+        other = facts_of(shadow)
+        tensors["shadow"] = shadow.pixels if drawn is None else shadow.pixels[draw_rows(len(shadow), drawn)]
     for i, (task, trigger) in enumerate(stage.attachments["targets"]):
         own = verified(trigger, stage.params["targets"][i]["trigger"])
         facts, parts = own.to_parts()
@@ -79,7 +114,8 @@ def hand_over(stages: Sequence[Stage], inputs: Inputs) -> Handover:
         json={
             "pool": facts_of(pool),
             "pool_seed": stage.params["pool_seed"],
-            "shadow": stage.params.get("shadow"),
+            "shadow": drawn,
+            "shadow_set": other,
             "targets": told,
             "architecture": stage.architecture,
         },
@@ -91,14 +127,13 @@ def hand_over(stages: Sequence[Stage], inputs: Inputs) -> Handover:
 def work(methods: Mapping[str, Any], handed: Handover, device: torch.device) -> Product:
     method: Attack = methods["own"]
     pool = images_from(handed.json["pool"], handed.tensors["pool"], None, device)
-    drawn = handed.json["shadow"]
     targets = tuple(_target(methods, handed, i, device) for i in range(len(handed.json["targets"])))
     knowledge = AttackerKnowledge(
         encoder=Encoder.from_bytes(handed.encoders["clean"], device).copy(),
         pretraining=methods["pretraining"],
         pool=pool,
         pool_seed=handed.json["pool_seed"],
-        shadow=pool if drawn is None else pool.subset(draw_rows(len(pool), drawn)),
+        shadow=_shadow_images(handed, pool, device),
         targets=targets,
         seed=handed.seed,
     )
@@ -109,6 +144,14 @@ def work(methods: Mapping[str, Any], handed: Handover, device: torch.device) -> 
         backdoor = method.inject(knowledge)
     check_backdoor(backdoor, digests, who)
     return product_of(backdoor.encoder, handed.json["architecture"], seen, who)
+
+
+def _shadow_images(handed: Handover, pool: ImageSet, device: torch.device) -> ImageSet:
+    """The set that the board names, as it was drawn; else what is drawn of the pool."""
+    drawn, other = handed.json["shadow"], handed.json["shadow_set"]
+    if other is not None:
+        return images_from(other, handed.tensors["shadow"], None, device)
+    return pool if drawn is None else pool.subset(draw_rows(len(pool), drawn))
 
 
 def _target(methods: Mapping[str, Any], handed: Handover, i: int, device: torch.device) -> Target:

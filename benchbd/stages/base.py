@@ -110,7 +110,7 @@ class Stage:
     def images(self) -> int:
         """How many images the method trains on; 0 if nobody knows."""
         drawn = self.params.get("clean") or self.params.get("shadow") or {}
-        return int(drawn.get("count", self.data["pool"].count))
+        return int(drawn.get("count", self.data["shadow" if "shadow" in self.data else "pool"].count))
 
     def shortened(self) -> str | None:
         """How far below its own length the method of this stage is cut, in a line; None if it is not. PluginError if

@@ -4,46 +4,92 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from benchbd.base.errors import UsageError
-from benchbd.contract.context import derive_seed
+from benchbd.base.isolation import isolated
+from benchbd.contract.context import derive_seed, stream
 from benchbd.contract.defense import DefenderKnowledge
 from benchbd.contract.handover import Handover
 from benchbd.contract.images import ImageSet
+from benchbd.contract.specs import CleanSpec
+from benchbd.contract.trigger import Trigger
 from benchbd.stages.base import Stage
-from benchbd.stages.inputs import Inputs, draw_rows, handover
+from benchbd.stages.inputs import Inputs, draw_order, draw_rows, handover, verified
 from benchbd.stages.sources import Sources
 
 
 @dataclass(frozen=True)
 class Clean:
-    """pool: the data set that the images are drawn from; images: how many."""
+    """pool: the data set that the images are drawn from. spec: how many, and the share that is stamped.
+
+    triggers: of the tasks of the row. departures: in what these differ from the board's.
+    """
 
     pool: str
-    images: int
+    spec: CleanSpec
+    triggers: tuple[Trigger, ...] = ()
+    departures: tuple[str, ...] = ()
+
+    @property
+    def poisoned(self) -> int:
+        """How many images are stamped: the share, rounded down; as the decimal that it is, 0.29 of 100 is 29."""
+        return int(Decimal(str(self.spec.poisoned)) * self.spec.images)
 
 
 def plan_clean(sources: Sources, clean: Clean, seed: int) -> dict[str, Any]:
-    """The parameters of a stage that gets clean images: how many, and the seed that they are drawn with."""
+    """The parameters of a stage that gets clean images: how many, and the seed that they are drawn with; if some are
+    stamped, how many, and by which triggers."""
     pool = sources.ref(clean.pool, "pool")
-    if pool.count and clean.images > pool.count:
+    if pool.count and clean.spec.images > pool.count:
         raise UsageError(
-            f"the board gives defenders {clean.images} clean images, but the pool {clean.pool} has {pool.count}"
+            f"the board gives defenders {clean.spec.images} clean images, but the pool {clean.pool} has {pool.count}"
         )
-    return {"clean": {"count": clean.images, "seed": derive_seed(seed, "clean")}}
+    drawn = {"count": clean.spec.images, "seed": derive_seed(seed, "clean")}
+    if not clean.poisoned:
+        return {"clean": drawn}
+    return {"clean": {**drawn, "poisoned": clean.poisoned}, "trigger": [each.digest for each in clean.triggers]}
+
+
+def attachments_of(clean: Clean) -> dict[str, Any]:
+    """The triggers behind the digests of ``plan_clean``."""
+    return {"triggers": clean.triggers} if clean.poisoned else {}
 
 
 def hand_over_clean(stage: Stage, inputs: Inputs, json: Mapping[str, Any]) -> Handover:
     """The encoder, if there is one, and the clean images without labels, names or the pool's declared statistics:
-    nothing in them points back to anything."""
+    nothing in them points back to anything. Nothing says which of them are stamped, or whether any are."""
     rows = draw_rows(stage.data["pool"].count, stage.params["clean"])
-    images = inputs.images(stage.data["pool"]).subset(rows).pixels
+    images = inputs.images(stage.data["pool"]).subset(rows).pixels  # a copy
+    if "poisoned" in stage.params["clean"]:
+        _poison(images, stage)
     parent = stage.parents.get("encoder")
     encoders = {} if parent is None else {"given": inputs.encoder(parent)}
     return handover(stage, json=json, tensors={"images": images}, encoders=encoders)
+
+
+def _poison(images: Tensor, stage: Stage) -> None:
+    """Stamp the images that were drawn last, of several triggers the i-th by trigger i mod t.
+
+    The images lie in the order of the pool, so that the last of them could all be of one class; those drawn last are
+    of any. Whatever a trigger draws comes from the stage's own seed.
+    """
+    last = drawn_last(stage.data["pool"].count, stage.params["clean"])
+    generator, digests = stream(stage.seed, "positions"), stage.params["trigger"]
+    for number, (trigger, digest) in enumerate(zip(stage.attachments["triggers"], digests, strict=True)):
+        own = last[number :: len(digests)]
+        with isolated("the trigger"):  # one of kind function is a plugin's code
+            images[own] = verified(trigger, digest).stamp(images[own], generator)
+
+
+def drawn_last(pool: int, drawn: Mapping[str, int]) -> Tensor:
+    """Where the last ``poisoned`` images that were drawn lie among ``draw_rows``, int64, in the order of the draw."""
+    order = draw_order(pool, drawn)
+    return order.argsort().argsort()[len(order) - drawn["poisoned"] :]
 
 
 def knowledge_of(handed: Handover, device: torch.device) -> DefenderKnowledge:

@@ -13,7 +13,7 @@ from benchbd.contract.defense import Mitigation
 from benchbd.contract.encoder import Encoder
 from benchbd.contract.handover import Handover, Product
 from benchbd.stages.base import Stage, forwards
-from benchbd.stages.clean import Clean, hand_over_clean, knowledge_of, plan_clean
+from benchbd.stages.clean import Clean, attachments_of, hand_over_clean, knowledge_of, plan_clean
 from benchbd.stages.encoders import COMPARED, accept_encoder, product_of
 from benchbd.stages.inputs import Inputs, alone
 from benchbd.stages.sources import Sources
@@ -40,7 +40,8 @@ def plan(
         params=params,
         parents=parents,
         architecture=published.architecture,
-        departures=departures,
+        departures=[*departures, *clean.departures],
+        attachments=attachments_of(clean),
     )
 
 

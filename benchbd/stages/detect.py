@@ -18,7 +18,7 @@ from benchbd.contract.encoder import Encoder
 from benchbd.contract.handover import Handover, Product
 from benchbd.contract.method import exactly
 from benchbd.stages.base import Outcome, Stage, forwards
-from benchbd.stages.clean import Clean, hand_over_clean, knowledge_of, plan_clean
+from benchbd.stages.clean import Clean, attachments_of, hand_over_clean, knowledge_of, plan_clean
 from benchbd.stages.inputs import Inputs, alone
 from benchbd.stages.sources import Sources
 
@@ -40,7 +40,8 @@ def plan(
         params=plan_clean(sources, clean, seed),
         parents={"encoder": published},
         architecture=published.architecture,
-        departures=departures,
+        departures=[*departures, *clean.departures],
+        attachments=attachments_of(clean),
     )
 
 

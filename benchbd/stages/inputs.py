@@ -71,8 +71,13 @@ def call_of(method: Method) -> Call:
 
 def draw_rows(pool: int, drawn: Mapping[str, int]) -> Tensor:
     """Rows of the pool, int64 (count,), sorted: drawn without replacement from a seed of their own."""
+    return draw_order(pool, drawn).sort().values
+
+
+def draw_order(pool: int, drawn: Mapping[str, int]) -> Tensor:
+    """The rows of ``draw_rows`` in the order that they are drawn in."""
     generator = torch.Generator().manual_seed(drawn["seed"])
-    return torch.randperm(pool, generator=generator)[: drawn["count"]].sort().values
+    return torch.randperm(pool, generator=generator)[: drawn["count"]]
 
 
 def facts_of(images: ImageSet) -> dict[str, Any]:
