@@ -28,7 +28,7 @@ from benchbd.contract.axes import AXIS
 from benchbd.contract.describe import document, fields_of
 from benchbd.contract.registry import FIRST_PARTY, Registry, load_registry
 from benchbd.contract.specs import SECTIONS, Pin
-from benchbd.planning.board import Board, board_names, boards_folder, load_board
+from benchbd.planning.board import Board, Sweep, board_names, boards_folder, load_board
 from benchbd.planning.board import Row as BoardRow
 from benchbd.records.files import read_records
 from benchbd.records.models import Baseline, Cost, Counts, DetectionRecord, Gain, Metrics, Origin, Record
@@ -74,7 +74,10 @@ def pages(registry: Registry) -> dict[str, str]:
             "`budget.*`, as in `-o trigger.size=5`; what departs from the "
             "board is off-board, and says so. The tables `[options.NAME]` set options of methods.",
             _fields(Board, head="field"),
-            *(_table(f"An entry of `{name}`", cls) for name, cls in (("rows", BoardRow), ("data", Pin))),
+            *(
+                _table(f"An entry of `{name}`", cls)
+                for name, cls in (("rows", BoardRow), ("sweeps", Sweep), ("data", Pin))
+            ),
             *(_table(f"`[{name}]`", cls) for name, cls in SECTIONS.items()),
         ],
         "methods.md": [

@@ -71,6 +71,7 @@ def grid_options(command: F) -> F:
             click.option(
                 "-o", "--option", "options", multiple=True, metavar="NAME.FIELD=VALUE", help="Method option; repeat."
             ),
+            click.option("--sweep", "sweeps", multiple=True, metavar="S", help="Points of this sweep alone; repeat."),
             data_root_option,
             click.option("--store", type=PlaceType(), help="Results.  [env: BENCHBD_STORE]"),
             device_option,

@@ -80,6 +80,7 @@ class Recorder:
             target_name=cell.task.target,
             evaluator=cell.evaluator,
             reference=self._reference(cell),
+            point=dict(cell.point),
             **self._entry(cell, (*cell.chain, cell.evaluate), "defend"),
             status=status,
             reason=self._public(reason),

@@ -153,7 +153,7 @@ class Comparison:
 
 def compare(board: Board, records: Iterable[Record]) -> Comparison:
     """Lay the on-board records of a board beside the paper. UsageError where no cell has a counterpart."""
-    known = list(records)
+    known = [record for record in records if not record.point]
     shown = [record for record in known if record.on_board]
     paper, order = published(), Order.of(board)
     groups: dict[

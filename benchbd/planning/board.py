@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, Field, PrivateAttr, ValidationError, create_model
+from pydantic import AfterValidator, BaseModel, Field, PrivateAttr, ValidationError, create_model, model_validator
 
 from benchbd.base.content import expanded
 from benchbd.base.errors import UnknownNameError, UsageError, brief, shown
@@ -48,6 +48,27 @@ class Row(Table):
     triggers: tuple[TriggerSpec, ...] | None = Field(None, description="one per task; null: the board's for all")
 
 
+class Sweep(Table):
+    """One factor that a board moves: an option with its values, or points of several assignments each.
+
+    A point is the board under other assignments, as ``-o`` takes them; its cells are of the board.
+    """
+
+    name: str = Field(pattern=r"^\w[\w.-]*$", description="heading, and what --sweep asks for")
+    option: str | None = Field(None, description='what moves, as in "trigger.size"')
+    values: tuple[Any, ...] = Field((), description="its values")
+    points: dict[str, tuple[str, ...]] = Field(
+        default_factory=dict, description='instead of both: assignments by label, as in "mimic.lambda2=0"'
+    )
+
+    @model_validator(mode="after")
+    def _moves_one_thing(self) -> Self:
+        """A ValueError unless there is an option with values, or points."""
+        if (self.option is None) != (not self.values) or (self.option is None) == (not self.points):
+            raise ValueError(f"sweep {self.name} needs an option with its values, or points")
+        return self
+
+
 class _Head(Table):
     name: str = Field(pattern=r"^\w[\w.-]*$", description="by default that of the file or its folder")
     title: str = Field("", description="one line for lists")
@@ -80,6 +101,7 @@ class Board(_Grid):
     clean: CleanSpec = Field(CleanSpec(), description="what a defender is given; see below")
     shadow: ShadowSpec = Field(ShadowSpec(), description="what an attacker tunes on; see below")
     budget: Budget = Field(Budget(), description="steps and batch of every defense; see below")
+    sweeps: tuple[Sweep, ...] = Field((), description="factors that are moved one at a time; see below")
     options: dict[str, dict[str, Any]] = Field(default_factory=dict, description="method defaults of this board")
     data: dict[str, Pin] = Field(default_factory=dict, description="what data sets must be for a run to be on-board")
 
@@ -177,6 +199,12 @@ def _first_fault(error: ValidationError) -> str:
     if first["type"] != "extra_forbidden":
         return f"{brief(place)}: {first['msg'].removeprefix('Value error, ').lower()}"
     above, _, field = place.rpartition(".")
-    tables: dict[str, type[BaseModel]] = {"rows": Row, "triggers": TriggerSpec, "data": Pin, **SECTIONS}
+    tables: dict[str, type[BaseModel]] = {
+        "rows": Row,
+        "triggers": TriggerSpec,
+        "data": Pin,
+        "sweeps": Sweep,
+        **SECTIONS,
+    }
     table = next((tables[part] for part in reversed(above.split(".")) if part in tables), Board)
     return str(UnknownNameError(f"field of {above}" if above else "field", field, table.model_fields))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from benchbd.contract.roles import Role
 from benchbd.planning.board import Board
@@ -19,6 +21,7 @@ class Cell:
     attack_role, defense_role: what the two are in a board.
     departures: in what it differs from the board, by its own stages, place and seed; empty for an on-board cell.
     context: whether it was not asked for, but stands beside what was.
+    point: of a sweep, value by option; empty for the board's grid.
     """
 
     attack: str
@@ -35,6 +38,7 @@ class Cell:
     floor: Stage
     departures: tuple[str, ...] = ()
     context: bool = False
+    point: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def stages(self) -> tuple[Stage, ...]:

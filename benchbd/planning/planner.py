@@ -24,6 +24,7 @@ from benchbd.planning.board import Board, Row
 from benchbd.planning.cases import Cell, Inspection, Plan
 from benchbd.planning.selection import Selection
 from benchbd.planning.settings import Settings, differences
+from benchbd.planning.sweeps import at, chosen, labelled
 from benchbd.stages import attack as attacking
 from benchbd.stages import defend, detect, evaluate, pretrain, reference
 from benchbd.stages.base import Stage, distinct
@@ -46,9 +47,23 @@ def make_plan(
 ) -> Plan:
     """Resolve names, options, targets and data. Nothing is computed.
 
+    The board's grid comes first, then the cells of its sweeps' points. Detectors get the encoders of the grid alone.
+
     strict: raise DataAbsentError where a data set is absent; otherwise its stages get provisional keys.
     """
-    return _Planner(board, selection, registry, library, precision, strict).plan()
+    plan = _Planner(board, selection, registry, library, precision, strict).plan()
+    known = {cell.evaluate.key for cell in plan.cells}
+    for sweep in chosen(board, selection.sweeps):
+        for _, point in labelled(sweep):
+            moved = at(board, sweep, point)
+            try:
+                found = _Planner(moved, selection, registry, library, precision, strict).plan().cells
+            except UsageError as error:
+                raise UsageError(f"board {board.name}: sweep {sweep.name}: {error}") from error
+            # What a point does not move is the board's own cell, or that of a point before.
+            plan.cells += [replace(cell, point=point) for cell in found if cell.evaluate.key not in known]
+            known |= {cell.evaluate.key for cell in found}
+    return plan
 
 
 class _Line(NamedTuple):

@@ -14,6 +14,7 @@ class Selection:
     """What a user asked for; empty means the board's own.
 
     methods: names by axis. only: leave out the cells that defenses asked for bring for comparison.
+    sweeps: points of these sweeps alone, beside the board itself.
     """
 
     methods: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -22,6 +23,7 @@ class Selection:
     seeds: Sequence[int] = ()
     options: Sequence[str] = ()
     only: bool = False
+    sweeps: Sequence[str] = ()
 
     @classmethod
     def of(cls, **asked: Any) -> Selection:

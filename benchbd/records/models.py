@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
@@ -156,7 +157,7 @@ class Entry(_Part):
         """A file name that says what this is. On-board a cell has one record, which a later run replaces; off-board key
         and departures tell the variants apart. Where names of data sets or a row of many tasks make it longer than file
         systems take, its end is a digest of the whole."""
-        parts = self._parts()
+        parts = [*self._parts(), *([_slug(self.point)] if self.point else [])]
         variant = hashlib.sha256("\n".join([self.key, *sorted(self.departures)]).encode()).hexdigest()[:12]
         name = "_".join(parts if self.on_board else [*parts, variant])
         if len(encoded := name.encode("utf-8", "surrogateescape")) > LONGEST_NAME:
@@ -181,6 +182,12 @@ class Entry(_Part):
             text = json.dumps(value, sort_keys=True, indent=indent, separators=(",", ": "))
             lines.append(f" {json.dumps(name)}: " + text.replace("\n", "\n "))
         return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def _slug(point: dict[str, Any]) -> str:
+    """A point in the name of a file: its assignments, or a digest where a file's name cannot hold them."""
+    text = "+".join(f"{option}={value}" for option, value in point.items())
+    return text if re.fullmatch(r"[\w.+=-]{1,60}", text) else hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _role(axis: str, name: object) -> Role:

@@ -34,6 +34,7 @@ from benchbd.report.rows import (
     summarise,
     task_name,
 )
+from benchbd.report.sweeps import COLUMNS, SWEPT, sweep_tables
 from benchbd.report.writers import csv, json, latex, markdown
 from benchbd.report.writers.cells import letter, seconds
 from benchbd.report.writers.safe import paragraphs
@@ -78,9 +79,10 @@ def document(
     shown = [record for record in known if record.on_board or off_board]
     shared = [note for note in rows[0].notes if all(note in row.notes for row in rows)] if len(rows) > 1 else []
     groups: dict[str, list[TableRow]] = {}
-    for row in rows:
+    for row in (row for row in rows if not row.point):
         groups.setdefault(row.heading, []).append(row)
     tables = [Table([_values(row, shared) for row in rows], heading) for heading, rows in groups.items()]
+    swept = sweep_tables(rows, order, lambda row: _values(row, shared))
     remarks = [f"All rows: {note}." for note in shared]
     if any(row.pretrain_pinned for row in rows):
         remarks.append("All seeds share one pre-training: the intervals leave pre-training out.")
@@ -95,7 +97,7 @@ def document(
         title=title,
         intro=f"Board {boards or '-'}; seeds {seeds or '-'}. "
         f"Floor: {floor}the clean encoder, its ACC is CA and its ASR is ASR-B.",
-        sections=[Section(_COLUMNS, tables)] if tables else [],
+        sections=[Section(COLUMNS, tables)] * bool(tables) + ([Section(SWEPT, swept)] if swept else []),
         empty="No records.",
         legend=[
             _PERCENT.format("" if all(len(row.seeds) != 1 for row in rows) else ". † One seed: no interval"),
@@ -119,24 +121,9 @@ _LEGEND = (
     "gets a gradient.",
 )
 
-_COST = "Cost of the defenses"
-
-# Points: with every figure as wide as "100.00 ± 100.00", the table is as wide as the text of A4.
-_COLUMNS = (
-    Column("Attack", "words", brief="attack", points=46),
-    Column("Defense", "words", brief="defense", points=34),
-    Column("n", "seeds", detail=True),
-    *(Column("ACC", "percent"), Column("ASR", "percent"), Column("ASR non-target", "percent", brief="ASR-nt", rank=1)),
-    *(Column(metric, "change", over="Δ floor", least=5, rank=2) for metric in ("ACC", "ASR")),
-    *(Column(metric, "change", over="Δ scratch", least=5, rank=4) for metric in ("ACC", "ASR")),
-    Column("Seconds", "seconds", brief="s", rank=3, apart=_COST),
-    Column("Image-forwards", "count", detail=True, apart=_COST),
-    Column("Status", "words", brief="status"),
-)
-
 
 def _values(row: TableRow, shared: Collection[str]) -> list[Value]:
-    """A row's values of _COLUMNS. shared: notes of all rows, which are no footnotes."""
+    """A row's values of COLUMNS. shared: notes of all rows, which are no footnotes."""
     points = row.asr_nontarget_to_floor
     return [
         row.attack,

@@ -9,12 +9,14 @@ import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from itertools import product
 from statistics import fmean
 from typing import Any, get_args
 
 from benchbd.base.errors import DataError
 from benchbd.contract.roles import Role
 from benchbd.planning.board import Board
+from benchbd.planning.sweeps import at, labelled
 from benchbd.records.models import Entry, Record, Status
 from benchbd.report.statistics import Interval, mean_interval
 
@@ -24,18 +26,32 @@ class Order:
     """The board's order of rows. Floors come first in any case; names missing from a list are sorted after those in it.
 
     tasks: pairs of pre-training set and task, the latter with its target as index or name ("gtsrb:12").
+    sweeps: by name, label and point of every line. own: the points that are the board as it stands.
     """
 
     attacks: Sequence[str] = ()
     defenses: Sequence[str] = ()
     tasks: Sequence[tuple[str, str]] = ()
     evaluators: Sequence[str] = ()
+    sweeps: Mapping[str, Sequence[tuple[str, str]]] = field(default_factory=dict)
+    own: Collection[str] = ()
 
     @classmethod
     def of(cls, board: Board) -> Order:
         """The order in which a board names things."""
         tasks = [(row.pretrain, task) for row in board.rows for task in row.tasks]
-        return cls(board.names("attack"), board.names("defense"), tasks, board.names("evaluator"))
+        lines = {
+            sweep.name: [(label, point_text(point), at(board, sweep, point)) for label, point in labelled(sweep)]
+            for sweep in board.sweeps
+        }
+        sweeps = {name: [(label, text) for label, text, _ in each] for name, each in lines.items()}
+        own = {text for each in lines.values() for _, text, moved in each if moved == board}
+        return cls(board.names("attack"), board.names("defense"), tasks, board.names("evaluator"), sweeps, own)
+
+
+def point_text(point: Mapping[str, Any]) -> str:
+    """A point in a line, as ``-o`` takes its assignments."""
+    return ", ".join(f"{option}={value}" for option, value in sorted(point.items()))
 
 
 BY_NAME = Order()
@@ -57,6 +73,7 @@ class TableRow:
     scratch_seeds: the seeds that have a defense from scratch to be compared with.
     seconds, image_forwards: means over the seeds, of the defense alone.
     departures: in what the row is off-board; empty where it is on-board.
+    point: of a sweep, its assignments; empty for the board's grid.
     """
 
     pretrain: str = ""
@@ -68,6 +85,7 @@ class TableRow:
     attack_role: Role = Role.METHOD
     defense_role: Role = Role.METHOD
     departures: tuple[str, ...] = ()
+    point: str = ""
     seeds: tuple[int, ...] = ()
     acc: Interval = _NOTHING
     asr: Interval = _NOTHING
@@ -128,6 +146,7 @@ def flattened(rows: Sequence[TableRow]) -> tuple[list[str], list[dict[str, Any]]
     """The names of ``flat`` and the rows by them, without RA if no record counts it, as those of schema 1."""
     flat = [row.flat() for row in rows]
     absent = {name for name in _SINCE_2 if all(each[name] is None for each in flat)}
+    absent |= {"point"} - {name for each in flat for name in ("point",) if each[name]}
     names = [name for name in TableRow().flat() if name.removesuffix("_half") not in absent]
     return names, [{name: each[name] for name in names} for each in flat]
 
@@ -158,6 +177,7 @@ def summarise(records: Sequence[Record], order: Order, off_board: bool) -> list[
         return (
             listed[0] if listed else len(order.tasks),
             (first.pretrain, first.task, first.target),  # the target as a number: gtsrb:9 before gtsrb:12
+            point_text(first.point),
             *rank_of(first.evaluator, order.evaluators),
             *rank_of(first.attack, order.attacks, first.attack_role),
             *rank_of(first.defense, order.defenses, first.defense_role),
@@ -177,8 +197,9 @@ def _scratch_of(record: Record, scratch: Mapping[tuple[object, ...], Sequence[Re
 
     The trigger is the attack's, so its own scratch cell comes first; the weights are the same in both.
     """
-    for attack in (_attack(record), ""):
-        known = scratch.get((*_place(record)[:-1], attack, record.seed), ())
+    place = _place(record)[:-2]
+    for point, attack in product(dict.fromkeys((point_text(record.point), "")), (_attack(record), "")):
+        known = scratch.get((*place, point, attack, record.seed), ())
         alike = [each for each in known if _evaluation(each) == _evaluation(record)]
         if (nearest := nearest_departures(departures(record), map(departures, alike))) is not None:
             return next(each for each in alike if departures(each) == nearest)
@@ -222,6 +243,7 @@ def _row(records: Sequence[Record], scratch: Mapping[tuple[object, ...], Sequenc
         attack_role=first.attack_role,
         defense_role=first.defense_role,
         departures=departures(first),
+        point=point_text(first.point),
         seeds=tuple(record.seed for record, _ in measured),
         acc=interval(metrics.acc for _, metrics in measured),
         asr=interval(metrics.asr for _, metrics in measured),
@@ -260,7 +282,7 @@ def _notes(records: Sequence[Record]) -> tuple[str, ...]:
 
 def _place(record: Record) -> tuple[object, ...]:
     """What two cells must share to be compared."""
-    return record.pretrain, task_name(record), record.evaluator, departures(record)
+    return record.pretrain, task_name(record), record.evaluator, point_text(record.point), departures(record)
 
 
 def task_name(record: Record) -> str:

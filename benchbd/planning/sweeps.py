@@ -1,0 +1,70 @@
+"""Points of a board's sweeps: the same board under a few other assignments."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from benchbd.base.errors import UnknownNameError, UsageError
+from benchbd.contract.specs import SECTIONS
+from benchbd.planning.board import Board, Sweep
+from benchbd.planning.options import parse_options
+
+Point = Mapping[str, Any]
+"""Value by option, as in {"trigger.size": 3}; empty for the board itself."""
+
+
+def chosen(board: Board, names: Sequence[str]) -> list[Sweep]:
+    """The sweeps of these names; all of the board where none is named. UnknownNameError for a name of none."""
+    known = {sweep.name: sweep for sweep in board.sweeps}
+    for name in names:
+        if name not in known:
+            raise UnknownNameError("sweep", name, known)
+    return [sweep for sweep in board.sweeps if not names or sweep.name in names]
+
+
+def labelled(sweep: Sweep) -> Iterator[tuple[str, Point]]:
+    """Label and point of every line of a sweep's table."""
+    if sweep.option is not None:
+        for value in sweep.values:
+            yield value if isinstance(value, str) else json.dumps(value), {sweep.option: value}
+    for label, assignments in sweep.points.items():
+        named = parse_options(assignments)
+        yield label, {f"{name}.{field}": value for name, table in named.items() for field, value in table.items()}
+
+
+def at(board: Board, sweep: Sweep, point: Point) -> Board:
+    """The board under the assignments of a point. UsageError, which names the sweep, for one that cannot be."""
+    changed: dict[str, Any] = {}
+    options = {name: dict(table) for name, table in board.options.items()}
+    for option, value in point.items():
+        name, dot, field = option.rpartition(".")
+        try:
+            if not (dot and name and field):
+                raise UsageError(f"{option} is not of the form NAME.FIELD")
+            if name in SECTIONS:
+                changed[name] = _changed(name, changed.get(name, getattr(board, name)), field, value)
+        except UsageError as error:
+            raise UsageError(f"board {board.name}: sweep {sweep.name}: {error}") from error
+        if name not in SECTIONS:
+            for table, fields in options.items():  # under AXIS:NAME it would win
+                if table.rpartition(":")[2] == name.rpartition(":")[2] and name in (table, table.rpartition(":")[2]):
+                    fields.pop(field, None)
+            options.setdefault(name, {})[field] = value
+    moved = board.model_copy(update={**changed, "options": options})
+    moved._folder = board.folder
+    return moved
+
+
+def _changed(name: str, part: BaseModel, field: str, value: Any) -> BaseModel:
+    """A part of the protocol with another value of a field. UsageError if there is no such field or value."""
+    if field not in type(part).model_fields:
+        raise UnknownNameError(f"option of {name}", field, type(part).model_fields)
+    try:
+        return type(part).model_validate({**dict(part), field: value})
+    except ValidationError as error:
+        message = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise UsageError(f"{name}.{field}: {message[0].lower()}{message[1:]}") from error

@@ -1,0 +1,51 @@
+"""The columns of a leaderboard, and its tables of sweeps: a line per value, attack and defense."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from benchbd.report.document import Column, Table, Value
+from benchbd.report.rows import Order, TableRow
+
+_COST = "Cost of the defenses"
+
+# Points: with every figure as wide as "100.00 ± 100.00", the table is as wide as the text of A4.
+COLUMNS = (
+    Column("Attack", "words", brief="attack", points=46),
+    Column("Defense", "words", brief="defense", points=34),
+    Column("n", "seeds", detail=True),
+    *(Column("ACC", "percent"), Column("ASR", "percent"), Column("ASR non-target", "percent", brief="ASR-nt", rank=1)),
+    *(Column(metric, "change", over="Δ floor", least=5, rank=2) for metric in ("ACC", "ASR")),
+    *(Column(metric, "change", over="Δ scratch", least=5, rank=4) for metric in ("ACC", "ASR")),
+    Column("Seconds", "seconds", brief="s", rank=3, apart=_COST),
+    Column("Image-forwards", "count", detail=True, apart=_COST),
+    Column("Status", "words", brief="status"),
+)
+
+SWEPT = (Column("Value", "words", brief="value", points=46), *COLUMNS)
+
+OTHERS = "points that the board does not name"
+
+
+def sweep_tables(rows: Sequence[TableRow], order: Order, values: Callable[[TableRow], list[Value]]) -> list[Table]:
+    """A table per sweep and place: the points in the board's order, each with the attacks and defenses that it moves.
+
+    Where a point is the board as it stands, its rows are those of the grid. values: what ``COLUMNS`` have of a row.
+    """
+    named = {text for lines in order.sweeps.values() for _, text in lines}
+    others = [(row.point, row.point) for row in rows if row.point and row.point not in named]
+    sweeps = {**order.sweeps, **({OTHERS: list(dict.fromkeys(others))} if others else {})}
+    tables = []
+    for name, lines in sweeps.items():
+        points = {text for _, text in lines}
+        for heading in dict.fromkeys(row.heading for row in rows if row.point and row.point in points):
+            here = [row for row in rows if row.heading == heading]
+            moved = {(row.attack, row.defense) for row in here if row.point and row.point in points}
+            shown = [
+                [label, *values(row)]
+                for label, text in lines
+                for row in here
+                if row.point == ("" if text in order.own else text) and (row.attack, row.defense) in moved
+            ]
+            tables.append(Table(shown, f"Sweep {name}: {heading}"))
+    return tables
