@@ -1,17 +1,21 @@
-"""No oracle: a defense that walks everything it is handed meets no trigger, target, test image, label, name or path.
+"""No oracle: a defense that searches everything it is handed meets no trigger, target, test image, label, name or path.
 
-The walk follows attributes (of instances, slots and classes), containers, closures, defaults, bound objects, hooks,
-autograd graphs and the whole storage behind every tensor. It does not follow the globals of functions, imported
-modules or the frames of the interpreter: within one process these lead anywhere, and nothing here claims otherwise.
+Two searches. One goes through the bytes of a handover, its sealed files included. The other walks from a method's
+arguments: attributes (of instances, slots and classes), containers, closures, defaults, bound objects, hooks, autograd
+graphs and the whole storage behind every tensor. The walk does not follow the globals of functions, imported modules or
+the frames of the interpreter: within one process these lead anywhere, and nothing here claims otherwise. The last test
+shows such a way.
 """
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -21,6 +25,8 @@ from benchbd import (
     Attack,
     AttackerKnowledge,
     Backdoor,
+    DataAbsentError,
+    Dataset,
     DefenderKnowledge,
     Detection,
     Encoder,
@@ -29,8 +35,12 @@ from benchbd import (
     Trigger,
     Verdict,
 )
+from benchbd.contract.context import Reporter
+from benchbd.contract.handover import LARGE, Failure, Handover, Product
 from benchbd.contract.registry import load_registry
 from benchbd.data.library import DataLibrary
+from benchbd.engine.executors import Inline
+from benchbd.stages.base import ENCODER
 from benchbd.testing import toy_images
 
 from .boards import TINY, Tiny, offering
@@ -103,7 +113,7 @@ class Secrets:
         self.trigger = Trigger.square(10)
         self.test = library.load("task", "test")
         self.train = library.load("task", "train")
-        self.words = ("task", "pool", "tiny", str(tiny.folder), "cifar")
+        self.words = ("task", "pool", "tiny", str(tiny.folder), "cifar", "bumblebee", "task:1", self.trigger.digest)
 
     def found_in(self, *roots: object) -> list[str]:
         """One line for every secret within reach of ``roots``."""
@@ -136,6 +146,45 @@ class Secrets:
         ):
             if secret.dtype == rows.dtype and (torch.cdist(rows.float(), secret.flatten(1).float()) == 0).any():
                 yield name
+
+
+class Bytes:
+    """What no defender may meet, as bytes: the search through a handover."""
+
+    def __init__(self, tiny: Tiny, library: DataLibrary) -> None:
+        trigger, test = Trigger.square(10), library.load("task", "test").pixels
+        place = ~trigger.keep.flatten()
+        self._place, self._pattern = place, trigger.pattern.flatten()[place]
+        whole = {"the trigger's pattern": trigger.pattern, "the trigger's mask": trigger.keep}
+        self.tensors = {name: content(tensor) for name, tensor in whole.items()}
+        self.tensors |= {f"test image {i}": content(image) for i, image in enumerate(test)}
+        self.tensors |= {f"stamped test image {i}": content(image) for i, image in enumerate(trigger.stamp(test))}
+        self.words = {
+            "the target's name": b"bumblebee",
+            "the task": b"task:1",
+            "the data set": b'"task"',
+            "the trigger's digest": trigger.digest.encode(),
+            "a path": str(tiny.folder).encode(),
+        }
+
+    def found_in(self, handed: Handover) -> list[str]:
+        data, regions = handed.pack()
+        whole = b"".join([data, *(content(region.map()) for region in regions)])
+        found = [name for name, secret in {**self.tensors, **self.words}.items() if secret in whole]
+        if re.search(rb'"/[ -~]{4,}?"', whole):  # JSON quotes its strings; two bytes alone stand in weights too
+            found.append("an absolute path")
+        return found + [f"a stamped image in {name}" for name, part in handed.tensors.items() if self.stamped(part)]
+
+    def stamped(self, pixels: Tensor) -> list[int]:
+        """Rows of images that hold the trigger where it goes."""
+        if pixels.dtype != torch.uint8 or pixels.ndim != 4:
+            return []
+        there = pixels.flatten(1)[:, self._place] == self._pattern
+        return there.all(1).nonzero()[:, 0].tolist()
+
+
+def content(tensor: Tensor) -> bytes:
+    return bytes(tensor.contiguous().view(torch.uint8).numpy().tobytes())
 
 
 class Cheat(Mitigation):
@@ -181,6 +230,22 @@ class Careless(Attack):
 
 HANDED: list[tuple[object, ...]] = []
 
+
+class Animals(Dataset):
+    """The set ``task`` with names for its classes."""
+
+    name = "task"
+    paper = "a test"
+    version = "1"
+    classes = ("anteater", "bumblebee", "caterpillar")
+
+    def sources(self, split: str, root: Path) -> list[Path]:
+        raise DataAbsentError("it has no archive of its own: the npz is read, with these names")
+
+    def load(self, split: str, root: Path) -> ImageSet:
+        raise NotImplementedError
+
+
 BOARD = TINY.replace(
     'attacks = ["none", "badencoder"]', 'attacks = ["none", "badencoder", "careless"]\ndetections = ["cheat"]'
 ).replace('defenses = ["none", "scratch", "ft"]', 'defenses = ["cheat"]')
@@ -190,7 +255,89 @@ BOARD = TINY.replace(
 def tiny(tmp_path: Path) -> Tiny:
     HANDED.clear()
     hooks = {"benchbd_defenses": [Cheat], "benchbd_detections": [CheatingDetector], "benchbd_attacks": [Careless]}
+    hooks["benchbd_datasets"] = [Animals]
     return Tiny(tmp_path, load_registry(extra={"cheats": offering(**hooks)}), BOARD)
+
+
+@pytest.fixture
+def handovers(monkeypatch: pytest.MonkeyPatch) -> list[Handover]:
+    """Every handover, as the executor gets it."""
+    seen: list[Handover] = []
+    submit = Inline.submit
+
+    def spy(self: Inline, handed: Handover, report: Reporter) -> Future[Product | Failure]:
+        seen.append(handed)
+        return submit(self, handed, report)
+
+    monkeypatch.setattr(Inline, "submit", spy)
+    return seen
+
+
+def test_no_bytes_of_a_secret_are_in_what_a_defender_is_handed(tiny: Tiny, handovers: list[Handover]) -> None:
+    session = tiny.session()
+    session.run()
+    session.inspect()
+    secrets = Bytes(tiny, session.library)
+    defenders = [handed for handed in handovers if handed.kind in ("defend", "detect")]
+    assert len(defenders) == 6  # a mitigation and a detector, before three encoders
+    for handed in defenders:
+        assert secrets.found_in(handed) == []
+    attacked = next(handed for handed in handovers if handed.kind == "attack")
+    assert {"the trigger's pattern", "the trigger's mask", "the target's name"} <= set(secrets.found_in(attacked))
+    evaluated = next(handed for handed in handovers if handed.kind == "evaluate")
+    assert {"test image 0", "stamped test image 29", "a stamped image in triggered0"} <= set(
+        secrets.found_in(evaluated)
+    )
+
+
+def test_the_search_finds_what_is_planted(tiny: Tiny, handovers: list[Handover]) -> None:
+    session = tiny.session(attacks=["none"])
+    session.run()
+    secrets = Bytes(tiny, session.library)
+    clean = next(handed for handed in handovers if handed.kind == "defend")
+    assert secrets.found_in(clean) == []
+    for name in ("the trigger's pattern", "the trigger's mask", "test image 0", "stamped test image 29"):
+        secret = secrets.tensors[name]
+        planted = torch.frombuffer(bytearray(b"before" + secret), dtype=torch.uint8)
+        for there in (
+            replace(clean, tensors={**clean.tensors, "extra": planted}),
+            replace(clean, tensors={**clean.tensors, "extra": torch.cat([planted, torch.zeros(LARGE).byte()])}),
+            replace(clean, encoders={**clean.encoders, "extra": b"before" + secret}),
+        ):
+            assert name in secrets.found_in(there)
+    for name, word in secrets.words.items():
+        assert name in secrets.found_in(replace(clean, json={**clean.json, "extra": [word.decode().strip('"')]}))
+    assert secrets.found_in(replace(clean, json={"file": "/somewhere"})) == ["an absolute path"]
+    stamped = Trigger.square(10).stamp(clean.tensors["images"])
+    assert secrets.found_in(replace(clean, tensors={"images": stamped})) == ["a stamped image in images"]
+    assert secrets.stamped(stamped) == list(range(16))
+
+
+class Keeper(Mitigation):
+    """Keeps the first encoder that it ever saw, and gives that one back."""
+
+    name = "keeper"
+    paper = "a test"
+    version = "1"
+    first: ClassVar[Encoder | None] = None
+
+    def repair(self, encoder: Encoder, knowledge: DefenderKnowledge) -> Encoder:
+        Keeper.first = Keeper.first or encoder.copy()
+        return Keeper.first.copy()
+
+
+def test_what_one_process_does_not_stop(tmp_path: Path) -> None:
+    """A class outlives a stage: a defense that saw the clean encoder repairs the attacked one with it. The handover
+    holds no clean encoder; only a process of its own keeps the method from what it kept. So do the interpreter's
+    frames, ``gc.get_objects()``, ``sys.argv`` and the modules of benchbd, which this process shares with a method."""
+    Keeper.first = None
+    board = TINY.replace('defenses = ["none", "scratch", "ft"]', 'defenses = ["keeper"]')
+    tiny = Tiny(tmp_path, load_registry(extra={"keeper": offering(benchbd_defenses=[Keeper])}), board)
+    clean, attacked = tiny.run()
+    assert (clean.attack, attacked.attack) == ("none", "badencoder")
+    assert clean.stages["pretrain"] == attacked.stages["pretrain"]
+    blobs = [tiny.blob(record.stages["defend"], ENCODER).read_bytes() for record in (clean, attacked)]
+    assert blobs[0] == blobs[1]  # the oracle's repair: it is told here, and stopped by a process a stage
 
 
 def test_a_cheating_defense_finds_nothing(tiny: Tiny) -> None:
