@@ -100,5 +100,5 @@ def test_a_path_inside_an_option_counts_by_what_lies_there(
 
 def test_a_path_as_a_text_is_refused() -> None:
     assert identity_of(LoadedInParts(text="a/b, https://a.org/b/c or 1/2"))["options"]["text"]
-    with pytest.raises(PluginError, match=r"no path of this machine, as '/srv/jo/w.pt' is: an option .* as a Path"):
+    with pytest.raises(PluginError, match=r"no path of this machine, as '/srv/jo/w.pt' is: an option .* as a Content"):
         identity_of(LoadedInParts(text="/srv/jo/w.pt"))
