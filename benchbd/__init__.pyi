@@ -31,6 +31,10 @@ from .contract.encoder import ResNet as ResNet
 from .contract.evaluator import Evaluator as Evaluator
 from .contract.evaluator import Predictions as Predictions
 from .contract.evaluator import Probe as Probe
+from .contract.handover import Executor as Executor
+from .contract.handover import Failure as Failure
+from .contract.handover import Handover as Handover
+from .contract.handover import Product as Product
 from .contract.head import Head as Head
 from .contract.hookspecs import hookimpl as hookimpl
 from .contract.images import ImageSet as ImageSet
@@ -44,6 +48,7 @@ from .contract.trigger_function import TriggerFunction as TriggerFunction
 from .data.pictures import blank_images as blank_images
 from .data.pictures import decode_images as decode_images
 from .data.pictures import resize_images as resize_images
+from .engine.carry_out import carry_out as carry_out
 from .toolkit.augment import Augment as Augment
 from .toolkit.augment import CropScale as CropScale
 from .toolkit.augment import flip_and_shift as flip_and_shift

@@ -16,9 +16,11 @@ from benchbd.base.errors import StoreError, UsageError, did_you_mean, shown
 from benchbd.contract.axes import GRID
 from benchbd.contract.dataset import Dataset
 from benchbd.contract.encoder import Encoder
+from benchbd.contract.handover import INLINE
 from benchbd.contract.method import build
 from benchbd.contract.registry import Registry, load_registry
 from benchbd.data.library import DataLibrary, find_data_root
+from benchbd.engine.executors import executor_called
 from benchbd.engine.runner import Runner
 from benchbd.engine.store import Store, find_root
 from benchbd.planning.board import DEFAULT, LARGEST_SEED, Board, load_board
@@ -49,6 +51,7 @@ class Session:
     device: torch.device
     selection: Selection
     author: str = ""
+    executor: str = INLINE
 
     @classmethod
     def open(
@@ -62,8 +65,10 @@ class Session:
         download: bool = False,
         registry: Registry | None = None,
         by: str | None = None,
+        executor: str | None = None,
     ) -> Session:
-        """by: who runs it, for the records; by default ``BENCHBD_AUTHOR``."""
+        """by: who runs it, for the records; by default ``BENCHBD_AUTHOR``. executor: where stages are worked on;
+        by default in this process."""
         author = checked_author(os.environ.get("BENCHBD_AUTHOR", "") if by is None else by)
         registry = registry or load_registry()
         root = find_root(store)
@@ -73,7 +78,16 @@ class Session:
             if issubclass(found, Dataset)
         }
         library = DataLibrary(datasets, find_data_root(data_root), root / "data", download)
-        return cls(load_board(board), registry, library, root, pick_device(device), selection or Selection(), author)
+        return cls(
+            load_board(board),
+            registry,
+            library,
+            root,
+            pick_device(device),
+            selection or Selection(),
+            author,
+            executor or INLINE,
+        )
 
     def plan(self, *, strict: bool) -> Plan:
         chosen = self.board.precision
@@ -96,7 +110,8 @@ class Session:
         }
         if not self.library.holds(sorted(needed)):
             plan = self.plan(strict=True)
-        return Runner(plan, self.registry, self.library, store, self.device, self.author)
+        executor = executor_called(self.executor, self.registry, self.device)
+        return Runner(plan, self.registry, self.library, store, self.device, self.author, executor)
 
     def run(self) -> list[Record]:
         """Compute the cells of the plan; every record lands in the store as soon as it is there."""
@@ -162,6 +177,7 @@ class Request(TypedDict, total=False):
     seed: Seeds
     evaluator: Names
     option: Names
+    sweep: Names
     data_root: str | Path | None
     store: str | Path | None
     device: str | None
@@ -172,6 +188,7 @@ class Work(Request, total=False):
 
     download: bool
     by: str | None
+    executor: str | None
 
 
 def _open(function: str, takes: type[Any], board: str | Path, request: Mapping[str, Any]) -> Session:
@@ -196,7 +213,7 @@ _FLAG = (bool,), "True or False"
 
 _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "board": ((str, os.PathLike), "a name or a path"),
-    **dict.fromkeys(("pretrain", *(axis.name for axis in GRID if not axis.several), "by"), _NAME),
+    **dict.fromkeys(("pretrain", *(axis.name for axis in GRID if not axis.several), "by", "executor"), _NAME),
     **dict.fromkeys(("data_root", "store"), _PATH),
     **dict.fromkeys(("only", "download"), _FLAG),
     "device": ((str, torch.device, NoneType), "the name of a device, such as 'cpu' or 'cuda:0'"),
@@ -216,8 +233,13 @@ def _session(board: str | Path, request: Mapping[str, Any]) -> Session:
         seeds=_seeds(request.get("seed", ())),
         options=_several("option", request.get("option", ())),
         only=request.get("only", False),
+        sweeps=_several("sweep", request.get("sweep", ())),
     )
-    places = {name: request[name] for name in ("data_root", "store", "device", "download", "by") if name in request}
+    places = {
+        name: request[name]
+        for name in ("data_root", "store", "device", "download", "by", "executor")
+        if name in request
+    }
     return Session.open(board, selection, **places)
 
 

@@ -19,7 +19,8 @@ from benchbd.report.writers.columns import WIDTH
 @grid_options
 @click.option("--download", is_flag=True, help="Fetch known data sets that are absent.")
 @click.option("--by", default=None, metavar="NAME", help="Who runs it, for the records.  [env: BENCHBD_AUTHOR]")
-def run(download: bool, by: str | None, **arguments: Any) -> None:
+@click.option("--executor", default=None, metavar="NAME", help="Where stages are worked on.  [default: inline]")
+def run(download: bool, by: str | None, executor: str | None, **arguments: Any) -> None:
     """Compute every cell of a board, or of a part of it, and print the table.
 
     Beside a --defense stand the undefended encoder, the floor (the clean one) and scratch, for the attacks and
@@ -35,7 +36,7 @@ def run(download: bool, by: str | None, **arguments: Any) -> None:
     from benchbd.report.rows import Order
     from benchbd.report.writers import text
 
-    session = open_session(arguments, download=download, by=by)
+    session = open_session(arguments, download=download, by=by, executor=executor)
     terminal = Terminal(sys.stderr, quiet=arguments["quiet"])
     if not arguments["quiet"]:
         logging.getLogger("benchbd").setLevel(logging.INFO)  # for whom a run waits

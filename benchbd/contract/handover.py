@@ -11,13 +11,15 @@ import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol, Self
+from typing import Any, ClassVar, Literal, Self
 
 from safetensors.torch import load, save
 from torch import Tensor
 
 from benchbd.base.mapped import Region, private, region_of, seal
 from benchbd.contract.context import Reporter
+
+INLINE = "inline"  # the executor that works in the process of the run: benchbd's own
 
 LARGE = 2**20  # bytes from which a tensor crosses as a file and not as a part of the bytes
 _LENGTH = 8  # bytes that say how long the JSON in front of the tensors is
@@ -54,9 +56,12 @@ class Handover:
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
     encoders: Mapping[str, bytes] = field(default_factory=dict)
 
-    def pack(self) -> tuple[bytes, list[Region]]:
-        """Everything as bytes, but for tensors of ``LARGE`` bytes and more: those are sealed files, in order."""
-        large = [name for name, tensor in self.tensors.items() if tensor.nbytes >= LARGE]
+    def pack(self, *, files: bool = True) -> tuple[bytes, list[Region]]:
+        """Everything as bytes, but for tensors of ``LARGE`` bytes and more: those are sealed files, in order.
+
+        files: False for a place that takes no open files: all tensors are in the bytes.
+        """
+        large = [name for name, tensor in self.tensors.items() if files and tensor.nbytes >= LARGE]
         regions = [region_of(self.tensors[name]) or seal(self.tensors[name]) for name in large]
         facts = {
             "kind": self.kind,
@@ -134,16 +139,26 @@ class Failure:
     traceback: str = ""
 
 
-class Executor(Protocol):
-    """Where stages are worked on. ``slots``: how many at once.
+class Executor:
+    """Where stages are worked on. A plugin derives from it and offers its class by the hook ``benchbd_executors``.
 
-    ``submit`` returns at once or when the work is done; the future never raises what a method raises, which is a
-    ``Failure``. ``report`` is called with the progress of the work, on whatever thread.
+    name: how users call it, as in ``benchbd run --executor NAME``. slots: how many handovers it works on at once.
+    ``carry_out`` does the work of a handover, in whatever process it is called.
     """
 
-    slots: int
+    name: ClassVar[str] = ""
+    slots: int = 1
 
-    def submit(self, handed: Handover, report: Reporter) -> Future[Product | Failure]: ...
+    def __init__(self, device: str) -> None:
+        """device: on which the work is to be done, as torch names it."""
+        self.device = device
+
+    def submit(self, handed: Handover, report: Reporter) -> Future[Product | Failure]:
+        """Begin the work of a handover. What a method raises is no exception of the future but a ``Failure``.
+
+        report: to be called with step, steps and loss as the work goes on, on whatever thread.
+        """
+        raise NotImplementedError
 
 
 def _packed(facts: Mapping[str, Any], tensors: Mapping[str, Tensor], encoders: Mapping[str, bytes]) -> bytes:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from benchbd.contract.detection import Detection
     from benchbd.contract.encoder import Encoder
     from benchbd.contract.evaluator import Evaluator
+    from benchbd.contract.handover import Executor
     from benchbd.contract.observed import ObservedRecord, ObservedStage
     from benchbd.contract.pretraining import Pretraining
     from benchbd.contract.trigger_function import TriggerFunction
@@ -76,6 +77,11 @@ def benchbd_architectures() -> list[type[Encoder]]:  # type: ignore[empty-body]
 
     Nothing is built then: what takes long to import, such as torchvision, is imported in ``build``.
     """
+
+
+@hookspec
+def benchbd_executors() -> list[type[Executor]]:  # type: ignore[empty-body]
+    """Return the executor classes of this plugin, derived from ``Executor``. Called once, as the registry is built."""
 
 
 @hookspec

@@ -30,6 +30,7 @@ from benchbd.contract import hookspecs
 from benchbd.contract.attack import Attack
 from benchbd.contract.axes import AXES, RESERVED, Axis
 from benchbd.contract.encoder import ARCHITECTURES, W16, W32, Encoder, ResNet18
+from benchbd.contract.handover import INLINE, Executor
 from benchbd.contract.method import Method, build, identity_of
 from benchbd.contract.pretraining import Pretraining, architecture_of, flaw_of_architecture
 from benchbd.contract.roles import ROLES, Role
@@ -66,6 +67,7 @@ class Registry:
         self.plugins = plugins
         self.methods: dict[str, dict[str, type[Method]]] = {axis.name: {} for axis in AXES}
         self.architectures: dict[str, type[Encoder]] = {cls.arch: cls for cls in (ResNet18, W32, W16)}
+        self.executors: dict[str, type[Executor]] = {}
         self._owner: dict[tuple[str, str], Plugin] = {}
         for plugin in plugins:
             if not plugin.problem:
@@ -103,7 +105,11 @@ class Registry:
 
     def _collect(self, plugin: Plugin) -> None:
         offers = [(axis.hook, partial(self._add, plugin, axis)) for axis in AXES]
-        for hook, add in [*offers, ("benchbd_architectures", partial(self._add_architecture, plugin))]:
+        offers += [
+            ("benchbd_architectures", partial(self._add_architecture, plugin)),
+            ("benchbd_executors", partial(self._add_executor, plugin)),
+        ]
+        for hook, add in offers:
             for impl in getattr(self.manager.hook, hook).get_hookimpls():
                 if impl.plugin_name != plugin.name:
                     continue
@@ -121,6 +127,17 @@ class Registry:
             return f"its architecture {cls.arch!r} is already the name of {self.architectures[cls.arch].__name__}"
         self.architectures[cls.arch] = ARCHITECTURES[cls.arch] = cls
         plugin.adds.setdefault("architecture", []).append(cls.arch)
+        return ""
+
+    def _add_executor(self, plugin: Plugin, cls: Any) -> str:
+        if not (isinstance(cls, type) and issubclass(cls, Executor) and cls.submit is not Executor.submit):
+            return f"offers {_called(cls)} as executor, which is no class derived from benchbd.Executor with a submit()"
+        if flaw := _flaw_of_name(cls.name):
+            return f"{cls.__name__}: {flaw}"
+        if cls.name in {INLINE, *self.executors}:
+            return f"its executor {cls.name!r} is already the name of one"
+        self.executors[cls.name] = cls
+        plugin.adds.setdefault("executor", []).append(cls.name)
         return ""
 
     def _add(self, plugin: Plugin, axis: Axis, cls: Any) -> str:
@@ -141,15 +158,21 @@ class Registry:
         return ""
 
 
-def flaw_of(cls: type[Method]) -> str:
-    """What keeps a class from being a method of its axis, in one line; empty where nothing does."""
-    name = getattr(cls, "name", "")
+def _flaw_of_name(name: object) -> str:
     if not (isinstance(name, str) and name):
         return "it has no name; give it one, as in name = 'shrink'"
     if len(name) > LONGEST_NAME:
         return f"its name has {len(name)} characters; {LONGEST_NAME} are the most, for it becomes a part of file names"
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
         return f"the name {name!r} is not made of lower-case letters, digits, '-' and '_'"
+    return ""
+
+
+def flaw_of(cls: type[Method]) -> str:
+    """What keeps a class from being a method of its axis, in one line; empty where nothing does."""
+    if flaw := _flaw_of_name(getattr(cls, "name", "")):
+        return flaw
+    name = cls.name
     if name in RESERVED:
         return f"the name {name!r} is reserved, as are all of {', '.join(sorted(RESERVED))}"
     for option, info in cls.model_fields.items():

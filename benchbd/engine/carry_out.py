@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from typing import Literal
 
 import torch
@@ -17,14 +18,19 @@ from benchbd.contract.context import Reporter, collecting, reporting
 from benchbd.contract.handover import Call, Failure, Handover, Product
 from benchbd.contract.meter import ForwardMeter, precision
 from benchbd.contract.method import Method, build
-from benchbd.contract.registry import Registry
+from benchbd.contract.registry import Registry, load_registry
 from benchbd.engine.provenance import peak_memory
 from benchbd.stages.kinds import KINDS
 
 
-def carry_out(handed: Handover, registry: Registry, device: torch.device, report: Reporter) -> Product | Failure:
+def carry_out(handed: Handover, device: str, report: Reporter, registry: Registry | None = None) -> Product | Failure:
     """What the work of a handover gives. Whatever a method raises is a Failure; only an interrupt of the user's is
-    raised."""
+    raised.
+
+    device: as torch names it. report: called with step, steps and loss. registry: the methods that are installed; those
+    of this process if None.
+    """
+    where, registry = torch.device(device), registry or _installed()
     wall, cpu = time.perf_counter(), time.process_time()
     try:
         with (
@@ -33,11 +39,11 @@ def carry_out(handed: Handover, registry: Registry, device: torch.device, report
             collecting() as findings,
             precision(handed.precision),
             tf32(handed.tf32),
-            peak_memory(device) as peak,
+            peak_memory(where) as peak,
             seeded(handed.seed),
         ):
             methods = {role: built(call, registry) for role, call in handed.methods.items()}
-            product = KINDS[handed.kind].work(methods, handed, device)
+            product = KINDS[handed.kind].work(methods, handed, where)
     except BaseException as error:
         if is_interrupt(error):
             raise
@@ -48,6 +54,11 @@ def carry_out(handed: Handover, registry: Registry, device: torch.device, report
         "image_forwards": meter.images,
     }
     return replace(product, notes=findings.notes, kept=findings.tensors, cost=cost, memory=peak)
+
+
+@cache
+def _installed() -> Registry:
+    return load_registry()
 
 
 def built(call: Call, registry: Registry) -> Method:

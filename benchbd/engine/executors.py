@@ -6,30 +6,41 @@ from concurrent.futures import Future
 
 import torch
 
+from benchbd.base.errors import UnknownNameError
 from benchbd.contract.context import Reporter
-from benchbd.contract.handover import Failure, Handover, Product
+from benchbd.contract.handover import INLINE, Executor, Failure, Handover, Product
 from benchbd.contract.registry import Registry
 from benchbd.engine.carry_out import carry_out
 
 
-class Inline:
+class Inline(Executor):
     """One stage at a time, in this process, done when ``submit`` returns.
 
     roundtrip: whether handovers and products go through their bytes, as they do between processes. Without it they are
     copied, so a method shares no storage with anybody either way.
     """
 
-    slots = 1
+    name = INLINE
     roundtrip = False
 
     def __init__(self, registry: Registry, device: torch.device) -> None:
-        self.registry, self.device = registry, device
+        super().__init__(str(device))
+        self.registry = registry
 
     def submit(self, handed: Handover, report: Reporter) -> Future[Product | Failure]:
         future: Future[Product | Failure] = Future()
         given = Handover.unpack(*handed.pack()) if self.roundtrip else handed.private()
-        result = carry_out(given, self.registry, self.device, report)
+        result = carry_out(given, self.device, report, self.registry)
         if self.roundtrip and isinstance(result, Product):
             result = Product.from_bytes(result.to_bytes())
         future.set_result(result)
         return future
+
+
+def executor_called(name: str, registry: Registry, device: torch.device) -> Executor:
+    """The executor of a name. UnknownNameError with the nearest one if nobody offers it."""
+    if name == INLINE:
+        return Inline(registry, device)
+    if name not in registry.executors:
+        raise UnknownNameError("executor", name, [INLINE, *registry.executors])
+    return registry.executors[name](str(device))

@@ -1,0 +1,50 @@
+"""An executor as a plugin would bring it: a pool of processes, each of which imports what is installed."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import Any
+
+from benchbd import Executor, Failure, Handover, Product, carry_out, hookimpl
+
+
+def nobody(step: int, steps: int, loss: float | None) -> None:
+    """Progress is not told between the processes."""
+
+
+def work(data: bytes, device: str) -> bytes | Failure:
+    """In the child: everything from bytes, and back."""
+    result = carry_out(Handover.unpack(data, []), device, nobody)
+    return result if isinstance(result, Failure) else result.to_bytes()
+
+
+class Pool(Executor):
+    """Two processes."""
+
+    name = "pool"
+    slots = 2
+
+    def __init__(self, device: str) -> None:
+        super().__init__(device)
+        self.workers = ProcessPoolExecutor(self.slots, get_context("spawn"))
+        self.most = 0
+        self._under_way = 0
+
+    def submit(self, handed: Handover, report: Any) -> Future[Product | Failure]:
+        self._under_way += 1
+        self.most = max(self.most, self._under_way)
+        given: Future[Product | Failure] = Future()
+
+        def done(future: Future[bytes | Failure]) -> None:
+            self._under_way -= 1
+            result = future.result()
+            given.set_result(result if isinstance(result, Failure) else Product.from_bytes(result))
+
+        self.workers.submit(work, handed.pack(files=False)[0], self.device).add_done_callback(done)
+        return given
+
+
+@hookimpl
+def benchbd_executors() -> list[type[Executor]]:
+    return [Pool]

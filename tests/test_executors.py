@@ -1,0 +1,69 @@
+"""Executors: stages are worked on elsewhere and come out as they do here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchbd import Executor, UsageError
+from benchbd.api import Session
+from benchbd.contract.registry import load_registry
+from benchbd.engine.executors import Inline, executor_called
+from benchbd.planning.selection import Selection
+
+from . import pool
+from .boards import Tiny, offering, weights
+
+
+@pytest.mark.fixed_draw("both runs draw the same, whatever that is")
+def test_a_pool_of_processes_gives_the_bits_of_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # read by the children when they start
+    registry = load_registry(extra={"pool": pool})
+    here, there = Tiny(tmp_path / "here", registry), Tiny(tmp_path / "there", registry)
+    executors: list[pool.Pool] = []
+    make = pool.Pool.__init__
+
+    def kept(self: pool.Pool, device: str) -> None:
+        make(self, device)
+        executors.append(self)
+
+    monkeypatch.setattr(pool.Pool, "__init__", kept)
+    session = Session.open(
+        there.board,
+        Selection(only=True),
+        data_root=there.data,
+        store=there.store,
+        device="cpu",
+        registry=registry,
+        executor="pool",
+    )
+    records, own = session.run(), here.run()
+    executors[0].workers.shutdown()
+    assert executors[0].most == 2  # what stands on nothing unfinished is worked on at the same time
+    assert [record.status for record in records] == [record.status for record in own]
+    assert [record.counts for record in records] == [record.counts for record in own]
+    for record in own:
+        for kind, key in record.stages.items():
+            if kind in ("pretrain", "attack", "defend"):
+                ours, theirs = (weights(tiny.blob(key, "encoder.safetensors")) for tiny in (here, there))
+                assert all((ours[name] == theirs[name]).all() for name in ours)
+
+
+def test_an_unknown_executor_is_named_with_the_nearest() -> None:
+    registry = load_registry(extra={"pool": pool})
+    with pytest.raises(UsageError, match=r"unknown executor 'inlin'.*inline"):
+        executor_called("inlin", registry, Inline(registry, "cpu").device)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("cls", "problem"),
+    [
+        (object, "no class derived from benchbd.Executor"),
+        (type("Idle", (Executor,), {"name": "idle"}), "no class derived from benchbd.Executor with a submit"),
+        (type("Loud", (pool.Pool,), {"name": "LOUD"}), "is not made of lower-case letters"),
+        (type("Own", (pool.Pool,), {"name": "inline"}), "'inline' is already the name of one"),
+    ],
+)
+def test_what_is_no_executor_is_a_problem_of_its_plugin(cls: type, problem: str) -> None:
+    assert problem in load_registry(extra={"odd": offering(benchbd_executors=[cls])}).problems[0]
