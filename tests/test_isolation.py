@@ -9,6 +9,7 @@ import math
 import os
 import random
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -297,3 +298,20 @@ def test_a_class_of_a_stranger_is_asked_in_isolation() -> None:
     for module in (__name__, "benchbd_plugins.knn", "benchbd.none", "benchbdx"):
         stranger = type("Stranger", (), {"__module__": module})
         assert not isinstance(asking("stranger", stranger), nullcontext)
+
+
+@pytest.mark.fixed_draw("nothing is drawn that it looks at")
+def test_the_first_optimizer_of_a_process_is_no_change() -> None:
+    """torch wraps ``step`` in the class of the first optimizer, which AdamW inherits: nobody replaced anything."""
+    code = """
+import logging, torch
+from torch import nn
+from benchbd.base.isolation import isolated
+logging.basicConfig()
+with isolated("somebody"):
+    torch.optim.AdamW(nn.Linear(1, 1).parameters())
+with isolated("somebody"):
+    torch.optim.AdamW.step = torch.optim.SGD.step
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.count("somebody left torch.optim.adamw.AdamW.step changed") == 1

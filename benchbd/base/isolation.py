@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import random
 import sys
+from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -175,11 +176,14 @@ def _equal(now: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
 
 
 def _differing(space: Namespace, before: Mapping[str, Any]) -> list[str]:
-    now = vars(space)
+    now, inherited = vars(space), ChainMap(*(dict(vars(base)) for base in getattr(space, "__mro__", ())[1:]))
     names = [name for name, value in before.items() if now.get(name, _MISSING) is not value]
-    if isinstance(space, type):
-        names += [n for n in now.keys() - before.keys() if any(n in vars(base) for base in space.__mro__[1:])]
-    return [n for n in names if _watched(space, n) and not _wrapped_by_torch(before.get(n), now.get(n))]
+    names += [name for name in now.keys() - before.keys() if name in inherited]
+    return [
+        name
+        for name in names
+        if _watched(space, name) and not _wrapped_by_torch(before.get(name, inherited.get(name)), now.get(name))
+    ]
 
 
 def _watched(space: Namespace, name: str) -> bool:
