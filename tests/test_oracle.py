@@ -313,6 +313,21 @@ def test_the_search_finds_what_is_planted(tiny: Tiny, handovers: list[Handover])
     assert secrets.stamped(stamped) == list(range(16))
 
 
+def test_of_a_poisoned_clean_set_only_the_stamped_images_hold_the_trigger(
+    tiny: Tiny, handovers: list[Handover]
+) -> None:
+    tiny.board.write_text(BOARD.replace("clean.images = 16", "clean.images = 16\nclean.poisoned = 0.25"))
+    session = tiny.session(attacks=["badencoder"])
+    session.run()
+    secrets = Bytes(tiny, session.library)
+    (handed,) = [handed for handed in handovers if handed.kind == "defend"]
+    assert secrets.found_in(handed) == ["a stamped image in images"]
+    assert len(secrets.stamped(handed.tensors["images"])) == 4
+    (knowledge,) = {id(h[-1]): h[-1] for h in HANDED if isinstance(h[-1], DefenderKnowledge)}.values()
+    assert isinstance(knowledge, DefenderKnowledge)
+    assert len(secrets.stamped(knowledge.images.pixels)) == 4
+
+
 class Keeper(Mitigation):
     """Keeps the first encoder that it ever saw, and gives that one back."""
 
