@@ -29,7 +29,7 @@ from .boards import TINY, Tiny, offering
 class Clean(NoAttack):
     """A floor of another name."""
 
-    name = "clean"
+    name = "untouched"
 
 
 class Nothing(NoDefense):
@@ -45,7 +45,7 @@ class Fresh(Scratch):
 
 
 OTHERS = offering(benchbd_attacks=[Clean], benchbd_defenses=[Nothing, Fresh])
-BOARD = TINY.replace('"none", "badencoder"', '"clean", "badencoder"').replace(
+BOARD = TINY.replace('"none", "badencoder"', '"untouched", "badencoder"').replace(
     '"none", "scratch", "ft"', '"nothing", "fresh", "ft"'
 )
 
@@ -96,21 +96,21 @@ def test_floors_and_scratch_have_any_name(tmp_path: Path) -> None:
     cells = tiny.plan(defenses=("ft",), attacks=("badencoder",), only=False).cells
     beside = [(cell.attack, cell.defense, cell.context) for cell in cells]
     assert beside == [
-        ("clean", "nothing", True),
+        ("untouched", "nothing", True),
         ("badencoder", "nothing", True),
         ("badencoder", "fresh", True),
         ("badencoder", "ft", False),
     ]
     records = tiny.run()
     roles = {(record.attack, record.defense): (record.attack_role, record.defense_role) for record in records}
-    assert roles["clean", "nothing"] == (Role.FLOOR, Role.FLOOR)
+    assert roles["untouched", "nothing"] == (Role.FLOOR, Role.FLOOR)
     assert roles["badencoder", "fresh"] == (Role.METHOD, Role.SCRATCH)
     assert read_records(tiny.store / "records" / "tiny") == sorted(records, key=lambda record: record.name)
     rows = summarise(records, BY_NAME, off_board=False)
-    assert [(row.attack, row.defense) for row in rows][:2] == [("clean", "nothing"), ("clean", "fresh")]
+    assert [(row.attack, row.defense) for row in rows][:2] == [("untouched", "nothing"), ("untouched", "fresh")]
     assert rows[0].of_floor
     assert all(row.acc_to_scratch.mean is not None for row in rows)
-    assert "attack clean under defense nothing is the clean encoder" in write(document(records), "markdown")
+    assert "attack untouched under defense nothing is the clean encoder" in write(document(records), "markdown")
 
 
 def test_a_plan_without_a_floor_is_one_line(tmp_path: Path) -> None:
