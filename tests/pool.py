@@ -38,6 +38,9 @@ class Pool(Executor):
 
         def done(future: Future[bytes | Failure]) -> None:
             self._under_way -= 1
+            if error := future.exception():  # a worker died
+                given.set_exception(error)
+                return
             result = future.result()
             given.set_result(result if isinstance(result, Failure) else Product.from_bytes(result))
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 
-from benchbd import Executor, UsageError
+from benchbd import Executor, Failure, Handover, Product, UsageError
 from benchbd.api import Session
+from benchbd.contract.context import Reporter
 from benchbd.contract.registry import load_registry
 from benchbd.engine.executors import Inline, executor_called
 from benchbd.planning.selection import Selection
@@ -48,6 +50,34 @@ def test_a_pool_of_processes_gives_the_bits_of_this_process(tmp_path: Path, monk
             if kind in ("pretrain", "attack", "defend"):
                 ours, theirs = (weights(tiny.blob(key, "encoder.safetensors")) for tiny in (here, there))
                 assert all((ours[name] == theirs[name]).all() for name in ours)
+
+
+class Dead(Executor):
+    """Its workers die."""
+
+    name = "dead"
+
+    def submit(self, handed: Handover, report: Reporter) -> Future[Product | Failure]:
+        future: Future[Product | Failure] = Future()
+        future.set_exception(RuntimeError("a worker died"))
+        return future
+
+
+def test_a_worker_that_dies_fails_its_stage(tmp_path: Path) -> None:
+    registry = load_registry(extra={"dead": offering(benchbd_executors=[Dead])})
+    tiny = Tiny(tmp_path, registry)
+    session = Session.open(
+        tiny.board,
+        Selection(only=True),
+        data_root=tiny.data,
+        store=tiny.store,
+        device="cpu",
+        registry=registry,
+        executor="dead",
+    )
+    records = session.run()
+    assert {record.status for record in records} == {"failed"}
+    assert records[0].reason.startswith("pretrain simclr: RuntimeError: a worker died")
 
 
 def test_an_unknown_executor_is_named_with_the_nearest() -> None:

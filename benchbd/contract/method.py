@@ -110,6 +110,12 @@ def ask(method: Method, what: str, work: Callable[..., Any], *arguments: object)
         return asked(what, work, *arguments)
 
 
+def version_of(cls: type[Method]) -> str:
+    """What ``cls.effective_version()`` says, in isolation; it was found to be a line when the class was registered."""
+    with asking(f"{cls.axis} {cls.name}", cls):
+        return cls.effective_version()
+
+
 def identity_of(method: Method) -> dict[str, Any]:
     """What ``method.identity()`` says, as JSON. PluginError where it raises, says no JSON, says something else when
     asked again, or leaves out what every method's identity holds."""

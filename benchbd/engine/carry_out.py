@@ -13,11 +13,11 @@ from typing import Literal
 import torch
 
 from benchbd.base.errors import BenchbdError, NotApplicable, PluginError, StoreError, is_interrupt, named, says
-from benchbd.base.isolation import asking, seeded
+from benchbd.base.isolation import seeded
 from benchbd.contract.context import Reporter, collecting, reporting
 from benchbd.contract.handover import Call, Failure, Handover, Product
 from benchbd.contract.meter import ForwardMeter, precision
-from benchbd.contract.method import Method, build
+from benchbd.contract.method import Method, build, version_of
 from benchbd.contract.registry import Registry, load_registry
 from benchbd.engine.provenance import peak_memory
 from benchbd.stages.kinds import KINDS
@@ -64,9 +64,7 @@ def _installed() -> Registry:
 def built(call: Call, registry: Registry) -> Method:
     """The method of a call. PluginError if another version of it is installed than the stage was planned with."""
     cls = registry.get(call.axis, call.name)
-    with asking(f"{call.axis} {call.name}", cls):
-        version = cls.effective_version()
-    if version != call.version:
+    if (version := version_of(cls)) != call.version:
         raise PluginError(f"{call.axis} {call.name}: version {version} is installed here, not {call.version}")
     return build(cls, call.options, call.name)
 

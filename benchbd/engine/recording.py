@@ -10,6 +10,7 @@ import torch
 
 from benchbd.base.content import without_paths
 from benchbd.base.errors import BenchbdError
+from benchbd.contract.evaluator import Predictions
 from benchbd.data.library import DataLibrary
 from benchbd.engine.observers import Observers
 from benchbd.engine.outcomes import Outcomes, StageFailed
@@ -40,14 +41,19 @@ class Recorder:
         self.board, self.library, self.store, self.device = board, library, store, device
         self.results, self.observers, self.author = results, observers, author
 
-    def _counts(self, stage: Stage, target: int) -> Counts:
-        """The counts behind the metrics of an evaluate stage, or StageFailed."""
+    def _predicted(self, stage: Stage) -> Predictions:
+        """What an evaluate stage predicted, or StageFailed."""
         if stage.key in self.results.failures:
             raise self.results.failures[stage.key]
+        return read_predictions(self.results.artifact(stage))
+
+    def _counts(self, stage: Stage, target: int, predicted: Predictions | None = None) -> Counts:
+        """The counts behind the metrics of an evaluate stage, or StageFailed. predicted: if they were read already."""
+        predicted = predicted or self._predicted(stage)
         ref = stage.data["test"]
         test = self.library.load(ref.name, ref.split, ref.size)
         assert test.labels is not None
-        return count(read_predictions(self.results.artifacts[stage.key]), test.labels, target)
+        return count(predicted, test.labels, target)
 
     def record(self, cell: Cell) -> Record:
         values: dict[str, Any] = {}
@@ -59,8 +65,8 @@ class Recorder:
             values |= {"baseline": baseline(floor), "baseline_counts": floor}
             published = self._counts(cell.undefended, cell.task.label)
             values["undefended"] = undefended = metrics(published)
-            own = self._counts(cell.evaluate, cell.task.label)
-            predicted = read_predictions(self.results.artifact(cell.evaluate))
+            predicted = self._predicted(cell.evaluate)
+            own = self._counts(cell.evaluate, cell.task.label, predicted)
             packed = pack(predicted.clean.numpy(), predicted.triggered.numpy())
             values |= {"metrics": metrics(own), "counts": own, "predictions": hashlib.sha256(packed).hexdigest()}
             gain = Gain(counts=published, baseline_counts=floor).points  # from counts: exact at the gate

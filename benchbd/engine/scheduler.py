@@ -190,7 +190,7 @@ class Scheduler:
 
     def _finish(self, submitted: _Submitted) -> None:
         """Commit what came back. If several stages failed together, hand them over one by one."""
-        stages, result = submitted.stages, submitted.future.result()
+        stages, result = submitted.stages, _result_of(submitted.future)
         failure = self._commit(stages, result) if isinstance(result, Product) else result
         if failure is not None and len(stages) > 1:
             for stage in stages:
@@ -250,6 +250,16 @@ class Scheduler:
 
     def _tell_finished(self, stage: Stage, status: str, seconds: float = 0.0, message: str = "") -> None:
         self.observers.tell("benchbd_stage_finished", stage=stage, status=status, seconds=seconds, message=message)
+
+
+def _result_of(future: Future[Product | Failure]) -> Product | Failure:
+    """What an executor gives; what its future raises, because a worker died, is a failure of the stage."""
+    try:
+        return future.result()
+    except BaseException as error:
+        if is_interrupt(error):
+            raise
+        return failure_of(error)
 
 
 def kept_blobs(product: Product) -> Blobs:

@@ -17,7 +17,7 @@ from benchbd.contract.images import ImageSet
 from benchbd.contract.meter import unmetered
 from benchbd.contract.rebuild import rebuild
 from benchbd.stages.base import ENCODER, Outcome, Stage
-from benchbd.stages.inputs import Inputs, draw_rows
+from benchbd.stages.inputs import Inputs, draw_rows, unlabeled
 
 SAMPLE, COMPARED = 256, 32  # images that a new encoder is checked on, and that it is compared with its twin on
 ALIKE = 1e-2  # by how much the features of an encoder and of its rebuilt twin may differ, relative to their norm
@@ -52,7 +52,7 @@ def _sample(stage: Stage, inputs: Inputs) -> ImageSet:
     """Images of the pool; for a defense some of its clean ones, if it has any."""
     pool, drawn = inputs.images(stage.data["pool"]), stage.params.get("clean")
     rows = torch.arange(len(pool)) if drawn is None else draw_rows(len(pool), drawn)
-    return pool.subset(rows[:SAMPLE]).unlabeled().to(inputs.device)
+    return unlabeled(pool.subset(rows[:SAMPLE])).to(inputs.device)
 
 
 def check_alike(encoder: Encoder, plain: Encoder, pixels: Tensor, who: str) -> None:
@@ -77,7 +77,7 @@ def check_features(encoder: Encoder, images: ImageSet) -> None:
     to nobody.
     """
     with unmetered():
-        features = encoder.extract(images.pixels[:256])
+        features = encoder.extract(images.pixels[:SAMPLE])
     length = float(features.norm(dim=1).median())
     if 0 < length < SHORTEST:
         raise Diverged(f"the features vanished: their median length is {length:.1e}, below {SHORTEST:g}")

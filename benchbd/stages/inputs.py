@@ -12,7 +12,7 @@ from torch import Tensor
 from benchbd.base.errors import PluginError
 from benchbd.contract.handover import Call, Handover
 from benchbd.contract.images import ImageSet
-from benchbd.contract.method import Method, identity_of
+from benchbd.contract.method import Method, version_of
 from benchbd.contract.trigger import Trigger
 from benchbd.data.library import DataLibrary
 from benchbd.stages.artifact import Artifact
@@ -66,7 +66,7 @@ def handover(
 
 
 def call_of(method: Method) -> Call:
-    return Call(method.axis, method.name, identity_of(method)["version"], method.model_dump(mode="json"))
+    return Call(method.axis, method.name, version_of(type(method)), method.model_dump(mode="json"))
 
 
 def draw_rows(pool: int, drawn: Mapping[str, int]) -> Tensor:
