@@ -64,6 +64,30 @@ epochs = 1
 """
 
 
+FIVE_STEPS = """
+[budget]
+steps = 5
+batch = 8
+
+[options.simclr]
+arch = "{arch}"
+steps = 5
+batch = 8
+
+[options.badencoder]
+steps = 5
+batch = 8
+ref_draws = 2
+
+[options.mimic]
+mi_epochs = 1
+mi_pool = 2
+
+[options.mlp]
+epochs = 1
+"""
+
+
 class Tiny:
     """A data root with sets ``pool`` and ``task``, a board, and a store, under one folder."""
 

@@ -30,7 +30,7 @@ from benchbd.contract.pretraining import flaw_of_architecture
 from benchbd.contract.rebuild import rebuild
 from benchbd.contract.registry import Registry, load_registry
 
-from .boards import completed, offering
+from .boards import FIVE_STEPS, completed, offering
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
@@ -282,29 +282,9 @@ defenses = {defenses}
 evaluators = ["mlp"]
 seeds = [1]
 rows = [{{ pretrain = "few-shapes", tasks = ["few-shapes:3"] }}]
-clean_images = 16
+clean.images = 16
 image_size = {size}
 
-[budget]
-steps = 5
-batch = 8
-
-[options.simclr]
-arch = "{arch}"
-steps = 5
-batch = 8
-
-[options.badencoder]
-steps = 5
-batch = 8
-ref_draws = 2
-
-[options.mimic]
-mi_epochs = 1
-mi_pool = 2
-
-[options.mlp]
-epochs = 1
 """
 
 
@@ -322,7 +302,7 @@ def through_a_board(
     folder: Path, arch: str, size: int, *, defenses: Sequence[str] = DEFENSES, **extra: object
 ) -> dict[str, tuple[str, str]]:
     """Status and reason of every cell of BADENCODER, by defense; five steps a stage."""
-    (folder / "five.toml").write_text(BOARD.format(arch=arch, size=size, defenses=list(defenses)))
+    (folder / "five.toml").write_text((BOARD + FIVE_STEPS).format(arch=arch, size=size, defenses=list(defenses)))
     registry = load_registry(extra={"few": offering(benchbd_datasets=[FewShapes]), **extra})
     session = Session.open(
         folder / "five.toml", data_root=folder / "data", store=folder / "store", device="cpu", registry=registry

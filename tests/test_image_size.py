@@ -14,7 +14,7 @@ from benchbd.contract.dataset import Dataset
 from benchbd.contract.registry import Registry, load_registry
 from benchbd.planning.cases import Plan
 
-from .boards import Tiny, completed, offering
+from .boards import FIVE_STEPS, Tiny, completed, offering
 from .footprint import STATUS
 
 BOARD = """
@@ -27,22 +27,6 @@ image_size = {size}
 [trigger]
 size = {trigger}
 
-[budget]
-steps = 5
-batch = 8
-
-[options.simclr]
-arch = "w16"
-steps = 5
-batch = 8
-
-[options.badencoder]
-steps = 5
-batch = 8
-ref_draws = 2
-
-[options.mlp]
-epochs = 1
 """
 
 
@@ -58,7 +42,7 @@ def registry() -> Registry:
 
 
 def board(size: int, pool: str = "few", task: str = "few") -> str:
-    return BOARD.format(size=size, trigger=10 * size // 32, pool=pool, task=task)
+    return (BOARD + FIVE_STEPS).format(arch="w16", size=size, trigger=10 * size // 32, pool=pool, task=task)
 
 
 def planned(folder: Path, registry: Registry, size: int) -> Plan:

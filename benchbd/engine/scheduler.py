@@ -165,6 +165,8 @@ class Scheduler:
         started = time.perf_counter()
         report = partial(self._report, stages[0])
         try:
+            for stage in stages:
+                stage.check_unchanged()
             future = self.executor.submit(KINDS[stages[0].kind].hand_over(stages, self.inputs), report)
         except BaseException as error:
             if is_interrupt(error):

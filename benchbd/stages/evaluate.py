@@ -58,9 +58,7 @@ def alike(stage: Stage, inputs: Inputs) -> Hashable | None:
 
 def hand_over(stages: Sequence[Stage], inputs: Inputs) -> Handover:
     """One handover for all: they share the images, and those with one trigger and seed the triggered ones too."""
-    first, *others = stages
-    for stage in others:  # ``handover`` checks the first
-        stage.check_unchanged()
+    first = stages[0]
     train, test = inputs.images(first.data["train"]), inputs.images(first.data["test"]).pixels
     assert train.labels is not None
     triggered: dict[tuple[str, int], str] = {}

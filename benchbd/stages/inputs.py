@@ -47,11 +47,7 @@ def handover(
     tensors: Mapping[str, Tensor] | None = None,
     encoders: Mapping[str, bytes] | None = None,
 ) -> Handover:
-    """The handover of a stage that is still what it was when it was planned. PluginError if it is not.
-
-    others: methods that the work may call, by role.
-    """
-    stage.check_unchanged()
+    """The handover of a stage. others: methods that the work may call, by role."""
     own = {"own": stage.method} if isinstance(stage.method, Method) else {}
     return Handover(
         kind=stage.kind,
