@@ -43,7 +43,8 @@ def make_record(
     }
     known = {"identity": stages, "key": digest(stages["evaluate"]), **known}
     known = {"counts": counts_of(metrics), "baseline_counts": counts_of(baseline), **known}
-    known.setdefault("undefended", _metrics(metrics if defense == "none" else baseline if attack == "none" else TAKEN))
+    own = (metrics, known["counts"]) if defense == "none" else (baseline if attack == "none" else TAKEN, None)
+    known.setdefault("undefended", _metrics(*own))
     if forwards is not None and seconds is not None:
         known["cost"] = {"defend": Cost(seconds=seconds, cpu_seconds=2 * seconds, image_forwards=forwards)}
     packed = predictions_of(known["counts"], known["target"])
@@ -66,10 +67,10 @@ def role_of(name: str) -> Role:
 
 
 def _metrics(values: tuple[float, float, float] | None, counts: Counts | None = None) -> Metrics | None:
-    """counts: those that RA is of, else those that give the other values."""
-    return values and Metrics(
-        **dict(zip(Metrics.model_fields, (*values, _ra(counts or counts_of(values))), strict=False))
-    )
+    """counts: those that RA and certified accuracy are of, else those that give the other values."""
+    counts = counts or counts_of(values)
+    certified = 100 * counts.certified / counts.total if counts and counts.certified is not None else None
+    return values and Metrics(**dict(zip(Metrics.model_fields, (*values, _ra(counts), certified), strict=True)))
 
 
 def _ra(counts: Counts | None) -> float | None:
@@ -82,8 +83,9 @@ def predictions_of(counts: Counts | None, target: int) -> bytes | None:
     """The file of predictions of so many images and hits."""
     if counts is None:
         return None
-    clean = np.full(counts.total, target + 1)
-    return pack(clean, np.where(np.arange(counts.total) < counts.hits, target, target + 1))
+    clean, place = np.full(counts.total, target + 1), np.arange(counts.total)
+    certified = None if counts.certified is None else place < counts.certified
+    return pack(clean, np.where(place < counts.hits, target, target + 1), certified)
 
 
 def counts_of(percent: tuple[float, float, float] | None) -> Counts | None:

@@ -367,6 +367,9 @@ ZEROS = torch.zeros(24, dtype=torch.int64)
         (Predictions(ZEROS.float(), ZEROS), r"as int64 \(24,\), not torch.float32 \(24,\)$"),
         (Predictions(ZEROS, ZEROS[1:]), r"must give triggered predictions as int64 \(24,\), not torch.int64 \(23,\)$"),
         (Predictions(ZEROS, ZEROS + 3), "must give triggered predictions from 0 to 2, the classes$"),
+        (Predictions(ZEROS, ZEROS, True), "must give certified predictions as a tensor, not bool$"),  # type: ignore[arg-type]
+        (Predictions(ZEROS, ZEROS, ZEROS), r"give certified predictions as bool \(24,\), not torch.int64 \(24,\)$"),
+        (Predictions(ZEROS, ZEROS, ZEROS[1:] == 0), r"predictions as bool \(24,\), not torch.bool \(23,\)$"),
     ],
 )
 def test_predictions_are_classes(monkeypatch: pytest.MonkeyPatch, given: Predictions, message: str) -> None:

@@ -25,7 +25,7 @@ from benchbd.report.rows import BY_NAME, Order
 from benchbd.report.writers.columns import WIDTH
 from benchbd.report.writers.forms import FORMATS, write
 
-from .records_factory import MACHINE, digest, make_record, paper_like
+from .records_factory import MACHINE, TAKEN, counts_of, digest, make_record, paper_like
 
 ORDER = Order(
     attacks=["none", "badencoder"],
@@ -93,6 +93,21 @@ def test_ra_has_columns_where_records_count_it() -> None:
     old = [record for record in read_records(boards_folder() / "cifar10-small" / "records") if record.seed == 1]
     assert not {"ra", "ra_half", "ra_b", "ra_b_half"} & json.loads(render(old, "json"))["rows"][0].keys()
     assert "ra" not in render(old, "csv").splitlines()[0].split(",")
+
+
+def test_certified_accuracy_has_a_column_where_a_row_has_it() -> None:
+    counts = [counts_of(TAKEN).model_copy(update={"certified": certified}) for certified in (2_000, 4_000)]
+    sure = {"defense": "ft", "undefended": make_record().metrics}
+    records = [make_record(), *(make_record(seed=seed, counts=each, **sure) for seed, each in enumerate(counts))]
+    row = only(frame_of_rows(records), defense="ft")
+    assert row.certified == 15.0  # of 10 and 20
+    text = render(records, "text")
+    assert "cert." in text.splitlines()[2]
+    assert "Certified: percent of test images" in render(records, "markdown")
+    ft, none = sorted(csv.DictReader(io.StringIO(render(records, "csv"))), key=lambda line: line["defense"])
+    assert (ft["certified"], none["certified"]) == ("15.0", "")
+    assert [row["certified"] for row in json.loads(render(records, "json"))["rows"]] == [None, 15.0]
+    assert not any("ertified" in render([make_record()], form) for form in ("text", "markdown", "csv", "json", "latex"))
 
 
 def test_means_intervals_and_differences_by_hand() -> None:

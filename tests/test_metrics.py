@@ -32,6 +32,15 @@ def test_counts_and_percentages_by_hand() -> None:
     assert baseline(counts) == Baseline(ca=75.0, asr_b=75.0, asr_b_nontarget=83.3333, ra_b=16.6667)
 
 
+def test_certified_are_those_that_are_right_too() -> None:
+    predictions = of([0, 1, 1, 1, 2, 0, 2, 0], [1] * 8)  # right but for the second and the sixth
+    certain = torch.tensor([True, True, False, True, True, False, False, False])
+    counts = count(Predictions(predictions.clean, predictions.triggered, certain), LABELS, target=1)
+    assert (counts.correct, counts.certified) == (6, 3)
+    assert metrics(counts).certified == 37.5
+    assert metrics(count(predictions, LABELS, target=1)).certified is None
+
+
 def test_a_constant_classifier_has_full_asr_under_both_definitions() -> None:
     result = metrics(count(of([2] * 8, [2] * 8), LABELS, target=2))
     assert (result.acc, result.asr, result.asr_nontarget) == (37.5, 100.0, 100.0)

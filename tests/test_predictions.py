@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +15,17 @@ import pytest
 import torch
 from safetensors.numpy import save
 
-from benchbd import Predictions
+from benchbd import Evaluator, Predictions, Probe
 from benchbd.base.errors import DataError
-from benchbd.contract.registry import Registry
+from benchbd.contract.registry import Registry, load_registry
 from benchbd.records.counts import count
 from benchbd.records.files import read_records, write_records
 from benchbd.records.predictions import pack, path_of, unpack
 from benchbd.report.leaderboard import build
+from benchbd.testing import check_method
 
-from .boards import Tiny
-from .records_factory import make_record
+from .boards import TINY, Tiny, offering
+from .records_factory import TAKEN, counts_of, make_record
 
 
 @pytest.mark.parametrize(("largest", "size"), [(9, 2), (32_767, 2), (32_768, 8)])
@@ -31,9 +35,16 @@ def test_predictions_come_back_from_few_bytes(largest: int, size: int) -> None:
     assert content == pack(clean.copy(), triggered.astype(np.int32))
     header = int.from_bytes(content[:8], "little")
     assert len(content) == 8 + header + 2 * 5 * size
-    for own, back in zip((clean, triggered), unpack(content), strict=True):
+    *classes, certified = unpack(content)
+    assert certified is None
+    for own, back in zip((clean, triggered), classes, strict=True):
         assert back.dtype == np.int64
         assert own.tolist() == back.tolist()
+    certain = np.array([True, False, True, True, False])
+    *classes, certified = unpack(pack(clean, triggered, certain))
+    assert [each.tolist() for each in classes] == [clean.tolist(), triggered.tolist()]
+    assert certified is not None
+    assert (certified.dtype, certified.tolist()) == (np.bool_, certain.tolist())
 
 
 @pytest.mark.parametrize(
@@ -44,6 +55,10 @@ def test_predictions_come_back_from_few_bytes(largest: int, size: int) -> None:
         (save({"clean": np.arange(3)}), "holds clean, not clean and triggered"),
         (save({"clean": np.arange(3), "triggered": np.arange(4)}), r"triggered is int64 \(4,\), not int16 or int64"),
         (save({"clean": np.arange(3.0), "triggered": np.arange(3)}), r"clean is float64 \(3,\)"),
+        (
+            save({"clean": np.arange(3), "triggered": np.arange(3), "certified": np.arange(3)}),
+            r"certified is int64 \(3,\), not bool \(N,\)",
+        ),
         (save({"clean": np.array(3), "triggered": np.array(4)}), r"is int64 \(\), not int16"),
     ],
 )
@@ -60,8 +75,10 @@ def test_counts_follow_from_the_predictions_of_a_run(tmp_path: Path, registry: R
     assert labels is not None
     for record in read_records(tiny.store / "records" / "tiny"):
         assert record.packed is not None
-        clean, triggered = map(torch.from_numpy, unpack(record.packed))
-        assert count(Predictions(clean, triggered), labels, record.target) == record.counts
+        clean, triggered, certified = unpack(record.packed)
+        assert certified is None
+        predictions = Predictions(torch.from_numpy(clean), torch.from_numpy(triggered))
+        assert count(predictions, labels, record.target) == record.counts
         assert record.counts.correct_triggered is not None
         assert record.metrics is not None
         assert record.metrics.ra == pytest.approx(
@@ -69,6 +86,46 @@ def test_counts_follow_from_the_predictions_of_a_run(tmp_path: Path, registry: R
         )
         assert record.baseline is not None
         assert record.baseline.ra_b is not None
+
+
+class Sure(Evaluator):
+    """Calls every image class 1, the target, and certifies every second one. The test images' classes are 0, 1, 2, 0,
+    1, 2, ...: ten of thirty are right, and five of these are certified."""
+
+    name = "sure"
+    paper = "test"
+    version = "1"
+
+    def evaluate(self, probe: Probe) -> Predictions:
+        ones = torch.ones(len(probe.test), dtype=torch.int64)
+        return Predictions(ones, ones, torch.arange(len(ones)) % 2 == 0)
+
+
+def test_an_evaluator_that_certifies(tmp_path: Path) -> None:
+    check_method(Sure)
+    board = f'evaluators = ["sure", "mlp"]\n{TINY}'
+    tiny = Tiny(tmp_path, load_registry(extra={"sure": offering(benchbd_evaluators=[Sure])}), board)
+    tiny.run(defenses=("none",))
+    records = read_records(tiny.store / "records" / "tiny")
+    for record in records:
+        assert record.counts is not None
+        assert record.metrics is not None
+        assert record.packed is not None
+        if record.evaluator == "mlp":
+            assert (record.counts.certified, record.metrics.certified, unpack(record.packed)[2]) == (None, None, None)
+            continue
+        assert (record.counts.total, record.counts.correct, record.counts.certified) == (30, 10, 5)
+        assert record.metrics.certified == 16.6667
+        assert record.baseline_counts is not None
+        assert record.baseline_counts.certified == 5
+    files = build("tiny", records, tmp_path / "out")
+    told = {(line["evaluator"], line["certified"]) for line in csv.DictReader(io.StringIO(files["board.csv"]))}
+    assert told == {("sure", "16.6667"), ("mlp", "")}
+    assert {row["certified"] for row in json.loads(files["board.json"])["rows"]} == {16.6667, None}
+    assert re.search(r"\| ASR non-target +\| Certified +\|", files["README.md"])
+    assert "Certified accuracy. " in files["board.tex"]
+    without = build("tiny", [record for record in records if record.evaluator == "mlp"])
+    assert not any("ertified" in text for text in without.values())
 
 
 def fake(content: bytes) -> dict[str, Any]:
@@ -94,6 +151,34 @@ def test_a_file_that_is_not_that_of_the_record_is_refused(tmp_path: Path) -> Non
             path_of(path).write_bytes(content)
         path.write_text(json.dumps(json.loads(text) | fields))
         with pytest.raises(DataError, match=wrong):
+            read_records(tmp_path)
+
+
+def test_what_is_certified_follows_from_the_predictions(tmp_path: Path) -> None:
+    counts = counts_of(TAKEN).model_copy(update={"certified": 4_000})  # of 20,000 images, 16,000 correct: 80 %
+    record = make_record(counts=counts)
+    (path,) = write_records([record], tmp_path)
+    (read,) = read_records(tmp_path)
+    assert read.metrics is not None
+    assert (read, read.metrics.certified) == (record, 20.0)
+    clean, hits = (np.full(20_000, 13), np.where(np.arange(20_000) < 19_800, 12, 13))
+    text = path.read_text()
+    for sure, wrong in (
+        (3_999, "certified: 4000, but the predictions, of which 3999 are certified and 16000 correct, give 0 to"),
+        (9_000, "certified: 4000, but the predictions, of which 9000 are certified and 16000 correct, give 5000"),
+        (None, "predictions: nothing is certified, but the counts say what is"),
+    ):
+        content = pack(clean, hits, None if sure is None else np.arange(20_000) < sure)
+        path_of(path).write_bytes(content)
+        path.write_text(json.dumps(json.loads(text) | fake(content)))
+        with pytest.raises(DataError, match=wrong):
+            read_records(tmp_path)
+    for part in ("counts", "metrics"):
+        changed = json.loads(text)
+        changed[part]["certified"] = None
+        path_of(path).write_bytes(record.packed or b"")
+        path.write_text(json.dumps(changed))
+        with pytest.raises(DataError, match="certified: "):
             read_records(tmp_path)
 
 

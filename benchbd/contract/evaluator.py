@@ -49,10 +49,15 @@ class Probe:
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """Predicted classes, int64 (N,), of the test images without and with the trigger."""
+    """Predicted classes, int64 (N,), of the test images without and with the trigger.
+
+    certified: bool (N,), of the image without the trigger: whether it is certain that no patch of the size that the
+        evaluator declares, wherever it lies, changes the prediction. None if the evaluator certifies nothing.
+    """
 
     clean: Tensor
     triggered: Tensor
+    certified: Tensor | None = None
 
 
 class Evaluator(Method):

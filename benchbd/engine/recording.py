@@ -67,7 +67,8 @@ class Recorder:
             values["undefended"] = undefended = metrics(published)
             predicted = self._predicted(cell.evaluate)
             own = self._counts(cell.evaluate, cell.task.label, predicted)
-            packed = pack(predicted.clean.numpy(), predicted.triggered.numpy())
+            certified = None if predicted.certified is None else predicted.certified.numpy()
+            packed = pack(predicted.clean.numpy(), predicted.triggered.numpy(), certified)
             values |= {"metrics": metrics(own), "counts": own, "predictions": hashlib.sha256(packed).hexdigest()}
             gain = Gain(counts=published, baseline_counts=floor).points  # from counts: exact at the gate
             if cell.gated and gain < GATE:

@@ -21,17 +21,19 @@ def count(predictions: Predictions, labels: Tensor, target: int) -> Counts:
     DataError where every image is of the target class.
     """
     labels, triggered = labels.cpu(), predictions.triggered.cpu()
+    correct, certified = predictions.clean.cpu() == labels, predictions.certified
     hit = triggered == target
     other = labels != target
     if not other.any():
         raise DataError(f"no test image is of another class than the target {target}: its ASR would mean nothing")
     return Counts(
         total=len(labels),
-        correct=int((predictions.clean.cpu() == labels).sum()),
+        correct=int(correct.sum()),
         hits=int(hit.sum()),
         nontarget=int(other.sum()),
         hits_nontarget=int((hit & other).sum()),
         correct_triggered=int(((triggered == labels) & other).sum()),
+        certified=None if certified is None else int((certified.cpu() & correct).sum()),
     )
 
 

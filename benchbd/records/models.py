@@ -49,8 +49,8 @@ class Counts(_Part):
     hits: triggered test images classified as the target, all of them counted.
     nontarget, hits_nontarget: the same without the images whose true class is the target.
     correct_triggered: those of nontarget that are classified correctly with the trigger. None in schema 1.
-    certified: images classified correctly without the trigger, with a certificate that no trigger changes that. None if
-        the evaluator certifies nothing.
+    certified: those of correct whose prediction is certified against any patch of the size that the evaluator declares.
+        None if the evaluator certifies nothing.
     """
 
     total: int
@@ -64,7 +64,7 @@ class Counts(_Part):
 
 class Metrics(_Part):
     """Percentages. asr counts every triggered test image (the papers' definition); asr_nontarget and ra leave out the
-    images of the target class. ra: robust accuracy, of images with the trigger. certified: of images without it."""
+    images of the target class. ra: robust accuracy, of images with the trigger. certified: certified accuracy."""
 
     acc: float
     asr: float

@@ -12,6 +12,8 @@ from safetensors.numpy import load, save
 
 NAMES = ("clean", "triggered")
 
+CERTIFIED = "certified"
+
 _LARGEST = np.iinfo(np.int16).max
 
 
@@ -20,26 +22,31 @@ def path_of(record: Path) -> Path:
     return record.with_name(f"{record.name.removesuffix('.json')}.safetensors")
 
 
-def pack(clean: NDArray[Any], triggered: NDArray[Any]) -> bytes:
+def pack(clean: NDArray[Any], triggered: NDArray[Any], certified: NDArray[Any] | None = None) -> bytes:
     """safetensors of the classes predicted for test images, without and with the trigger, both (N,).
 
-    int16 if that holds every class, else int64. Equal predictions give equal bytes.
+    certified: bool (N,), of those without it; None leaves it out. Classes are int16 if that holds every one, else
+    int64. Equal predictions give equal bytes.
     """
     arrays = dict(zip(NAMES, (clean, triggered), strict=True))
     small = all(array.max(initial=0) <= _LARGEST for array in arrays.values())
-    return save({name: np.ascontiguousarray(array, np.int16 if small else np.int64) for name, array in arrays.items()})
+    packed = {name: np.ascontiguousarray(array, np.int16 if small else np.int64) for name, array in arrays.items()}
+    return save(packed if certified is None else {**packed, CERTIFIED: np.ascontiguousarray(certified, np.bool_)})
 
 
-def unpack(content: bytes) -> tuple[NDArray[Any], NDArray[Any]]:
-    """What ``pack`` was given, as int64. ValueError if the content is nothing of the sort."""
+def unpack(content: bytes) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None]:
+    """What ``pack`` was given, the classes as int64. ValueError if the content is nothing of the sort."""
     try:
         arrays = load(content)
     except (SafetensorError, KeyError, TypeError) as error:
         raise ValueError(f"no safetensors ({error})") from error
+    certified = arrays.pop(CERTIFIED, None)
     if sorted(arrays) != sorted(NAMES):
         raise ValueError(f"holds {', '.join(sorted(arrays)) or 'nothing'}, not {' and '.join(NAMES)}")
     clean, triggered = (arrays[name] for name in NAMES)
     for name, array in arrays.items():
         if array.dtype.kind != "i" or array.shape != (clean.size,):
             raise ValueError(f"{name} is {array.dtype} {array.shape}, not int16 or int64 (N,)")
-    return clean.astype(np.int64), triggered.astype(np.int64)
+    if certified is not None and (certified.dtype.kind != "b" or certified.shape != (clean.size,)):
+        raise ValueError(f"{CERTIFIED} is {certified.dtype} {certified.shape}, not bool (N,)")
+    return clean.astype(np.int64), triggered.astype(np.int64), certified

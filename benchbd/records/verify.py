@@ -80,7 +80,7 @@ def _predicted(record: Record) -> Iterator[str]:
         yield f"predictions: {record.predictions[:12]}, but the file beside the record has {found[:12]}"
         return
     try:
-        clean, triggered = unpack(content)
+        clean, triggered, certified = unpack(content)
     except ValueError as error:
         yield f"predictions: the file beside the record is none: {error}"
         return
@@ -88,6 +88,16 @@ def _predicted(record: Record) -> Iterator[str]:
     for field, value, told in (("total", counts.total, len(clean)), ("hits", counts.hits, hits)):
         if value != told:
             yield f"counts.{field}: {value}, but the predictions give {told}"
+    if (certified is None) != (counts.certified is None):
+        without, other = ("counts", "predictions") if certified is not None else ("predictions", "counts")
+        yield f"{without}: nothing is certified, but the {other} say what is"
+    elif certified is not None and counts.certified is not None:
+        most = min(sure := int(certified.sum()), counts.correct)
+        if not (least := max(0, sure + counts.correct - len(clean))) <= counts.certified <= most:
+            yield (
+                f"counts.certified: {counts.certified}, but the predictions, of which {sure} are certified and "
+                f"{counts.correct} correct, give {least} to {most}"
+            )
 
 
 def _of_inspection(record: DetectionRecord) -> Iterator[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -34,14 +35,14 @@ from benchbd.report.rows import (
     summarise,
     task_name,
 )
-from benchbd.report.sweeps import COLUMNS, SWEPT, sweep_tables
+from benchbd.report.sweeps import SWEPT, columns_of, sweep_tables
 from benchbd.report.writers import csv, json, latex, markdown
 from benchbd.report.writers.cells import letter, seconds
 from benchbd.report.writers.safe import paragraphs
 
 _FRAME = (
     *("attack", "defense", "pretrain", "task", "target", "target_name", "seed", "evaluator", "status", "reason"),
-    *("acc", "asr", "asr_nontarget", "ra", "ca", "asr_b", "asr_b_nontarget", "ra_b"),
+    *("acc", "asr", "asr_nontarget", "ra", "certified", "ca", "asr_b", "asr_b_nontarget", "ra_b"),
     *("seconds", "image_forwards", "on_board", "key"),
 )
 
@@ -81,8 +82,11 @@ def document(
     groups: dict[str, list[TableRow]] = {}
     for row in (row for row in rows if not row.point):
         groups.setdefault(row.heading, []).append(row)
-    tables = [Table([_values(row, shared) for row in rows], heading) for heading, rows in groups.items()]
-    swept = sweep_tables(rows, order, lambda row: _values(row, shared))
+    certified = any(row.certified.mean is not None for row in rows)
+    columns = columns_of(certified)
+    values = partial(_values, shared=shared, certified=certified)
+    tables = [Table(list(map(values, rows)), heading) for heading, rows in groups.items()]
+    swept = sweep_tables(rows, order, values)
     remarks = [f"All rows: {note}." for note in shared]
     if any(row.pretrain_pinned for row in rows):
         remarks.append("All seeds share one pre-training: the intervals leave pre-training out.")
@@ -97,11 +101,12 @@ def document(
         title=title,
         intro=f"Board {boards or '-'}; seeds {seeds or '-'}. "
         f"Floor: {floor}the clean encoder, its ACC is CA and its ASR is ASR-B.",
-        sections=[Section(COLUMNS, tables)] * bool(tables) + ([Section(SWEPT, swept)] if swept else []),
+        sections=[Section(columns, tables)] * bool(tables) + [Section((SWEPT, *columns), swept)] * bool(swept),
         empty="No records.",
         legend=[
             _PERCENT.format("" if all(len(row.seeds) != 1 for row in rows) else ". † One seed: no interval"),
             *_LEGEND,
+            *([_CERTIFIED] if certified else []),
         ],
         remarks=remarks,
         brief=_brief(rows),
@@ -122,14 +127,21 @@ _LEGEND = (
 )
 
 
-def _values(row: TableRow, shared: Collection[str]) -> list[Value]:
-    """A row's values of COLUMNS. shared: notes of all rows, which are no footnotes."""
+_CERTIFIED = (
+    "Certified: percent of test images without the trigger that are classified correctly, with a certificate that no "
+    "patch of the size that the evaluator declares changes that."
+)
+
+
+def _values(row: TableRow, shared: Collection[str], certified: bool) -> list[Value]:
+    """A row's values of ``columns_of(certified)``. shared: notes of all rows, which are no footnotes."""
     points = row.asr_nontarget_to_floor
     return [
         row.attack,
         row.defense,
         len(row.seeds),
         *(row.acc, row.asr, row.asr_nontarget),
+        *([row.certified] if certified else []),
         row.acc_to_floor.mean,
         points.mean if row.of_floor else points,  # to itself: no seed can differ
         *(row.acc_to_scratch.mean, row.asr_nontarget_to_scratch.mean),

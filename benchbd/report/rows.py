@@ -60,7 +60,7 @@ BY_NAME = Order()
 _NOTHING = Interval()
 
 
-_SINCE_2 = ("ra", "ra_b")  # figures of records since schema 2
+_SINCE_2 = ("ra", "ra_b", "certified")  # figures of records since schema 2
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,7 @@ class TableRow:
     asr_b_nontarget: Interval = _NOTHING
     ra: Interval = _NOTHING
     ra_b: Interval = _NOTHING
+    certified: Interval = _NOTHING
     acc_to_floor: Interval = _NOTHING
     asr_nontarget_to_floor: Interval = _NOTHING
     acc_to_scratch: Interval = _NOTHING
@@ -143,7 +144,7 @@ class TableRow:
 
 
 def flattened(rows: Sequence[TableRow]) -> tuple[list[str], list[dict[str, Any]]]:
-    """The names of ``flat`` and the rows by them, without RA if no record counts it, as those of schema 1."""
+    """The names of ``flat`` and the rows by them, without RA or certified accuracy if no record counts it."""
     flat = [row.flat() for row in rows]
     absent = {name for name in _SINCE_2 if all(each[name] is None for each in flat)}
     absent |= {"point"} - {name for each in flat for name in ("point",) if each[name]}
@@ -253,6 +254,7 @@ def _row(records: Sequence[Record], scratch: Mapping[tuple[object, ...], Sequenc
         asr_b_nontarget=interval(floor.asr_b_nontarget for _, floor in floored),
         ra=interval(metrics.ra for _, metrics in measured if metrics.ra is not None),
         ra_b=interval(floor.ra_b for _, floor in floored if floor.ra_b is not None),
+        certified=interval(metrics.certified for _, metrics in measured if metrics.certified is not None),
         acc_to_floor=interval(metrics.acc - floor.ca for metrics, floor in floored),
         asr_nontarget_to_floor=interval(metrics.asr_nontarget - floor.asr_b_nontarget for metrics, floor in floored),
         acc_to_scratch=interval(metrics.acc - control.acc for _, metrics, control in controls),

@@ -10,11 +10,12 @@ from benchbd.report.rows import Order, TableRow
 _COST = "Cost of the defenses"
 
 # Points: with every figure as wide as "100.00 ± 100.00", the table is as wide as the text of A4.
-COLUMNS = (
+_COLUMNS = (
     Column("Attack", "words", brief="attack", points=46),
     Column("Defense", "words", brief="defense", points=34),
     Column("n", "seeds", detail=True),
     *(Column("ACC", "percent"), Column("ASR", "percent"), Column("ASR non-target", "percent", brief="ASR-nt", rank=1)),
+    Column("Certified", "percent", brief="cert.", rank=1, apart="Certified accuracy"),
     *(Column(metric, "change", over="Δ floor", least=5, rank=2) for metric in ("ACC", "ASR")),
     *(Column(metric, "change", over="Δ scratch", least=5, rank=4) for metric in ("ACC", "ASR")),
     Column("Seconds", "seconds", brief="s", rank=3, apart=_COST),
@@ -22,15 +23,20 @@ COLUMNS = (
     Column("Status", "words", brief="status"),
 )
 
-SWEPT = (Column("Value", "words", brief="value", points=46), *COLUMNS)
+SWEPT = Column("Value", "words", brief="value", points=46)
 
 OTHERS = "points that the board does not name"
+
+
+def columns_of(certified: bool) -> list[Column]:
+    """The columns of a leaderboard. certified: whether any of its rows has certified accuracy."""
+    return [column for column in _COLUMNS if certified or column.header != "Certified"]
 
 
 def sweep_tables(rows: Sequence[TableRow], order: Order, values: Callable[[TableRow], list[Value]]) -> list[Table]:
     """A table per sweep and place: the points in the board's order, each with the attacks and defenses that it moves.
 
-    Where a point is the board as it stands, its rows are those of the grid. values: what ``COLUMNS`` have of a row.
+    Where a point is the board as it stands, its rows are those of the grid. values: what ``columns_of`` have of a row.
     """
     named = {text for lines in order.sweeps.values() for _, text in lines}
     others = [(row.point, row.point) for row in rows if row.point and row.point not in named]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import fields
 from functools import partial
 from typing import Any
 
@@ -113,7 +114,8 @@ def accept(stages: Sequence[Stage], product: Product, inputs: Inputs) -> list[Ou
     outcomes = []
     for number, stage in enumerate(stages):
         classes = len(inputs.images(stage.data["train"]).classes)
-        given = Predictions(*(product.tensors[f"{name}{number}"] for name in ("clean", "triggered")))
+        names = [each.name for each in fields(Predictions) if f"{each.name}{number}" in product.tensors]
+        given = Predictions(**{name: product.tensors[f"{name}{number}"] for name in names})
         who = f"evaluator {stage.method_name}"
         tensors = checked_predictions(given, stage.data["test"].count, classes, who)
         outcomes.append(Outcome({PREDICTIONS: partial(save_file, tensors)}, {}))
@@ -127,22 +129,25 @@ def forwards(stage: Stage) -> int | None:
 
 
 def read_predictions(artifact: Artifact) -> Predictions:
-    tensors = load_file(artifact.blob(PREDICTIONS))
-    return Predictions(tensors["clean"], tensors["triggered"])
+    return Predictions(**load_file(artifact.blob(PREDICTIONS)))
 
 
 def checked_predictions(predictions: object, images: int, classes: int, who: str) -> dict[str, Tensor]:
-    """Copies of both predictions, by name; PluginError if they are no int64 (images,) of classes."""
+    """Copies of the predictions, by name; PluginError if they are no int64 (images,) of classes. What is certified is
+    among them if the evaluator says it, bool (images,)."""
     predictions = exactly(Predictions, predictions, who)
     tensors = {"clean": predictions.clean, "triggered": predictions.triggered}
+    if predictions.certified is not None:
+        tensors["certified"] = predictions.certified
     for name, values in tensors.items():
+        kind = "bool" if name == "certified" else "int64"
         if not isinstance(values, Tensor):
             raise PluginError(f"{who} must give {name} predictions as a tensor, not {type(values).__name__}")
-        if values.dtype != torch.int64 or values.shape != (images,):
+        if values.dtype != getattr(torch, kind) or values.shape != (images,):
             raise PluginError(
-                f"{who} must give {name} predictions as int64 ({images},), not {values.dtype} {tuple(values.shape)}"
+                f"{who} must give {name} predictions as {kind} ({images},), not {values.dtype} {tuple(values.shape)}"
             )
-        if images and not 0 <= int(values.min()) <= int(values.max()) < classes:
+        if name != "certified" and images and not 0 <= int(values.min()) <= int(values.max()) < classes:
             raise PluginError(f"{who} must give {name} predictions from 0 to {classes - 1}, the classes")
     return {name: values.cpu().clone() for name, values in tensors.items()}  # a file takes no shared storage
 
