@@ -10,6 +10,7 @@ from .base.errors import DataError as DataError
 from .base.errors import Diverged as Diverged
 from .base.errors import NotApplicable as NotApplicable
 from .base.errors import UsageError as UsageError
+from .base.pieces import join_images as join_images
 from .contract.attack import Attack as Attack
 from .contract.attack import AttackerKnowledge as AttackerKnowledge
 from .contract.attack import Backdoor as Backdoor
@@ -38,7 +39,6 @@ from .contract.handover import Product as Product
 from .contract.head import Head as Head
 from .contract.hookspecs import hookimpl as hookimpl
 from .contract.images import ImageSet as ImageSet
-from .contract.images import join_images as join_images
 from .contract.pretraining import Architecture as Architecture
 from .contract.pretraining import Pretraining as Pretraining
 from .contract.resnet import Take as Take

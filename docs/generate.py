@@ -23,9 +23,9 @@ from tabulate import tabulate
 
 import benchbd
 from benchbd import api
+from benchbd.cli.describe import document, fields_of
 from benchbd.cli.main import main
 from benchbd.contract.axes import AXIS
-from benchbd.contract.describe import document, fields_of
 from benchbd.contract.registry import FIRST_PARTY, Registry, load_registry
 from benchbd.contract.specs import SECTIONS, Pin
 from benchbd.planning.board import Board, Sweep, board_names, boards_folder, load_board

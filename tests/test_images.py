@@ -17,7 +17,7 @@ from benchbd import DataError, ImageSet, Trigger, UsageError
 from benchbd.base import arrays
 from benchbd.base.arrays import read_npz
 from benchbd.contract.images import to_float
-from benchbd.contract.trigger import load_references
+from benchbd.data.references import load_references
 
 
 def random_pixels(n: int, size: int = 32, seed: int = 0) -> Tensor:

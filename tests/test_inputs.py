@@ -18,9 +18,10 @@ from benchbd.base.inputs import file_kind, kind_of, obstacle, reading
 from benchbd.cli.main import main
 from benchbd.contract import encoder
 from benchbd.contract.dataset import Dataset
-from benchbd.contract.trigger import Trigger, load_references
+from benchbd.contract.trigger import Trigger
 from benchbd.data import parquet
 from benchbd.data.library import DataLibrary
+from benchbd.data.references import load_references
 from benchbd.testing import toy_encoder
 
 HTML = b"\xef\xbb\xbf\n<!DOCTYPE html><html><title>Sign in</title></html>"

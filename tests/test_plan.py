@@ -12,7 +12,7 @@ from benchbd_plugins.simclr import SimCLR
 
 from benchbd.base.content import sealed
 from benchbd.base.errors import DataAbsentError, DataError, UnknownNameError, UsageError
-from benchbd.contract.describe import fields_of
+from benchbd.cli.describe import fields_of
 from benchbd.contract.registry import Registry, load_registry
 from benchbd.contract.trigger import Trigger
 

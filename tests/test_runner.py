@@ -44,8 +44,8 @@ from benchbd.api import Session
 from benchbd.contract.registry import Registry, load_registry
 from benchbd.engine.store import Store
 from benchbd.records.models import GATE, Record
-from benchbd.stages.reference import choose_references
 from benchbd.testing import toy_encoder, toy_images
+from benchbd.toolkit.references import choose_references
 
 from .boards import TINY, Tiny, Watch, drive, ended, flip, in_flight, keys, offering, wait_until, weights
 from .chance import seeded

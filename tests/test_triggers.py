@@ -14,11 +14,10 @@ from pydantic import Field
 from torch import Tensor
 
 from benchbd import Attack, AttackerKnowledge, Backdoor, DataError, Trigger, TriggerFunction, UsageError
+from benchbd.base import pieces
 from benchbd.base.errors import PluginError, UnknownNameError
 from benchbd.base.mapped import region_of
-from benchbd.contract import images
 from benchbd.contract.method import build
-from benchbd.contract.patterns import described, make_trigger
 from benchbd.contract.registry import flaw_of, load_registry
 from benchbd.contract.specs import KINDS, TriggerSpec
 from benchbd.figures.panels import marks
@@ -26,6 +25,7 @@ from benchbd.figures.scene import find_trigger
 from benchbd.planning.board import load_board
 from benchbd.stages.attack import check_backdoor
 from benchbd.testing import ContractError, check_method, toy_attacker
+from benchbd.toolkit.patterns import described, make_trigger
 
 from .boards import TINY, Tiny, offering
 from .chance import seeded
@@ -534,7 +534,7 @@ def test_a_large_set_is_stamped_part_by_part_as_at_once(
     pixels = torch.randint(256, (50, 3, 32, 32), dtype=torch.uint8)
     made = []
     for most in (2**24, 7 * 3 * 32 * 32):
-        monkeypatch.setattr(images, "LARGE", most)
+        monkeypatch.setattr(pieces, "LARGE", most)
         made.append(trigger.stamp(pixels, torch.Generator().manual_seed(seeded(4))))
     whole, parts = made
     assert (region_of(whole) is None, region_of(parts) is None) == (True, False)

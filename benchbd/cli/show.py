@@ -36,7 +36,7 @@ LONGEST = 30  # characters of the name of an entry point or a distribution that 
 @data_root_option
 @click.option("--json", "as_json", is_flag=True, help="Names by axis as JSON on stdout.")
 def list_(axis: str | None, data_root: Path | None, as_json: bool) -> None:
-    from benchbd.contract.describe import summary
+    from benchbd.cli.describe import summary
     from benchbd.contract.registry import load_registry
     from benchbd.data.library import DataLibrary, find_data_root
     from benchbd.planning.board import board_names, load_board
@@ -82,7 +82,7 @@ def show(name: str, as_json: bool, as_toml: bool) -> None:
     NAME is the name of a method or board, or AXIS:NAME where a name stands on several axes; the path of a board; or a
     part of the protocol that -o reaches too: trigger, reference, clean, shadow, budget.
     """
-    from benchbd.contract.describe import document, section
+    from benchbd.cli.describe import document, section
     from benchbd.contract.registry import load_registry
     from benchbd.contract.specs import SECTIONS
     from benchbd.planning.board import board_names

@@ -7,22 +7,20 @@ store, no parent stage, no other data.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Self
 
-from safetensors.torch import load, save
 from torch import Tensor
 
 from benchbd.base.mapped import Region, private, region_of, seal
+from benchbd.base.packed import packed, unpacked
 from benchbd.contract.context import Reporter
 
 INLINE = "inline"  # the executor that works in the process of the run: benchbd's own
 
 LARGE = 2**20  # bytes from which a tensor crosses as a file and not as a part of the bytes
-_LENGTH = 8  # bytes that say how long the JSON in front of the tensors is
 
 
 @dataclass(frozen=True)
@@ -73,12 +71,12 @@ class Handover:
             "large": large,
         }
         small = {name: tensor for name, tensor in self.tensors.items() if name not in large}
-        return _packed(facts, small, self.encoders), regions
+        return packed(facts, small, self.encoders), regions
 
     @classmethod
     def unpack(cls, data: bytes, regions: Sequence[Region]) -> Self:
         """What ``pack`` packed. The large tensors are mapped: what is written to one reaches nobody else."""
-        facts, small, encoders = _unpacked(data)
+        facts, small, encoders = unpacked(data)
         large = {name: region.map() for name, region in zip(facts.pop("large"), regions, strict=True)}
         methods = {role: Call(**call) for role, call in facts.pop("methods").items()}
         return cls(**facts, methods=methods, tensors=small | large, encoders=encoders)
@@ -116,11 +114,11 @@ class Product:
         }
         own = {f"own.{name}": tensor for name, tensor in self.tensors.items()}
         kept = {f"kept.{name}": tensor for name, tensor in self.kept.items()}
-        return _packed(facts, own | kept, {} if self.encoder is None else {"encoder": self.encoder})
+        return packed(facts, own | kept, {} if self.encoder is None else {"encoder": self.encoder})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        facts, tensors, encoders = _unpacked(data)
+        facts, tensors, encoders = unpacked(data)
         own = {name: tensors.pop(f"own.{name}") for name in facts.pop("tensors")}
         kept = {name.removeprefix("kept."): tensor for name, tensor in tensors.items()}
         return cls(**facts, tensors=own, kept=kept, encoder=encoders.get("encoder"))
@@ -159,20 +157,3 @@ class Executor:
         report: to be called with step, steps and loss as the work goes on, on whatever thread.
         """
         raise NotImplementedError
-
-
-def _packed(facts: Mapping[str, Any], tensors: Mapping[str, Tensor], encoders: Mapping[str, bytes]) -> bytes:
-    lengths = {name: len(data) for name, data in encoders.items()}
-    text = json.dumps({"facts": facts, "encoders": lengths}, allow_nan=False).encode()
-    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    return b"".join([len(text).to_bytes(_LENGTH, "little"), text, *encoders.values(), save(whole)])
-
-
-def _unpacked(data: bytes) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, bytes]]:
-    start = _LENGTH + int.from_bytes(data[:_LENGTH], "little")
-    told = json.loads(data[_LENGTH:start])
-    encoders = {}
-    for name, length in told["encoders"].items():
-        encoders[name] = data[start : start + length]
-        start += length
-    return told["facts"], load(data[start:]), encoders

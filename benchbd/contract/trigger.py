@@ -1,8 +1,7 @@
-"""Triggers, and reference inputs from files."""
+"""Triggers: what an attacker puts on images."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,21 +11,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
-from benchbd.base.arrays import Array, picture_or_array, read_npz
 from benchbd.base.content import canonical, expanded
 from benchbd.base.errors import DataError, PluginError, UnknownNameError, UsageError
 from benchbd.base.mapped import LARGE
-from benchbd.contract.images import ImageSet, content_digest, map_pieces
+from benchbd.base.pieces import map_pieces
+from benchbd.base.trigger_file import read_trigger
+from benchbd.contract.images import ImageSet, content_digest
 from benchbd.contract.method import build, identity_of
 from benchbd.contract.specs import KINDS, TriggerKind
-from benchbd.contract.trigger_file import read_trigger
 from benchbd.contract.trigger_function import TriggerFunction, stamped_by
-
-log = logging.getLogger("benchbd")
 
 NO_FUNCTIONS: Mapping[str, type[TriggerFunction]] = MappingProxyType({})
 
@@ -317,43 +313,3 @@ def _boxes(images: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, ...]:
 def _blended(pixels: Tensor, pattern: Tensor, opacity: float) -> Tensor:
     """In doubles, one rounding a step, as NumPy: the same pixels on every device."""
     return ((1 - opacity) * pixels.double() + opacity * pattern.double()).clamp(0, 255).to(torch.uint8)
-
-
-def load_references(path: str | Path, label: int, size: int) -> Tensor:
-    """Reference inputs from a file, which is told by what is in it; uint8 (r, 3, H, W), each of class ``label``.
-
-    npz, as released: those of ``x`` uint8 (r, H, W, 3) whose ``y``, (r,) or (r, 1), is ``label``.
-    npy: uint8 (r, H, W, 3) or (H, W, 3); PNG: one picture, resized where need be. Neither says of what class it is: it
-    is taken to be the target's. DataError where there are none or of another size.
-    """
-    path = expanded(path)
-    image = picture_or_array(path)
-    if image is None:
-        arrays = read_npz(path, "x", "y")
-        x, y = arrays["x"], arrays["y"].reshape(-1)
-    else:
-        x = _resized(path, image, size)
-        y = np.full(len(x), label)
-    if x.dtype != np.uint8 or x.ndim != 4 or x.shape[1:] != (size, size, 3) or len(y) != len(x):
-        each = " with one y each" if image is None else ""
-        raise DataError(f"{path}: x must be uint8 (r, {size}, {size}, 3){each}, not {x.dtype} {x.shape}")
-    if label not in y:
-        raise DataError(f"{path}: no reference of class {label}; it has {sorted(set(y.tolist()))}")
-    return torch.from_numpy(x[y == label]).permute(0, 3, 1, 2).contiguous()
-
-
-def _resized(path: Path, image: Array, size: int) -> Array:
-    """A picture, or an array of several, as (r, H, W, 3); a picture of another size is resized by ``resize_rule``."""
-    if image.ndim == 4:
-        return image
-    if image.ndim != 3 or image.dtype != np.uint8 or image.shape[-1] not in (3, 4) or not image.size:
-        expected = f"uint8 (H, W, 3), or (r, {size}, {size}, 3) where there are several"
-        raise DataError(f"{path}: references are {expected}, not {image.dtype} {image.shape}")
-    if image.shape[-1] == 4 and image[..., 3].min() < 255:
-        log.warning("%s: transparency is left out; the colours below it are read", path)
-    image = np.ascontiguousarray(image[..., :3])
-    if image.shape[:2] != (size, size):
-        height, width = image.shape[:2]
-        log.warning("%s: resized from %dx%d to %dx%d", path, width, height, size, size)
-        image = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
-    return image[None]

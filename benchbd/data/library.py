@@ -41,8 +41,9 @@ from benchbd.base.errors import (
 )
 from benchbd.base.inputs import file_kind, is_stand_in, is_text, reading
 from benchbd.base.isolation import isolated
+from benchbd.base.pieces import join_images
 from benchbd.contract.dataset import Dataset
-from benchbd.contract.images import SIZE, ImageSet, join_images, resize_rule
+from benchbd.contract.images import SIZE, ImageSet, resize_rule
 from benchbd.data.classes import odd_labels
 from benchbd.data.entries import INFO, Entries, SplitInfo
 from benchbd.data.layouts import (

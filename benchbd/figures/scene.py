@@ -19,7 +19,6 @@ from benchbd.contract.context import stream
 from benchbd.contract.encoder import Encoder
 from benchbd.contract.evaluator import Predictions
 from benchbd.contract.images import SIZE, ImageSet
-from benchbd.contract.patterns import make_trigger
 from benchbd.contract.registry import load_registry
 from benchbd.contract.specs import TriggerSpec
 from benchbd.contract.trigger import Trigger
@@ -33,6 +32,7 @@ from benchbd.records.models import Record
 from benchbd.stages.artifact import Artifact
 from benchbd.stages.base import ENCODER, KEPT, REFERENCES
 from benchbd.stages.evaluate import read_predictions
+from benchbd.toolkit.patterns import make_trigger
 
 
 class Absent(Exception):  # noqa: N818 - what a picture says that it lacks

@@ -12,14 +12,14 @@ from benchbd.contract.defense import Mitigation
 from benchbd.contract.detection import Detection
 from benchbd.contract.evaluator import Evaluator
 from benchbd.contract.images import content_digest
-from benchbd.contract.patterns import WORDS, described, make_trigger
 from benchbd.contract.pretraining import Pretraining, architecture_of, check_size
 from benchbd.contract.registry import Registry
 from benchbd.contract.roles import Role
 from benchbd.contract.specs import ReferenceSpec, TriggerSpec
-from benchbd.contract.trigger import Trigger, load_references
+from benchbd.contract.trigger import Trigger
 from benchbd.contract.trigger_function import TriggerFunction
 from benchbd.data.library import DataLibrary
+from benchbd.data.references import load_references
 from benchbd.planning.board import Board, Row
 from benchbd.planning.cases import Cell, Inspection, Plan
 from benchbd.planning.selection import Selection
@@ -31,6 +31,7 @@ from benchbd.stages.base import Stage, distinct
 from benchbd.stages.clean import Clean
 from benchbd.stages.sources import Sources
 from benchbd.stages.task import Task, split_task
+from benchbd.toolkit.patterns import WORDS, described, make_trigger
 
 if TYPE_CHECKING:
     from torch import Tensor
