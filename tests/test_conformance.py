@@ -201,9 +201,12 @@ def test_pretraining_must_leave_the_images_alone() -> None:
 
         def pretrain(self, images: ImageSet, seed: int) -> Encoder:
             encoder = super().pretrain(images, seed)
-            images.pixels[0].zero_()
+            (images.pixels if images.labels is None else images.labels)[1] = 0
             return encoder
 
+    with pytest.raises(ContractError, match="the images were changed"):
+        check_method(Careless)
+    Careless.labelled = True
     with pytest.raises(ContractError, match="the images were changed"):
         check_method(Careless)
 

@@ -41,7 +41,7 @@ from benchbd.contract.registry import load_registry
 from benchbd.data.library import DataLibrary
 from benchbd.engine.executors import Inline
 from benchbd.stages.base import ENCODER
-from benchbd.testing import toy_images
+from benchbd.testing import ToyPretraining, toy_images
 
 from .boards import TINY, Tiny, offering
 
@@ -159,8 +159,12 @@ class Bytes:
         self.tensors = {name: content(tensor) for name, tensor in whole.items()}
         self.tensors |= {f"test image {i}": content(image) for i, image in enumerate(test)}
         self.tensors |= {f"stamped test image {i}": content(image) for i, image in enumerate(trigger.stamp(test))}
+        labels = library.load("pool", "train").labels
+        assert labels is not None
+        self.tensors["the pool's labels"] = content(labels)
         self.words = {
             "the target's name": b"bumblebee",
+            "a class of the pool": b"aardvark",
             "the task": b"task:1",
             "the data set": b'"task"',
             "the trigger's digest": trigger.digest.encode(),
@@ -246,6 +250,21 @@ class Animals(Dataset):
         raise NotImplementedError
 
 
+class Beasts(Animals):
+    """The set ``pool`` with names for its classes."""
+
+    name = "pool"
+    classes = ("aardvark", "badger", "camel")
+
+
+class Taught(ToyPretraining):
+    """Is handed the pool's labels."""
+
+    name = "taught"
+    paper = "a test"
+    labelled = True
+
+
 BOARD = TINY.replace(
     'attacks = ["none", "badencoder"]', 'attacks = ["none", "badencoder", "careless"]\ndetections = ["cheat"]'
 ).replace('defenses = ["none", "scratch", "ft"]', 'defenses = ["cheat"]')
@@ -255,7 +274,7 @@ BOARD = TINY.replace(
 def tiny(tmp_path: Path) -> Tiny:
     HANDED.clear()
     hooks = {"benchbd_defenses": [Cheat], "benchbd_detections": [CheatingDetector], "benchbd_attacks": [Careless]}
-    hooks["benchbd_datasets"] = [Animals]
+    hooks |= {"benchbd_datasets": [Animals, Beasts], "benchbd_pretrainings": [Taught]}
     return Tiny(tmp_path, load_registry(extra={"cheats": offering(**hooks)}), BOARD)
 
 
@@ -284,6 +303,7 @@ def test_no_bytes_of_a_secret_are_in_what_a_defender_is_handed(tiny: Tiny, hando
         assert secrets.found_in(handed) == []
     attacked = next(handed for handed in handovers if handed.kind == "attack")
     assert {"the trigger's pattern", "the trigger's mask", "the target's name"} <= set(secrets.found_in(attacked))
+    assert not {"the pool's labels", "a class of the pool"} & set(secrets.found_in(attacked))
     evaluated = next(handed for handed in handovers if handed.kind == "evaluate")
     assert {"test image 0", "stamped test image 29", "a stamped image in triggered0"} <= set(
         secrets.found_in(evaluated)
@@ -311,6 +331,24 @@ def test_the_search_finds_what_is_planted(tiny: Tiny, handovers: list[Handover])
     stamped = Trigger.square(10).stamp(clean.tensors["images"])
     assert secrets.found_in(replace(clean, tensors={"images": stamped})) == ["a stamped image in images"]
     assert secrets.stamped(stamped) == list(range(16))
+
+
+def test_labels_of_the_pool_reach_pre_training_and_attack_alone(tiny: Tiny, handovers: list[Handover]) -> None:
+    tiny.board.write_text(f'pretraining = "taught"\n{BOARD}')
+    session = tiny.session()
+    session.run()
+    session.inspect()
+    secrets, labels = Bytes(tiny, session.library), {"the pool's labels", "a class of the pool"}
+    for handed in handovers:
+        found = secrets.found_in(handed)
+        if handed.kind in ("pretrain", "attack"):
+            assert labels <= set(found)
+        if handed.kind in ("defend", "detect"):
+            assert found == []
+    assert [handed.kind for handed in handovers].count("defend") == 3
+    defenders = [handed for handed in HANDED if isinstance(handed[-1], DefenderKnowledge)]
+    walked = Secrets(tiny, session.library)
+    assert [walked.found_in(*handed) for handed in defenders] == [[]] * 6
 
 
 def test_of_a_poisoned_clean_set_only_the_stamped_images_hold_the_trigger(

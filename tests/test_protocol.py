@@ -6,10 +6,21 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from benchbd import Attack, AttackerKnowledge, Backdoor, DefenderKnowledge, Detection, Encoder, Mitigation, Verdict
+from benchbd import (
+    Attack,
+    AttackerKnowledge,
+    Backdoor,
+    DefenderKnowledge,
+    Detection,
+    Encoder,
+    ImageSet,
+    Mitigation,
+    Verdict,
+)
 from benchbd.base.errors import UsageError
 from benchbd.contract.context import stream
 from benchbd.contract.registry import load_registry
@@ -17,6 +28,7 @@ from benchbd.contract.specs import CleanSpec
 from benchbd.contract.trigger import Trigger
 from benchbd.planning.board import load_board
 from benchbd.stages.clean import Clean
+from benchbd.testing import ToyPretraining, check_method
 
 from .boards import TINY, Tiny, keys, offering
 from .chance import seeded
@@ -58,10 +70,23 @@ class Tunes(Attack):
         return Backdoor(knowledge.encoder, tuple(target.trigger for target in knowledge.targets))
 
 
+class Taught(ToyPretraining):
+    """Keeps what it is handed, labels too."""
+
+    name = "taught"
+    paper = "test"
+    labelled = True
+
+    def pretrain(self, images: ImageSet, seed: int) -> Encoder:
+        HANDED.append(images)
+        return super().pretrain(images, seed)
+
+
 @pytest.fixture
 def tiny(tmp_path: Path) -> Tiny:
     HANDED.clear()
     hooks = {"benchbd_defenses": [Keeps], "benchbd_detections": [Looks], "benchbd_attacks": [Tunes]}
+    hooks["benchbd_pretrainings"] = [Taught]
     return Tiny(tmp_path, load_registry(extra={"keeps": offering(**hooks)}))
 
 
@@ -184,3 +209,42 @@ def test_boards_with_the_old_names_are_read(tmp_path: Path, caplog: pytest.LogCa
     mine.write_text(rows + "clean = 3\nclean_images = 30")
     with pytest.raises(UsageError, match="clean: input should be"):
         load_board(mine)
+
+
+def test_a_labelled_pre_training_and_its_attacker_get_labels(tiny: Tiny) -> None:
+    check_method(Taught)
+    HANDED.clear()
+    tiny.board.write_text(f'pretraining = "taught"\n{TINY}')
+    tiny.run(attacks=["tunes"], defenses=["keeps"])
+    train = tiny.session().library.load("pool", "train")
+    images, knowledge, *defenders = HANDED
+    assert train.labels is not None
+    for pool in (images, knowledge.pool):
+        assert (pool.labels.tolist(), pool.classes) == (train.labels.tolist(), ("0", "1", "2"))
+        assert torch.equal(pool.pixels, train.pixels)
+    assert torch.equal(knowledge.shadow.pixels, train.pixels)
+    for shown in (knowledge.shadow, knowledge.targets[0].images, *(each.images for each in defenders)):
+        assert (shown.labels, shown.classes) == (None, ())
+    assert len(defenders) == 1
+    plan = tiny.plan(attacks=["tunes"], defenses=["keeps"])
+    digests = {stage.kind: stage.data["pool"].digest for stage in plan.stages if "pool" in stage.data}
+    unlabelled = tiny.session().library.load("pool", "pool").digest
+    assert digests == {"pretrain": train.digest, "attack": train.digest, "defend": unlabelled}
+
+
+def test_bassl_poisons_no_labelled_pool(tiny: Tiny) -> None:
+    tiny.board.write_text(f'pretraining = "taught"\n{TINY}')
+    (record,) = tiny.run(attacks=["bassl"], defenses=["none"])
+    assert record.status == "n/a"
+    assert record.reason.endswith("bassl poisons images without labels, and the pre-training learns from labels")
+
+
+def test_a_labelled_pre_training_needs_every_label(tiny: Tiny) -> None:
+    pixels = tiny.session().library.load("pool", "train").pixels[:7].permute(0, 2, 3, 1).numpy()
+    np.savez(tiny.data / "pool" / "unlabeled.npz", x=pixels, y=np.full(7, -1))
+    assert tiny.session().library.info("pool", "pool").count == 67
+    tiny.plan()
+    tiny.board.write_text(f'pretraining = "taught"\n{TINY}')
+    message = "pre-training taught learns from labels, and 7 images of the pool pool have none: take a data set without"
+    with pytest.raises(UsageError, match=message):
+        tiny.plan()

@@ -41,7 +41,8 @@ class AttackerKnowledge:
     """What an attacker has. Test images are not among it.
 
     encoder: the clean encoder, a copy.
-    pretraining, pool, pool_seed: how, on what and with which seed it was trained; enough to train again.
+    pretraining, pool, pool_seed: how, on what and with which seed it was trained; enough to train again. The pool has
+        labels and class names only if the pre-training is ``labelled``.
     shadow: the unlabelled images that the attacker tunes on.
     targets: one entry per (task, class) under attack.
     seed: for the attack's own draws.

@@ -60,9 +60,14 @@ def flaw_of_architecture(cls: Any) -> str:
 
 
 class Pretraining(Method):
-    """Self-supervised training of an encoder from random weights."""
+    """Training of an encoder from random weights.
+
+    labelled: True if it learns from labels: its pool, and the attacker's, keeps labels and class names. It cannot be of
+        a data set with unlabelled images.
+    """
 
     axis: ClassVar[str] = "pretraining"
+    labelled: ClassVar[bool] = False
 
     @property
     def architecture(self) -> str:
@@ -70,5 +75,5 @@ class Pretraining(Method):
         raise NotImplementedError
 
     def pretrain(self, images: ImageSet, seed: int) -> Encoder:
-        """An encoder trained on ``images`` (their labels must not be read), on their device, in eval mode."""
+        """An encoder trained on ``images``, on their device, in eval mode. They have labels if it is ``labelled``."""
         raise NotImplementedError

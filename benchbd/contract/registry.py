@@ -275,6 +275,7 @@ _KINDS: dict[str, tuple[str, Callable[[object], bool]]] = {
     "binds": (f"a tuple of kinds of trigger, of {', '.join(KINDS)}", _are_kinds),
     "retrains": ("True or False", lambda value: isinstance(value, bool)),
     "needs_files": ("True or False", lambda value: isinstance(value, bool)),
+    "labelled": ("True or False", lambda value: isinstance(value, bool)),
     "control_of": ("the name of an attack", lambda value: isinstance(value, str)),
     "splits": ("a number of images from 0 on by name", _are_splits),
     "classes": ("a tuple of names", _are_names),

@@ -90,9 +90,9 @@ def _shadow(sources: Sources, named: str, pool: DataRef, tasks: Sequence[Task]) 
 def hand_over(stages: Sequence[Stage], inputs: Inputs) -> Handover:
     (stage,) = stages
     clean = stage.parents["encoder"]
-    pool = unlabeled(inputs.images(stage.data["pool"]))
+    pool, tensors = pretrain.pool_of(clean, inputs)
     assert isinstance(clean.method, Method)
-    told, tensors, others = [], {"pool": pool.pixels}, {"pretraining": clean.method}
+    told, others = [], {"pretraining": clean.method}
     drawn, other = stage.params.get("shadow"), None
     if "shadow" in stage.data:
         shadow = unlabeled(inputs.images(stage.data["shadow"]))
@@ -112,7 +112,7 @@ def hand_over(stages: Sequence[Stage], inputs: Inputs) -> Handover:
         stage,
         others=others,
         json={
-            "pool": facts_of(pool),
+            "pool": pool,
             "pool_seed": stage.params["pool_seed"],
             "shadow": drawn,
             "shadow_set": other,
@@ -126,14 +126,14 @@ def hand_over(stages: Sequence[Stage], inputs: Inputs) -> Handover:
 
 def work(methods: Mapping[str, Any], handed: Handover, device: torch.device) -> Product:
     method: Attack = methods["own"]
-    pool = images_from(handed.json["pool"], handed.tensors["pool"], None, device)
+    pool = pretrain.pool_from(handed, device)
     targets = tuple(_target(methods, handed, i, device) for i in range(len(handed.json["targets"])))
     knowledge = AttackerKnowledge(
         encoder=Encoder.from_bytes(handed.encoders["clean"], device).copy(),
         pretraining=methods["pretraining"],
         pool=pool,
         pool_seed=handed.json["pool_seed"],
-        shadow=_shadow_images(handed, pool, device),
+        shadow=_shadow_images(handed, unlabeled(pool), device),
         targets=targets,
         seed=handed.seed,
     )

@@ -6,10 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from benchbd.base.errors import UsageError
 from benchbd.base.isolation import isolated
 from benchbd.contract.context import derive_seed
 from benchbd.contract.handover import Handover, Product
+from benchbd.contract.images import ImageSet
 from benchbd.contract.pretraining import Pretraining, architecture_of
 from benchbd.stages.base import Stage, forwards
 from benchbd.stages.encoders import COMPARED, accept_encoder, product_of
@@ -22,14 +25,20 @@ accept, alike = accept_encoder, alone
 
 
 def plan(sources: Sources, method: Pretraining, name: str, seed: int, departures: Iterable[str]) -> Stage:
-    """Of the data set ``name`` under the run seed ``seed``."""
-    info = sources.info(name, "pool")
+    """Of the data set ``name`` under the run seed ``seed``. UsageError if the method needs labels that it lacks."""
+    split = "train" if method.labelled else "pool"
+    info = sources.info(name, split)
+    if more := max(0, sources.info(name, "pool").count - info.count):
+        raise UsageError(
+            f"pre-training {method.name} learns from labels, and {more} images of the pool {name} have none: "
+            "take a data set without unlabelled images"
+        )
     return sources.stage(
         "pretrain",
         f"{method.name} on {name} seed {seed}",
         method,
         derive_seed(seed, "pretrain"),
-        data={"pool": sources.ref(name, "pool")},
+        data={"pool": sources.ref(name, split)},
         params={"normalization": [list(info.mean), list(info.std)]},
         parents={},
         architecture=architecture_of(method),
@@ -39,17 +48,28 @@ def plan(sources: Sources, method: Pretraining, name: str, seed: int, departures
 
 def hand_over(stages: Sequence[Stage], inputs: Inputs) -> Handover:
     (stage,) = stages
-    pool = unlabeled(inputs.images(stage.data["pool"]))
-    return handover(
-        stage,
-        json={"pool": facts_of(pool), "architecture": stage.architecture},
-        tensors={"pool": pool.pixels},
-    )
+    facts, tensors = pool_of(stage, inputs)
+    return handover(stage, json={"pool": facts, "architecture": stage.architecture}, tensors=tensors)
+
+
+def pool_of(stage: Stage, inputs: Inputs) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What a handover says of the pool of a ``pretrain`` stage, and its tensors; labels only for a labelled method."""
+    assert isinstance(stage.method, Pretraining)
+    pool = inputs.images(stage.data["pool"])
+    if not stage.method.labelled:
+        pool = unlabeled(pool)
+    labels = {} if pool.labels is None else {"labels": pool.labels}
+    return facts_of(pool), {"pool": pool.pixels, **labels}
+
+
+def pool_from(handed: Handover, device: torch.device) -> ImageSet:
+    """The images of ``pool_of``, on the device."""
+    return images_from(handed.json["pool"], handed.tensors["pool"], handed.tensors.get("labels"), device)
 
 
 def work(methods: Mapping[str, Any], handed: Handover, device: torch.device) -> Product:
     method: Pretraining = methods["own"]
-    pool = images_from(handed.json["pool"], handed.tensors["pool"], None, device)
+    pool = pool_from(handed, device)
     seen, who = pool.pixels[:COMPARED].clone(), f"pre-training {method.name}"
     with isolated(who):
         encoder = method.pretrain(pool, handed.seed)

@@ -73,11 +73,13 @@ class Bassl(Attack):
     def inject(self, knowledge: AttackerKnowledge) -> Backdoor:
         """The encoder that the knowledge's pre-training makes of the poisoned pool.
 
-        NotApplicable without a target, where a target has no images to migrate, or where they outnumber the pool that
-        they are to replace.
+        NotApplicable without a target, if the pre-training learns from labels, where a target has no images to migrate,
+        or where they outnumber the pool that they are to replace.
         """
         if not knowledge.targets:
             raise NotApplicable(f"{self.name} needs a target and there is none")
+        if knowledge.pretraining.labelled:
+            raise NotApplicable(f"{self.name} poisons images without labels, and the pre-training learns from labels")
         pool = self.poisoned(knowledge)
         encoder = knowledge.pretraining.pretrain(pool, knowledge.pool_seed)
         return Backdoor(encoder, tuple(target.trigger for target in knowledge.targets))
