@@ -165,7 +165,9 @@ class DataLibrary:
         if split in ("train", "test"):
             with reading(self._folder(name)):
                 reason = unlabeled_reason(self._layout(name), name, split, self._required(name, split))
-            raise DataError(f"{reason}; without labels it can be pre-trained on, but is no task; nor can a method learn labels")
+            raise DataError(
+                f"{reason}; without labels it can be pre-trained on, but is no task; nor can a method learn labels"
+            )
 
     def holds(self, refs: Iterable[tuple[str, str, int, str]]) -> bool:
         """Whether each (name, split, size, digest) is what loading it gives; ``info`` knows better where one is not.
