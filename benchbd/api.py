@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 import torch
 
 from benchbd.base.errors import StoreError, UsageError, did_you_mean, shown
-from benchbd.contract.axes import GRID
+from benchbd.contract.axes import AXIS, GRID
 from benchbd.contract.dataset import Dataset
 from benchbd.contract.encoder import Encoder
 from benchbd.contract.handover import INLINE
@@ -24,11 +24,12 @@ from benchbd.engine.executors import executor_called
 from benchbd.engine.runner import Runner
 from benchbd.engine.store import Store, find_root
 from benchbd.planning.board import DEFAULT, LARGEST_SEED, Board, load_board
-from benchbd.planning.cases import Plan
+from benchbd.planning.cases import Case, Plan
 from benchbd.planning.planner import make_plan
 from benchbd.planning.selection import Selection
+from benchbd.records.detection import DetectionRecord
 from benchbd.records.files import write_records
-from benchbd.records.models import DETECTIONS, LONGEST_AUTHOR, DetectionRecord, Record
+from benchbd.records.models import LONGEST_AUTHOR, Entry, Inspected, Record
 from benchbd.records.places import records_folder
 from benchbd.stages.base import ENCODER
 
@@ -113,26 +114,26 @@ class Session:
         executor = executor_called(self.executor, self.registry, self.device)
         return Runner(plan, self.registry, self.library, store, self.device, self.author, executor)
 
-    def run(self) -> list[Record]:
-        """Compute the cells of the plan; every record lands in the store as soon as it is there."""
-        records = []
-        for record in self._runner.run():
+    def _carry_out(self, cases: Iterable[Case]) -> Iterator[Entry]:
+        """Compute the cases; every record lands in the store as soon as it is there."""
+        for record in self._runner.run(list(cases)):
             write_records([record], records_folder(self.store, self.board.name))
-            records.append(record)
-        return records
+            yield record
+
+    def run(self) -> list[Record]:
+        """Compute the cells of the plan and return their records, which land in the store too."""
+        return [record for record in self._carry_out(self._runner.plan.cells) if isinstance(record, Record)]
 
     def is_context(self, record: Record) -> bool:
         """Whether a record of ``run`` was not asked for, but stands beside what was."""
         pair = record.attack, record.defense
         return any(cell.context and (cell.attack, cell.defense) == pair for cell in self._runner.plan.cells)
 
-    def inspect(self) -> list[DetectionRecord]:
-        """Put every encoder of the plan before the board's detectors; their records land in the store too."""
-        records = []
-        for record in self._runner.inspect():
-            write_records([record], records_folder(self.store, self.board.name) / DETECTIONS)
-            records.append(record)
-        return records
+    def inspect(self, *axes: str) -> list[Inspected]:
+        """Put every encoder of the plan before the board's methods of ``axes``, all that inspect if none is named; the
+        records land in the store too."""
+        cases = (case for case in self._runner.plan.inspections if case.axis in (axes or AXIS))
+        return [record for record in self._carry_out(cases) if isinstance(record, Inspected)]
 
 
 def checked_author(name: str) -> str:
@@ -280,16 +281,16 @@ def run(board: str | Path = DEFAULT, **request: Unpack[Work]) -> pd.DataFrame:
 
 
 def detect(board: str | Path = DEFAULT, **request: Unpack[Work]) -> pd.DataFrame:
-    """Put every encoder before the detectors and return one row per verdict (``benchbd.report.populations.frame``).
+    """Put every encoder before the detectors and return one row per verdict (``benchbd.report.detection.frame``).
 
     UsageError where neither the board nor the request names a detector.
     """
-    from benchbd.report.populations import frame
+    from benchbd.report.detection import frame
 
     session = _open("detect", Work, board, request)
     if not (session.selection.names("detection") or session.board.names("detection")):
         raise UsageError(f"board {session.board.name} has no detectors: name one, as in detection='decree'")
-    return frame(session.inspect())
+    return frame(record for record in session.inspect("detection") if isinstance(record, DetectionRecord))
 
 
 def load_encoder(key: str, *, store: str | Path | None = None, device: str | None = None) -> Encoder:

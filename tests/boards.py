@@ -20,7 +20,7 @@ from benchbd.api import Session
 from benchbd.contract.registry import Registry
 from benchbd.planning.cases import Plan
 from benchbd.planning.selection import Selection
-from benchbd.records.models import DetectionRecord, Record
+from benchbd.records.models import Inspected, Record
 from benchbd.stages.base import Stage
 
 from .chance import seeded
@@ -165,9 +165,9 @@ class Watch:
         self.events.append((status, stage.kind, stage.key, message))
 
     @hookimpl
-    def benchbd_record_finished(self, record: Record | DetectionRecord) -> None:
-        judge = record.detection if isinstance(record, DetectionRecord) else record.defense
-        what = "inspection" if isinstance(record, DetectionRecord) else "cell"
+    def benchbd_record_finished(self, record: Record | Inspected) -> None:
+        judge = record.method if isinstance(record, Inspected) else record.defense
+        what = "inspection" if isinstance(record, Inspected) else "cell"
         self.events.append((what, record.attack, judge, record.status))
 
     def of(self, what: str) -> list[tuple[Any, ...]]:

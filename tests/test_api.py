@@ -41,7 +41,7 @@ def test_plan_run_and_load(tiny: Tiny) -> None:
 
     table = benchbd.run(tiny.board, **part)
     assert list(zip(table["attack"], table["defense"], strict=True)) == [("badencoder", "none"), ("badencoder", "ft")]
-    assert set(table["key"]) == {cell.evaluate.key for cell in planned.cells}
+    assert set(table["key"]) == {cell.judged.key for cell in planned.cells}
     for column in ("acc", "asr", "asr_nontarget", "ca", "asr_b", "asr_b_nontarget"):
         assert table[column].between(0, 100).all()
     assert table.equals(benchbd.run(tiny.board, **part))
@@ -144,7 +144,7 @@ def test_one_value_stands_for_a_list_of_it(tiny: Tiny) -> None:
     one = {"attack": "none", "defense": "ft", "task": "task:2", "seed": 0, "evaluator": "knn", "option": "ft.lr=0.01"}
     many = {name: [value] for name, value in one.items()}
     planned, same = (benchbd.plan(tiny.board, **part, **places(tiny)) for part in (one, many))
-    assert [cell.evaluate.key for cell in planned.cells] == [cell.evaluate.key for cell in same.cells]
+    assert [cell.judged.key for cell in planned.cells] == [cell.judged.key for cell in same.cells]
     assert [cell.defense for cell in planned.cells] == ["none", "scratch", "ft"]
 
 

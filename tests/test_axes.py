@@ -52,12 +52,94 @@ class Audit(Method):
 
     axis: ClassVar[str] = "audit"
 
-    def look(self, encoder: Encoder) -> str:
-        """A line."""
+    def look(self, encoder: Encoder) -> int:
+        """A number."""
         raise NotImplementedError
 '''
 
-ROW = '    Axis("audit", "audits", "Audit", ("look",), grid=(), about="audits by name", option="Audit.", letter="X"),'
+STAGE = '''"""audit: a look at an encoder."""
+
+from benchbd.base.isolation import isolated
+from benchbd.contract.context import derive_seed
+from benchbd.contract.encoder import Encoder
+from benchbd.contract.handover import Product
+from benchbd.stages.base import Outcome
+from benchbd.stages.inputs import alone, handover
+
+alike = alone
+
+
+def plan(sources, method, published, clean, seed, departures):
+    return sources.stage(
+        "audit",
+        f"{method.name} of {published.label}",
+        method,
+        derive_seed(seed, "audit"),
+        data={},
+        params={},
+        parents={"encoder": published},
+        architecture=published.architecture,
+        departures=departures,
+    )
+
+
+def hand_over(stages, inputs):
+    (stage,) = stages
+    return handover(stage, encoders={"given": inputs.encoder(stage.parents["encoder"])})
+
+
+def work(methods, handed, device):
+    with isolated("audit"):
+        return Product(json={"parameters": methods["own"].look(Encoder.from_bytes(handed.encoders["given"], device))})
+
+
+def accept(stages, product, inputs):
+    return [Outcome({}, dict(product.json))]
+
+
+def forwards(stage):
+    return 0
+'''
+
+RECORD = '''"""The record of an audit."""
+
+from typing import ClassVar
+
+from benchbd.records.models import Inspected
+
+
+class AuditRecord(Inspected):
+    """One audit."""
+
+    axis: ClassVar[str] = "audit"
+    audit: str
+    parameters: int | None = None
+'''
+
+REPORT = '''"""From the records of audits to a document."""
+
+from benchbd.report.document import Column, Document, Section, Table
+
+
+def document(records, order, off_board=False):
+    if not records:
+        return Document(data=[])
+    rows = [[record.audit, record.attack, record.parameters] for record in records]
+    columns = (Column("Audit", "words"), Column("Attack", "words"), Column("Parameters"))
+    return Document(sections=[Section(columns, [Table(rows)])], data=[record.model_dump() for record in records])
+'''
+
+FILES = {
+    "contract/audit.py": CONTRACT,
+    "stages/audit.py": STAGE,
+    "records/audit.py": RECORD,
+    "report/audit.py": REPORT,
+}
+
+ROW = (
+    '    Axis("audit", "audits", "Audit", ("look",), grid=(), about="audits by name", option="Audit.", letter="X", '
+    'stage="audit", inspects=True),'
+)
 
 HOOK = "@hookspec\ndef benchbd_audits(): ..."
 
@@ -69,7 +151,7 @@ from benchbd.contract.audit import Audit
 
 
 class Toy(Audit):
-    """Sees nothing."""
+    """Counts parameters."""
 
     name = "toy"
     paper = "a test"
@@ -77,7 +159,7 @@ class Toy(Audit):
     depth: int = Field(1, ge=0, le=9, description="how far it looks")
 
     def look(self, encoder):
-        return "nothing"
+        return self.depth * sum(p.numel() for p in encoder.backbone())
 
 
 @hookimpl
@@ -86,18 +168,24 @@ def benchbd_audits():
 '''
 
 PROGRAM = """
-import sys, toy, benchbd
+import sys, toy, benchbd, benchbd.api
 from benchbd.contract import registry
 from benchbd.cli.main import main
 from benchbd.planning.board import load_board
 from benchbd.testing import check_method
 
-loaded = registry.load_registry(extra={"toy": toy})
+load = registry.load_registry
+loaded = load(extra={"toy": toy})
 assert loaded.problems == [], loaded.problems
 check_method(toy.Toy, depth=2)
 print(loaded.names("audit"), load_board(sys.argv[1]).names("audit"))
-registry.load_registry = lambda: loaded
-for command in ("list audit", "show toy", "run --help", f"show {sys.argv[1]}"):
+registry.load_registry = benchbd.api.load_registry = lambda: load(extra={"toy": toy})
+run = "--board smoke --attack badencoder --defense none --audit toy -o toy.depth=2 --store store --device cpu"
+built = "smoke --store store --off-board"
+for command in (
+    "list audit", "show toy", "run --help", f"show {sys.argv[1]}", f"plan {run}", f"run {run}",
+    f"run {run} --json", f"leaderboard build {built}", f"leaderboard build {built} --out out",
+):
     main(command.split(), standalone_mode=False)
 try:
     benchbd.plan("smoke", audti="toy")
@@ -106,12 +194,14 @@ except benchbd.UsageError as error:
 """
 
 
-def test_a_new_axis_is_its_contract_a_row_and_a_hook(tmp_path: Path) -> None:
-    """In a copy of the package: what follows from the row alone is there, with no other line changed."""
+def test_a_new_axis_is_four_files_and_two_lines(tmp_path: Path) -> None:
+    """In a copy of the package that has these and no other change: the axis is planned, computed, recorded, shown."""
     copy = tmp_path / "benchbd"
     shutil.copytree(Path(benchbd.__file__).parent, copy, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(boards_folder(), tmp_path / "leaderboards", ignore=shutil.ignore_patterns("records"))
-    (copy / "contract" / "audit.py").write_text(CONTRACT)
+    for name, text in FILES.items():
+        assert not (copy / name).exists()
+        (copy / name).write_text(text)
     for module, line, below in (
         ("axes.py", ROW, "AXES: tuple[Axis, ...] = (\n"),
         ("hookspecs.py", f"\n\n{HOOK}\n", 'hookimpl = pluggy.HookimplMarker("benchbd")\n'),
@@ -129,18 +219,28 @@ def test_a_new_axis_is_its_contract_a_row_and_a_hook(tmp_path: Path) -> None:
         text=True,
         check=False,
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        env={**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
+    parameters = 2 * sum(p.numel() for p in benchbd.Encoder("w16").backbone())
     for part in (
         "['toy'] ('toy',)\n",
-        "  toy             Sees nothing.\n",
+        "Counts parameters.\n",
         "depth ",
         "--audit X ",
         "\naudits  ",
+        "2 inspections",
+        "toy of badencoder",
+        f"| toy     | none       |       {parameters} |",
+        '"audits": [\n',
+        f'"parameters": {parameters}',
+        "## Audit\n\n| Audit ",
         "has no argument 'audti'; did you mean 'audit'",
     ):
         assert part in done.stdout, (part, done.stdout)
+    assert f"none before toy, shapes -> shapes:3, seed 1: parameters {parameters}" in done.stderr
+    assert len(list((tmp_path / "out" / "records" / "audits").iterdir())) == 2
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= {"audits.csv", "audits.json"}
 
 
 def test_rows_are_read_without_torch() -> None:

@@ -14,7 +14,7 @@ from benchbd.planning.board import boards_folder, load_board
 from benchbd.planning.selection import Selection
 from benchbd.records.files import read_records
 from benchbd.records.models import Record
-from benchbd.report.populations import populations
+from benchbd.report.detection import populations
 from benchbd.report.rows import Order, summarise
 
 DEFENSES = ("ft", "fp", "nad", "anp", "moth", "decree", "medic", "mimic")

@@ -16,10 +16,11 @@ from benchbd import DefenderKnowledge, Detection, Encoder, NotApplicable, Verdic
 from benchbd.base.errors import DataError, UnknownNameError, UsageError
 from benchbd.cli.main import main
 from benchbd.contract.registry import Registry, load_registry
-from benchbd.records.files import read_detections, write_records
-from benchbd.records.models import DETECTIONS, Counts, DetectionRecord, Gain
+from benchbd.records.detection import DetectionRecord
+from benchbd.records.files import read_inspected, write_records
+from benchbd.records.models import Counts, Gain
+from benchbd.report.detection import document, frame, populations
 from benchbd.report.leaderboard import build
-from benchbd.report.populations import document, frame, populations
 from benchbd.report.writers.forms import write
 from benchbd.testing import ContractError, check_method
 
@@ -94,7 +95,7 @@ def test_clean_encoders_are_there_whatever_attacks_are_asked_for(tiny: Tiny) -> 
 def test_a_pinned_encoder_has_one_verdict_whatever_seeds_are_asked_for(tmp_path: Path, detecting: Registry) -> None:
     pinned = Tiny(tmp_path, detecting, BOARD.replace("seeds = [1, 2]", "seeds = [1, 2]\npretrain_seed = 1"))
     whole, part = pinned.plan(), pinned.plan(seeds=[2])
-    assert whole.inspections[0].detect.key == part.inspections[0].detect.key
+    assert whole.inspections[0].judged.key == part.inspections[0].judged.key
 
 
 def test_a_row_of_several_tasks_keeps_every_stage(tmp_path: Path, detecting: Registry) -> None:
@@ -130,17 +131,17 @@ def test_a_run_leaves_a_record_per_encoder(tiny: Tiny) -> None:
     (clean, attacked) = records[:2]
     assert clean.status == "ok"
     assert attacked.status == "attack-failed"  # two steps of BadEncoder do nothing
-    assert "gains at most" in attacked.reason
+    assert "is +0.0 points from the clean encoder" in attacked.reason
     assert attacked.gains["task:1"].counts.nontarget == 20
     assert clean.gains["task:1"].points == 0
     assert attacked.evaluator == "mlp"
     folder = tiny.store / "records" / "tiny"
-    assert sorted(read_detections(folder), key=lambda r: r.name) == sorted(records, key=lambda r: r.name)
+    assert sorted(read_inspected(folder), key=lambda r: r.name) == sorted(records, key=lambda r: r.name)
     for record in records:
         assert record.attack_role is role_of(record.attack)
         assert record.plugins["detect"].source is not None
         assert (record.precision, record.isolation, record.schema_version) == ("fp32", "none", 2)
-    assert len(list((folder / DETECTIONS).iterdir())) == 4
+    assert len(list((folder / "detections").iterdir())) == 4
     knowledge = SEEN[0]
     assert knowledge.images.labels is None
     assert knowledge.images.mean is None
@@ -337,18 +338,18 @@ def test_no_text_of_a_record_breaks_the_markdown() -> None:
 
 def test_a_leaderboard_carries_its_detections(tmp_path: Path) -> None:
     records = separated(2)
-    files = build("detect", [], tmp_path, detected=records)
+    files = build("detect", [], tmp_path, inspected=records)
     assert "## Detection" in files["README.md"]
     assert (tmp_path / "detections.csv").is_file()
     assert [p["n_attacked"] for p in json.loads((tmp_path / "detections.json").read_text())] == [2]
-    assert read_detections(tmp_path / "records") == sorted(records, key=lambda r: r.name)
-    build("detect", [], tmp_path, detected=records[:1])
-    assert len(read_detections(tmp_path / "records")) == 1  # the obsolete ones went
+    assert read_inspected(tmp_path / "records") == sorted(records, key=lambda r: r.name)
+    build("detect", [], tmp_path, inspected=records[:1])
+    assert len(read_inspected(tmp_path / "records")) == 1  # the obsolete ones went
     build("detect", [], tmp_path)
     assert not list(tmp_path.glob("detections.*"))
-    build("detect", [], tmp_path, detected=records)
+    build("detect", [], tmp_path, inspected=records)
     with pytest.raises(DataError, match="a record of board 'detect', not of 'other'"):
-        build("other", [], detected=records)
+        build("other", [], inspected=records)
 
 
 def test_off_board_records_of_other_departures_have_other_names() -> None:
@@ -372,8 +373,8 @@ def test_a_gain_survives_the_file(tmp_path: Path) -> None:
     own, floor = (Counts(total=10, correct=5, hits=n + 1, nontarget=8, hits_nontarget=n) for n in (7, 1))
     record = inspection("badencoder", 1, 0.4, gains={"shapes:7": Gain(counts=own, baseline_counts=floor)})
     assert record.gains["shapes:7"].points == 75.0
-    write_records([record], tmp_path / DETECTIONS)
-    assert read_detections(tmp_path) == [record]
+    write_records([record], tmp_path)
+    assert read_inspected(tmp_path) == [record]
     assert record.name == "badencoder_decree_shapes_shapes-7_s1.json"
 
 

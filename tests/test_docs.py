@@ -14,7 +14,7 @@ from benchbd.contract import hookspecs
 from benchbd.contract.axes import AXES
 from benchbd.contract.registry import Registry, load_registry
 from benchbd.planning.board import boards_folder, load_board
-from benchbd.records.files import read_detections, read_records
+from benchbd.records.files import read_inspected, read_records
 from benchbd.report.leaderboard import build
 from benchbd.report.rows import Order
 from benchbd.testing import check_method
@@ -82,9 +82,9 @@ def test_the_package_holds_its_types_and_its_pages() -> None:
 def test_published_tables_follow_from_their_records(folder: Path) -> None:
     board = load_board(folder)
     records = read_records(folder / "records")
-    detected = read_detections(folder / "records")
+    detected = read_inspected(folder / "records")
     files = build(
-        board.name, records, order=Order.of(board), description=board.description, off_board=True, detected=detected
+        board.name, records, order=Order.of(board), description=board.description, off_board=True, inspected=detected
     )
     notes = folder / "notes.md"
     for name, text in files.items():

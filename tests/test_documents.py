@@ -18,7 +18,8 @@ import pytest
 from benchbd.base.errors import UnknownNameError
 from benchbd.papers.document import document as comparison
 from benchbd.planning.board import Board
-from benchbd.report import leaderboard, populations
+from benchbd.report import detection as populations
+from benchbd.report import leaderboard
 from benchbd.report.document import Column, Document, Frame, Noted, Section, Table
 from benchbd.report.plan import LARGE, PlannedStage
 from benchbd.report.plan import document as planned

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from benchbd.papers.document import document as comparison
-from benchbd.records.files import read_detections
-from benchbd.report import populations
+from benchbd.records.files import read_inspected
+from benchbd.report import detection as populations
 from benchbd.report.document import Column
 from benchbd.report.writers.latex import cell, tex, write
 
@@ -160,7 +160,7 @@ def test_the_half_width_of_a_difference_is_on_the_page(tmp_path: Path) -> None:
 @pytest.mark.parametrize("document", ["populations", "comparison", "plan", "large plan"])
 def test_other_documents_compile_and_stay_on_the_page(document: str, paper: str, tmp_path: Path) -> None:
     folder = LEADERBOARDS / "detect-shapes" / "records"
-    detected = populations.document(read_detections(folder)) if document == "populations" else None
+    detected = populations.document(read_inspected(folder)) if document == "populations" else None
     made = detected or (comparison(TABLE1, wide()) if document == "comparison" else DOCUMENTS[document]("badencoder"))
     text, ends = compiled(write(made), tmp_path, paper)
     assert min(right for right, _ in ends) > -3

@@ -38,9 +38,9 @@ def test_equal_stages_are_one(tiny: Tiny) -> None:
     plan = tiny.plan()
     assert len(plan.cells) == 6
     by_name = {(c.attack, c.defense): c for c in plan.cells}
-    assert by_name["none", "none"].evaluate.key == by_name["badencoder", "ft"].floor.key
-    assert by_name["none", "scratch"].evaluate.key == by_name["badencoder", "scratch"].evaluate.key
-    assert by_name["badencoder", "none"].evaluate.key == by_name["badencoder", "ft"].undefended.key
+    assert by_name["none", "none"].judged.key == by_name["badencoder", "ft"].floors[0].key
+    assert by_name["none", "scratch"].judged.key == by_name["badencoder", "scratch"].judged.key
+    assert by_name["badencoder", "none"].judged.key == by_name["badencoder", "ft"].undefended[0].key
 
 
 def test_floors_are_implied(tiny: Tiny) -> None:
@@ -320,7 +320,7 @@ def test_several_targets_at_once(tmp_path: Path, registry: Registry) -> None:
         (reference,) = (stage for stage in cell.chain if stage.kind == "reference")
         assert reference.data["train"].name == cell.task.name
         own = next(t for t in attack.params["targets"] if t["data"] == reference.data["train"].digest)
-        assert cell.evaluate.params["trigger"] == own["trigger"]
+        assert cell.judged.params["trigger"] == own["trigger"]
     alone = tiny.plan(attacks=("badencoder",), defenses=("none",), tasks=("other:2",))
     assert [cell.task.name for cell in alone.cells] == ["other"]
     assert alone.departures == []

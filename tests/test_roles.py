@@ -16,8 +16,8 @@ from benchbd_plugins.scratch import Scratch
 from benchbd import Attack, Mitigation, Role, UsageError
 from benchbd.contract.registry import FIRST_PARTY, GROUP, Registry, flaw_of, load_registry
 from benchbd.planning.board import boards_folder
-from benchbd.records.files import read_detections, read_record, read_records, write_records
-from benchbd.records.models import DETECTIONS, SCHEMA
+from benchbd.records.files import read_inspected, read_record, read_records, write_records
+from benchbd.records.models import SCHEMA
 from benchbd.report.leaderboard import document
 from benchbd.report.rows import BY_NAME, summarise
 from benchbd.report.writers.forms import write
@@ -129,7 +129,7 @@ def test_a_plan_without_a_floor_is_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("folder", sorted(boards_folder().glob("*/records")), ids=lambda folder: folder.parent.name)
 def test_records_of_schema_1_have_their_roles_and_stay_as_they_are(folder: Path, tmp_path: Path) -> None:
-    known = [*read_records(folder), *read_detections(folder)]
+    known = [*read_records(folder), *read_inspected(folder)]
     named = {"none": Role.FLOOR, "bassl-control": Role.CONTROL}
     for record in known:
         assert record.attack_role == named.get(record.attack, Role.METHOD)
@@ -138,8 +138,10 @@ def test_records_of_schema_1_have_their_roles_and_stay_as_they_are(folder: Path,
     old = [record for record in read_records(folder) if record.schema_version < SCHEMA]
     for path in write_records(old, tmp_path):
         assert path.read_bytes() == (folder / path.name).read_bytes()
-    for path in write_records([r for r in read_detections(folder) if r.schema_version < SCHEMA], tmp_path / DETECTIONS):
-        assert path.read_bytes() == (folder / DETECTIONS / path.name).read_bytes()
+    for path in write_records(
+        [r for r in read_inspected(folder) if r.schema_version < SCHEMA], tmp_path / "detections"
+    ):
+        assert path.read_bytes() == (folder / "detections" / path.name).read_bytes()
 
 
 def test_a_record_of_schema_2_says_its_roles(tmp_path: Path) -> None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from benchbd_plugins.simclr import SimCLR
 
 from benchbd.base.errors import UnknownNameError, UsageError
-from benchbd.contract.registry import Registry
+from benchbd.contract.registry import Registry, load_registry
 from benchbd.planning.board import load_board
 from benchbd.report.leaderboard import document
 from benchbd.report.rows import Order, summarise
 from benchbd.report.writers import markdown
 
-from .boards import TINY, Tiny, keys
+from .boards import TINY, Tiny, keys, offering
 
 SWEPT = (
     TINY.replace("seeds = [1]", "seeds = [1]\ntrigger.size = 10")
@@ -47,8 +48,8 @@ def test_points_stand_beside_the_grid_and_share_its_stages(tiny: Tiny) -> None:
     assert plan.departures == []
     size = next(cell for cell in plan.cells if cell.point == {"trigger.size": 3})
     alone = tiny.plan(options=["trigger.size=3"], sweeps=["rates"])
-    assert size.evaluate.key in keys(alone)
-    assert size.floor.key != plan.cells[0].floor.key  # a floor is that of its own point
+    assert size.judged.key in keys(alone)
+    assert size.floors[0].key != plan.cells[0].floors[0].key  # a floor is that of its own point
 
 
 def test_a_sweep_asked_for_is_the_only_one(tiny: Tiny) -> None:
@@ -69,7 +70,11 @@ def test_a_sweep_asked_for_is_the_only_one(tiny: Tiny) -> None:
         ("ft.lr=0.1", "ft.lrr=0.1", "board tiny: sweep rates: .*unknown option of ft 'lrr'"),
         ("ft.lr=0.1", "ftt.lr=0.1", "board tiny: sweep rates: unknown method 'ftt'"),
         ("values = [3, 10]", "", "sweep trigger needs an option with its values, or points"),
-        ('option = "trigger.size"', 'option = "size"', "board tiny: sweep trigger: size is not of the form NAME.FIELD"),
+        (
+            'option = "trigger.size"',
+            'option = "size"',
+            "board tiny: sweep trigger: size is neither of the form NAME.FIELD nor pretraining",
+        ),
         ('option = "trigger.size"', 'optoin = "size"', "unknown field of sweeps.0 'optoin': did you mean 'option'"),
     ],
 )
@@ -104,3 +109,39 @@ def test_records_of_points_have_names_and_tables_of_their_own(tiny: Tiny) -> Non
     assert "| point" not in markdown.write(table)
     unnamed = document(records).sections[1].tables  # without the board
     assert {each.heading.partition(":")[0] for each in unnamed} == {"Sweep points that the board does not name"}
+
+
+class Other(SimCLR):
+    """SimCLR by another name."""
+
+    name = "other"
+
+
+def test_a_point_may_name_the_pre_training(tmp_path: Path) -> None:
+    registry = load_registry(extra={"local": offering(benchbd_pretrainings=[Other])})
+    board = (
+        f'{TINY}\n[[sweeps]]\nname = "algorithm"\npoints = {{ by-other = ["pretraining=other", "other.arch=w16"] }}\n'
+    )
+    plan = Tiny(tmp_path, registry, board).plan()
+    moved = [cell for cell in plan.cases if cell.point]
+    assert {str(cell.point) for cell in moved} == {"{'pretraining': 'other', 'other.arch': 'w16'}"}
+    assert {cell.chain[0].method_name for cell in moved} == {"other"}
+    assert {cell.departures for cell in moved} == {()}
+    wrong = Tiny(tmp_path / "wrong", registry, board.replace("=other", "=othr"))
+    with pytest.raises(UsageError, match="sweep algorithm: unknown pretraining 'othr': did you mean 'other'"):
+        wrong.plan()
+
+
+def test_detectors_get_the_encoders_of_points_that_are_others(tiny: Tiny) -> None:
+    found = [(each.attack, dict(each.point)) for each in tiny.plan(detections=["decree"]).inspections]
+    # The clean encoder is the same under another trigger; no rate of ft changes what is published.
+    assert found == [("none", {}), ("badencoder", {}), ("badencoder", {"trigger.size": 3})]
+
+
+def test_a_value_that_is_a_methods_default_has_the_row_of_the_grid(tmp_path: Path, registry: Registry) -> None:
+    board = f'{TINY}\n[[sweeps]]\nname = "decay"\noption = "ft.weight_decay"\nvalues = [0.0, 0.1]\n'
+    default = registry.get("defense", "ft").model_fields["weight_decay"].default
+    tiny = Tiny(tmp_path, registry, board.replace("0.0,", f"{default},"))
+    records = tiny.run(defenses=["none", "ft"], attacks=["badencoder"])
+    (table,) = document(records, order=Order.of(load_board(tiny.board))).sections[1].tables
+    assert [row[0] for row in table.rows] == [str(default), "0.1"]

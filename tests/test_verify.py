@@ -12,8 +12,7 @@ import pytest
 from benchbd.base.errors import DataError
 from benchbd.contract.roles import Role
 from benchbd.planning.board import boards_folder
-from benchbd.records.files import read_detections, read_record, read_records, write_records
-from benchbd.records.models import DETECTIONS
+from benchbd.records.files import read_inspected, read_record, read_records, write_records
 
 from .records_factory import make_record
 from .test_detections import inspection
@@ -43,7 +42,7 @@ def tampered(folder: Path, name: str, changes: dict[str, Any]) -> Path:
 
 @pytest.mark.parametrize("folder", sorted(boards_folder().glob("*/records")), ids=lambda path: path.parent.name)
 def test_what_is_published_is_sound(folder: Path) -> None:
-    assert read_records(folder) or read_detections(folder)
+    assert read_records(folder) or read_inspected(folder)
 
 
 @pytest.mark.parametrize(
@@ -115,19 +114,19 @@ def test_a_control_is_not_gated(tmp_path: Path) -> None:
 
 
 def test_the_record_of_a_detector_is_no_cell(tmp_path: Path) -> None:
-    path = tmp_path / DETECTIONS / "x.json"
+    path = tmp_path / "detections" / "x.json"
     path.parent.mkdir()
     path.write_text(inspection("none", 1, 0.5).to_json(), encoding="utf-8")
-    with pytest.raises(DataError, match=r"x\.json: a detector's record, which has no pictures"):
+    with pytest.raises(DataError, match=r"x\.json: a record of detection, which has no pictures"):
         read_record(path)
-    assert len(read_detections(tmp_path)) == 1
+    assert len(read_inspected(tmp_path)) == 1
 
 
 @pytest.mark.parametrize(
     ("fields", "wrong"),
     [
-        ({"score": None, "flagged": None}, "status: ok, which has score, and gains for each of its tasks"),
-        ({"gains": {}}, "status: ok, which has score, and gains for each of its tasks"),
+        ({"score": None, "flagged": None}, "status: ok, which has score, flagged, and gains for each of its tasks"),
+        ({"gains": {}}, "status: ok, which has score, flagged, and gains for each of its tasks"),
         ({"status": "attack-failed", "reason": "weak"}, r"attack-failed, but the attack gains \+75.0 points"),
         ({"status": "failed", "reason": "NaN"}, "status: failed, but the record has figures"),
         ({"detection": "other"}, "detection: 'other', but identity.detect is of 'decree'"),
@@ -135,8 +134,8 @@ def test_the_record_of_a_detector_is_no_cell(tmp_path: Path) -> None:
     ],
 )
 def test_a_tampered_inspection_is_refused(tmp_path: Path, fields: dict[str, Any], wrong: str) -> None:
-    (tmp_path / DETECTIONS).mkdir()
+    (tmp_path / "detections").mkdir()
     text = inspection("badencoder", 1, 0.5).to_json()
-    (tmp_path / DETECTIONS / "x.json").write_text(json.dumps(json.loads(text) | fields), encoding="utf-8")
+    (tmp_path / "detections" / "x.json").write_text(json.dumps(json.loads(text) | fields), encoding="utf-8")
     with pytest.raises(DataError, match=rf"x\.json: contradicts itself: .*{wrong}"):
-        read_detections(tmp_path)
+        read_inspected(tmp_path)

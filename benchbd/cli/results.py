@@ -110,23 +110,25 @@ def build_leaderboard(
     Records come from --records, else from the store, else from those that are published with the board.
     """
     from benchbd.planning.board import load_board
-    from benchbd.report import leaderboard, populations
+    from benchbd.report import leaderboard
+    from benchbd.report.inspected import documents
     from benchbd.report.rows import Order
 
     loaded = load_board(board or DEFAULT)
     found = _records_of(loaded, board or DEFAULT, records, store)
-    known = [*found.records, *found.detections]
+    known = [*found.records, *found.inspected]
     if not off_board and not any(record.on_board for record in known):
         click.echo(f"all {len(known)} records are off-board and left out: --off-board shows them", err=True)
     order, width = Order.of(loaded), columns(WIDTH)
     if out is not None:
-        leaderboard.build(loaded.name, found.records, out, order, loaded.description, off_board, found.detections)
+        leaderboard.build(loaded.name, found.records, out, order, loaded.description, off_board, found.inspected)
         click.echo(f"wrote the tables and {len(known)} records of board {loaded.name} to {out}", err=True)
         return
     say(write(leaderboard.document(found.records, loaded.title, order, off_board), form, width), nl=False)
-    judged = write(populations.document(found.detections, order, off_board), form, width)
-    heading = {"text": "", "markdown": "## Detection\n\n"}
-    if form in heading:
-        say(f"\n{heading[form]}{judged}" if judged else "", nl=False)
-    elif found.detections:
-        click.echo(f"{len(found.detections)} detection records are not in this format: give --out", err=True)
+    for axis, judged in documents(found.inspected, order, off_board):
+        heading = {"text": "", "markdown": f"## {axis.kind}\n\n"}
+        count = sum(record.axis == axis.name for record in found.inspected)
+        if form not in heading and count:
+            click.echo(f"{count} {axis.name} records are not in this format: give --out", err=True)
+        elif form in heading and (told := write(judged, form, width)):
+            say(f"\n{heading[form]}{told}", nl=False)

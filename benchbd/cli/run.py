@@ -12,6 +12,7 @@ import click
 from benchbd.base.process import columns, say
 from benchbd.cli.group import Command
 from benchbd.cli.options import grid_options, open_session
+from benchbd.contract.axes import INSPECTING
 from benchbd.report.writers.columns import WIDTH
 
 
@@ -32,7 +33,8 @@ def run(download: bool, by: str | None, executor: str | None, **arguments: Any) 
     """
     from benchbd.cli.terminal import Terminal
     from benchbd.records.places import records_folder
-    from benchbd.report import leaderboard, populations
+    from benchbd.report import leaderboard
+    from benchbd.report.inspected import documents
     from benchbd.report.rows import Order
     from benchbd.report.writers import text
 
@@ -53,13 +55,17 @@ def run(download: bool, by: str | None, executor: str | None, **arguments: Any) 
                 json.loads(record.to_json()) | ({"context": True} if session.is_context(record) else {})
                 for record in records
             ],
-            "detections": [json.loads(record.to_json()) for record in inspected],
+            **{
+                axis.plural: [json.loads(record.to_json()) for record in inspected if record.axis == axis.name]
+                for axis in INSPECTING
+            },
         }
         say(json.dumps(document, indent=1))
     else:
         order, width = Order.of(session.board), columns(WIDTH)
         say(text.write(leaderboard.document(records, order=order, off_board=True), width), nl=False)
-        if judged := text.write(populations.document(inspected, order, off_board=True), width):
-            say(f"\n{judged}", nl=False)
+        for _, judged in documents(inspected, order, off_board=True):
+            if told := text.write(judged, width):
+                say(f"\n{told}", nl=False)
     if any(record.status == "failed" for record in (*records, *inspected)):
         sys.exit(1)

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Ta
 from rich.text import Text
 
 from benchbd.contract.hookspecs import hookimpl
-from benchbd.records.models import DetectionRecord, Record
+from benchbd.records.models import Entry, Inspected, Record
 from benchbd.report.writers.safe import plain
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class Terminal:
         self._line(f"{name} {verb} {_duration(seconds)}{reason}", status)
 
     @hookimpl
-    def benchbd_record_finished(self, record: Record | DetectionRecord) -> None:
+    def benchbd_record_finished(self, record: Entry) -> None:
         self._tell_cached()
         case, figures = _case(record)
         if record.status != "ok":
@@ -147,16 +147,20 @@ class Terminal:
             self.stream.flush()
 
 
-def _case(record: Record | DetectionRecord) -> tuple[str, list[str]]:
+def _case(record: Entry) -> tuple[str, list[str]]:
     """What a record is of, and its figures, if it has any."""
-    if isinstance(record, DetectionRecord):
-        case = f"{record.attack} before {record.detection}, {record.pretrain} -> {', '.join(record.tasks)}"
-        verdict = f"score {record.score:.4g}{', flagged' * bool(record.flagged)}" if record.score is not None else ""
-        return f"{case}, seed {record.seed}", [verdict] * bool(verdict)
+    figures = []
+    if isinstance(record, Inspected):
+        case = f"{record.attack} before {record.method}, {record.pretrain} -> {', '.join(record.tasks)}"
+        for name, value in record.found.items():
+            told = name if value is True else f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+            figures += [told] if value not in (None, False) else []
+        return f"{case}, seed {record.seed}", [", ".join(figures)] * bool(figures)
+    assert isinstance(record, Record)
     case = f"{record.attack} x {record.defense}, {record.pretrain} -> {record.task}:{record.target}"
-    found = record.metrics
-    figures = f"ACC {found.acc:.1f}, ASR {found.asr:.1f}, non-target {found.asr_nontarget:.1f}" if found else ""
-    return f"{case}, seed {record.seed}, {record.evaluator}", [figures] * bool(figures)
+    if found := record.metrics:
+        figures = [f"ACC {found.acc:.1f}, ASR {found.asr:.1f}, non-target {found.asr_nontarget:.1f}"]
+    return f"{case}, seed {record.seed}, {record.evaluator}", figures
 
 
 class _Running:

@@ -29,6 +29,9 @@ class Axis:
         board has no field for the axis.
     about: description of the board's field.
     option, letter: help and placeholder of the option of ``run`` and ``plan``.
+    stage: the kind of the stages that its methods work in: the file ``benchbd/stages/STAGE.py``; "" if they have none.
+    inspects: whether every encoder of a board goes before its methods. What they find is a record of the class
+        KINDRecord in ``benchbd/records/NAME.py``; ``benchbd/report/NAME.py`` makes a document of these.
     """
 
     name: str
@@ -39,6 +42,8 @@ class Axis:
     about: str = ""
     option: str = ""
     letter: str = ""
+    stage: str = ""
+    inspects: bool = False
 
     @cached_property
     def base(self) -> type[Method]:
@@ -73,6 +78,7 @@ AXES: tuple[Axis, ...] = (
         about="pre-training method",
         option="Pre-training method.",
         letter="M",
+        stage="pretrain",
     ),
     Axis("trigger", "triggers", "TriggerFunction", ("stamp",)),
     Axis(
@@ -84,6 +90,7 @@ AXES: tuple[Axis, ...] = (
         about="attacks by name",
         option="Attack; repeat for several.",
         letter="A",
+        stage="attack",
     ),
     Axis(
         "defense",
@@ -94,6 +101,7 @@ AXES: tuple[Axis, ...] = (
         about="defenses by name",
         option="Defense; repeat for several.",
         letter="D",
+        stage="defend",
     ),
     Axis(
         "detection",
@@ -104,6 +112,8 @@ AXES: tuple[Axis, ...] = (
         about="detectors that every encoder, clean or attacked, goes before",
         option="Detector; repeat.",
         letter="D",
+        stage="detect",
+        inspects=True,
     ),
     Axis(
         "evaluator",
@@ -114,6 +124,7 @@ AXES: tuple[Axis, ...] = (
         about="downstream classifiers by name",
         option="Evaluator; repeat.",
         letter="E",
+        stage="evaluate",
     ),
 )
 
@@ -122,6 +133,9 @@ AXIS = {axis.name: axis for axis in AXES}
 
 GRID = tuple(axis for axis in AXES if axis.grid is not None)
 """The axes that boards and requests name methods of."""
+
+INSPECTING = tuple(axis for axis in AXES if axis.inspects)
+"""The axes whose methods every encoder of a board goes before."""
 
 RESERVED = {*SECTIONS, *AXIS, "board"}
 """Names that no method may have."""

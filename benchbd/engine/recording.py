@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from benchbd.base.content import without_paths
 from benchbd.base.errors import BenchbdError
+from benchbd.contract.axes import AXES
 from benchbd.contract.evaluator import Predictions
 from benchbd.data.library import DataLibrary
 from benchbd.engine.observers import Observers
 from benchbd.engine.outcomes import Outcomes, StageFailed
 from benchbd.engine.provenance import ISOLATION, machine
 from benchbd.engine.store import Store
-from benchbd.planning.cases import Cell, Inspection
+from benchbd.planning.cases import Case, Cell, Inspection
 from benchbd.records.counts import baseline, count, metrics
-from benchbd.records.models import GATE, Cost, Counts, DetectionRecord, Gain, Record, Status
+from benchbd.records.inspected import INSPECTED
+from benchbd.records.models import GATE, Cost, Counts, Entry, Gain, Record, Status
 from benchbd.records.predictions import pack
 from benchbd.stages.base import Stage
 from benchbd.stages.evaluate import read_predictions
 from benchbd.stages.inputs import draw_rows
+
+_WORKING = {axis.stage for axis in AXES if axis.inspects or axis.name == "defense"}
+"""The kinds of stage whose seconds, clean images and budget a record is about."""
 
 
 class Recorder:
@@ -41,93 +46,70 @@ class Recorder:
         self.board, self.library, self.store, self.device = board, library, store, device
         self.results, self.observers, self.author = results, observers, author
 
-    def _predicted(self, stage: Stage) -> Predictions:
-        """What an evaluate stage predicted, or StageFailed."""
-        if stage.key in self.results.failures:
-            raise self.results.failures[stage.key]
-        return read_predictions(self.results.artifact(stage))
-
     def _counts(self, stage: Stage, target: int, predicted: Predictions | None = None) -> Counts:
         """The counts behind the metrics of an evaluate stage, or StageFailed. predicted: if they were read already."""
-        predicted = predicted or self._predicted(stage)
+        if stage.key in self.results.failures:
+            raise self.results.failures[stage.key]
+        predicted = predicted or read_predictions(self.results.artifact(stage))
         ref = stage.data["test"]
         test = self.library.load(ref.name, ref.split, ref.size)
         assert test.labels is not None
         return count(predicted, test.labels, target)
 
-    def record(self, cell: Cell) -> Record:
-        values: dict[str, Any] = {}
-        packed: bytes | None = None
+    def record(self, case: Case) -> Entry:
+        """The record of a case, whether it came out or not."""
+        gains: dict[str, Gain] = {}
+        found: dict[str, Any] = {}
         status: Status = "ok"
         reason = ""
         try:
-            floor = self._counts(cell.floor, cell.task.label)
-            values |= {"baseline": baseline(floor), "baseline_counts": floor}
-            published = self._counts(cell.undefended, cell.task.label)
-            values["undefended"] = undefended = metrics(published)
-            predicted = self._predicted(cell.evaluate)
-            own = self._counts(cell.evaluate, cell.task.label, predicted)
+            for task, own, clean in zip(case.tasks, case.undefended, case.floors, strict=True):
+                floor = self._counts(clean, task.label)
+                found |= {"baseline": baseline(floor), "baseline_counts": floor} if isinstance(case, Cell) else {}
+                gains[str(task)] = Gain(counts=self._counts(own, task.label), baseline_counts=floor)
+            if case.judged.key in self.results.failures:
+                raise self.results.failures[case.judged.key]
+            most = max(gains.values(), key=lambda gain: gain.points)  # from counts: exact at the gate
+            if case.gated and most.points < GATE:
+                status, reason = "attack-failed", _short_of_gate(most)
+        except StageFailed as failure:
+            status, reason = failure.status, failure.reason
+        told = {**self._entry(case), **found, "status": status, "reason": self._public(reason)}
+        if isinstance(case, Cell):
+            return self._cell(case, told, gains)
+        assert isinstance(case, Inspection)
+        inspected = self.results.artifacts[case.judged.key].result if status in ("ok", "attack-failed") else {}
+        named = {case.axis: case.method, "tasks": [str(task) for task in case.tasks], "gains": gains}
+        return INSPECTED[case.axis](**told, **named, **inspected)
+
+    def _cell(self, cell: Cell, told: Mapping[str, Any], gains: Mapping[str, Gain]) -> Record:
+        """The record of a cell, with its predictions if it came out. told: what all records hold."""
+        values: dict[str, Any] = {}
+        if gains:
+            values["undefended"] = metrics(gains[str(cell.task)].counts)
+        packed: bytes | None = None
+        if told["status"] in ("ok", "attack-failed"):
+            predicted = read_predictions(self.results.artifact(cell.judged))
+            own = self._counts(cell.judged, cell.task.label, predicted)
             certified = None if predicted.certified is None else predicted.certified.numpy()
             packed = pack(predicted.clean.numpy(), predicted.triggered.numpy(), certified)
             values |= {"metrics": metrics(own), "counts": own, "predictions": hashlib.sha256(packed).hexdigest()}
-            gain = Gain(counts=published, baseline_counts=floor).points  # from counts: exact at the gate
-            if cell.gated and gain < GATE:
-                status = "attack-failed"
-                reason = (
-                    f"undefended ASR {undefended.asr_nontarget:.1f} is {gain:+.1f} points from the clean encoder's "
-                    f"{values['baseline'].asr_b_nontarget:.1f}; an attack counts from {GATE:+.0f}"
-                )
-        except StageFailed as failure:
-            status, reason = failure.status, failure.reason
         record = Record(
+            **told,
+            **values,
             defense=cell.defense,
             defense_role=cell.defense_role,
             task=cell.task.name,
             target=cell.task.label,
             target_name=cell.task.target,
-            evaluator=cell.evaluator,
+            beside=[str(task) for task in cell.beside],
             reference=self._reference(cell),
-            point=dict(cell.point),
-            **self._entry(cell, (*cell.chain, cell.evaluate), "defend"),
-            status=status,
-            reason=self._public(reason),
-            notes=self._public(self._missed_references(cell) + self._remarks((*cell.chain, cell.evaluate))),
-            **values,
         )
         return record if packed is None else record.with_packed(packed)
 
-    def detection_record(self, inspection: Inspection) -> DetectionRecord:
-        chain = (*inspection.chain, inspection.detect)
-        result: dict[str, Any] = {}
-        status: Status = "ok"
-        reason, gains = "", {}
-        try:
-            for task, own, clean in zip(inspection.tasks, inspection.undefended, inspection.floors, strict=True):
-                counts = self._counts(own, task.label)
-                gains[str(task)] = Gain(counts=counts, baseline_counts=self._counts(clean, task.label))
-            if inspection.detect.key in self.results.failures:
-                raise self.results.failures[inspection.detect.key]
-            result = self.results.artifacts[inspection.detect.key].result
-            most = max(gain.points for gain in gains.values())
-            if inspection.gated and most < GATE:
-                status = "attack-failed"
-                reason = f"undefended ASR gains at most {most:+.1f} points; an attack counts from {GATE:+.0f}"
-        except StageFailed as failure:
-            status, reason = failure.status, failure.reason
-        return DetectionRecord(
-            detection=inspection.detection,
-            evaluator=inspection.evaluator,
-            tasks=[str(task) for task in inspection.tasks],
-            gains=gains,
-            **self._entry(inspection, chain, "detect"),
-            status=status,
-            reason=self._public(reason),
-            notes=self._public(self._remarks(chain)),
-            **result,
-        )
-
-    def _entry(self, of: Cell | Inspection, chain: Sequence[Stage], kind: str) -> dict[str, Any]:
-        """What records of either sort share. kind: of the stage whose seconds and clean images the record is about."""
+    def _entry(self, case: Case) -> dict[str, Any]:
+        """What all records hold. Seconds and clean images are those of the defense or of what inspects."""
+        chain = (*case.chain, case.judged)
         names = _names(chain)
         known = {
             names[stage.key]: self.results.artifacts[stage.key].manifest
@@ -137,22 +119,26 @@ class Recorder:
         cost = {name: Cost(**manifest["cost"], **manifest.get("memory", {})) for name, manifest in known.items()}
         here = {"machine": machine(self.device), "isolation": ISOLATION, "source": self.store.source}
         last = list(known.values())[-1] if known else here
-        worker = next((stage for stage in chain if stage.kind == kind), None)
-        seconds = cost[kind].seconds if kind in cost else None
+        worker = next((stage for stage in chain if stage.kind in _WORKING), None)
+        spent = 0.0 if worker is None else None
+        clean = None if worker is None else worker.params.get("clean")
         return {
             "board": self.board,
-            "on_board": not of.departures,
-            "departures": list(of.departures),
-            "attack": of.attack,
-            "attack_role": of.attack_role,
-            "pretrain": of.pretrain,
-            "seed": of.seed,
+            "on_board": not case.departures,
+            "departures": list(case.departures),
+            "attack": case.attack,
+            "attack_role": case.attack_role,
+            "pretrain": case.pretrain,
+            "seed": case.seed,
+            "evaluator": case.evaluator,
+            "point": dict(case.point),
             "key": chain[-1].key,
-            "seconds": 0.0 if worker is None else seconds,
+            "seconds": cost[worker.kind].seconds if worker and worker.kind in cost else spent,
             "cost": cost,
             "stages": {name: manifest["key"] for name, manifest in known.items()},
             "identity": {names[stage.key]: stage.identity for stage in chain},
-            "clean_images": draw_rows(worker.data["pool"].count, worker.params["clean"]).tolist() if worker else [],
+            "clean_images": draw_rows(worker.data["pool"].count, clean).tolist() if worker and clean else [],
+            "notes": self._public([*self._missed_references(case), *self._remarks(chain)]),
             "findings": {name: self._public(noted) for name, manifest in known.items() if (noted := manifest["notes"])},
             "plugins": {name: plugin for name, manifest in known.items() if (plugin := manifest.get("plugin"))},
             "precision": chain[-1].numerics["precision"],
@@ -168,30 +154,26 @@ class Recorder:
             return {self._public(name): self._public(value) for name, value in told.items()}
         return [self._public(value) for value in told] if isinstance(told, list) else told
 
-    def _reference(self, cell: Cell) -> dict[str, Any]:
+    def _reference(self, case: Case) -> dict[str, Any]:
         """What the reference stage of the cell's own task found; empty where there is none."""
-        stage = next((stage for stage in cell.chain if stage.kind == "reference"), None)
-        return (
-            self.results.artifacts[stage.key].result
-            if stage is not None and stage.key in self.results.artifacts
-            else {}
-        )
+        keys = [stage.key for stage in case.chain if stage.kind == "reference"]
+        return self.results.artifacts[keys[0]].result if keys and keys[0] in self.results.artifacts else {}
 
-    def _missed_references(self, cell: Cell) -> list[str]:
-        reference = self._reference(cell)
-        missed = sum(predicted != cell.task.label for predicted in reference.get("predicted", []))
-        if not missed:
+    def _missed_references(self, case: Case) -> list[str]:
+        reference = self._reference(case)
+        missed = sum(predicted != case.tasks[0].label for predicted in reference.get("predicted", []))
+        if not missed or not isinstance(case, Cell):
             return []
         return [
             f"{missed} of {len(reference['predicted'])} reference inputs are not classified as the target "
-            f"{cell.task.label} by the clean classifier; expect a low ASR"
+            f"{case.task.label} by the clean classifier; expect a low ASR"
         ]
 
     def _remarks(self, chain: Iterable[Stage]) -> list[str]:
         """What a reader of the table must know of these stages: where a budget cuts a defense or detector, and what
         the methods themselves remarked."""
         known = [stage for stage in chain if stage.key in self.results.artifacts]
-        lines = [self._shortened(stage) for stage in known if stage.kind in ("defend", "detect")]
+        lines = [self._shortened(stage) for stage in known if stage.kind in _WORKING]
         for stage in known:
             remarks = self.results.artifacts[stage.key].manifest["notes"].get("remarks")
             lines += remarks if isinstance(remarks, list) else []
@@ -205,6 +187,14 @@ class Recorder:
                 f"{stage.kind} {stage.method_name}:", f"{error}; no remark tells whether its budget is cut"
             )
             return None
+
+
+def _short_of_gate(gain: Gain) -> str:
+    own, floor = (100 * each.hits_nontarget / each.nontarget for each in (gain.counts, gain.baseline_counts))
+    return (
+        f"undefended ASR {own:.1f} is {gain.points:+.1f} points from the clean encoder's {floor:.1f}; an attack counts "
+        f"from {GATE:+.0f}"
+    )
 
 
 def _names(chain: Sequence[Stage]) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -15,13 +15,13 @@ from benchbd.engine.outcomes import Outcomes
 from benchbd.engine.recording import Recorder
 from benchbd.engine.scheduler import Scheduler
 from benchbd.engine.store import Store
-from benchbd.planning.cases import Plan
-from benchbd.records.models import DetectionRecord, Record
+from benchbd.planning.cases import Case, Plan, blocks
+from benchbd.records.models import Entry
 from benchbd.stages.inputs import Inputs
 
 
 class Runner:
-    """Computes what a plan needs and hands out one record per cell and per inspection.
+    """Computes what a plan needs and hands out one record per case.
 
     author: who runs it, for the records. executor: where stages are worked on; in this process if none is given.
     """
@@ -41,21 +41,12 @@ class Runner:
         self.scheduler = Scheduler(store, inputs, executor or Inline(registry, device), self.results, self.observers)
         self.recorder = Recorder(plan.board.name, library, store, device, self.results, self.observers, author)
 
-    def run(self) -> Iterator[Record]:
-        """Compute, and yield the record of each cell as soon as its block is done, in the order of the plan."""
-        self.scheduler.open(stage for cell in self.plan.cells for stage in cell.stages)
-        for block in self.plan.blocks():
-            self.scheduler.settle(stage for cell in block for stage in cell.stages)
-            for cell in block:
-                record = self.recorder.record(cell)
+    def run(self, cases: Sequence[Case]) -> Iterator[Entry]:
+        """Compute, and yield the record of each case as soon as its block is done, in the order of the plan."""
+        self.scheduler.open(stage for case in cases for stage in case.stages)
+        for block in blocks(cases):
+            self.scheduler.settle(stage for case in block for stage in case.stages)
+            for case in block:
+                record = self.recorder.record(case)
                 self.observers.tell("benchbd_record_finished", record=record)
                 yield record
-
-    def inspect(self) -> Iterator[DetectionRecord]:
-        """Compute, and yield the record of each inspection, in the order of the plan."""
-        self.scheduler.open(stage for inspection in self.plan.inspections for stage in inspection.stages)
-        for inspection in self.plan.inspections:
-            self.scheduler.settle(inspection.stages)
-            record = self.recorder.detection_record(inspection)
-            self.observers.tell("benchbd_record_finished", record=record)
-            yield record

@@ -40,12 +40,21 @@ Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_distinc
 class Row(Table):
     """One pre-training set and the downstream tasks attacked together on it, each ``DATASET:TARGET``.
 
+    also: tasks that the row's encoders are evaluated on and that nobody attacks. Their images get the first task's
+        trigger, so that their ASR tells what of the attack reaches them; no gate applies.
+
     triggers: one per task where several are attacked at once; without them the board's trigger serves all.
     """
 
     pretrain: str = Field(description="data set that the encoder is pre-trained on")
     tasks: tuple[str, ...] = Field(min_length=1, description="DATASET:TARGET, the class by index or name")
     triggers: tuple[TriggerSpec, ...] | None = Field(None, description="one per task; null: the board's for all")
+    also: tuple[str, ...] = Field((), description="DATASET:TARGET of tasks that are evaluated and not attacked")
+
+    @property
+    def evaluated(self) -> tuple[str, ...]:
+        """All tasks, those that are attacked first."""
+        return (*self.tasks, *self.also)
 
 
 class Sweep(Table):
@@ -55,7 +64,7 @@ class Sweep(Table):
     """
 
     name: str = Field(pattern=r"^\w[\w.-]*$", description="heading, and what --sweep asks for")
-    option: str | None = Field(None, description='what moves, as in "trigger.size"')
+    option: str | None = Field(None, description='what moves, as in "trigger.size" or "pretraining"')
     values: tuple[Any, ...] = Field((), description="its values")
     points: dict[str, tuple[str, ...]] = Field(
         default_factory=dict, description='instead of both: assignments by label, as in "mimic.lambda2=0"'

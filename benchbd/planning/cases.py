@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,54 +12,19 @@ from benchbd.stages.base import Stage, distinct
 from benchbd.stages.task import Task
 
 
-@dataclass(frozen=True, eq=False)
-class Cell:
-    """One entry of the grid, with every stage that it needs.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Case:
+    """One encoder and its judge, with every stage that they need: what gets a record.
 
-    chain: the stages that lead to its encoder, in order. evaluate: its own evaluation; undefended and floor: those of
-    the attacked encoder as published and of the clean encoder, under the same task, evaluator and seed.
-    attack_role, defense_role: what the two are in a board.
-    departures: in what it differs from the board, by its own stages, place and seed; empty for an on-board cell.
-    context: whether it was not asked for, but stands beside what was.
+    attack, attack_role, pretrain, seed: where the encoder comes from.
+    tasks: those that tell whether its attack took, under ``evaluator``.
+    chain: the stages that lead to it, in order. judged: the last stage, which the record is about.
+    undefended, floors: evaluations of the attacked encoder as published and of the clean one, one per task, under the
+    same evaluator and seed.
+    departures: in what it differs from the board, by its own stages, place and seed; empty for an on-board one.
     point: of a sweep, value by option; empty for the board's grid.
     """
 
-    attack: str
-    attack_role: Role
-    defense: str
-    defense_role: Role
-    pretrain: str
-    task: Task
-    seed: int
-    evaluator: str
-    chain: tuple[Stage, ...]
-    evaluate: Stage
-    undefended: Stage
-    floor: Stage
-    departures: tuple[str, ...] = ()
-    context: bool = False
-    point: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def stages(self) -> tuple[Stage, ...]:
-        return (*self.chain, self.evaluate, self.undefended, self.floor)
-
-    @property
-    def gated(self) -> bool:
-        """Whether the cell counts only where its attack took: neither the floor nor a control is an attack."""
-        return self.undefended.key != self.floor.key and self.attack_role is not Role.CONTROL
-
-
-@dataclass(frozen=True, eq=False)
-class Inspection:
-    """One encoder before a detector.
-
-    tasks: the tasks of its row. chain: the stages that lead to it, in order. detect: the verdict.
-    undefended, floors: evaluations of it and of the clean encoder, one per task; they tell whether the attack took.
-    departures: as of a cell.
-    """
-
-    detection: str
     attack: str
     attack_role: Role
     pretrain: str
@@ -67,19 +32,64 @@ class Inspection:
     seed: int
     evaluator: str
     chain: tuple[Stage, ...]
-    detect: Stage
+    judged: Stage
     undefended: tuple[Stage, ...]
     floors: tuple[Stage, ...]
     departures: tuple[str, ...] = ()
+    point: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        return (*self.chain, self.detect, *self.undefended, *self.floors)
+        return (*self.chain, self.judged, *self.undefended, *self.floors)
 
     @property
     def gated(self) -> bool:
-        """Whether the encoder counts as backdoored only where its attack took."""
-        return [stage.key for stage in self.undefended] != [stage.key for stage in self.floors]
+        """Whether the case counts only if its attack took: neither the floor nor a control is an attack."""
+        same = [stage.key for stage in self.undefended] == [stage.key for stage in self.floors]
+        return not same and self.attack_role is not Role.CONTROL
+
+    @property
+    def block(self) -> Hashable:
+        """Cases of one block are computed together, before the next ones."""
+        return self.judged.key
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Cell(Case):
+    """One entry of the grid, of one task: a defense, judged by an evaluator.
+
+    defense, defense_role: the defense and what it is in a board.
+    beside: the tasks under attack, if its own is none of them; empty else.
+    context: whether it was not asked for, but stands beside what was.
+    """
+
+    defense: str
+    defense_role: Role
+    beside: tuple[Task, ...] = ()
+    context: bool = False
+
+    @property
+    def task(self) -> Task:
+        return self.tasks[0]
+
+    @property
+    def gated(self) -> bool:
+        return not self.beside and super().gated
+
+    @property
+    def block(self) -> Hashable:
+        return self.pretrain, self.task.name, self.seed
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Inspection(Case):
+    """An encoder before a method of an axis that inspects, such as a detector.
+
+    axis, method: the axis and the method by name.
+    """
+
+    axis: str
+    method: str
 
 
 @dataclass
@@ -87,23 +97,31 @@ class Plan:
     """Cells and inspections in the order of the board."""
 
     board: Board
-    cells: list[Cell]
-    inspections: list[Inspection] = field(default_factory=list)
+    cases: list[Case]
+
+    @property
+    def cells(self) -> list[Cell]:
+        """The entries of the grid."""
+        return [case for case in self.cases if isinstance(case, Cell)]
+
+    @property
+    def inspections(self) -> list[Inspection]:
+        """The encoders before detectors."""
+        return [case for case in self.cases if isinstance(case, Inspection)]
 
     @property
     def departures(self) -> list[str]:
         """In what any of them differs from the board, each once."""
-        parts: list[Cell | Inspection] = [*self.cells, *self.inspections]
-        return list(dict.fromkeys(text for part in parts for text in part.departures))
+        return list(dict.fromkeys(text for case in self.cases for text in case.departures))
 
     @property
     def stages(self) -> list[Stage]:
-        needed = [each.stages for each in self.cells] + [each.stages for each in self.inspections]
-        return distinct(stage for stages in needed for stage in stages)
+        return distinct(stage for case in self.cases for stage in case.stages)
 
-    def blocks(self) -> list[list[Cell]]:
-        """Cells that share a pre-training set, tasks and seed: what is computed together before the next ones."""
-        blocks: dict[tuple[str, str, int], list[Cell]] = {}
-        for cell in self.cells:
-            blocks.setdefault((cell.pretrain, cell.task.name, cell.seed), []).append(cell)
-        return list(blocks.values())
+
+def blocks(cases: Iterable[Case]) -> list[Sequence[Case]]:
+    """The cases by block, in the order of the plan."""
+    found: dict[Hashable, list[Case]] = {}
+    for case in cases:
+        found.setdefault(case.block, []).append(case)
+    return list(found.values())

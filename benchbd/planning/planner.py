@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 from benchbd.base.errors import UnknownNameError, UsageError, brief, shown
 from benchbd.contract.attack import Attack
+from benchbd.contract.axes import INSPECTING, Axis
 from benchbd.contract.defense import Mitigation
-from benchbd.contract.detection import Detection
 from benchbd.contract.evaluator import Evaluator
 from benchbd.contract.images import content_digest
+from benchbd.contract.method import Method
 from benchbd.contract.pretraining import Pretraining, architecture_of, check_size
 from benchbd.contract.registry import Registry
 from benchbd.contract.roles import Role
@@ -21,14 +22,15 @@ from benchbd.contract.trigger_function import TriggerFunction
 from benchbd.data.library import DataLibrary
 from benchbd.data.references import load_references
 from benchbd.planning.board import Board, Row
-from benchbd.planning.cases import Cell, Inspection, Plan
+from benchbd.planning.cases import Case, Cell, Inspection, Plan
 from benchbd.planning.selection import Selection
 from benchbd.planning.settings import Settings, differences
 from benchbd.planning.sweeps import at, chosen, labelled
 from benchbd.stages import attack as attacking
-from benchbd.stages import defend, detect, evaluate, pretrain, reference
+from benchbd.stages import defend, evaluate, pretrain, reference
 from benchbd.stages.base import Stage, distinct
 from benchbd.stages.clean import Clean
+from benchbd.stages.kinds import KINDS, InspectingKind
 from benchbd.stages.sources import Sources
 from benchbd.stages.task import Task, split_task
 from benchbd.toolkit.patterns import WORDS, described, make_trigger
@@ -48,22 +50,22 @@ def make_plan(
 ) -> Plan:
     """Resolve names, options, targets and data. Nothing is computed.
 
-    The board's grid comes first, then the cells of its sweeps' points. Detectors get the encoders of the grid alone.
+    The board's grid comes first, then what the points of its sweeps change.
 
     strict: raise DataAbsentError where a data set is absent; otherwise its stages get provisional keys.
     """
     plan = _Planner(board, selection, registry, library, precision, strict).plan()
-    known = {cell.evaluate.key for cell in plan.cells}
+    known = {case.judged.key for case in plan.cases}
     for sweep in chosen(board, selection.sweeps):
         for _, point in labelled(sweep):
             moved = at(board, sweep, point)
             try:
-                found = _Planner(moved, selection, registry, library, precision, strict).plan().cells
+                found = _Planner(moved, selection, registry, library, precision, strict).plan().cases
             except UsageError as error:
                 raise UsageError(f"board {board.name}: sweep {sweep.name}: {error}") from error
-            # What a point does not move is the board's own cell, or that of a point before.
-            plan.cells += [replace(cell, point=point) for cell in found if cell.evaluate.key not in known]
-            known |= {cell.evaluate.key for cell in found}
+            # What a point does not move is the board's own case, or that of a point before.
+            plan.cases += [replace(case, point=point) for case in found if case.judged.key not in known]
+            known |= {case.judged.key for case in found}
     return plan
 
 
@@ -104,10 +106,10 @@ class _Planner:
             other = [f"pre-training set {pretrain}"]
             rows = [row.model_copy(update={"pretrain": pretrain}) for row in {row.tasks: row for row in rows}.values()]
         if not self.selection.tasks:
-            return [_Line(row, list(row.tasks), other) for row in rows]
+            return [_Line(row, list(row.evaluated), other) for row in rows]
         chosen: dict[Row, _Line] = {}
         for wanted in self.selection.tasks:
-            declared = [(row, task, other) for row in rows for task in row.tasks if self._means(wanted, task)]
+            declared = [(row, task, other) for row in rows for task in row.evaluated if self._means(wanted, task)]
             if not declared:
                 self._check_new_task(wanted)
                 new = [Row(pretrain=name, tasks=(wanted,)) for name in dict.fromkeys(row.pretrain for row in rows)]
@@ -129,7 +131,7 @@ class _Planner:
         name, target = split_task(wanted)
         if target is not None:
             return
-        tasks = dict.fromkeys(task for row in self.board.rows for task in row.tasks)
+        tasks = dict.fromkeys(task for row in self.board.rows for task in row.evaluated)
         if name not in self.library.names():
             raise UnknownNameError("task", name, {*self.library.names(), *(split_task(task)[0] for task in tasks)})
         raise UsageError(
@@ -140,48 +142,49 @@ class _Planner:
     # Stages ------------------------------------------------------------------------------------------------------
 
     def plan(self) -> Plan:
-        board = self.board
         asked = (self._asked("attack"), self._asked("defense"))
         floors, controls = self._beside()
         attacks = self.settings.methods(Attack, [*floors, *asked[0]])
         defenses = self.settings.methods(Mitigation, [*controls, *asked[1]])
         evaluators = self.settings.methods(Evaluator, self._asked("evaluator"))
-        detections = self.settings.methods(Detection, self._asked("detection"))
-        specs = [self.settings.trigger, *(spec for row in board.rows for spec in row.triggers or ())]
+        inspecting = [
+            (axis, each) for axis in INSPECTING for each in self.settings.methods(axis.base, self._asked(axis.name))
+        ]
+        specs = [self.settings.trigger, *(spec for row in self.board.rows for spec in row.triggers or ())]
         self.settings.methods(TriggerFunction, [spec.function for spec in specs if spec.function is not None])
         self.settings.reject_unused()
-        cells: list[Cell] = []
-        inspections: dict[tuple[str, str], Inspection] = {}
+        cells: list[Case] = []
+        inspections: dict[str, Case] = {}
         for line in self._lines():
-            cells += self._row_cells(line, attacks, defenses, evaluators, asked)
-            for inspection in self._row_inspections(line, attacks, detections):
+            cells += self._cells(line, attacks, defenses, evaluators, asked)
+            for inspection in self._inspections(line, attacks, inspecting):
                 # An encoder goes before a detector once: clean ones are shared by rows, or by seeds where pinned.
-                inspections.setdefault((inspection.detection, inspection.chain[-1].key), inspection)
-        return Plan(board, cells, list(inspections.values()))
+                inspections.setdefault(inspection.judged.key, inspection)
+        return Plan(self.board, [*cells, *inspections.values()])
 
-    def _row_cells(
+    def _cells(
         self,
         line: _Line,
         attacks: Sequence[Attack],
         defenses: Sequence[Mitigation],
         evaluators: Sequence[Evaluator],
         asked: tuple[Sequence[str], Sequence[str]],
-    ) -> list[Cell]:
+    ) -> Iterator[Cell]:
         """The cells of one row, for those of its tasks that are asked for; an attack always gets the whole row.
 
         asked: attacks and defenses by name; what else is there is context.
         """
         row = line.row
-        tasks = [self.sources.task(text) for text in row.tasks]
-        triggers = self._triggers(row)
-        cells = []
+        tasks, triggers = self._goals(row)
+        goals = [(*goal, ()) for goal in zip(row.tasks, tasks, triggers, strict=True)]
+        also = [(text, self.sources.task(text), triggers[0], tuple(tasks)) for text in row.also]
         for seed in self._seeds():
             clean = self._pretrain(row.pretrain, seed)
             for attack in attacks:
                 published = self._attack(attack, tasks, triggers, seed, clean)
                 for defense in [d for d in defenses if self._crosses(attack, d, asked[0])]:
                     repaired = self._defend(defense, row, seed, published)
-                    for number, (text, task, trigger) in enumerate(zip(row.tasks, tasks, triggers, strict=True)):
+                    for number, (text, task, trigger, beside) in enumerate([*goals, *also]):
                         if text not in line.tasks:
                             continue
                         own_reference = published.parents.get(f"reference{number}")
@@ -189,22 +192,30 @@ class _Planner:
                         for evaluator in evaluators:
                             judge = (evaluator, task, seed, trigger)
                             cell = Cell(
-                                attack.name,
-                                attack.role,
-                                defense.name,
-                                defense.role,
-                                row.pretrain,
-                                task,
-                                seed,
-                                evaluator.name,
+                                attack=attack.name,
+                                attack_role=attack.role,
+                                defense=defense.name,
+                                defense_role=defense.role,
+                                pretrain=row.pretrain,
+                                tasks=(task,),
+                                seed=seed,
+                                evaluator=evaluator.name,
                                 chain=tuple(chain),
-                                evaluate=self._evaluate(repaired, *judge),
-                                undefended=self._evaluate(published, *judge),
-                                floor=self._evaluate(clean, *judge),
+                                judged=self._evaluate(repaired, *judge),
+                                undefended=(self._evaluate(published, *judge),),
+                                floors=(self._evaluate(clean, *judge),),
+                                beside=beside,
                                 context=not (attack.name in asked[0] and defense.name in asked[1]),
                             )
-                            cells.append(replace(cell, departures=self._departures(cell, line, seed)))
-        return cells
+                            yield replace(cell, departures=self._departures(cell, line, seed))
+
+    def _goals(self, row: Row) -> tuple[list[Task], list[Trigger]]:
+        """The tasks that are attacked together, and the trigger of each."""
+        tasks = [self.sources.task(text) for text in row.tasks]
+        for text in row.also:
+            if (task := self.sources.task(text)) in tasks:
+                raise UsageError(f"row {row.pretrain}: {text} stands under also, and {task} is attacked: leave one out")
+        return tasks, self._triggers(row)
 
     def _asked(self, axis: str) -> Sequence[str]:
         """The methods of an axis by name: those asked for, else the board's."""
@@ -238,8 +249,8 @@ class _Planner:
     def _seeds(self) -> list[int]:
         return list(dict.fromkeys(self.selection.seeds or self.board.seeds))
 
-    def _departures(self, of: Cell | Inspection, line: _Line, seed: int | None) -> tuple[str, ...]:
-        """In what a cell or an inspection differs from the board: by its own stages, and by where it stands.
+    def _departures(self, of: Case, line: _Line, seed: int | None) -> tuple[str, ...]:
+        """In what a case differs from the board: by its own stages, and by where it stands.
 
         seed: the run seed, None where the board pins the one seed that matters.
         """
@@ -251,18 +262,16 @@ class _Planner:
             place.append(f"seed not of the board (its seeds: {', '.join(map(str, board.seeds))})")
         return tuple(dict.fromkeys([*(text for stage in of.stages for text in stage.departed), *place]))
 
-    def _row_inspections(
-        self, line: _Line, attacks: Sequence[Attack], detections: Sequence[Detection]
+    def _inspections(
+        self, line: _Line, attacks: Sequence[Attack], inspecting: Sequence[tuple[Axis, Method]]
     ) -> Iterator[Inspection]:
-        """Every encoder of the row, clean and attacked, before every detector. The board's first evaluator gates."""
-        if not detections:
+        """Every encoder of the row, clean and attacked, before every method. The board's first evaluator gates."""
+        if not inspecting:
             return
         (floor,) = self.settings.methods(Attack, [self._floor("attack")])
         (evaluator,) = self.settings.methods(Evaluator, self.board.names("evaluator")[:1])
-        row = line.row
-        tasks = tuple(self.sources.task(text) for text in row.tasks)
-        triggers = self._triggers(row)
-        pinned = self.board.pretrain_seed
+        row, pinned = line.row, self.board.pretrain_seed
+        tasks, triggers = self._goals(row)
         for seed in self._seeds():
             for attack in (floor, *(a for a in attacks if not a.passthrough and a.role is not Role.CONTROL)):
                 # A clean encoder that several seeds share is inspected under its own.
@@ -270,24 +279,19 @@ class _Planner:
                 clean = self._pretrain(row.pretrain, own)
                 published = self._attack(attack, tasks, triggers, own, clean)
                 judges = [(evaluator, task, own, trigger) for task, trigger in zip(tasks, triggers, strict=True)]
-                for detection in detections:
+                for axis, method in inspecting:
+                    kind, departures = cast(InspectingKind, KINDS[axis.stage]), self.settings.departures(method)
                     inspection = Inspection(
-                        detection.name,
-                        attack.name,
-                        attack.role,
-                        row.pretrain,
-                        tasks,
-                        own,
-                        evaluator.name,
+                        axis=axis.name,
+                        method=method.name,
+                        attack=attack.name,
+                        attack_role=attack.role,
+                        pretrain=row.pretrain,
+                        tasks=tuple(tasks),
+                        seed=own,
+                        evaluator=evaluator.name,
                         chain=tuple(distinct([published])),
-                        detect=detect.plan(
-                            self.sources,
-                            detection,
-                            published,
-                            self._clean(row),
-                            own,
-                            self.settings.departures(detection),
-                        ),
+                        judged=kind.plan(self.sources, method, published, self._clean(row), own, departures),
                         undefended=tuple(self._evaluate(published, *judge) for judge in judges),
                         floors=tuple(self._evaluate(clean, *judge) for judge in judges),
                     )

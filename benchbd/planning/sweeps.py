@@ -13,6 +13,8 @@ from benchbd.contract.specs import SECTIONS
 from benchbd.planning.board import Board, Sweep
 from benchbd.planning.options import parse_options
 
+PRETRAINING = "pretraining"  # the one field of a board that a point may name by itself
+
 Point = Mapping[str, Any]
 """Value by option, as in {"trigger.size": 3}; empty for the board itself."""
 
@@ -32,8 +34,10 @@ def labelled(sweep: Sweep) -> Iterator[tuple[str, Point]]:
         for value in sweep.values:
             yield value if isinstance(value, str) else json.dumps(value), {sweep.option: value}
     for label, assignments in sweep.points.items():
-        named = parse_options(assignments)
-        yield label, {f"{name}.{field}": value for name, table in named.items() for field, value in table.items()}
+        fields = [text.partition("=")[::2] for text in assignments if text.startswith(f"{PRETRAINING}=")]
+        named = parse_options(text for text in assignments if not text.startswith(f"{PRETRAINING}="))
+        options = {f"{name}.{field}": value for name, table in named.items() for field, value in table.items()}
+        yield label, dict(fields) | options
 
 
 def at(board: Board, sweep: Sweep, point: Point) -> Board:
@@ -42,9 +46,12 @@ def at(board: Board, sweep: Sweep, point: Point) -> Board:
     options = {name: dict(table) for name, table in board.options.items()}
     for option, value in point.items():
         name, dot, field = option.rpartition(".")
+        if option == PRETRAINING:
+            changed[PRETRAINING] = value
+            continue
         try:
             if not (dot and name and field):
-                raise UsageError(f"{option} is not of the form NAME.FIELD")
+                raise UsageError(f"{option} is neither of the form NAME.FIELD nor {PRETRAINING}")
             if name in SECTIONS:
                 changed[name] = _changed(name, changed.get(name, getattr(board, name)), field, value)
         except UsageError as error:

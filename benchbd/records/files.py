@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -13,15 +14,18 @@ from pydantic import ValidationError
 from benchbd.base.content import commit, expanded, make_folder
 from benchbd.base.errors import DataError, StoreError
 from benchbd.base.inputs import HEAD, kind_of, reading
+from benchbd.contract.axes import AXIS
 from benchbd.records import verify
-from benchbd.records.models import DETECTIONS, SCHEMA, DetectionRecord, Entry, Record
+from benchbd.records.inspected import INSPECTED
+from benchbd.records.models import SCHEMA, Entry, Inspected, Record
 from benchbd.records.predictions import path_of
 
 E = TypeVar("E", bound=Entry)
 
 
 def write_records(records: Iterable[Entry], folder: Path) -> list[Path]:
-    """One file per record, each replaced atomically, and one of predictions beside it if there are any.
+    """One file per record, each replaced atomically, and one of predictions beside it if there are any. Those of
+    inspections lie in a folder for each axis.
 
     StoreError if the folder cannot be written.
     """
@@ -29,8 +33,9 @@ def write_records(records: Iterable[Entry], folder: Path) -> list[Path]:
     try:
         make_folder(folder)
         for record in records:
-            text = record.to_json()
-            paths.append(folder / record.name)
+            text, place = record.to_json(), folder_of(record, folder)
+            make_folder(place)
+            paths.append(place / record.name)
             packed = record.packed if isinstance(record, Record) else None
             if packed is not None:
                 commit(path_of(paths[-1]), partial(Path.write_bytes, data=packed))
@@ -40,6 +45,12 @@ def write_records(records: Iterable[Entry], folder: Path) -> list[Path]:
     except OSError as error:
         raise StoreError(f"records cannot be written to {folder} ({error.strerror or error})") from error
     return paths
+
+
+def folder_of(record: Entry | type[Inspected], folder: Path) -> Path:
+    """Where a record lies, under the folder of a board's records."""
+    axis = getattr(record, "axis", None)
+    return folder if axis is None else folder / AXIS[axis].plural
 
 
 def remove_record(path: Path) -> None:
@@ -54,9 +65,10 @@ def read_records(folder: Path) -> list[Record]:
     return _read(folder, Record, verify.cell)
 
 
-def read_detections(folder: Path) -> list[DetectionRecord]:
-    """Every detection record under ``folder``, the folder of a board's records; they lie apart from those of cells."""
-    return _read(folder / DETECTIONS, DetectionRecord, verify.inspection)
+def read_inspected(folder: Path) -> list[Inspected]:
+    """Every record of an inspection under ``folder``, the folder of a board's records."""
+    found = [_read(folder_of(kind, folder), kind, verify.inspection) for kind in INSPECTED.values()]
+    return [record for records in found for record in records]
 
 
 def read_record(path: Path) -> Record:
@@ -83,8 +95,8 @@ def _read_one(path: Path, kind: type[E], problem: Callable[[E], str]) -> E:
             text = path.read_bytes().removeprefix(codecs.BOM_UTF8)
             record = kind.model_validate_json(text)
     except ValidationError as error:
-        if kind is Record and _is_detection(text):
-            raise DataError(f"{path}: a detector's record, which has no pictures and no row among cells") from error
+        if kind is Record and (axis := _inspected(text)):
+            raise DataError(f"{path}: a record of {axis}, which has no pictures and no row among cells") from error
         wrong = {fault["loc"]: fault["input"] for fault in error.errors()}
         if isinstance(schema := wrong.get(("schema",)), int) and schema > SCHEMA:
             raise DataError(
@@ -105,9 +117,10 @@ def _read_one(path: Path, kind: type[E], problem: Callable[[E], str]) -> E:
     return record
 
 
-def _is_detection(text: bytes) -> bool:
-    try:
-        DetectionRecord.model_validate_json(text)
-    except ValidationError:
-        return False
-    return True
+def _inspected(text: bytes) -> str:
+    """The axis that a text is the record of an inspection of; else empty."""
+    for axis, kind in INSPECTED.items():
+        with suppress(ValidationError):
+            kind.model_validate_json(text)
+            return axis
+    return ""

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from functools import cached_property
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
@@ -18,14 +18,12 @@ LONGEST_NAME = 200  # bytes of a record's file name: 255 is the most, and the na
 
 LONGEST_AUTHOR = 100  # characters
 
-DETECTIONS = "detections"  # the folder, among a board's records, of those of detectors
-
 _COUNTED: dict[str, Any] = {"correct_triggered": True, "certified": True}
 
 _MEASURED: dict[str, Any] = {"ra": True, "certified": True}
 
 _LATER: dict[str, Any] = {
-    **dict.fromkeys(("attack_role", "defense_role", "point", "predictions"), True),
+    **dict.fromkeys(("attack_role", "defense_role", "point", "beside", "predictions"), True),
     **dict.fromkeys(("precision", "plugins", "isolation", "source", "author"), True),
     **dict.fromkeys(("counts", "baseline_counts"), _COUNTED),
     **dict.fromkeys(("metrics", "undefended"), _MEASURED),
@@ -190,6 +188,10 @@ def _slug(point: dict[str, Any]) -> str:
     return text if re.fullmatch(r"[\w.+=-]{1,60}", text) else hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def _joined(tasks: list[str]) -> str:
+    return "+".join(task.replace(":", "-") for task in tasks)
+
+
 def _role(axis: str, name: object) -> Role:
     """The role of a method of schema 1."""
     if name == "none":
@@ -213,6 +215,7 @@ class Record(Entry):
     baseline: Baseline | None = None
     baseline_counts: Counts | None = None
     undefended: Metrics | None = Field(None, description="the same cell under no defense")
+    beside: list[str] = Field(default_factory=list, description="the tasks under attack, if its own is none of them")
     reference: dict[str, Any] = Field(default_factory=dict, description="where the reference inputs come from")
     predictions: _Sha256 | None = Field(None, description="sha256 of the file of predictions beside the record")
     _packed: bytes | None = PrivateAttr(None)
@@ -228,8 +231,15 @@ class Record(Entry):
         return self
 
     def _parts(self) -> list[str]:
-        task = f"{self.task}-{self.target}"
-        return [self.attack, self.defense, self.pretrain, task, f"s{self.seed}", self.evaluator]
+        parts = [
+            self.attack,
+            self.defense,
+            self.pretrain,
+            f"{self.task}-{self.target}",
+            f"s{self.seed}",
+            self.evaluator,
+        ]
+        return [*parts, *([f"beside-{_joined(self.beside)}"] if self.beside else [])]
 
 
 class Gain(_Part):
@@ -245,19 +255,31 @@ class Gain(_Part):
         return 100 * (own.hits_nontarget - floor.hits_nontarget) / floor.nontarget
 
 
-class DetectionRecord(Entry):
-    """One inspection: a detector's verdict on one encoder, clean (the attack is the floor) or attacked."""
+class Inspected(Entry):
+    """One inspection: what a method of an axis that inspects found of one encoder, clean or attacked.
 
-    detection: str
+    The record of an axis derives from it, with a field of the axis's name, which is the method's, and the fields of its
+    stage's result; these are None if there is none.
+    """
+
+    axis: ClassVar[str]
     evaluator: str = Field(description="by which an attack took, or did not")
     tasks: list[str] = Field(description="of the encoder's row, each DATASET:TARGET")
-    score: float | None = Field(None, description="higher is more suspicious")
-    flagged: bool | None = Field(None, description="the detector's own decision")
     gains: dict[str, Gain] = Field(default_factory=dict, description="whether the attack took, by task")
 
+    @property
+    def method(self) -> str:
+        """The method that inspected."""
+        return str(getattr(self, self.axis))
+
+    @property
+    def found(self) -> dict[str, Any]:
+        """What it found, by field."""
+        own = type(self).model_fields.keys() - {*Inspected.model_fields, self.axis}
+        return {name: getattr(self, name) for name in type(self).model_fields if name in own}
+
     def _parts(self) -> list[str]:
-        tasks = "+".join(task.replace(":", "-") for task in self.tasks)
-        return [self.attack, self.detection, self.pretrain, tasks, f"s{self.seed}"]
+        return [self.attack, self.method, self.pretrain, _joined(self.tasks), f"s{self.seed}"]
 
 
 GATE = 15.0  # points by which an undefended ASR must exceed the clean floor for the attack to count

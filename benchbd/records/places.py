@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchbd.base.errors import DataError, UsageError, shown
-from benchbd.records.files import read_detections, read_records
-from benchbd.records.models import DetectionRecord, Entry, Record
+from benchbd.records.files import read_inspected, read_records
+from benchbd.records.models import Entry, Inspected, Record
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Found:
     """The records of a board, and a line for the user if others were passed over; else empty."""
 
     records: list[Record]
-    detections: list[DetectionRecord]
+    inspected: list[Inspected]
     remark: str = ""
 
 
@@ -40,14 +40,14 @@ def find_records(board: str, *, store: Path, published: Path, given: Path | None
     places = [given] if given is not None else [stored, published]
     for place in places:
         try:
-            found, detected = read_records(place), read_detections(place)
+            found, inspected = read_records(place), read_inspected(place)
         except DataError as error:
             raise DataError(f"{error}{hint}") from error
-        if found or detected:
-            check_board((*found, *detected), board, place)
+        if found or inspected:
+            check_board((*found, *inspected), board, place)
             passed_over = given is None and place == stored and any(published.rglob("*.json"))
             remark = f"reading {stored}; the published records are in {published} (--records)" if passed_over else ""
-            return Found(found, detected, remark)
+            return Found(found, inspected, remark)
     looked = " or ".join(map(str, places))
     instead = hint or f": run it first with benchbd run --board {board}"
     raise UsageError(f"no records of board {board} in {looked}{instead}")

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from benchbd.base.content import canonical
 from benchbd.base.errors import shown
+from benchbd.contract.axes import AXES, AXIS
 from benchbd.contract.roles import Role
 from benchbd.records.models import GATE
 from benchbd.records.predictions import unpack
 
 if TYPE_CHECKING:
-    from benchbd.records.models import Baseline, Counts, DetectionRecord, Entry, Metrics, Record
+    from benchbd.records.models import Baseline, Counts, Entry, Inspected, Metrics, Record
 
 _TOLERANCE = 1e-3  # of a percentage: a record rounds to 1e-4
 
@@ -26,7 +27,8 @@ _NAME = re.compile(r"[^\s./\\:][^/\\:\x00-\x1f]*")  # names become file names; a
 
 _OPTION = re.compile(r"(?P<name>[^.=]+)\.(?P<field>[^.=]+)=(?P<value>.*) \(the board's: .*\)", re.DOTALL)
 
-_METHODS = {"attack": "attack", "defend": "defense", "evaluate": "evaluator", "detect": "detection"}
+_METHODS = {axis.stage: axis.name for axis in AXES if axis.stage and axis.name != "pretraining"}
+"""Field of a record that names the method of a stage, by the stage's kind."""
 
 
 def cell(record: Record) -> str:
@@ -34,7 +36,7 @@ def cell(record: Record) -> str:
     return next(_of_cell(record), "")
 
 
-def inspection(record: DetectionRecord) -> str:
+def inspection(record: Inspected) -> str:
     """The same for the record of an inspection."""
     return next(_of_inspection(record), "")
 
@@ -51,6 +53,7 @@ def _of_cell(record: Record) -> Iterator[str]:
             yield from _countable(name, part)
             yield from _following(label, own, name, part)
     yield from _predicted(record)
+    yield from _attacked(record)
     if record.undefended is not None:
         yield from _percentages("undefended", record.undefended)
     counted = record.metrics is not None and record.baseline is not None and record.undefended is not None
@@ -64,6 +67,17 @@ def _of_cell(record: Record) -> Iterator[str]:
             yield "undefended: differs from metrics, but no stage of the record is a defense"
         floor = record.baseline_counts
         yield from _gate(record, record.undefended.asr_nontarget - 100 * floor.hits_nontarget / floor.nontarget)
+
+
+def _attacked(record: Record) -> Iterator[str]:
+    """A task that is said to be under attack, or not, and is the other."""
+    targets = within(record.identity, "attack", "params", "targets")
+    if isinstance(targets, list):
+        data = within(record.identity, "evaluate", "data", "train")
+        own = any((within(each, "data"), within(each, "label")) == (data, record.target) for each in targets)
+        if own == bool(record.beside):
+            task = f"{record.task}:{record.target}"
+            yield f"beside: {record.beside or 'empty'}, but identity.attack {'attacks' if own else 'spares'} {task}"
 
 
 def _predicted(record: Record) -> Iterator[str]:
@@ -100,13 +114,14 @@ def _predicted(record: Record) -> Iterator[str]:
             )
 
 
-def _of_inspection(record: DetectionRecord) -> Iterator[str]:
-    yield from _shared(record, "detect")
+def _of_inspection(record: Inspected) -> Iterator[str]:
+    yield from _shared(record, AXIS[record.axis].stage)
     for task, gain in record.gains.items():
         yield from _countable(f"gains.{task}.counts", gain.counts)
         yield from _countable(f"gains.{task}.baseline_counts", gain.baseline_counts)
-    judged = record.score is not None and set(record.gains) == set(record.tasks)
-    yield from _status(record, judged, record.score is not None, "score, and gains for each of its tasks")
+    judged = None not in record.found.values() and set(record.gains) == set(record.tasks)
+    measured = any(value is not None for value in record.found.values())
+    yield from _status(record, judged, measured, f"{', '.join(record.found)}, and gains for each of its tasks")
     if record.status in ("ok", "attack-failed"):
         yield from _gate(record, max((gain.points for gain in record.gains.values()), default=0.0))
 
@@ -124,6 +139,7 @@ def _shared(record: Entry, last: str) -> Iterator[str]:
         said = f"departures are {', '.join(record.departures)}" if record.departures else "there are no departures"
         yield f"on_board: {str(record.on_board).lower()}, but {said}; a record is on-board where it has none"
     yield from _departed(record)
+    yield from _pointed(record)
     yield from _identities(record, last)
     if record.precision not in (None, used := within(record.identity, last, "numerics", "precision")):
         yield f"precision: {record.precision}, but identity.{last} has {used}"
@@ -145,6 +161,23 @@ def _departed(record: Entry) -> Iterator[str]:
                 value = str(options[said["field"]])
                 if said["value"].replace("(", "[").replace(")", "]") != value.replace("(", "[").replace(")", "]"):
                     yield f"departures: {departure}, but identity.{kind} has {said['field']} {value}"
+
+
+def _pointed(record: Entry) -> Iterator[str]:
+    """Assignments of a sweep's point that the stages of the record did not have."""
+    for option, value in record.point.items():
+        name, _, field = option.rpartition(".")
+        for kind, identity in record.identity.items():
+            method = within(identity, "method") or {}
+            known = within(method, "options", field) if name in (method.get("name"), _named(method)) else None
+            if option == "clean.images":
+                known = within(identity, "params", "clean", "count")
+            if known not in (None, value) and str(known) != str(value) and not isinstance(value, str):
+                yield f"point: {option}={value}, but identity.{kind} has {known}"
+
+
+def _named(method: Mapping[str, Any]) -> str:
+    return f"{method.get('axis')}:{method.get('name')}"
 
 
 def _identities(record: Entry, last: str) -> Iterator[str]:
@@ -236,7 +269,8 @@ def _status(record: Entry, complete: bool, measured: bool, what: str) -> Iterato
 
 def _gate(record: Entry, gain: float) -> Iterator[str]:
     """Whether the attack counts, as the runner decides it. gain: points of its undefended ASR above the floor."""
-    gated = "attack" in record.identity and record.attack_role is not Role.CONTROL
+    spared = bool(getattr(record, "beside", ()))
+    gated = "attack" in record.identity and record.attack_role is not Role.CONTROL and not spared
     if record.status == "ok" and gated and gain < GATE - _TOLERANCE:
         yield f"status: ok, but the attack gains {gain:+.1f} points; one below {GATE:+.0f} is attack-failed"
     if record.status == "attack-failed" and not (gated and gain < GATE + _TOLERANCE):

@@ -107,6 +107,8 @@ def _totals(plan: Plan, stages: Sequence[PlannedStage]) -> Iterator[str]:
     )
     if context := sum(cell.context for cell in plan.cells):
         yield f"{context} of the cells stand beside those asked for; --only leaves them out"
+    if pointed := sum(bool(case.point) for case in plan.cases):
+        yield f"{pointed} of the {_number(len(plan.cases), 'case')} are of sweeps; --sweep NAME leaves out the others"
     if len(stages) > LARGE:
         yield "summed up by kind and method; --json has every stage"
     if todo:
@@ -128,7 +130,7 @@ def _partly(values: Sequence[float | None], told: Callable[[float], str]) -> str
 
 def _off_board(plan: Plan) -> Iterator[str]:
     """Each departure, and how many of the cells and inspections it concerns: those that stand on it."""
-    parts = [*(cell.departures for cell in plan.cells), *(each.departures for each in plan.inspections)]
+    parts = [case.departures for case in plan.cases]
     for departure in plan.departures:
         off = sum(departure in departures for departures in parts)
         yield f"off-board: {departure}" + (f", in {off} of {len(parts)}" if off < len(parts) else "")

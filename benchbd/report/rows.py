@@ -39,7 +39,7 @@ class Order:
     @classmethod
     def of(cls, board: Board) -> Order:
         """The order in which a board names things."""
-        tasks = [(row.pretrain, task) for row in board.rows for task in row.tasks]
+        tasks = [(row.pretrain, task) for row in board.rows for task in row.evaluated]
         lines = {
             sweep.name: [(label, point_text(point), at(board, sweep, point)) for label, point in labelled(sweep)]
             for sweep in board.sweeps
@@ -74,6 +74,8 @@ class TableRow:
     seconds, image_forwards: means over the seeds, of the defense alone.
     departures: in what the row is off-board; empty where it is on-board.
     point: of a sweep, its assignments; empty for the board's grid.
+    beside: the tasks that are attacked, of a task that is not; empty else.
+    options: what its methods were called with, as ``-o`` takes it.
     """
 
     pretrain: str = ""
@@ -86,6 +88,8 @@ class TableRow:
     defense_role: Role = Role.METHOD
     departures: tuple[str, ...] = ()
     point: str = ""
+    beside: str = ""
+    options: frozenset[str] = frozenset()
     seeds: tuple[int, ...] = ()
     acc: Interval = _NOTHING
     asr: Interval = _NOTHING
@@ -112,7 +116,8 @@ class TableRow:
         """The table that the row belongs to: one for every place and every kind of departure."""
         name = "" if self.task.endswith(f":{self.target_name}") else f" ({self.target_name})"
         off = f"; off-board: {', '.join(self.departures)}" if self.departures else ""
-        return f"{self.pretrain} -> {self.task}{name}, evaluator {self.evaluator}{off}"
+        spared = f", not attacked ({self.beside})" if self.beside else ""
+        return f"{self.pretrain} -> {self.task}{name}{spared}, evaluator {self.evaluator}{off}"
 
     @property
     def of_floor(self) -> bool:
@@ -129,7 +134,7 @@ class TableRow:
     def flat(self) -> dict[str, Any]:
         """Numbers and plain lists under one name each; a half-width follows its mean as ``..._half``."""
         flat: dict[str, Any] = {}
-        for name in (each.name for each in fields(self) if not each.name.endswith("_role")):
+        for name in (each.name for each in fields(self) if not each.name.endswith(("_role", "options"))):
             value = getattr(self, name)
             if isinstance(value, Interval):
                 flat |= {name: rounded(value.mean), f"{name}_half": rounded(value.half)}
@@ -147,7 +152,7 @@ def flattened(rows: Sequence[TableRow]) -> tuple[list[str], list[dict[str, Any]]
     """The names of ``flat`` and the rows by them, without RA or certified accuracy if no record counts it."""
     flat = [row.flat() for row in rows]
     absent = {name for name in _SINCE_2 if all(each[name] is None for each in flat)}
-    absent |= {"point"} - {name for each in flat for name in ("point",) if each[name]}
+    absent |= {name for name in ("point", "beside") if not any(each[name] for each in flat)}
     names = [name for name in TableRow().flat() if name.removesuffix("_half") not in absent]
     return names, [{name: each[name] for name in names} for each in flat]
 
@@ -177,7 +182,7 @@ def summarise(records: Sequence[Record], order: Order, off_board: bool) -> list[
         listed = [place for place, pair in enumerate(order.tasks) if tuple(pair) in names]
         return (
             listed[0] if listed else len(order.tasks),
-            (first.pretrain, first.task, first.target),  # the target as a number: gtsrb:9 before gtsrb:12
+            (first.pretrain, first.task, first.target, first.beside),  # the target as a number: gtsrb:9 before gtsrb:12
             point_text(first.point),
             *rank_of(first.evaluator, order.evaluators),
             *rank_of(first.attack, order.attacks, first.attack_role),
@@ -245,6 +250,8 @@ def _row(records: Sequence[Record], scratch: Mapping[tuple[object, ...], Sequenc
         defense_role=first.defense_role,
         departures=departures(first),
         point=point_text(first.point),
+        beside=" + ".join(first.beside),
+        options=frozenset(_options(first)),
         seeds=tuple(record.seed for record, _ in measured),
         acc=interval(metrics.acc for _, metrics in measured),
         asr=interval(metrics.asr for _, metrics in measured),
@@ -270,6 +277,13 @@ def _row(records: Sequence[Record], scratch: Mapping[tuple[object, ...], Sequenc
     )
 
 
+def _options(record: Record) -> Iterator[str]:
+    for identity in record.identity.values():
+        method = identity.get("method", {})
+        for option, value in method.get("options", {}).items():
+            yield point_text({f"{method.get('name')}.{option}": value})
+
+
 def _notes(records: Sequence[Record]) -> tuple[str, ...]:
     said: dict[str, list[int]] = {}
     for record in records:
@@ -284,7 +298,8 @@ def _notes(records: Sequence[Record]) -> tuple[str, ...]:
 
 def _place(record: Record) -> tuple[object, ...]:
     """What two cells must share to be compared."""
-    return record.pretrain, task_name(record), record.evaluator, point_text(record.point), departures(record)
+    point, beside = point_text(record.point), tuple(record.beside)
+    return record.pretrain, task_name(record), record.evaluator, beside, point, departures(record)
 
 
 def task_name(record: Record) -> str:

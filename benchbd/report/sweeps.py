@@ -36,7 +36,8 @@ def columns_of(certified: bool) -> list[Column]:
 def sweep_tables(rows: Sequence[TableRow], order: Order, values: Callable[[TableRow], list[Value]]) -> list[Table]:
     """A table per sweep and place: the points in the board's order, each with the attacks and defenses that it moves.
 
-    Where a point is the board as it stands, its rows are those of the grid. values: what ``columns_of`` have of a row.
+    If a point is the board as it stands, or says what a row of the grid has without it, its row is that of the grid.
+    values: what ``columns_of`` have of a row.
     """
     named = {text for lines in order.sweeps.values() for _, text in lines}
     others = [(row.point, row.point) for row in rows if row.point and row.point not in named]
@@ -47,11 +48,12 @@ def sweep_tables(rows: Sequence[TableRow], order: Order, values: Callable[[Table
         for heading in dict.fromkeys(row.heading for row in rows if row.point and row.point in points):
             here = [row for row in rows if row.heading == heading]
             moved = {(row.attack, row.defense) for row in here if row.point and row.point in points}
-            shown = [
-                [label, *values(row)]
-                for label, text in lines
-                for row in here
-                if row.point == ("" if text in order.own else text) and (row.attack, row.defense) in moved
-            ]
+            shown = []
+            for label, text in lines:
+                there = {(row.attack, row.defense) for row in here if row.point == text}
+                for row in here:
+                    alike = text in order.own or row.options >= set(text.split(", "))
+                    own = row.point == text or (not (row.point or (row.attack, row.defense) in there) and alike)
+                    shown += [[label, *values(row)]] if own and (row.attack, row.defense) in moved else []
             tables.append(Table(shown, f"Sweep {name}: {heading}"))
     return tables

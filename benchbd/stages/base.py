@@ -110,7 +110,8 @@ class Stage:
     def images(self) -> int:
         """How many images the method trains on; 0 if nobody knows."""
         drawn = self.params.get("clean") or self.params.get("shadow") or {}
-        return int(drawn.get("count", self.data["shadow" if "shadow" in self.data else "pool"].count))
+        whole = self.data.get("shadow") or self.data.get("pool")
+        return int(drawn.get("count", whole.count if whole else 0))
 
     def shortened(self) -> str | None:
         """How far below its own length the method of this stage is cut, in a line; None if it is not. PluginError if

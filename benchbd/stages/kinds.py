@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from importlib import import_module
 from types import MappingProxyType
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 
+from benchbd.contract.axes import AXES
 from benchbd.contract.handover import Handover, Product
 from benchbd.contract.method import Method
-from benchbd.stages import attack, defend, detect, evaluate, pretrain, reference
 from benchbd.stages.base import Outcome, Stage
+from benchbd.stages.clean import Clean
 from benchbd.stages.inputs import Inputs
+from benchbd.stages.sources import Sources
 
 
 class StageKind(Protocol):
@@ -37,13 +40,18 @@ class StageKind(Protocol):
         """Stages with equal answers may share one handover; None: alone."""
 
 
+class InspectingKind(StageKind, Protocol):
+    """The kind of an axis that inspects: its stages are of an encoder and of what a defender has."""
+
+    def plan(
+        self, sources: Sources, method: Method, published: Stage, clean: Clean, seed: int, departures: Iterable[str]
+    ) -> Stage:
+        """The stage of ``method`` on the encoder that a stage published, under the run seed ``seed``."""
+
+
 KINDS: Mapping[str, StageKind] = MappingProxyType(
     {
-        "pretrain": pretrain,
-        "reference": reference,
-        "attack": attack,
-        "defend": defend,
-        "detect": detect,
-        "evaluate": evaluate,
+        kind: cast(StageKind, import_module(f"benchbd.stages.{kind}"))
+        for kind in ("reference", *(axis.stage for axis in AXES if axis.stage))
     }
 )

@@ -5,7 +5,7 @@ Reads records only; torch is never imported. An encoder whose attack did not tak
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean, median
 from typing import Any
@@ -14,9 +14,9 @@ import pandas as pd
 
 from benchbd.base.errors import DataError
 from benchbd.contract.roles import Role
-from benchbd.records.models import DetectionRecord
+from benchbd.records.detection import DetectionRecord
 from benchbd.report.document import Column, Document, Frame, Noted, Section, Table, Value
-from benchbd.report.rows import BY_NAME, Order, check_protocol, departures, nearest_departures, rank_of
+from benchbd.report.rows import BY_NAME, Order, check_protocol, departures, nearest_departures, point_text, rank_of
 from benchbd.report.statistics import auroc, auroc_interval, binomial_interval, true_positives
 
 LEGEND = (
@@ -34,6 +34,7 @@ class Population:
     """One detector against one attack: the scores of the clean encoders and of the attacked ones.
 
     tasks: of the attacked encoders' row. left_out: encoders that do not count, by status; clean ones as "clean failed".
+    point: of a sweep, its assignments; empty for the board's grid.
     seconds, image_forwards: means over every inspection.
     """
 
@@ -50,6 +51,7 @@ class Population:
     seconds: float | None
     image_forwards: float | None
     notes: tuple[str, ...]
+    point: str = ""
 
     @property
     def judged(self) -> bool:
@@ -79,7 +81,7 @@ class Population:
 
 
 _Place = tuple[Any, ...]
-"""(detection, pretrain, departures) of clean encoders; with (tasks, attack) after it, of attacked ones."""
+"""(detection, pretrain, point, departures) of clean encoders; with (tasks, attack) after it, of attacked ones."""
 
 
 def populations(
@@ -94,7 +96,7 @@ def populations(
     clean: dict[_Place, dict[object, DetectionRecord]] = {}
     for record in sorted(records, key=lambda record: (record.seed, record.name)):
         if record.on_board or off_board:
-            place = (record.detection, record.pretrain, departures(record))
+            place = (record.detection, record.pretrain, point_text(record.point), departures(record))
             if record.attack_role is Role.FLOOR:  # one encoder, whichever row or seed it was inspected for
                 _take(clean.setdefault(place, {}), record.stages.get("pretrain", record.seed), record)
             else:
@@ -105,10 +107,17 @@ def populations(
         beside[(*place, (), "")] = place
 
     def rank(place: _Place) -> tuple[object, ...]:
-        detection, pretrain, departures, row, attack = place
+        detection, pretrain, point, departures, row, attack = place
         tasks = [task for _, task in order.tasks]
         places = [tasks.index(task) for task in row if task in tasks]
-        return (detection, departures, min(places, default=len(tasks)), pretrain, *rank_of(attack, order.attacks))
+        return (
+            detection,
+            departures,
+            point,
+            min(places, default=len(tasks)),
+            pretrain,
+            *rank_of(attack, order.attacks),
+        )
 
     return [
         _population(place, list(groups[place].values()), list(clean.get(beside[place], {}).values()))
@@ -116,11 +125,14 @@ def populations(
     ]
 
 
-def _clean_place(attacked: _Place, clean: Iterable[_Place]) -> _Place:
+def _clean_place(attacked: _Place, clean: Collection[_Place]) -> _Place:
     """Where the clean encoders lie that attacked ones are told from: what changes an attack alone leaves them be."""
-    detection, pretrain, departures, *_ = attacked
-    known = [place[2] for place in clean if place[:2] == (detection, pretrain)]
-    return detection, pretrain, nearest_departures(departures, known)
+    detection, pretrain, point, departures, *_ = attacked
+    for near in (point, ""):
+        known = [place[3] for place in clean if place[:3] == (detection, pretrain, near)]
+        if (nearest := nearest_departures(departures, known)) is not None:
+            return detection, pretrain, near, nearest
+    return detection, pretrain, point, departures
 
 
 def _take(into: dict[object, DetectionRecord], encoder: object, record: DetectionRecord) -> None:
@@ -134,7 +146,7 @@ def _take(into: dict[object, DetectionRecord], encoder: object, record: Detectio
 
 
 def _population(place: _Place, attacked: Sequence[DetectionRecord], clean: Sequence[DetectionRecord]) -> Population:
-    detection, pretrain, departures, tasks, attack = place
+    detection, pretrain, point, departures, tasks, attack = place
     positives = [(r.score, r.flagged) for r in attacked if r.status == "ok" and r.score is not None]
     negatives = [(r.score, r.flagged) for r in clean if r.status == "ok" and r.score is not None]
     others: list[str] = [record.status for record in attacked if record.status != "ok"]
@@ -161,6 +173,7 @@ def _population(place: _Place, attacked: Sequence[DetectionRecord], clean: Seque
         seconds=fmean(cost.seconds for cost in costs) if costs else None,
         image_forwards=fmean(cost.image_forwards for cost in costs) if costs else None,
         notes=tuple(dict.fromkeys([*notes, *_counted(everyone)])),
+        point=point,
     )
 
 
@@ -183,7 +196,9 @@ def frame(records: Iterable[DetectionRecord]) -> pd.DataFrame:
 def document(records: Iterable[DetectionRecord], order: Order = BY_NAME, off_board: bool = False) -> Document:
     """The populations with how they are to be read; a document that says nothing, if there are none."""
     found = populations(list(records), order, off_board)
+    pointed = any(population.point for population in found)
     flat = [population.flat() for population in found]
+    flat = [{name: each[name] for name in each if pointed or name != "point"} for each in flat]
     if not found:
         return Document(data=flat)
     return Document(
@@ -214,7 +229,7 @@ def _values(population: Population) -> list[Value]:
     return [
         population.detection,
         population.attack or "-",
-        f"{population.pretrain} -> {' + '.join(population.tasks)}" if population.tasks else population.pretrain,
+        _encoders(population),
         len(clean),
         len(attacked),
         "{:.3f} [{:.2f}, {:.2f}]".format(*population.auroc) if population.auroc else None,
@@ -226,6 +241,11 @@ def _values(population: Population) -> list[Value]:
         None if population.image_forwards is None else f"{population.image_forwards:,.0f}",
         Noted(", ".join(status), population.notes),
     ]
+
+
+def _encoders(population: Population) -> str:
+    tasks = f" -> {' + '.join(population.tasks)}" if population.tasks else ""
+    return f"{population.pretrain}{tasks}{f' at {population.point}' if population.point else ''}"
 
 
 def _share(hits: int, trials: int) -> str | None:
