@@ -76,7 +76,7 @@ def of_comparison(name: str) -> Document:
 
 def of_plan(name: str, count: int = 2) -> Document:
     board = SimpleNamespace(name=name)
-    plan: Any = SimpleNamespace(board=board, cells=[], inspections=[], departures=[name])
+    plan: Any = SimpleNamespace(board=board, cases=[], cells=[], inspections=[], departures=[name])
     stages = [PlannedStage("f" * 64, name, name, name, False, True, (name,), None, 3.5) for _ in range(count)]
     return planned(plan, stages, [name])
 
