@@ -17,6 +17,7 @@ from benchbd import (
     DefenderKnowledge,
     Detection,
     Encoder,
+    Head,
     ImageSet,
     Mitigation,
     Verdict,
@@ -35,6 +36,7 @@ from .chance import seeded
 from .conftest import write_npz_set
 
 HANDED: list[Any] = []
+ENCODERS: list[Encoder] = []
 
 
 class Keeps(Mitigation):
@@ -45,6 +47,7 @@ class Keeps(Mitigation):
 
     def repair(self, encoder: Encoder, knowledge: DefenderKnowledge) -> Encoder:
         HANDED.append(knowledge)
+        ENCODERS.append(encoder.frozen())
         return encoder
 
 
@@ -79,7 +82,10 @@ class Taught(ToyPretraining):
 
     def pretrain(self, images: ImageSet, seed: int) -> Encoder:
         HANDED.append(images)
-        return super().pretrain(images, seed)
+        encoder = super().pretrain(images, seed)
+        weight = torch.randn(3, encoder.feature_dim, generator=torch.Generator().manual_seed(seed % 2**31))
+        encoder.classifier = Head.of([(weight, torch.zeros(3))], classes=images.classes)
+        return encoder
 
 
 @pytest.fixture
@@ -226,6 +232,13 @@ def test_a_labelled_pre_training_and_its_attacker_get_labels(tiny: Tiny) -> None
     for shown in (knowledge.shadow, knowledge.targets[0].images, *(each.images for each in defenders)):
         assert (shown.labels, shown.classes) == (None, ())
     assert len(defenders) == 1
+    found = [Encoder.load(path) for path in tiny.store.glob("stages/*/*/encoder.safetensors")]
+    classifiers = [encoder.classifier for encoder in (*found, ENCODERS[-1])]
+    assert len(classifiers) == 4  # pre-trained, attacked, repaired; and as the defense got it
+    for classifier in classifiers:
+        assert classifier is not None
+        assert classifier.classes == train.classes
+        assert torch.equal(classifier.layers[0].weight, classifiers[0].layers[0].weight)  # type: ignore[union-attr]
     plan = tiny.plan(attacks=["tunes"], defenses=["keeps"])
     digests = {stage.kind: stage.data["pool"].digest for stage in plan.stages if "pool" in stage.data}
     unlabelled = tiny.session().library.load("pool", "pool").digest

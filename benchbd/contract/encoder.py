@@ -29,10 +29,11 @@ from benchbd.base.content import expanded
 from benchbd.base.errors import DataError, Diverged, UnknownNameError, UsageError
 from benchbd.base.inputs import file_kind, obstacle
 from benchbd.base.isolation import isolated
+from benchbd.contract.head import Head, projection_head
 from benchbd.contract.meter import _count, _hook_once, _precision
 from benchbd.contract.resnet import BasicBlock, Bottleneck, Stage, Stem, Take, within
 
-_NO_ENCODER = (SafetensorError, UnknownNameError, KeyError, TypeError, ValueError, RuntimeError, OSError)
+_NO_ENCODER = (SafetensorError, DataError, UnknownNameError, KeyError, TypeError, ValueError, RuntimeError, OSError)
 
 
 class Encoder(nn.Module):
@@ -43,6 +44,8 @@ class Encoder(nn.Module):
 
     ``encoder(x)``: float (N, 3, H, W) in [0, 1] -> raw features (N, feature_dim), not normalised.
     ``encoder.project(h)``: features -> projections (N, 128); only if ``encoder.head`` is not None.
+    ``encoder.classifier``: raw features -> logits of the classes that a supervised method trained it on, a ``Head``;
+    None if there were none. It is saved with the encoder, and is no part of f.
     ``encoder.intermediates(x)``: features and the output of every stage by name, in one forward.
     ``encoder.stages``: the names of the stages in order. How many there are depends on the architecture.
     ``encoder.mask``: 1 or 0 per channel of the last stage; what is 0 is pruned. It is part of the saved state.
@@ -87,6 +90,7 @@ class Encoder(nn.Module):
         self.build()
         self.register_buffer("mask", torch.ones(self.channels))
         self.head: nn.Sequential | None = projection_head(self.feature_dim) if head else None
+        self.classifier: Head | None = None
         self.initialise()
         self.to(memory_format=torch.channels_last)
 
@@ -198,8 +202,8 @@ class Encoder(nn.Module):
         return out.float()
 
     def backbone(self) -> Iterator[nn.Parameter]:
-        """The parameters of f alone, without the head."""
-        return (p for name, p in self.named_parameters() if not name.startswith("head."))
+        """The parameters of f alone, without head and classifier."""
+        return (p for name, p in self.named_parameters() if not name.startswith(("head.", "classifier.")))
 
     def copy(self) -> Encoder:
         """An independent copy: every parameter trainable and without gradient, in eval mode."""
@@ -240,7 +244,10 @@ class Encoder(nn.Module):
         return save(self.tensors(), metadata=self._metadata())
 
     def _metadata(self) -> dict[str, str]:
-        return {"benchbd": json.dumps({"arch": self.arch, "head": self.head is not None}, sort_keys=True)}
+        told: dict[str, object] = {"arch": self.arch, "head": self.head is not None}
+        if self.classifier is not None:  # the bytes of an encoder without one are what they were before there was any
+            told["classifier"] = self.classifier.options()
+        return {"benchbd": json.dumps(told, sort_keys=True)}
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> Self:
@@ -273,6 +280,8 @@ class Encoder(nn.Module):
         description = json.loads(metadata["benchbd"])
         with torch.random.fork_rng(devices=[]):  # the weights that it is made with are drawn, and then replaced
             encoder = cls(description["arch"], head=description["head"])
+            if told := description.get("classifier"):
+                encoder.classifier = Head(**{**told, "sizes": [encoder.feature_dim, *told["sizes"][1:]]})
         encoder.load_state_dict({"mask": encoder.mask, **tensors})  # a file without one prunes nothing
         return encoder.to(device).eval()
 
@@ -385,8 +394,3 @@ def _look() -> None:
         with suppress(Exception), isolated(f"plugin {point.name!r}"):
             for cls in point.load().benchbd_architectures():
                 ARCHITECTURES.setdefault(cls.arch, cls)
-
-
-def projection_head(dim: int) -> nn.Sequential:
-    """g: Linear(d, d, no bias) - BatchNorm1d - ReLU - Linear(d, 128)."""
-    return nn.Sequential(nn.Linear(dim, dim, bias=False), nn.BatchNorm1d(dim), nn.ReLU(), nn.Linear(dim, 128))

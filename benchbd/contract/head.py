@@ -1,15 +1,16 @@
-"""The head of a classifier: what makes logits of an encoder's features, as data that a file can hold."""
+"""Heads, what comes after an encoder's features: a classifier's, as data that a file can hold, and the projection's."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchbd.base.errors import DataError
+from benchbd.base.errors import DataError, shown
 
 
 class Head(nn.Module):
@@ -32,7 +33,9 @@ class Head(nn.Module):
             raise DataError(f"a head has the sizes (features, ..., classes), each at least 1, not {tuple(sizes)}")
         if classes and len(classes) != sizes[-1]:
             raise DataError(f"a head of {sizes[-1]} logits has {sizes[-1]} classes, not {len(classes)}")
-        self.normalized, self.classes = normalized, tuple(classes)
+        if not all(isinstance(name, str) for name in classes):
+            raise DataError(f"the classes of a head are names, not {shown(classes)}")
+        self.normalized, self.classes = bool(normalized), tuple(classes)
         self.register_buffer("mean", torch.zeros(sizes[0]))
         self.register_buffer("std", torch.ones(sizes[0]))
         self.register_buffer("scale", torch.ones(()))
@@ -71,6 +74,10 @@ class Head(nn.Module):
         weights = [layer.weight for layer in self.layers if isinstance(layer, nn.Linear)]
         return (weights[0].shape[1], *map(len, weights))
 
+    def options(self) -> dict[str, Any]:
+        """What ``Head`` is made with, as JSON."""
+        return {"sizes": list(self.sizes), "normalized": self.normalized, "classes": list(self.classes)}
+
     def forward(self, features: Tensor) -> Tensor:
         """Logits (N, C), float32, of raw features (N, d)."""
         h = F.normalize(features, dim=1) if self.normalized else features
@@ -78,3 +85,8 @@ class Head(nn.Module):
         for i, layer in enumerate(self.layers):
             h = layer(h.relu() if i else h)
         return h
+
+
+def projection_head(dim: int) -> nn.Sequential:
+    """g: Linear(d, d, no bias) - BatchNorm1d - ReLU - Linear(d, 128)."""
+    return nn.Sequential(nn.Linear(dim, dim, bias=False), nn.BatchNorm1d(dim), nn.ReLU(), nn.Linear(dim, 128))

@@ -9,14 +9,15 @@ from torch import Tensor
 
 from benchbd.base.errors import Diverged, PluginError
 from benchbd.contract.encoder import ARCHITECTURES, Encoder
+from benchbd.contract.head import Head
 
 
 def rebuild(encoder: Encoder, arch: str, who: str) -> Encoder:
     """A new encoder of architecture ``arch`` with the tensors of ``encoder``, on the CPU: what a file can hold of it.
 
     PluginError, which names ``who``, where ``encoder`` says that it is of another architecture, or its tensors are not
-    exactly those of ``arch`` by name, shape and type, its normalisation no normalisation or its mask not 0 and 1.
-    Diverged where a weight is NaN or infinite.
+    exactly those of ``arch`` by name, shape and type, its normalisation no normalisation, its mask not 0 and 1, or its
+    classifier no ``Head`` of its features. Diverged where a weight is NaN or infinite.
     """
     what = type(encoder).__name__
     if not isinstance(encoder, Encoder):
@@ -28,13 +29,19 @@ def rebuild(encoder: Encoder, arch: str, who: str) -> Encoder:
     tensors = {name: tensor.detach().cpu().clone() for name, tensor in encoder.state_dict().items()}
     with torch.random.fork_rng(devices=[]):
         plain = Encoder(arch, head=encoder.head is not None)
+        if (own := encoder.classifier) is not None:
+            if type(own) is not Head:
+                raise PluginError(f"{who} must return an encoder whose classifier is a Head, not {type(own).__name__}")
+            plain.classifier = Head(**{**own.options(), "sizes": [plain.feature_dim, *own.sizes[1:]]})
     if flaw := _flaw(tensors, plain.state_dict()):
         raise PluginError(f"{who} must return a plain {arch} encoder: {flaw}")
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise Diverged(f"the weights are not finite: {name} has NaN or infinity")
-    if not (tensors["std"] > 0).all():
-        raise PluginError(f"{who} must return an encoder whose std is above 0, not {tensors['std'].flatten().tolist()}")
+    for name in ("std", "classifier.std", "classifier.scale"):
+        if name in tensors and not (tensors[name] > 0).all():
+            least = float(tensors[name].min())
+            raise PluginError(f"{who} must return an encoder whose {name} is above 0, not {least:g}")
     if not ((tensors["mask"] == 0) | (tensors["mask"] == 1)).all():
         raise PluginError(f"{who} must return an encoder whose mask is 0 or 1 per channel")
     plain.load_state_dict(tensors)

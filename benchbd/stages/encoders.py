@@ -65,9 +65,10 @@ def check_alike(encoder: Encoder, plain: Encoder, pixels: Tensor, who: str) -> N
 
 @torch.no_grad()
 def _outputs(encoder: Encoder, pixels: Tensor) -> list[Tensor]:
-    """Features and, if there is a head, projections."""
+    """Features and, if there is a head, projections, and if there is a classifier, logits."""
     features = encoder.extract(pixels)
-    return [features.cpu()] if encoder.head is None else [features.cpu(), encoder.project(features).cpu()]
+    made = [features] if encoder.head is None else [features, encoder.project(features)]
+    return [each.cpu() for each in (made if encoder.classifier is None else [*made, encoder.classifier(features)])]
 
 
 def check_features(encoder: Encoder, images: ImageSet) -> None:
