@@ -71,13 +71,16 @@ def test_a_plugin_offers_an_architecture(plain: Registry) -> None:
 @pytest.mark.parametrize(
     ("cls", "problem"),
     [
-        (7, "7 is not a class derived from benchbd.Encoder"),
+        (7, "offers 7 as architecture, which is not a class derived from benchbd.Encoder"),
         (nn.Linear, "is not a class derived from benchbd.Encoder"),
         (type("Odd", (Plain,), {"arch": "Has Blanks"}), "Odd: its arch must be up to 40 lower-case letters"),
         (type("Odd", (Encoder,), {"arch": "odd"}), "Odd: it does not define build"),
         (type("Odd", (Plain,), {"arch": "odd", "encode": Encoder.encode}), "Odd: it does not define encode"),
         (type("Odd", (Plain,), {"arch": "odd", "image_size": 20}), "Odd: its image_size must be None or one of 32 to"),
-        (type("Odd", (Plain,), {"arch": "w16"}), "its architecture 'w16' is already the name of W16"),
+        (
+            type("Odd", (Plain,), {"arch": "w16"}),
+            "its architecture 'w16' is already the name of one in plugin 'benchbd'",
+        ),
     ],
 )
 def test_a_class_that_is_none_is_named(cls: Any, problem: str) -> None:

@@ -89,8 +89,8 @@ def test_an_unknown_executor_is_named_with_the_nearest() -> None:
 @pytest.mark.parametrize(
     ("cls", "problem"),
     [
-        (object, "no class derived from benchbd.Executor"),
-        (type("Idle", (Executor,), {"name": "idle"}), "no class derived from benchbd.Executor with a submit"),
+        (object, "which is not a class derived from benchbd.Executor"),
+        (type("Idle", (Executor,), {"name": "idle"}), "Idle: it does not define submit()"),
         (type("Loud", (pool.Pool,), {"name": "LOUD"}), "is not made of lower-case letters"),
         (type("Own", (pool.Pool,), {"name": "inline"}), "'inline' is already the name of one"),
     ],

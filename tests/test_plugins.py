@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -338,7 +339,8 @@ def test_a_pre_training_says_what_it_returns() -> None:
     [
         ("splits", {"train": -5}, {"train": 5, "test": 0}),
         ("splits", {"train": "many"}, {}),
-        ("splits", None, {"train": 0}),
+        ("splits", None, MappingProxyType({"train": 0})),
+        ("splits", {"train": True}, {}),
         ("needs_files", 1, False),
         ("classes", "red", ("red",)),
         ("normalization", (0.5, 0.5), ((0.5,) * 3, (0.2,) * 3)),

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import logging
-import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from itertools import chain, count
-from typing import Any
+from typing import Annotated, Any
 
 import pluggy
+from pydantic import ConfigDict, Field, NonNegativeInt, TypeAdapter, ValidationError
 
 from benchbd.base.errors import (
     BenchbdError,
@@ -28,13 +28,13 @@ from benchbd.base.errors import (
 from benchbd.base.isolation import isolated
 from benchbd.contract import hookspecs
 from benchbd.contract.attack import Attack
-from benchbd.contract.axes import AXES, RESERVED, Axis
+from benchbd.contract.axes import AXES, RESERVED
 from benchbd.contract.encoder import ARCHITECTURES, W16, W32, Encoder, ResNet18
 from benchbd.contract.handover import INLINE, Executor
 from benchbd.contract.method import Method, build, identity_of
 from benchbd.contract.pretraining import Pretraining, architecture_of, flaw_of_architecture
 from benchbd.contract.roles import ROLES, Role
-from benchbd.contract.specs import KINDS
+from benchbd.contract.specs import KINDS, TriggerKind
 
 GROUP = "benchbd"
 
@@ -60,7 +60,7 @@ class Plugin:
 
 
 class Registry:
-    """Every method that the installed plugins offer, by axis and name, and every architecture."""
+    """Every method that the installed plugins offer, by axis and name, and every architecture and executor."""
 
     def __init__(self, manager: pluggy.PluginManager, plugins: list[Plugin]) -> None:
         self.manager = manager
@@ -68,11 +68,14 @@ class Registry:
         self.methods: dict[str, dict[str, type[Method]]] = {axis.name: {} for axis in AXES}
         self.architectures: dict[str, type[Encoder]] = {cls.arch: cls for cls in (ResNet18, W32, W16)}
         self.executors: dict[str, type[Executor]] = {}
-        self._owner: dict[tuple[str, str], Plugin] = {}
+        self._known: dict[str, Any] = {**self.methods, "architecture": self.architectures, "executor": self.executors}
+        own = Plugin(FIRST_PARTY, FIRST_PARTY, "")
+        self._owner = {("architecture", arch): own for arch in self.architectures} | {("executor", INLINE): own}
         for plugin in plugins:
             if not plugin.problem:
                 with isolated(f"plugin {plugin.name!r}"):
                     self._collect(plugin)
+        ARCHITECTURES.update(self.architectures)
 
     @property
     def problems(self) -> list[str]:
@@ -104,57 +107,29 @@ class Registry:
         return self._owner[axis, name]
 
     def _collect(self, plugin: Plugin) -> None:
-        offers = [(axis.hook, partial(self._add, plugin, axis)) for axis in AXES]
-        offers += [
-            ("benchbd_architectures", partial(self._add_architecture, plugin)),
-            ("benchbd_executors", partial(self._add_executor, plugin)),
-        ]
-        for hook, add in offers:
+        for kind, (hook, _, _) in _OFFERED.items():
             for impl in getattr(self.manager.hook, hook).get_hookimpls():
                 if impl.plugin_name != plugin.name:
                     continue
                 try:
                     for cls in asked(f"{hook}()", _offered, hook, impl.function):
-                        if problem := asked(f"a class that {hook}() offers", add, cls):
-                            plugin.problem = problem
+                        flaw = asked(f"a class that {hook}() offers", self._add, plugin, kind, cls)
+                        plugin.problem = flaw or plugin.problem
                 except BenchbdError as error:
                     plugin.problem = str(error)
 
-    def _add_architecture(self, plugin: Plugin, cls: Any) -> str:
-        if flaw := flaw_of_architecture(cls):
-            return f"offers an architecture: {flaw}"
-        if cls.arch in self.architectures:
-            return f"its architecture {cls.arch!r} is already the name of {self.architectures[cls.arch].__name__}"
-        self.architectures[cls.arch] = ARCHITECTURES[cls.arch] = cls
-        plugin.adds.setdefault("architecture", []).append(cls.arch)
-        return ""
-
-    def _add_executor(self, plugin: Plugin, cls: Any) -> str:
-        if not (isinstance(cls, type) and issubclass(cls, Executor) and cls.submit is not Executor.submit):
-            return f"offers {_called(cls)} as executor, which is no class derived from benchbd.Executor with a submit()"
-        if flaw := _flaw_of_name(cls.name):
-            return f"{cls.__name__}: {flaw}"
-        if cls.name in {INLINE, *self.executors}:
-            return f"its executor {cls.name!r} is already the name of one"
-        self.executors[cls.name] = cls
-        plugin.adds.setdefault("executor", []).append(cls.name)
-        return ""
-
-    def _add(self, plugin: Plugin, axis: Axis, cls: Any) -> str:
-        base, methods = axis.base, self.methods[axis.name]
+    def _add(self, plugin: Plugin, kind: str, cls: Any) -> str:
+        """Add a class that a plugin offers; what is wrong with it, if anything is."""
+        _, base, flaw_in = _OFFERED[kind]
         if not (isinstance(cls, type) and issubclass(cls, base)):
-            return f"offers {_called(cls)} as {axis.name}, which is not a class derived from benchbd.{base.__name__}"
-        if flaw := flaw_of(cls):
+            return f"offers {_called(cls)} as {kind}, which is not a class derived from benchbd.{base.__name__}"
+        if flaw := flaw_in(cls):
             return f"{cls.__name__}: {flaw}"
-        if cls.name in methods:
-            other = self._owner[axis.name, cls.name]
-            return (
-                f"its {axis.name} {cls.name!r} is already the name of one in plugin {other.name!r} "
-                f"({other.distribution})"
-            )
-        methods[cls.name] = cls
-        self._owner[axis.name, cls.name] = plugin
-        plugin.adds.setdefault(axis.name, []).append(cls.name)
+        name = getattr(cls, "arch" if base is Encoder else "name")
+        if other := self._owner.get((kind, name)):
+            return f"its {kind} {name!r} is already the name of one in plugin {other.name!r} ({other.distribution})"
+        self._known[kind][name], self._owner[kind, name] = cls, plugin
+        plugin.adds.setdefault(kind, []).append(name)
         return ""
 
 
@@ -168,36 +143,63 @@ def _flaw_of_name(name: object) -> str:
     return ""
 
 
+def _flaw_of_executor(cls: type[Executor]) -> str:
+    return "it does not define submit()" if cls.submit is Executor.submit else _flaw_of_name(cls.name)
+
+
 def flaw_of(cls: type[Method]) -> str:
     """What keeps a class from being a method of its axis, in one line; empty where nothing does."""
-    if flaw := _flaw_of_name(getattr(cls, "name", "")):
-        return flaw
-    name = cls.name
-    if name in RESERVED:
-        return f"the name {name!r} is reserved, as are all of {', '.join(sorted(RESERVED))}"
-    for option, info in cls.model_fields.items():
-        if info.is_required():
-            return f"option {option!r} has no default; every option needs one, as in Field(0.9, description=...)"
-    for option in sorted(cls.late) if _are_options(cls.late) else ():
-        if option not in cls.model_fields:
-            return str(UnknownNameError("late option", option, cls.model_fields))
-    axis = next(axis for axis in AXES if issubclass(cls, axis.base))
-    base = axis.base
-    for work in axis.work:
-        if getattr(cls, work) is getattr(base, work):
-            return f"it does not define {work}{'()' if callable(getattr(base, work)) else ''}"
     try:
-        if flaw := _wrong_attribute(cls, base) or _wrong_role(cls):
-            return flaw
-        method = build(cls, {}, name)
-        check_plannable(method)
+        return next(_flaws(cls), "")
     except UsageError as error:
         return f"a default is not valid: {error}"
     except PluginError as error:
         return str(error)
     except DataError:  # a file that an option names is not on this machine: a run that needs it says so
         return ""
-    return ""
+
+
+def _flaws(cls: type[Method]) -> Iterator[str]:
+    """All that ``flaw_of`` looks for, one line each. UsageError, PluginError or DataError if the defaults make none."""
+    name = getattr(cls, "name", "")
+    if flaw := _flaw_of_name(name):
+        yield flaw
+    if name in RESERVED:
+        yield f"the name {name!r} is reserved, as are all of {', '.join(sorted(RESERVED))}"
+    for option, info in cls.model_fields.items():
+        if info.is_required():
+            yield f"option {option!r} has no default; every option needs one, as in Field(0.9, description=...)"
+    axis = next(axis for axis in AXES if issubclass(cls, axis.base))
+    base = axis.base
+    for work in axis.work:
+        if getattr(cls, work) is getattr(base, work):
+            yield f"it does not define {work}{'()' if callable(getattr(base, work)) else ''}"
+    for attribute, (words, kind) in _TOLD.items():
+        if hasattr(base, attribute) and not _is(kind, value := getattr(cls, attribute)):
+            yield f"{attribute} must be {words}, not {shown(value)}"
+    if not isinstance(cls.__doc__, str | None):
+        yield f"docstring must be text, not {shown(cls.__doc__)}"
+    if not ((version := asked("effective_version()", cls.effective_version)) and _is(_Line, version)):
+        yield f"effective_version() must be a short line of text, not {shown(version)}"
+    if cls.axis != base.axis:
+        yield f"axis must be left at {base.axis!r}, not {shown(cls.axis)}"
+    for option in sorted(cls.late - cls.model_fields.keys()):
+        yield str(UnknownNameError("late option", option, cls.model_fields))
+    if cls.role not in (roles := ROLES.get(cls.axis, (Role.METHOD,))):
+        yield f"role of {cls.axis} must be {', '.join(roles)}, not {cls.role}"
+    if cls.role is Role.FLOOR and not cls.passthrough:
+        yield "its role is floor, so it must be passthrough"
+    if issubclass(cls, Attack) and bool(cls.control_of) != (cls.role is Role.CONTROL):
+        yield "control_of and the role control go together"
+    check_plannable(build(cls, {}, name))
+
+
+_OFFERED: dict[str, tuple[str, type, Callable[[Any], str]]] = {
+    **{axis.name: (axis.hook, axis.base, flaw_of) for axis in AXES},
+    "architecture": ("benchbd_architectures", Encoder, flaw_of_architecture),
+    "executor": ("benchbd_executors", Executor, _flaw_of_executor),
+}
+"""What plugins offer: the hook, what the classes derive from, and what is wrong with one."""
 
 
 def check_plannable(method: Method) -> None:
@@ -207,81 +209,35 @@ def check_plannable(method: Method) -> None:
         architecture_of(method)
 
 
-def _wrong_attribute(cls: type[Method], base: type[Method]) -> str:
-    """The first of what a class says of itself that is not of its kind; empty where all is."""
-    told: dict[str, object] = {name: getattr(cls, name) for name in _KINDS if hasattr(base, name)}
-    told["docstring"] = cls.__doc__ or ""
-    for name, value in told.items():
-        kind, right = _KINDS.get(name, _KINDS["paper"])
-        if not right(value):
-            return f"{name} must be {kind}, not {shown(value)}"
-    version = asked("effective_version()", cls.effective_version)
-    if not (version and _is_line(version)):
-        return f"effective_version() must be a short line of text, not {shown(version)}"
-    return "" if cls.axis == base.axis else f"axis must be left at {base.axis!r}, not {shown(cls.axis)}"
+_Line = Annotated[str, Field(max_length=100, pattern=r"^( |[^\pC\pZ])*$")]  # as str.isprintable
+_Finite = Annotated[float, Field(allow_inf_nan=False)]
+_Above = Annotated[_Finite, Field(gt=0)]
+_Kinds = Annotated[tuple[TriggerKind, ...], Field(min_length=1)]
+_Splits = Annotated[Mapping[str, NonNegativeInt], Field(strict=False)]  # any Mapping, not a dict alone
+_Normalization = tuple[tuple[_Finite, _Finite, _Finite], tuple[_Above, _Above, _Above]]
 
-
-def _wrong_role(cls: type[Method]) -> str:
-    """What keeps a class from its role; empty where nothing does."""
-    roles = ROLES.get(cls.axis, (Role.METHOD,))
-    if cls.role not in roles:
-        return f"role of {cls.axis} must be {', '.join(map(str, roles))}, not {cls.role}"
-    if cls.role is Role.FLOOR and not cls.passthrough:
-        return "its role is floor, so it must be passthrough"
-    if issubclass(cls, Attack) and bool(cls.control_of) != (cls.role is Role.CONTROL):
-        return "control_of and the role control go together"
-    return ""
-
-
-def _is_line(value: object) -> bool:
-    return isinstance(value, str) and len(value) <= 100 and value.isprintable()
-
-
-def _are_splits(value: object) -> bool:
-    return isinstance(value, Mapping) and all(
-        isinstance(split, str) and type(count) is int and count >= 0 for split, count in value.items()
-    )
-
-
-def _are_names(value: object) -> bool:
-    return isinstance(value, tuple) and all(isinstance(name, str) for name in value)
-
-
-def _are_options(value: object) -> bool:
-    return isinstance(value, frozenset) and all(isinstance(name, str) for name in value)
-
-
-def _are_kinds(value: object) -> bool:
-    return isinstance(value, tuple) and bool(value) and all(kind in KINDS for kind in value)
-
-
-def _is_normalization(value: Any) -> bool:
-    """None, or a mean and a positive deviation for each of three channels."""
-    if value is None:
-        return True
-    pair = isinstance(value, tuple) and len(value) == 2 and all(isinstance(v, tuple) and len(v) == 3 for v in value)
-    numbers = [number for values in value for number in values] if pair else []
-    finite = all(isinstance(number, int | float) and math.isfinite(number) for number in numbers)
-    return pair and finite and all(number > 0 for number in numbers[3:])
-
-
-_KINDS: dict[str, tuple[str, Callable[[object], bool]]] = {
-    "version": ("a short line of text, such as '1'", _is_line),
-    "paper": ("text", lambda value: isinstance(value, str)),
-    "late": ("a frozenset of names of options, as in frozenset({'steps'})", _are_options),
-    "role": ("a Role, as in Role.CONTROL", lambda value: isinstance(value, Role)),
-    "passthrough": ("True or False", lambda value: isinstance(value, bool)),
-    "uses_weights": ("True or False", lambda value: isinstance(value, bool)),
-    "binds": (f"a tuple of kinds of trigger, of {', '.join(KINDS)}", _are_kinds),
-    "retrains": ("True or False", lambda value: isinstance(value, bool)),
-    "needs_files": ("True or False", lambda value: isinstance(value, bool)),
-    "labelled": ("True or False", lambda value: isinstance(value, bool)),
-    "control_of": ("the name of an attack", lambda value: isinstance(value, str)),
-    "splits": ("a number of images from 0 on by name", _are_splits),
-    "classes": ("a tuple of names", _are_names),
-    "normalization": ("None or (mean, std), three finite numbers each", _is_normalization),
+_TOLD: dict[str, tuple[str, Any]] = {
+    "version": ("a short line of text, such as '1'", _Line),
+    "paper": ("text", str),
+    "late": ("a frozenset of names of options, as in frozenset({'steps'})", frozenset[str]),
+    "role": ("a Role, as in Role.CONTROL", Role),
+    **dict.fromkeys(("passthrough", "uses_weights", "retrains", "needs_files", "labelled"), ("True or False", bool)),
+    "binds": (f"a tuple of kinds of trigger, of {', '.join(KINDS)}", _Kinds),
+    "control_of": ("the name of an attack", str),
+    "splits": ("a number of images from 0 on by name", _Splits),
+    "classes": ("a tuple of names", tuple[str, ...]),
+    "normalization": ("None or (mean, std), three finite numbers each", _Normalization | None),
 }
-"""What a class says of itself: in words, and whether a value is that. The docstring is like ``paper``."""
+"""What a class says of itself: in words, and as a type."""
+
+
+def _is(kind: Any, value: object) -> bool:
+    """Whether a value is of a type, to the letter: 1 is no bool."""
+    try:
+        TypeAdapter(kind, config=ConfigDict(strict=True)).validate_python(value)
+    except ValidationError:
+        return False
+    return True
 
 
 def _offered(hook: str, function: Callable[[], object]) -> list[Any]:
@@ -297,30 +253,25 @@ def _called(thing: object) -> str:
     return f"the class {thing.__name__}" if isinstance(thing, type) else shown(thing)
 
 
-def make_plugin_manager() -> pluggy.PluginManager:
-    manager = pluggy.PluginManager(GROUP)
-    manager.add_hookspecs(hookspecs)
-    return manager
-
-
 def load_registry(points: Iterable[EntryPoint] | None = None, extra: Mapping[str, object] | None = None) -> Registry:
     """Load every plugin, our own first, then by distribution; log one warning for each that has a problem.
 
     points: instead of the installed entry points. extra: modules or objects to register besides, by name.
     """
-    manager, plugins = make_plugin_manager(), []
+    manager, plugins = pluggy.PluginManager(GROUP), []
+    manager.add_hookspecs(hookspecs)
     found = entry_points(group=GROUP) if points is None else points
     for point in sorted(found, key=lambda p: (_distribution(p)[0] != FIRST_PARTY, _distribution(p)[0], p.name)):
         plugins.append(_register(manager, point.name, *_distribution(point), load=point.load))
     for name, module in (extra or {}).items():
-        plugins.append(_register(manager, name, "local", "", load=partial(_identity, module)))
+        plugins.append(_register(manager, name, "local", "", load=partial(_itself, module)))
     registry = Registry(manager, plugins)
     for problem in registry.problems:
         log.warning("%s", problem)
     return registry
 
 
-def _identity(module: object) -> object:
+def _itself(module: object) -> object:
     return module
 
 
@@ -339,35 +290,36 @@ def _register(
     """
     plugin = Plugin(_free_name(manager, name, distribution), distribution, version)
     try:
-        with isolated(f"plugin {plugin.name!r}"):
+        asked("to register it", _enter, manager, plugin.name, load)
+    except BenchbdError as error:
+        plugin.problem = str(error)
+        if manager.has_plugin(plugin.name):
+            manager.unregister(name=plugin.name)
+    return plugin
+
+
+def _enter(manager: pluggy.PluginManager, name: str, load: Callable[[], object]) -> None:
+    """Import a plugin and let pluggy know its hooks. PluginError for what is no plugin of benchbd."""
+    try:
+        with isolated(f"plugin {name!r}"):
             module = load()
     except BaseException as error:
         if is_interrupt(error):
             raise
-        plugin.problem = f"failed to import: {named(error)}"
-        return plugin
+        raise PluginError(f"failed to import: {named(error)}") from error
     if manager.is_registered(module):
-        plugin.problem = f"it is the same as plugin {manager.get_name(module)!r}"
-        return plugin
+        raise PluginError(f"it is the same as plugin {manager.get_name(module)!r}")
     try:
-        manager.register(module, name=plugin.name)
+        manager.register(module, name=name)
         manager.check_pending()
-        callers = manager.get_hookcallers(module)
-        if not callers:
-            raise PluginError("implements no hook of benchbd; is @hookimpl missing?")
-        for impl in (impl for caller in callers for impl in caller.get_hookimpls() if impl.plugin is module):
-            if impl.wrapper or impl.hookwrapper:
-                raise PluginError(f"{impl.function.__name__}() is a wrapper, and benchbd calls none")
-    except BaseException as error:
-        if is_interrupt(error):
-            raise
-        if manager.get_plugin(plugin.name) is module:
-            manager.unregister(module)
-        if isinstance(error, pluggy.PluginValidationError):  # arguments or hooks that do not exist
-            plugin.problem = _explained(str(error))
-        else:
-            plugin.problem = str(error) if isinstance(error, PluginError) else f"to register it raised {named(error)}"
-    return plugin
+    except pluggy.PluginValidationError as error:  # arguments or hooks that do not exist
+        raise PluginError(_explained(str(error))) from error
+    callers = manager.get_hookcallers(module)
+    if not callers:
+        raise PluginError("implements no hook of benchbd; is @hookimpl missing?")
+    for impl in (impl for caller in callers for impl in caller.get_hookimpls() if impl.plugin is module):
+        if impl.wrapper or impl.hookwrapper:
+            raise PluginError(f"{impl.function.__name__}() is a wrapper, and benchbd calls none")
 
 
 def _free_name(manager: pluggy.PluginManager, name: str, distribution: str) -> str:
