@@ -111,7 +111,7 @@ def document(
             *([_CERTIFIED] if certified else []),
         ],
         remarks=remarks,
-        brief=_brief(rows),
+        brief=_brief(rows, certified),
         frames=[Frame(names, list(map(_joined, flat)))],
         data={"board": boards, "remarks": remarks, "rows": flat},
     )
@@ -158,12 +158,13 @@ def _single(rows: Iterable[TableRow]) -> bool:
     return any(len(row.seeds) == 1 for row in rows)
 
 
-def _brief(rows: Sequence[TableRow]) -> str:
+def _brief(rows: Sequence[TableRow], certified: bool) -> str:
     several = any(len(row.seeds) > 1 for row in rows)
     one = "† one seed, no interval. " if several else "One seed: no intervals. "
     return (
         f"Percent{', mean ± 95 % half-width over seeds' if several else ''}. {one if _single(rows) else ''}"
         "ASR counts all triggered test images, ASR-nt leaves out those of the target class; Δ ASR is of ASR-nt. "
+        f"{'cert.: right, and certified. ' if certified else ''}"
         "Floor: the clean encoder (CA, ASR-B). s: seconds of the defense."
     )
 
