@@ -103,7 +103,7 @@ def test_certified_accuracy_has_a_column_where_a_row_has_it() -> None:
     assert row.certified == 15.0  # of 10 and 20
     text = render(records, "text")
     assert "cert." in text.splitlines()[2]
-    assert "cert.: right, and certified." in text
+    assert "cert.: right, and certified." in " ".join(text.split())
     assert "Certified: percent of test images" in render(records, "markdown")
     ft, none = sorted(csv.DictReader(io.StringIO(render(records, "csv"))), key=lambda line: line["defense"])
     assert (ft["certified"], none["certified"]) == ("15.0", "")
