@@ -136,10 +136,7 @@ FILES = {
     "report/audit.py": REPORT,
 }
 
-ROW = (
-    '    Axis("audit", "audits", "Audit", ("look",), grid=(), about="audits by name", option="Audit.", letter="X", '
-    'stage="audit", inspects=True),'
-)
+ROW = '    Axis("audit", "Audit", ("look",), "audit", (), about="audits by name", inspects=True),'
 
 HOOK = "@hookspec\ndef benchbd_audits(): ..."
 
@@ -227,7 +224,7 @@ def test_a_new_axis_is_four_files_and_two_lines(tmp_path: Path) -> None:
         "['toy'] ('toy',)\n",
         "Counts parameters.\n",
         "depth ",
-        "--audit X ",
+        "--audit A ",
         "\naudits  ",
         "2 inspections",
         "toy of badencoder",

@@ -45,8 +45,9 @@ device_option = click.option(
 
 def _axis_option(axis: Axis) -> Callable[[F], F]:
     """``--attack A``, whose values a command is handed as ``attacks``."""
-    named = (f"--{axis.name}", axis.field)
-    return click.option(*named, default=None, multiple=axis.several, metavar=axis.letter, help=axis.option)
+    about = f"{axis.about[0].upper()}{axis.about[1:]}{'; repeat for several' if axis.several else ''}."
+    letter = axis.name[0].upper()
+    return click.option(f"--{axis.name}", axis.field, default=None, multiple=axis.several, metavar=letter, help=about)
 
 
 def grid_options(command: F) -> F:

@@ -21,28 +21,23 @@ if TYPE_CHECKING:
 class Axis:
     """One axis. Its contract is the module ``benchbd/contract/NAME.py``.
 
-    name, plural: "attack", "attacks". The option is ``--attack``, the argument ``attack=``, the hook
-        ``benchbd_attacks``.
+    name: "attack". The option is ``--attack``, the argument ``attack=``, the hook ``benchbd_attacks``.
     kind: the class in that module that its methods derive from, by name.
     work: the members that a method must define, the method that does the work first.
+    stage: the kind of the stages that its methods work in: the file ``benchbd/stages/STAGE.py``; "" if they have none.
     grid: what a board crosses of this axis if its file does not say: several names, one name as text, or None if a
         board has no field for the axis.
-    about: description of the board's field.
-    option, letter: help and placeholder of the option of ``run`` and ``plan``.
-    stage: the kind of the stages that its methods work in: the file ``benchbd/stages/STAGE.py``; "" if they have none.
+    about: description of the board's field, and of the option of ``run`` and ``plan``.
     inspects: whether every encoder of a board goes before its methods. What they find is a record of the class
         KINDRecord in ``benchbd/records/NAME.py``; ``benchbd/report/NAME.py`` makes a document of these.
     """
 
     name: str
-    plural: str
     kind: str
     work: tuple[str, ...]
+    stage: str = ""
     grid: str | tuple[str, ...] | None = None
     about: str = ""
-    option: str = ""
-    letter: str = ""
-    stage: str = ""
     inspects: bool = False
 
     @cached_property
@@ -50,6 +45,10 @@ class Axis:
         """The class that the methods of this axis derive from."""
         found: type[Method] = getattr(import_module(f"benchbd.contract.{self.name}"), self.kind)
         return found
+
+    @property
+    def plural(self) -> str:
+        return f"{self.name}s"
 
     @property
     def hook(self) -> str:
@@ -68,64 +67,15 @@ class Axis:
 
 
 AXES: tuple[Axis, ...] = (
-    Axis("dataset", "datasets", "Dataset", ("load",)),
+    Axis("dataset", "Dataset", ("load",)),
+    Axis("pretraining", "Pretraining", ("pretrain", "architecture"), "pretrain", "simclr", about="pre-training method"),
+    Axis("trigger", "TriggerFunction", ("stamp",)),
+    Axis("attack", "Attack", ("inject",), "attack", ("none",), about="attacks by name"),
+    Axis("defense", "Mitigation", ("repair",), "defend", ("none",), about="defenses by name"),
     Axis(
-        "pretraining",
-        "pretrainings",
-        "Pretraining",
-        ("pretrain", "architecture"),
-        grid="simclr",
-        about="pre-training method",
-        option="Pre-training method.",
-        letter="M",
-        stage="pretrain",
+        "detection", "Detection", ("inspect",), "detect", (), about="detectors of every encoder by name", inspects=True
     ),
-    Axis("trigger", "triggers", "TriggerFunction", ("stamp",)),
-    Axis(
-        "attack",
-        "attacks",
-        "Attack",
-        ("inject",),
-        grid=("none",),
-        about="attacks by name",
-        option="Attack; repeat for several.",
-        letter="A",
-        stage="attack",
-    ),
-    Axis(
-        "defense",
-        "defenses",
-        "Mitigation",
-        ("repair",),
-        grid=("none",),
-        about="defenses by name",
-        option="Defense; repeat for several.",
-        letter="D",
-        stage="defend",
-    ),
-    Axis(
-        "detection",
-        "detections",
-        "Detection",
-        ("inspect",),
-        grid=(),
-        about="detectors that every encoder, clean or attacked, goes before",
-        option="Detector; repeat.",
-        letter="D",
-        stage="detect",
-        inspects=True,
-    ),
-    Axis(
-        "evaluator",
-        "evaluators",
-        "Evaluator",
-        ("evaluate",),
-        grid=("mlp",),
-        about="downstream classifiers by name",
-        option="Evaluator; repeat.",
-        letter="E",
-        stage="evaluate",
-    ),
+    Axis("evaluator", "Evaluator", ("evaluate",), "evaluate", ("mlp",), about="downstream classifiers by name"),
 )
 
 AXIS = {axis.name: axis for axis in AXES}
