@@ -8,7 +8,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ _QUOTED = re.compile(r"""(?P<quote>['"`])(?:~|[A-Za-z]:)?[/\\][^'"`\n]*[/\\](?P<
 _BARE = re.compile(
     r"""(?<![\w.)\]/\\])(?!//)(?:~|[A-Za-z]:)?(?:[/\\][^\s/\\'"`<>|:;,()[\]]+)+[/\\](?P<name>[^\s/\\'"`<>|:;,()[\]]*)"""
 )
+
+_DEEPEST = 32  # levels of JSON that a plugin may say
 
 STALE = 24 * 3600.0  # seconds after which nobody is taken to be still writing a file
 
@@ -106,6 +108,24 @@ def nests_within(value: object, levels: int) -> bool:
 
 def _inside(value: object) -> Iterable[object]:
     return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+
+
+def paths_in(value: object) -> Iterator[str]:
+    """Strings in JSON that are or hold a path."""
+    if isinstance(value, str) and without_paths(value) != value:
+        yield value
+    inside = (*value, *value.values()) if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for inner in inside:
+        yield from paths_in(inner)
+
+
+def as_json(value: object) -> Any:
+    """A foreign value as JSON gives it back. ValueError, TypeError or RecursionError where it is no JSON, holds numbers
+    that are not finite or text that is not UTF-8, or is nested deeper than anybody reads."""
+    found = json.loads(json.dumps(value, ensure_ascii=False, allow_nan=False).encode())
+    if not nests_within(found, _DEEPEST):
+        raise ValueError(f"nested deeper than {_DEEPEST} levels")
+    return found
 
 
 def without_paths(text: str, roots: Mapping[Path, str] | None = None) -> str:

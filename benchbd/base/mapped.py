@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from benchbd.base.errors import DataError
+from benchbd.base.scoped import scoped
 
 IN_MEMORY = 64 * 2**20  # bytes up to which a sealed tensor lies in a memfd; a longer one lies on disk
 
@@ -156,11 +157,8 @@ def _blank(dtype: torch.dtype, shape: tuple[int, ...], folder: Path | None) -> T
 @contextmanager
 def beside(folder: Path) -> Iterator[None]:
     """In the block ``blank`` puts its files on the disk of ``folder``, if it may write there."""
-    token = _folder.set(folder if os.access(folder, os.W_OK) else None)
-    try:
+    with scoped(_folder, folder if os.access(folder, os.W_OK) else None):
         yield
-    finally:
-        _folder.reset(token)
 
 
 def seal(tensor: Tensor) -> Region:

@@ -13,6 +13,8 @@ from typing import Any, TextIO, cast
 
 import click
 
+from benchbd.base.scoped import scoped
+
 _kept: ContextVar[TextIO | None] = ContextVar("benchbd_stdout", default=None)
 
 ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
@@ -141,7 +143,7 @@ def kept_stdout(*, restore: bool) -> Iterator[None]:
     if stdout is None:
         yield
     elif not _is_descriptor_1(stdout):  # an object: a test's, or a notebook's
-        with redirect_stdout(sys.stderr), _keeping(stdout):
+        with redirect_stdout(sys.stderr), scoped(_kept, stdout):
             yield
     else:
         stdout.flush()
@@ -151,7 +153,7 @@ def kept_stdout(*, restore: bool) -> Iterator[None]:
         diverted = os.fdopen(1, "w", buffering=1, encoding=stdout.encoding, errors="backslashreplace", closefd=False)
         sys.stdout = cast(TextIO, _Lossy(diverted))
         try:
-            with _keeping(document):
+            with scoped(_kept, document):
                 yield
         finally:
             if restore:
@@ -161,15 +163,6 @@ def kept_stdout(*, restore: bool) -> Iterator[None]:
                 os.dup2(document.fileno(), 1)
             with suppress(OSError):  # what could not be written was an error where it was said
                 document.close()
-
-
-@contextmanager
-def _keeping(stream: TextIO) -> Iterator[None]:
-    token = _kept.set(stream)
-    try:
-        yield
-    finally:
-        _kept.reset(token)
 
 
 def _is_descriptor_1(stream: TextIO) -> bool:

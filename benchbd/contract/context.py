@@ -6,15 +6,16 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from benchbd.base.content import as_json
 from benchbd.base.errors import Diverged, PluginError, says, shown
-from benchbd.contract.method import as_json
+from benchbd.base.scoped import scoped
 
 Reporter = Callable[[int, int, float | None], None]
 
@@ -36,14 +37,9 @@ def stream(seed: int, name: str, device: torch.device | str = "cpu") -> torch.Ge
     return torch.Generator(device=device).manual_seed(derive_seed(seed, name))
 
 
-@contextmanager
-def reporting(reporter: Reporter) -> Iterator[None]:
+def reporting(reporter: Reporter) -> AbstractContextManager[object]:
     """Send the progress of every loop over ``Steps`` in the block to ``reporter(step, steps, loss)``."""
-    token = _reporter.set(reporter)
-    try:
-        yield
-    finally:
-        _reporter.reset(token)
+    return scoped(_reporter, reporter)
 
 
 @dataclass
@@ -82,11 +78,8 @@ def keep(name: str, tensor: Tensor) -> None:
 def collecting() -> Iterator[Findings]:
     """What every method that runs in the block notes and keeps."""
     findings = Findings()
-    token = _findings.set(findings)
-    try:
+    with scoped(_findings, findings):
         yield findings
-    finally:
-        _findings.reset(token)
 
 
 class Steps:
@@ -109,15 +102,12 @@ class Steps:
     def __iter__(self) -> Iterator[int]:
         due = time.monotonic()
         reporter = _reporter.get()
-        token = _reporter.set(None)
-        try:
+        with scoped(_reporter, None):
             for step in range(self.total):
                 yield step
                 if time.monotonic() >= due or step + 1 == self.total:
                     self._report(step + 1, reporter)
                     due = time.monotonic() + self.INTERVAL
-        finally:
-            _reporter.reset(token)
 
     def _report(self, step: int, reporter: Reporter | None) -> None:
         loss = None if self._latest is None else float(self._latest)

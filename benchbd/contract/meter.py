@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
+
+from benchbd.base.scoped import scoped
 
 Precision = Literal["fp32", "bf16"]
 
@@ -17,14 +19,9 @@ _precision: ContextVar[Precision] = ContextVar("benchbd_precision", default="fp3
 _meters: ContextVar[tuple[ForwardMeter, ...]] = ContextVar("benchbd_meters", default=())
 
 
-@contextmanager
-def precision(value: Precision) -> Iterator[None]:
+def precision(value: Precision) -> AbstractContextManager[object]:
     """Run every encoder in the block in ``fp32`` or under bf16 autocast."""
-    token = _precision.set(value)
-    try:
-        yield
-    finally:
-        _precision.reset(token)
+    return scoped(_precision, value)
 
 
 class ForwardMeter:
@@ -43,14 +40,9 @@ class ForwardMeter:
         _meters.reset(self._token)
 
 
-@contextmanager
-def unmetered() -> Iterator[None]:
+def unmetered() -> AbstractContextManager[object]:
     """Charge nobody for the forwards in the block: those of the harness itself."""
-    token = _meters.set(())
-    try:
-        yield
-    finally:
-        _meters.reset(token)
+    return scoped(_meters, ())
 
 
 def _count(weights: Iterable[nn.Parameter], images: int) -> Callable[[Tensor], None] | None:

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from numbers import Integral
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from benchbd.base.content import nests_within, without_paths
+from benchbd.base.content import as_json, paths_in
 from benchbd.base.errors import PluginError, UnknownNameError, UsageError, asked, brief, first_line, named, shown
 from benchbd.base.isolation import asking
 from benchbd.contract.content import identity_options
@@ -29,8 +28,6 @@ M = TypeVar("M", bound=BaseModel)
 R = TypeVar("R")
 
 MOST_FORWARDS = 10**18  # more is no estimate
-
-DEEPEST = 32  # levels of JSON
 
 
 class Method(BaseModel):
@@ -130,29 +127,11 @@ def identity_of(method: Method) -> dict[str, Any]:
         raise PluginError(f"identity() must hold {', '.join(whole)} as Method.identity() does, not {shown(own)}")
     if found != again:
         raise PluginError("identity() differs from call to call")
-    if path := next(_paths_in(found), None):
+    if path := next(paths_in(found), None):
         raise PluginError(
             f"identity() must tell no path of this machine, as {shown(path)} is: an option that names a file is "
             "declared as a Content, which counts by what lies there"
         )
-    return found
-
-
-def _paths_in(value: object) -> Iterator[str]:
-    """Strings in JSON that are or hold a path."""
-    if isinstance(value, str) and without_paths(value) != value:
-        yield value
-    inside = (*value, *value.values()) if isinstance(value, dict) else value if isinstance(value, list) else ()
-    for inner in inside:
-        yield from _paths_in(inner)
-
-
-def as_json(value: object) -> Any:
-    """A foreign value as JSON gives it back. ValueError, TypeError or RecursionError where it is no JSON, holds numbers
-    that are not finite or text that is not UTF-8, or is nested deeper than anybody reads."""
-    found = json.loads(json.dumps(value, ensure_ascii=False, allow_nan=False).encode())
-    if not nests_within(found, DEEPEST):
-        raise ValueError(f"nested deeper than {DEEPEST} levels")
     return found
 
 

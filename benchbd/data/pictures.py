@@ -27,6 +27,7 @@ from benchbd.base.arrays import bounded_pictures, picture_fault
 from benchbd.base.errors import DataError
 from benchbd.base.inputs import HEAD, file_kind
 from benchbd.base.mapped import blank
+from benchbd.base.scoped import scoped
 from benchbd.contract.images import SIZE
 
 RESIZED = "pictures of"  # begins the remark on sizes, which is told once a data set
@@ -51,11 +52,8 @@ _remarks: ContextVar[list[str] | None] = ContextVar("remarks", default=None)
 def remarks() -> Iterator[list[str]]:
     """What ``remark`` is told in the block; outside of any it is a warning at once."""
     told: list[str] = []
-    token = _remarks.set(told)
-    try:
+    with scoped(_remarks, told):
         yield told
-    finally:
-        _remarks.reset(token)
 
 
 def remark(text: str) -> None:
