@@ -279,7 +279,7 @@ def test_parts_that_are_none_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match="unknown trigger 'shift'"):
         Trigger.from_parts(said, tensors)
     said["function"]["version"] = "0"
-    with pytest.raises(PluginError, match="trigger shift: version 1 is installed, the data are of 0"):
+    with pytest.raises(PluginError, match="trigger shift: version 1 is installed here, not 0"):
         Trigger.from_parts(said, tensors, FUNCTIONS)
     for parts, reason in [({"kind": "paint"}, "kind: input should be"), ({"kind": "blend", "opacity": "x"}, "opacity")]:
         with pytest.raises(DataError, match=reason):

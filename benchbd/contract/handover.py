@@ -17,23 +17,11 @@ from torch import Tensor
 from benchbd.base.mapped import Region, private, region_of, seal
 from benchbd.base.packed import packed, unpacked
 from benchbd.contract.context import Reporter
+from benchbd.contract.method import Call
 
 INLINE = "inline"  # the executor that works in the process of the run: benchbd's own
 
 LARGE = 2**20  # bytes from which a tensor crosses as a file and not as a part of the bytes
-
-
-@dataclass(frozen=True)
-class Call:
-    """A method by axis and name, with every option: enough to build it wherever its plugin is installed.
-
-    version: of the method that the stage was planned with; another one would give another result.
-    """
-
-    axis: str
-    name: str
-    version: str
-    options: Mapping[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,17 +49,10 @@ class Handover:
         """
         large = [name for name, tensor in self.tensors.items() if files and tensor.nbytes >= LARGE]
         regions = [region_of(self.tensors[name]) or seal(self.tensors[name]) for name in large]
-        facts = {
-            "kind": self.kind,
-            "methods": {role: vars(call) for role, call in self.methods.items()},
-            "seed": self.seed,
-            "precision": self.precision,
-            "tf32": self.tf32,
-            "json": self.json,
-            "large": large,
-        }
         small = {name: tensor for name, tensor in self.tensors.items() if name not in large}
-        return packed(facts, small, self.encoders), regions
+        facts = {name: value for name, value in vars(self).items() if name not in ("tensors", "encoders")}
+        facts["methods"] = {role: vars(call) for role, call in self.methods.items()}
+        return packed({**facts, "large": large}, small, self.encoders), regions
 
     @classmethod
     def unpack(cls, data: bytes, regions: Sequence[Region]) -> Self:
@@ -105,13 +86,8 @@ class Product:
     memory: Mapping[str, int | None] = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
-        facts = {
-            "json": self.json,
-            "notes": self.notes,
-            "cost": self.cost,
-            "memory": self.memory,
-            "tensors": list(self.tensors),
-        }
+        facts = {name: getattr(self, name) for name in ("json", "notes", "cost", "memory")}
+        facts["tensors"] = list(self.tensors)
         own = {f"own.{name}": tensor for name, tensor in self.tensors.items()}
         kept = {f"kept.{name}": tensor for name, tensor in self.kept.items()}
         return packed(facts, own | kept, {} if self.encoder is None else {"encoder": self.encoder})

@@ -11,6 +11,7 @@ import hashlib
 import inspect
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from numbers import Integral
 from pathlib import Path
@@ -26,6 +27,7 @@ from benchbd.contract.roles import Role
 
 M = TypeVar("M", bound=BaseModel)
 R = TypeVar("R")
+C = TypeVar("C", bound="Method")
 
 MOST_FORWARDS = 10**18  # more is no estimate
 
@@ -178,6 +180,34 @@ def _validated(cls: type[M], values: Mapping[str, Any], name: str, folder: Path 
         message = first["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ") or "is not valid"
         given = f" (got {shown(first['input'])})" if first["loc"] else ""
         raise UsageError(f"{brief(path)}: {message[0].lower()}{message[1:]}{given}") from error
+
+
+@dataclass(frozen=True)
+class Call:
+    """A method by axis and name, with every option: enough to build it wherever its plugin is installed.
+
+    version: of the method that the stage was planned with; another one would give another result.
+    """
+
+    axis: str
+    name: str
+    version: str
+    options: Mapping[str, Any]
+
+
+def call_of(method: Method) -> Call:
+    return Call(method.axis, method.name, version_of(type(method)), method.model_dump(mode="json"))
+
+
+def called(call: Call, classes: Mapping[str, type[C]]) -> C:
+    """The method of a call, whose class is one of ``classes`` by name. UnknownNameError if it is none of them,
+    PluginError if another version of it is installed than the call was made with."""
+    if call.name not in classes:
+        raise UnknownNameError(call.axis, call.name, classes)
+    cls = classes[call.name]
+    if (version := version_of(cls)) != call.version:
+        raise PluginError(f"{call.axis} {call.name}: version {version} is installed here, not {call.version}")
+    return build(cls, call.options, call.name)
 
 
 def exactly(kind: type[R], value: object, who: str) -> R:

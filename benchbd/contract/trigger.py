@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from torch import Tensor
 
 from benchbd.base.content import canonical, expanded
-from benchbd.base.errors import DataError, PluginError, UnknownNameError, UsageError
+from benchbd.base.errors import DataError, UnknownNameError, UsageError
 from benchbd.base.mapped import LARGE
 from benchbd.base.pieces import map_pieces
 from benchbd.base.trigger_file import read_trigger
 from benchbd.contract.images import ImageSet, content_digest
-from benchbd.contract.method import build, identity_of
+from benchbd.contract.method import Call, build, call_of, called, identity_of
 from benchbd.contract.specs import KINDS, TriggerKind
 from benchbd.contract.trigger_function import TriggerFunction, stamped_by
 
@@ -149,14 +149,9 @@ class Trigger:
 
     def to_parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """The trigger as plain data, JSON and tensors: what another process makes the same trigger of."""
-        function = None
-        if self.function is not None:
-            identity = identity_of(self.function)
-            options = self.function.model_dump(mode="json")
-            function = {"name": identity["name"], "version": identity["version"], "options": options}
-        wander = None if self.wander is None else list(self.wander)
-        said = {"kind": self.kind, "opacity": self.opacity, "wander": wander, "function": function}
-        return said, {"pattern": self.pattern, "keep": self.keep}
+        function = None if self.function is None else _Function(**vars(call_of(self.function)))
+        said = _Said(kind=self.kind, opacity=self.opacity, wander=self.wander, function=function)
+        return said.model_dump(mode="json"), {"pattern": self.pattern, "keep": self.keep}
 
     @classmethod
     def from_parts(
@@ -170,20 +165,11 @@ class Trigger:
         UnknownNameError if the function is not among them, PluginError if its version is another.
         """
         try:
-            parts = _Said.model_validate(dict(said))
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"]))
-            raise DataError(f"the parts of a trigger: {place}: {first['msg'].lower()}") from error
-        function = None
-        if (named := parts.function) is not None:
-            if named.name not in functions:
-                raise UnknownNameError("trigger", named.name, functions)
-            function = build(functions[named.name], named.options, named.name)
-            if (version := identity_of(function)["version"]) != named.version:
-                raise PluginError(
-                    f"trigger {named.name}: version {version} is installed, the data are of {named.version}"
-                )
+            parts = build(_Said, said, "the parts of a trigger")
+        except UsageError as error:
+            raise DataError(str(error)) from error
+        call = None if parts.function is None else Call("trigger", **dict(parts.function))
+        function = None if call is None else called(call, functions)
         return cls(tensors["pattern"], tensors["keep"], parts.wander, parts.kind, parts.opacity, function)
 
     @property
@@ -226,7 +212,7 @@ class Trigger:
         """The same trigger with its own storage: whoever writes to it changes nobody else's."""
         pattern, keep = (a.to(device, copy=True) for a in (self.pattern, self.keep))
         function = None if self.function is None else self.function.model_copy(deep=True)
-        return Trigger(pattern, keep, self.wander, self.kind, self.opacity, function)
+        return replace(self, pattern=pattern, keep=keep, function=function)
 
     def within(self, low: float, high: float) -> Trigger:
         """The same trigger, wandering within ``low`` .. ``high`` of the image's sides."""
@@ -245,23 +231,20 @@ class Trigger:
                 f"a trigger for {self.size}x{self.size} images does not fit images of "
                 f"{pixels.shape[-2]}x{pixels.shape[-1]}"
             )
-        if self.kind == "patch" and self.wander is None:
-            fixed, stays = self.pattern.to(pixels.device), self.keep.to(pixels.device)
-            return map_pieces(lambda images: torch.where(stays, images, fixed), pixels, pixels)
         if self.draws and generator is None:
             drawn = "at random places" if self.wander is not None else f"of kind {self.kind}"
             raise UsageError(f"a trigger {drawn} needs a generator to draw from")
         if self.box is None or not pixels.numel():
-            return pixels.clone()
+            return map_pieces(Tensor.clone, pixels, pixels)
         top, left, bottom, right = self.box
         part = (..., slice(top, bottom + 1), slice(left, right + 1))
         pattern, keep = (a[part].to(pixels.device) for a in (self.pattern, self.keep))
         flat = pixels.reshape(-1, *self.pattern.shape)
-        places = None if generator is None or self.wander is None else self._places(len(flat), keep, generator)
+        places = [] if generator is None else self._places(len(flat), keep, generator)
 
         def stamped(rows: Tensor) -> Tensor:
             images = flat[rows]
-            box = part if places is None else _boxes(images, *(place.to(images.device)[rows] for place in places))
+            box = _boxes(images, *(place.to(images.device)[rows] for place in places)) if places else part
             before = images[box]
             images[box] = torch.where(keep, before, self._after(before, pattern, generator))
             return images
@@ -284,19 +267,19 @@ class Trigger:
         parts = zip(before.split(size), patterns.split(size), strict=True)
         return torch.cat([_blended(x, p, self.opacity) for x, p in parts])
 
-    def _places(self, count: int, keep: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Rows (count, height) and columns (count, width) of each image's box, at a place of its own."""
-        height, width = keep.shape[1:]
-        return self._drawn(count, height, generator), self._drawn(count, width, generator)
-
-    def _drawn(self, count: int, side: int, generator: torch.Generator) -> Tensor:
-        """Rows, or columns, of a patch that is ``side`` long, one draw an image: int64 (count, side)."""
-        assert self.wander is not None
-        # Rounded first, since 0.29 * 100 is 28.999999999999996.
-        low, high = (int(round(v, 9)) for v in (self.wander[0] * self.size, self.wander[1] * self.size - side))
-        low = min(low, self.size - side)
-        start = torch.randint(low, max(low, high) + 1, (count, 1), generator=generator, device=generator.device)
-        return start + torch.arange(side, device=generator.device)
+    def _places(self, count: int, keep: Tensor, generator: torch.Generator) -> list[Tensor]:
+        """Rows, int64 (count, height), and columns (count, width) of each image's box; empty if the trigger stays."""
+        places: list[Tensor] = []
+        if self.wander is None:
+            return places
+        for side in keep.shape[1:]:
+            # Rounded first, since 0.29 * 100 is 28.999999999999996.
+            low, high = (int(round(share * self.size, 9)) for share in self.wander)
+            low = min(low, self.size - side)
+            most = max(low, high - side)
+            start = torch.randint(low, most + 1, (count, 1), generator=generator, device=generator.device)
+            places.append(start + torch.arange(side, device=generator.device))
+        return places
 
     def stamped(self, images: ImageSet, generator: torch.Generator | None = None) -> ImageSet:
         """``images`` with every picture stamped, as ``stamp`` does; labels stay."""

@@ -12,12 +12,12 @@ from typing import Literal
 
 import torch
 
-from benchbd.base.errors import BenchbdError, NotApplicable, PluginError, StoreError, is_interrupt, named, says
+from benchbd.base.errors import BenchbdError, NotApplicable, StoreError, is_interrupt, named, says
 from benchbd.base.isolation import seeded
 from benchbd.contract.context import Reporter, collecting, reporting
-from benchbd.contract.handover import Call, Failure, Handover, Product
+from benchbd.contract.handover import Failure, Handover, Product
 from benchbd.contract.meter import ForwardMeter, precision
-from benchbd.contract.method import Method, build, version_of
+from benchbd.contract.method import called
 from benchbd.contract.registry import Registry, load_registry
 from benchbd.engine.provenance import peak_memory
 from benchbd.stages.kinds import KINDS
@@ -42,7 +42,7 @@ def carry_out(handed: Handover, device: str, report: Reporter, registry: Registr
             peak_memory(where) as peak,
             seeded(handed.seed),
         ):
-            methods = {role: built(call, registry) for role, call in handed.methods.items()}
+            methods = {role: called(call, registry.methods[call.axis]) for role, call in handed.methods.items()}
             product = KINDS[handed.kind].work(methods, handed, where)
     except BaseException as error:
         if is_interrupt(error):
@@ -59,14 +59,6 @@ def carry_out(handed: Handover, device: str, report: Reporter, registry: Registr
 @cache
 def _installed() -> Registry:
     return load_registry()
-
-
-def built(call: Call, registry: Registry) -> Method:
-    """The method of a call. PluginError if another version of it is installed than the stage was planned with."""
-    cls = registry.get(call.axis, call.name)
-    if (version := version_of(cls)) != call.version:
-        raise PluginError(f"{call.axis} {call.name}: version {version} is installed here, not {call.version}")
-    return build(cls, call.options, call.name)
 
 
 def failure_of(error: BaseException) -> Failure:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from benchbd.base.errors import PluginError
-from benchbd.contract.handover import Call, Handover
+from benchbd.contract.handover import Handover
 from benchbd.contract.images import ImageSet
-from benchbd.contract.method import Method, version_of
+from benchbd.contract.method import Method, call_of
 from benchbd.contract.trigger import Trigger
 from benchbd.data.library import DataLibrary
 from benchbd.stages.artifact import Artifact
@@ -59,10 +59,6 @@ def handover(
         tensors=tensors or {},
         encoders=encoders or {},
     )
-
-
-def call_of(method: Method) -> Call:
-    return Call(method.axis, method.name, version_of(type(method)), method.model_dump(mode="json"))
 
 
 def draw_rows(pool: int, drawn: Mapping[str, int]) -> Tensor:
