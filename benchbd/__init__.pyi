@@ -25,7 +25,9 @@ from .contract.context import stream as stream
 from .contract.dataset import Dataset as Dataset
 from .contract.defense import DefenderKnowledge as DefenderKnowledge
 from .contract.defense import Mitigation as Mitigation
+from .contract.detection import ClassifierDetection as ClassifierDetection
 from .contract.detection import Detection as Detection
+from .contract.detection import TaskKnowledge as TaskKnowledge
 from .contract.detection import Verdict as Verdict
 from .contract.encoder import Encoder as Encoder
 from .contract.encoder import ResNet as ResNet

@@ -15,6 +15,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -37,11 +38,13 @@ from benchbd.base.errors import (
 from benchbd.base.isolation import restoring
 from benchbd.contract.attack import Attack, AttackerKnowledge, Target
 from benchbd.contract.axes import AXES
+from benchbd.contract.classifier import Classifier
 from benchbd.contract.dataset import Dataset
 from benchbd.contract.defense import DefenderKnowledge, Mitigation
-from benchbd.contract.detection import Detection
+from benchbd.contract.detection import ClassifierDetection, Detection, TaskKnowledge
 from benchbd.contract.encoder import Encoder
 from benchbd.contract.evaluator import Evaluator, Probe
+from benchbd.contract.head import Head
 from benchbd.contract.images import SIZE, ImageSet
 from benchbd.contract.method import Method, build, exactly, forwards_of, shortened_of
 from benchbd.contract.pretraining import Pretraining
@@ -55,6 +58,7 @@ from benchbd.stages.attack import check_backdoor
 from benchbd.stages.detect import checked_verdict
 from benchbd.stages.encoders import check_alike
 from benchbd.stages.evaluate import checked_predictions, evaluated_together
+from benchbd.stages.prepare import checked_prepared
 
 TARGET = 1
 
@@ -78,6 +82,12 @@ def toy_images(n: int = 48, *, labels: bool = True, seed: int = 0) -> ImageSet:
 def toy_encoder(seed: int = 0) -> Encoder:
     """A w16 encoder with a head, random weights, in eval mode."""
     return Encoder.seeded("w16", (0.4, 0.4, 0.4), (0.2, 0.2, 0.2), seed=seed, device="cpu").eval()
+
+
+def toy_classifier(seed: int = 0) -> Classifier:
+    """A toy encoder with a linear head for the three classes of the toy images, random weights."""
+    generator = torch.Generator().manual_seed(seed)
+    return Classifier(toy_encoder(seed), Head.of([(torch.randn(3, 64, generator=generator), torch.zeros(3))]))
 
 
 class ToyPretraining(Pretraining):
@@ -273,17 +283,30 @@ def _check_mitigation(method: Mitigation, who: str) -> None:
 
 
 def _check_detection(method: Detection, who: str) -> None:
-    verdicts = []
+    results = []
     for _ in range(2):
         knowledge = toy_defender(seed=1)
         given = knowledge.images.pixels.clone()
-        verdict = _call(who, method.inspect, toy_encoder().copy(), knowledge)
+        prepared: dict[str, Tensor] = {}
+        if method.prepares:
+            with _promised(who):
+                prepared = checked_prepared(_call(who, method.prepare, toy_encoder(seed=5), knowledge), f"{who}:")
+            _other_randomness(98)
+            knowledge = toy_defender(seed=1)
+        suspect: Any = toy_encoder().copy()
+        seen: Any = replace(knowledge, prepared=prepared)
+        if isinstance(method, ClassifierDetection):
+            suspect, seen = toy_classifier(), TaskKnowledge(toy_images(labels=True), 1, prepared)
+            given = seen.images.pixels.clone()
+        verdict = _call(who, method.inspect, suspect, seen)
         with _promised(who):
             verdict = checked_verdict(verdict, f"{who}:")
-        _require(torch.equal(given, knowledge.images.pixels), f"{who}: the clean images were changed")
-        verdicts.append(verdict)
+        _require(torch.equal(given, seen.images.pixels), f"{who}: the images were changed")
+        results.append((verdict, prepared))
         _other_randomness(99)
-    _require(verdicts[0] == verdicts[1], f"{who}: the same seed gave another verdict")
+    (first, prepared), (second, again) = results
+    _require(first == second, f"{who}: the same seed gave another verdict")
+    _require(_same(prepared, again), f"{who}: the same seed prepared something else")
 
 
 def _check_evaluator(method: Evaluator, who: str) -> None:

@@ -18,7 +18,10 @@ from docs.python import class_entry, code, entry, stub
 
 HERE = Path(__file__).parent
 
-TESTING = ("check_method", "ContractError", "toy_images", "toy_encoder", "toy_defender", "toy_attacker", "toy_probe")
+TESTING = (
+    *("check_method", "ContractError", "toy_images", "toy_encoder", "toy_classifier", "toy_defender", "toy_attacker"),
+    "toy_probe",
+)
 
 TITLES = {
     "defense": "Defenses",

@@ -25,6 +25,8 @@ from benchbd import (
     Attack,
     AttackerKnowledge,
     Backdoor,
+    Classifier,
+    ClassifierDetection,
     DataAbsentError,
     Dataset,
     DefenderKnowledge,
@@ -32,6 +34,7 @@ from benchbd import (
     Encoder,
     ImageSet,
     Mitigation,
+    TaskKnowledge,
     Trigger,
     Verdict,
 )
@@ -111,9 +114,18 @@ class Secrets:
 
     def __init__(self, tiny: Tiny, library: DataLibrary) -> None:
         self.trigger = Trigger.square(10)
-        self.test = library.load("task", "test")
-        self.train = library.load("task", "train")
-        self.words = ("task", "pool", "tiny", str(tiny.folder), "cifar", "bumblebee", "task:1", self.trigger.digest)
+        self.test = library.load("animals", "test")
+        self.train = library.load("animals", "train")
+        self.words = (
+            "animals",
+            "pool",
+            "tiny",
+            str(tiny.folder),
+            "cifar",
+            "bumblebee",
+            "animals:1",
+            self.trigger.digest,
+        )
 
     def found_in(self, *roots: object) -> list[str]:
         """One line for every secret within reach of ``roots``."""
@@ -152,7 +164,7 @@ class Bytes:
     """What no defender may meet, as bytes: the search through a handover."""
 
     def __init__(self, tiny: Tiny, library: DataLibrary) -> None:
-        trigger, test = Trigger.square(10), library.load("task", "test").pixels
+        trigger, test = Trigger.square(10), library.load("animals", "test").pixels
         place = ~trigger.keep.flatten()
         self._place, self._pattern = place, trigger.pattern.flatten()[place]
         whole = {"the trigger's pattern": trigger.pattern, "the trigger's mask": trigger.keep}
@@ -165,8 +177,8 @@ class Bytes:
         self.words = {
             "the target's name": b"bumblebee",
             "a class of the pool": b"aardvark",
-            "the task": b"task:1",
-            "the data set": b'"task"',
+            "the task": b"animals:1",
+            "the data set": b'"animals"',
             "the trigger's digest": trigger.digest.encode(),
             "a path": str(tiny.folder).encode(),
         }
@@ -215,6 +227,18 @@ class CheatingDetector(Detection):
         return Verdict(0.0, False)
 
 
+class Reader(ClassifierDetection):
+    """Looks at a classifier and at everything else that it is handed."""
+
+    name = "reader"
+    paper = "a test"
+    version = "1"
+
+    def inspect(self, classifier: Classifier, knowledge: TaskKnowledge) -> Verdict:  # type: ignore[override]
+        HANDED.append((self, classifier, knowledge))
+        return Verdict(0.0, False)
+
+
 class Careless(Attack):
     """Leaves on its encoder whatever it knows, as attributes, hooks and gradients."""
 
@@ -236,9 +260,9 @@ HANDED: list[tuple[object, ...]] = []
 
 
 class Animals(Dataset):
-    """The set ``task`` with names for its classes."""
+    """The set ``animals`` with names for its classes."""
 
-    name = "task"
+    name = "animals"
     paper = "a test"
     version = "1"
     classes = ("anteater", "bumblebee", "caterpillar")
@@ -265,17 +289,23 @@ class Taught(ToyPretraining):
     labelled = True
 
 
-BOARD = TINY.replace(
-    'attacks = ["none", "badencoder"]', 'attacks = ["none", "badencoder", "careless"]\ndetections = ["cheat"]'
-).replace('defenses = ["none", "scratch", "ft"]', 'defenses = ["cheat"]')
+BOARD = (
+    TINY.replace("task:1", "animals:1")
+    .replace("\ntask = {", "\nanimals = {")
+    .replace('attacks = ["none", "badencoder"]', 'attacks = ["none", "badencoder", "careless"]\ndetections = ["cheat"]')
+    .replace('defenses = ["none", "scratch", "ft"]', 'defenses = ["cheat"]')
+)
 
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> Tiny:
     HANDED.clear()
-    hooks = {"benchbd_defenses": [Cheat], "benchbd_detections": [CheatingDetector], "benchbd_attacks": [Careless]}
+    hooks: dict[str, list[Any]] = {"benchbd_defenses": [Cheat], "benchbd_attacks": [Careless]}
+    hooks |= {"benchbd_detections": [CheatingDetector, Reader]}
     hooks |= {"benchbd_datasets": [Animals, Beasts], "benchbd_pretrainings": [Taught]}
-    return Tiny(tmp_path, load_registry(extra={"cheats": offering(**hooks)}), BOARD)
+    made = Tiny(tmp_path, load_registry(extra={"cheats": offering(**hooks)}), BOARD)
+    (made.data / "task").rename(made.data / "animals")
+    return made
 
 
 @pytest.fixture
@@ -308,6 +338,18 @@ def test_no_bytes_of_a_secret_are_in_what_a_defender_is_handed(tiny: Tiny, hando
     assert {"test image 0", "stamped test image 29", "a stamped image in triggered0"} <= set(
         secrets.found_in(evaluated)
     )
+
+
+def test_who_inspects_classifiers_gets_labelled_training_images_and_no_secret(
+    tiny: Tiny, handovers: list[Handover]
+) -> None:
+    session = tiny.session(detections=["reader"], options=["task.images=20"])
+    assert {record.status for record in session.inspect()} <= {"ok", "attack-failed"}
+    secrets, walked = Bytes(tiny, session.library), Secrets(tiny, session.library)
+    handed = [each for each in handovers if each.kind == "detect"]
+    assert [secrets.found_in(each) for each in handed] == [[]] * 3
+    found = [line for each in HANDED if isinstance(each[0], Reader) for line in walked.found_in(*each)]
+    assert {line.partition(" at ")[0] for line in found} == {"labels or statistics", "a downstream training image"}
 
 
 def test_the_search_finds_what_is_planted(tiny: Tiny, handovers: list[Handover]) -> None:

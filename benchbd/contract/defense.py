@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from benchbd.contract.method import Method
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from benchbd.contract.encoder import Encoder
     from benchbd.contract.images import ImageSet
 
 
 @dataclass(frozen=True, eq=False)
 class DefenderKnowledge:
-    """What a defender has: a few clean images without labels, and a seed. No trigger, target, test data or path."""
+    """What a defender has: a few clean images without labels, and a seed. No trigger, target, test data or path.
+
+    prepared: what ``Detection.prepare`` of the detector gave; empty for everybody else.
+    """
 
     images: ImageSet
     seed: int
+    prepared: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Mitigation(Method):

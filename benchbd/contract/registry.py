@@ -171,8 +171,8 @@ def _flaws(cls: type[Method]) -> Iterator[str]:
             yield f"option {option!r} has no default; every option needs one, as in Field(0.9, description=...)"
     axis = next(axis for axis in AXES if issubclass(cls, axis.base))
     base = axis.base
-    for work in axis.work:
-        if getattr(cls, work) is getattr(base, work):
+    for work in (*axis.work, *(["prepare"] if getattr(cls, "prepares", False) else [])):
+        if next(each for each in cls.__mro__ if work in vars(each)).__module__.startswith("benchbd.contract."):
             yield f"it does not define {work}{'()' if callable(getattr(base, work)) else ''}"
     for attribute, (words, kind) in _TOLD.items():
         if hasattr(base, attribute) and not _is(kind, value := getattr(cls, attribute)):
@@ -221,7 +221,9 @@ _TOLD: dict[str, tuple[str, Any]] = {
     "paper": ("text", str),
     "late": ("a frozenset of names of options, as in frozenset({'steps'})", frozenset[str]),
     "role": ("a Role, as in Role.CONTROL", Role),
-    **dict.fromkeys(("passthrough", "uses_weights", "retrains", "needs_files", "labelled"), ("True or False", bool)),
+    **dict.fromkeys(
+        ("passthrough", "uses_weights", "retrains", "needs_files", "labelled", "prepares"), ("True or False", bool)
+    ),
     "binds": (f"a tuple of kinds of trigger, of {', '.join(KINDS)}", _Kinds),
     "control_of": ("the name of an attack", str),
     "splits": ("a number of images from 0 on by name", _Splits),

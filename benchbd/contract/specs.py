@@ -146,11 +146,18 @@ class ShadowSpec(Table):
         return value
 
 
+class TaskSpec(Table):
+    """What a detector of downstream classifiers gets besides a classifier: labelled training images of its task."""
+
+    images: int = Field(1000, ge=2, le=100_000_000, description="at most so many labelled training images")
+
+
 SECTIONS: dict[str, type[BaseModel]] = {
     "trigger": TriggerSpec,
     "reference": ReferenceSpec,
     "clean": CleanSpec,
     "shadow": ShadowSpec,
+    "task": TaskSpec,
     "budget": Budget,
 }
 """Parts of the protocol that ``-o`` reaches like methods."""

@@ -13,7 +13,17 @@ from benchbd.base.content import expanded
 from benchbd.base.errors import UnknownNameError, UsageError, brief, shown
 from benchbd.base.inputs import file_kind, obstacle
 from benchbd.contract.axes import AXIS, GRID, Axis
-from benchbd.contract.specs import SECTIONS, Budget, CleanSpec, Pin, ReferenceSpec, ShadowSpec, Table, TriggerSpec
+from benchbd.contract.specs import (
+    SECTIONS,
+    Budget,
+    CleanSpec,
+    Pin,
+    ReferenceSpec,
+    ShadowSpec,
+    Table,
+    TaskSpec,
+    TriggerSpec,
+)
 
 DEFAULT = "demo"
 
@@ -109,6 +119,7 @@ class Board(_Grid):
     reference: ReferenceSpec = Field(ReferenceSpec(), description="the attacker's reference inputs; see below")
     clean: CleanSpec = Field(CleanSpec(), description="what a defender is given; see below")
     shadow: ShadowSpec = Field(ShadowSpec(), description="what an attacker tunes on; see below")
+    task: TaskSpec = Field(TaskSpec(), description="what a detector of classifiers is given; see below")
     budget: Budget = Field(Budget(), description="steps and batch of every defense; see below")
     sweeps: tuple[Sweep, ...] = Field((), description="factors that are moved one at a time; see below")
     options: dict[str, dict[str, Any]] = Field(default_factory=dict, description="method defaults of this board")

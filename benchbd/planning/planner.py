@@ -10,6 +10,7 @@ from benchbd.base.errors import UnknownNameError, UsageError, brief, shown
 from benchbd.contract.attack import Attack
 from benchbd.contract.axes import INSPECTING, Axis
 from benchbd.contract.defense import Mitigation
+from benchbd.contract.detection import ClassifierDetection
 from benchbd.contract.evaluator import Evaluator
 from benchbd.contract.images import content_digest
 from benchbd.contract.method import Method
@@ -28,8 +29,9 @@ from benchbd.planning.settings import Settings, differences
 from benchbd.planning.sweeps import at, chosen, labelled
 from benchbd.stages import attack as attacking
 from benchbd.stages import defend, evaluate, pretrain, reference
+from benchbd.stages import head as heads
 from benchbd.stages.base import Stage, distinct
-from benchbd.stages.clean import Clean
+from benchbd.stages.clean import Clean, Suspect
 from benchbd.stages.kinds import KINDS, InspectingKind
 from benchbd.stages.sources import Sources
 from benchbd.stages.task import Task, split_task
@@ -271,32 +273,47 @@ class _Planner:
         (floor,) = self.settings.methods(Attack, [self._floor("attack")])
         (evaluator,) = self.settings.methods(Evaluator, self.board.names("evaluator")[:1])
         row, pinned = line.row, self.board.pretrain_seed
-        tasks, triggers = self._goals(row)
+        goals = list(zip(*self._goals(row), strict=True))
         for seed in self._seeds():
             for attack in (floor, *(a for a in attacks if not a.passthrough and a.role is not Role.CONTROL)):
                 # A clean encoder that several seeds share is inspected under its own.
                 own = pinned if attack is floor and pinned is not None else seed
                 clean = self._pretrain(row.pretrain, own)
-                published = self._attack(attack, tasks, triggers, own, clean)
-                judges = [(evaluator, task, own, trigger) for task, trigger in zip(tasks, triggers, strict=True)]
+                published = self._attack(attack, *self._goals(row), own, clean)
                 for axis, method in inspecting:
-                    kind, departures = cast(InspectingKind, KINDS[axis.stage]), self.settings.departures(method)
-                    inspection = Inspection(
-                        axis=axis.name,
-                        method=method.name,
-                        attack=attack.name,
-                        attack_role=attack.role,
-                        pretrain=row.pretrain,
-                        tasks=tuple(tasks),
-                        seed=own,
-                        evaluator=evaluator.name,
-                        chain=tuple(distinct([published])),
-                        judged=kind.plan(self.sources, method, published, self._clean(row), own, departures),
-                        undefended=tuple(self._evaluate(published, *judge) for judge in judges),
-                        floors=tuple(self._evaluate(clean, *judge) for judge in judges),
-                    )
-                    drawn = None if own == pinned else own
-                    yield replace(inspection, departures=self._departures(inspection, line, drawn))
+                    # A classifier is of one data set; an encoder is inspected once, whatever its tasks.
+                    names = [task.name if isinstance(method, ClassifierDetection) else "" for task, _ in goals]
+                    for name in dict.fromkeys(names):
+                        part = [goal for goal, of in zip(goals, names, strict=True) if of == name]
+                        judges = [(evaluator, task, own, trigger) for task, trigger in part]
+                        judged = self._judged(axis, method, row, own, published, evaluator, part[0][0])
+                        inspection = Inspection(
+                            axis=axis.name,
+                            method=method.name,
+                            attack=attack.name,
+                            attack_role=attack.role,
+                            pretrain=row.pretrain,
+                            tasks=tuple(task for task, _ in part),
+                            seed=own,
+                            evaluator=evaluator.name,
+                            chain=tuple(distinct(judged.parents.values())),
+                            judged=judged,
+                            undefended=tuple(self._evaluate(published, *judge) for judge in judges),
+                            floors=tuple(self._evaluate(clean, *judge) for judge in judges),
+                        )
+                        drawn = None if own == pinned else own
+                        yield replace(inspection, departures=self._departures(inspection, line, drawn))
+
+    def _judged(
+        self, axis: Axis, method: Method, row: Row, seed: int, published: Stage, evaluator: Evaluator, task: Task
+    ) -> Stage:
+        """What a method finds of an encoder, or of the classifier on it for ``task``."""
+        departures, spec, head = [*self.settings.departures(method)], self.settings.task, None
+        if isinstance(method, ClassifierDetection):
+            departures += differences("task", self.board.task.model_dump(), spec.model_dump()).values()
+            head = heads.plan(self.sources, evaluator, published, task, seed, self.settings.departures(evaluator))
+        suspect = Suspect(published, self._clean(row), seed, self.board.seeds[0], head, spec.images)
+        return cast(InspectingKind, KINDS[axis.stage]).plan(self.sources, method, suspect, departures)
 
     def _triggers(self, row: Row) -> list[Trigger]:
         """One trigger per task of the row: its own, or the board's for all."""

@@ -22,7 +22,7 @@ M = TypeVar("M", bound=Method)
 class Settings:
     """What ``-o`` and the board's tables make of the protocol.
 
-    trigger, reference, clean, shadow, budget: the parts of the protocol, changed or not.
+    trigger, reference, clean, shadow, task, budget: the parts of the protocol, changed or not.
     """
 
     def __init__(self, board: Board, registry: Registry, options: Sequence[str]) -> None:
@@ -34,6 +34,7 @@ class Settings:
         self.reference = self._section("reference", board.reference)
         self.clean = self._section("clean", board.clean)
         self.shadow = self._section("shadow", board.shadow)
+        self.task = self._section("task", board.task)
         self.budget = self._section("budget", board.budget)
         _reject_unknown(registry, board.options)
         self._check_tables()

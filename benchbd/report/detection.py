@@ -81,7 +81,9 @@ class Population:
 
 
 _Place = tuple[Any, ...]
-"""(detection, pretrain, point, departures) of clean encoders; with (tasks, attack) after it, of attacked ones."""
+"""(detection, pretrain, task, point, departures) of clean encoders; with (tasks, attack) after it, of attacked ones.
+
+task: the data set of the classifiers, of a detector of these; else empty."""
 
 
 def populations(
@@ -96,7 +98,7 @@ def populations(
     clean: dict[_Place, dict[object, DetectionRecord]] = {}
     for record in sorted(records, key=lambda record: (record.seed, record.name)):
         if record.on_board or off_board:
-            place = (record.detection, record.pretrain, point_text(record.point), departures(record))
+            place = (record.detection, record.pretrain, _of_task(record), point_text(record.point), departures(record))
             if record.attack_role is Role.FLOOR:  # one encoder, whichever row or seed it was inspected for
                 _take(clean.setdefault(place, {}), record.stages.get("pretrain", record.seed), record)
             else:
@@ -107,17 +109,11 @@ def populations(
         beside[(*place, (), "")] = place
 
     def rank(place: _Place) -> tuple[object, ...]:
-        detection, pretrain, point, departures, row, attack = place
+        detection, pretrain, of_task, point, departures, row, attack = place
         tasks = [task for _, task in order.tasks]
-        places = [tasks.index(task) for task in row if task in tasks]
-        return (
-            detection,
-            departures,
-            point,
-            min(places, default=len(tasks)),
-            pretrain,
-            *rank_of(attack, order.attacks),
-        )
+        places = [at for at, task in enumerate(tasks) if task in row or of_task == task.rpartition(":")[0]]
+        first = min(places, default=len(tasks))
+        return (detection, departures, point, first, of_task, pretrain, *rank_of(attack, order.attacks))
 
     return [
         _population(place, list(groups[place].values()), list(clean.get(beside[place], {}).values()))
@@ -127,12 +123,17 @@ def populations(
 
 def _clean_place(attacked: _Place, clean: Collection[_Place]) -> _Place:
     """Where the clean encoders lie that attacked ones are told from: what changes an attack alone leaves them be."""
-    detection, pretrain, point, departures, *_ = attacked
+    *whose, point, departures = attacked[:5]
     for near in (point, ""):
-        known = [place[3] for place in clean if place[:3] == (detection, pretrain, near)]
+        known = [place[4] for place in clean if place[:4] == (*whose, near)]
         if (nearest := nearest_departures(departures, known)) is not None:
-            return detection, pretrain, near, nearest
-    return detection, pretrain, point, departures
+            return *whose, near, nearest
+    return attacked[:5]
+
+
+def _of_task(record: DetectionRecord) -> str:
+    """The data set of the classifier that a record is about; empty if it is about an encoder."""
+    return record.tasks[0].rpartition(":")[0] if "head" in record.identity else ""
 
 
 def _take(into: dict[object, DetectionRecord], encoder: object, record: DetectionRecord) -> None:
@@ -146,7 +147,7 @@ def _take(into: dict[object, DetectionRecord], encoder: object, record: Detectio
 
 
 def _population(place: _Place, attacked: Sequence[DetectionRecord], clean: Sequence[DetectionRecord]) -> Population:
-    detection, pretrain, point, departures, tasks, attack = place
+    detection, pretrain, of_task, point, departures, tasks, attack = place
     positives = [(r.score, r.flagged) for r in attacked if r.status == "ok" and r.score is not None]
     negatives = [(r.score, r.flagged) for r in clean if r.status == "ok" and r.score is not None]
     others: list[str] = [record.status for record in attacked if record.status != "ok"]
@@ -163,7 +164,7 @@ def _population(place: _Place, attacked: Sequence[DetectionRecord], clean: Seque
         detection=detection,
         attack=attack,
         pretrain=pretrain,
-        tasks=tasks,
+        tasks=tasks or (of_task,) * bool(of_task),
         departures=departures,
         clean=tuple(score for score, _ in negatives),
         attacked=tuple(score for score, _ in positives),

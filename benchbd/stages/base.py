@@ -109,7 +109,7 @@ class Stage:
     @property
     def images(self) -> int:
         """How many images the method trains on; 0 if nobody knows."""
-        drawn = self.params.get("clean") or self.params.get("shadow") or {}
+        drawn = self.params.get("clean") or self.params.get("task") or self.params.get("shadow") or {}
         whole = self.data.get("shadow") or self.data.get("pool")
         return int(drawn.get("count", whole.count if whole else 0))
 

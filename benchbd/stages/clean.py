@@ -41,6 +41,24 @@ class Clean:
         return int(Decimal(str(self.spec.poisoned)) * self.spec.images)
 
 
+@dataclass(frozen=True)
+class Suspect:
+    """An encoder before a method that inspects.
+
+    published: the stage that left it. clean: the images that a defender has. seed: the run seed; first_seed: the first
+    one of the board.
+    head, images: of a method that inspects a classifier on it, the stage of the head, and how many labelled images of
+    its task there are at most.
+    """
+
+    published: Stage
+    clean: Clean
+    seed: int
+    first_seed: int
+    head: Stage | None = None
+    images: int = 0
+
+
 def plan_clean(sources: Sources, clean: Clean, seed: int) -> dict[str, Any]:
     """The parameters of a stage that gets clean images: how many, and the seed that they are drawn with; if some are
     stamped, how many, and by which triggers."""

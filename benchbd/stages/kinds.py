@@ -13,7 +13,7 @@ from benchbd.contract.axes import AXES
 from benchbd.contract.handover import Handover, Product
 from benchbd.contract.method import Method
 from benchbd.stages.base import Outcome, Stage
-from benchbd.stages.clean import Clean
+from benchbd.stages.clean import Suspect
 from benchbd.stages.inputs import Inputs
 from benchbd.stages.sources import Sources
 
@@ -43,15 +43,13 @@ class StageKind(Protocol):
 class InspectingKind(StageKind, Protocol):
     """The kind of an axis that inspects: its stages are of an encoder and of what a defender has."""
 
-    def plan(
-        self, sources: Sources, method: Method, published: Stage, clean: Clean, seed: int, departures: Iterable[str]
-    ) -> Stage:
-        """The stage of ``method`` on the encoder that a stage published, under the run seed ``seed``."""
+    def plan(self, sources: Sources, method: Method, suspect: Suspect, departures: Iterable[str]) -> Stage:
+        """The stage of ``method`` on an encoder."""
 
 
 KINDS: Mapping[str, StageKind] = MappingProxyType(
     {
         kind: cast(StageKind, import_module(f"benchbd.stages.{kind}"))
-        for kind in ("reference", *(axis.stage for axis in AXES if axis.stage))
+        for kind in ("reference", "head", "prepare", *(axis.stage for axis in AXES if axis.stage))
     }
 )

@@ -1,0 +1,79 @@
+"""prepare: what a detector learns once, for all the encoders of one architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from benchbd.base.errors import PluginError, shown
+from benchbd.base.isolation import isolated
+from benchbd.contract.context import derive_seed
+from benchbd.contract.detection import Detection
+from benchbd.contract.encoder import Encoder
+from benchbd.contract.handover import Handover, Product
+from benchbd.stages.base import Outcome, Stage
+from benchbd.stages.clean import Clean, attachments_of, hand_over_clean, knowledge_of, plan_clean
+from benchbd.stages.inputs import Inputs, alone
+from benchbd.stages.sources import Sources
+
+PREPARED = "prepared.safetensors"
+
+alike = alone
+
+
+def plan(
+    sources: Sources, detection: Detection, architecture: str, clean: Clean, seed: int, departures: Iterable[str]
+) -> Stage:
+    """From the clean images of one seed, for encoders of an architecture."""
+    return sources.stage(
+        "prepare",
+        f"{detection.name} for {architecture} on clean images of {clean.pool} seed {seed}",
+        detection,
+        derive_seed(seed, "prepare"),
+        data={"pool": sources.ref(clean.pool, "pool")},
+        params={**plan_clean(sources, clean, seed), "architecture": architecture},
+        parents={},
+        architecture=architecture,
+        departures=[*departures, *clean.departures],
+        attachments=attachments_of(clean),
+    )
+
+
+def hand_over(stages: Sequence[Stage], inputs: Inputs) -> Handover:
+    (stage,) = stages
+    return hand_over_clean(stage, inputs, {"architecture": stage.architecture})
+
+
+def work(methods: Mapping[str, Any], handed: Handover, device: torch.device) -> Product:
+    method: Detection = methods["own"]
+    knowledge, who = knowledge_of(handed, device), f"detector {method.name}"
+    statistics = knowledge.images.normalization()
+    encoder = Encoder.seeded(handed.json["architecture"], *statistics, seed=handed.seed, device=device)
+    with isolated(who):
+        prepared = method.prepare(encoder, knowledge)
+    return Product(tensors=checked_prepared(prepared, who))
+
+
+def accept(stages: Sequence[Stage], product: Product, inputs: Inputs) -> list[Outcome]:
+    (stage,) = stages
+    tensors = checked_prepared(product.tensors, f"detector {stage.method_name}")
+    return [Outcome({PREPARED: partial(save_file, tensors)}, {})]
+
+
+def forwards(stage: Stage) -> int | None:
+    """Nobody knows: ``forwards`` of a detector speaks of an inspection."""
+    return None
+
+
+def checked_prepared(prepared: object, who: str) -> dict[str, Tensor]:
+    """Copies of what was prepared, by name; PluginError if it is no mapping of names to tensors."""
+    if not isinstance(prepared, Mapping) or not all(
+        isinstance(name, str) and isinstance(part, Tensor) for name, part in prepared.items()
+    ):
+        raise PluginError(f"{who} must return tensors by name from prepare(), not {shown(prepared)}")
+    return {name: part.detach().cpu().contiguous().clone() for name, part in prepared.items()}
