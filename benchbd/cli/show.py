@@ -80,7 +80,7 @@ def show(name: str, as_json: bool, as_toml: bool) -> None:
     """Show a method: what it does, its paper, and every option with type, bounds, default and help. Or a board's grid.
 
     NAME is the name of a method or board, or AXIS:NAME where a name stands on several axes; the path of a board; or a
-    part of the protocol that -o reaches too: trigger, reference, clean, shadow, budget.
+    part of the protocol that -o reaches too: trigger, reference, clean, shadow, task, budget.
     """
     from benchbd.cli.describe import document, section
     from benchbd.contract.registry import load_registry
