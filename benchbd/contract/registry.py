@@ -172,7 +172,8 @@ def _flaws(cls: type[Method]) -> Iterator[str]:
     axis = next(axis for axis in AXES if issubclass(cls, axis.base))
     base = axis.base
     for work in (*axis.work, *(["prepare"] if getattr(cls, "prepares", False) else [])):
-        if next(each for each in cls.__mro__ if work in vars(each)).__module__.startswith("benchbd.contract."):
+        promises = [vars(each).get(work) for each in cls.__mro__ if each.__module__.startswith("benchbd.contract.")]
+        if getattr(cls, work) in promises:
             yield f"it does not define {work}{'()' if callable(getattr(base, work)) else ''}"
     for attribute, (words, kind) in _TOLD.items():
         if hasattr(base, attribute) and not _is(kind, value := getattr(cls, attribute)):
