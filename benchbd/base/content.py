@@ -19,8 +19,6 @@ _BARE = re.compile(
     r"""(?<![\w.)\]/\\])(?!//)(?:~|[A-Za-z]:)?(?:[/\\][^\s/\\'"`<>|:;,()[\]]+)+[/\\](?P<name>[^\s/\\'"`<>|:;,()[\]]*)"""
 )
 
-_DEEPEST = 32  # levels of JSON that a plugin may say
-
 STALE = 24 * 3600.0  # seconds after which nobody is taken to be still writing a file
 
 
@@ -119,12 +117,12 @@ def paths_in(value: object) -> Iterator[str]:
         yield from paths_in(inner)
 
 
-def as_json(value: object) -> Any:
+def as_json(value: object, levels: int = 32) -> Any:
     """A foreign value as JSON gives it back. ValueError, TypeError or RecursionError where it is no JSON, holds numbers
     that are not finite or text that is not UTF-8, or is nested deeper than anybody reads."""
     found = json.loads(json.dumps(value, ensure_ascii=False, allow_nan=False).encode())
-    if not nests_within(found, _DEEPEST):
-        raise ValueError(f"nested deeper than {_DEEPEST} levels")
+    if not nests_within(found, levels):
+        raise ValueError(f"nested deeper than {levels} levels")
     return found
 
 

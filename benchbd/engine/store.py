@@ -16,21 +16,32 @@ import errno
 import hashlib
 import json
 import logging
-import math
 import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from filelock import FileLock, Timeout
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt
 from safetensors import SafetensorError
 
-from benchbd.base.content import canonical, commit, expanded, file_digest, make_folder, nests_within, share, sweep
+from benchbd.base.content import (
+    as_json,
+    canonical,
+    commit,
+    expanded,
+    file_digest,
+    make_folder,
+    sealed,
+    share,
+    sweep,
+    unsealed,
+)
 from benchbd.base.errors import StoreError
 from benchbd.stages.artifact import Artifact
 
@@ -38,18 +49,40 @@ MANIFEST = "manifest.json"
 
 SCHEMA = 1  # of manifests; one without the field is of schema 1
 
-_FIELDS = {
-    **dict.fromkeys(("key", "label", "architecture"), str),
-    **dict.fromkeys(("identity", "blobs", "result", "cost", "notes", "machine"), dict),
-}
-
-_COST: dict[str, tuple[type, ...]] = {"seconds": (int, float), "cpu_seconds": (int, float), "image_forwards": (int,)}
-
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what file systems say that have none
 
 _LEVELS = 100  # of JSON: more than identities and notes have, fewer than the interpreter can follow
 
 log = logging.getLogger("benchbd")
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+
+class _Cost(_Part, extra="forbid"):
+    seconds: NonNegativeFloat
+    cpu_seconds: NonNegativeFloat
+    image_forwards: NonNegativeInt
+
+
+class _Machine(_Part):
+    device: str
+
+
+class _Manifest(_Part):
+    """What every manifest of this schema has, whatever else it has."""
+
+    version: int = Field(SCHEMA, alias="schema", ge=SCHEMA, le=SCHEMA)
+    key: str
+    label: str
+    architecture: str
+    identity: dict[str, Any]
+    blobs: dict[Annotated[str, Field(pattern=r"^[^/\\]+$")], str]
+    result: dict[str, Any]
+    cost: _Cost
+    notes: dict[str, Any]
+    machine: _Machine
 
 
 def default_root() -> Path:
@@ -64,10 +97,12 @@ def find_root(option: str | Path | None = None) -> Path:
     root = expanded(option or default_root())
     existing = next((path for path in (root, *root.parents) if path.exists()), root)
     if existing.is_file():
-        raise StoreError(
-            f"the store {root} cannot be written ({existing} is a file): choose another with --store or BENCHBD_STORE"
-        )
+        raise _unwritable(root, f"{existing} is a file")
     return root
+
+
+def _unwritable(root: Path, reason: object) -> StoreError:
+    return StoreError(f"the store {root} cannot be written ({reason}): choose another with --store or BENCHBD_STORE")
 
 
 class Store:
@@ -79,44 +114,42 @@ class Store:
     def __init__(self, root: Path, *, writable: bool = True) -> None:
         self.root = root
         if writable:
-            self._prepare()
+            with self._writing():
+                for name in ("stages", "locks", "data", "logs"):
+                    make_folder(root / name)
+                probe = root / "locks" / f".probe-{secrets.token_hex(8)}"
+                probe.write_bytes(b"")
+                probe.unlink()
+                sweep(root)
 
-    def _prepare(self) -> None:
-        root = self.root
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """What keeps the block from writing is a StoreError."""
         try:
-            for name in ("stages", "locks", "data", "logs"):
-                make_folder(root / name)
-            probe = root / "locks" / f".probe-{secrets.token_hex(8)}"
-            probe.write_bytes(b"")
-            probe.unlink()
-            sweep(root)
+            yield
+        except (OSError, SafetensorError) as error:  # safetensors has its own error for a full disk
+            raise _unwritable(self.root, getattr(error, "strerror", None) or error) from error
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """What keeps the block from reading is a StoreError."""
+        try:
+            yield
         except OSError as error:
-            raise self._unwritable(error) from error
-
-    def _unwritable(self, error: Exception) -> StoreError:
-        reason = getattr(error, "strerror", None) or error
-        return StoreError(
-            f"the store {self.root} cannot be written ({reason}): choose another with --store or BENCHBD_STORE"
-        )
-
-    def _unreadable(self, error: OSError) -> StoreError:
-        return StoreError(
-            f"{error.filename or self.root}: cannot be read ({error.strerror or error}): mend that, or choose another "
-            "store with --store or BENCHBD_STORE"
-        )
+            raise StoreError(
+                f"{error.filename or self.root}: cannot be read ({error.strerror or error}): mend that, or choose "
+                "another store with --store or BENCHBD_STORE"
+            ) from error
 
     @cached_property
     def source(self) -> str:
         """16 hex digits for what this machine computes for this store: the same in every run, and from which neither
         the machine nor the store can be told. StoreError if the store cannot be written."""
         path = self.root / "source"
-        try:
-            with self.hold("source", wait=True) or nullcontext():
-                if not path.is_file():
-                    commit(path, lambda part: part.write_text(secrets.token_hex(32)))
+        with self._writing(), self.hold("source", wait=True) or nullcontext():
+            if not path.is_file():
+                commit(path, lambda part: part.write_text(secrets.token_hex(32)))
             text = f"{path.read_text(encoding='utf-8')} {socket.gethostname()}"
-        except OSError as error:
-            raise self._unwritable(error) from error
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def folder(self, key: str) -> Path:
@@ -125,10 +158,8 @@ class Store:
     def has(self, key: str) -> bool:
         """Whether the stage was committed. Blobs are not read: ``get`` verifies them. StoreError where its folder may
         not be looked into."""
-        try:
+        with self._reading():
             return (self.folder(key) / MANIFEST).is_file()
-        except OSError as error:
-            raise self._unreadable(error) from error
 
     def get(self, key: str) -> Artifact | None:
         """The verified artifact, or None where there is none. A damaged one is named, set aside, and counts as none.
@@ -136,17 +167,13 @@ class Store:
         StoreError, and nothing is moved, where it cannot be read or a newer benchbd wrote it: neither is damage.
         """
         folder = self.folder(key)
-        try:
+        with self._reading():
             found = self._verified(folder)
-        except OSError as error:
-            raise self._unreadable(error) from error
-        if found is None:
+        if isinstance(found, str):
+            aside = self._set_aside(folder)
+            log.warning("store: %s of stage %s is damaged; set aside in %s and computed again", found, key[:12], aside)
             return None
-        if isinstance(found, dict):
-            return Artifact(folder, found)
-        aside = self._set_aside(folder)
-        log.warning("store: %s of stage %s is damaged; set aside in %s and computed again", found, key[:12], aside)
-        return None
+        return None if found is None else Artifact(folder, found)
 
     def put(
         self,
@@ -162,7 +189,7 @@ class Store:
         The caller holds the stage's lock.
         """
         folder = self.folder(key)
-        try:
+        with self._writing():
             make_folder(folder)
             for left_over in folder.glob(".*.part"):  # of a run that was killed
                 left_over.unlink()
@@ -171,11 +198,7 @@ class Store:
                 commit(folder / name, write)
                 digests[name] = file_digest(folder / name)
             manifest = {"schema": SCHEMA, "key": key, "identity": identity, "blobs": digests, "result": result, **meta}
-            body = json.dumps(manifest, indent=1, sort_keys=True)
-            text = f'{{"sha256": "{hashlib.sha256(body.encode()).hexdigest()}", "manifest":\n{body}\n}}\n'
-            commit(folder / MANIFEST, lambda part: part.write_text(text))
-        except (OSError, SafetensorError) as error:  # safetensors has its own error for a full disk
-            raise self._unwritable(error) from error
+            commit(folder / MANIFEST, lambda part: part.write_text(sealed("manifest", manifest)))
         return Artifact(folder, manifest)
 
     def hold(self, key: str, *, wait: bool) -> AbstractContextManager[object] | None:
@@ -219,21 +242,17 @@ class Store:
     def log(self, name: str, text: str) -> Path:
         """Keep ``text`` under logs/ and return where. StoreError where it cannot be written."""
         path = self.root / "logs" / name
-        try:
+        with self._writing():
             path.write_text(text, encoding="utf-8")
             share(path)
-        except OSError as error:
-            raise self._unwritable(error) from error
         return path
 
     def manifests(self) -> list[dict[str, Any]]:
         """Every sound manifest that can be read: what past runs cost."""
         found = []
         for path in sorted(self.root.glob(f"stages/*/*/{MANIFEST}")):
-            try:
+            with suppress(OSError, StoreError):  # ``get`` says so where it matters
                 found.append(_read_manifest(path))
-            except (OSError, StoreError):
-                continue  # ``get`` says so where it matters
         return [manifest for manifest in found if isinstance(manifest, dict)]
 
     def _verified(self, folder: Path) -> dict[str, Any] | str | None:
@@ -245,23 +264,18 @@ class Store:
         if isinstance(manifest, str):
             return manifest
         for name, digest in manifest["blobs"].items():
-            try:
-                if file_digest(folder / name) != digest:
-                    return str(name)
-            except (FileNotFoundError, IsADirectoryError):
-                return str(name)
+            with suppress(FileNotFoundError, IsADirectoryError):
+                if file_digest(folder / name) == digest:
+                    continue
+            return str(name)
         return manifest
 
     def _set_aside(self, folder: Path) -> Path:
-        damaged = self.root / "damaged"
-        aside = damaged / f"{folder.name}.{time.time_ns()}"
-        try:
-            make_folder(damaged)
-            folder.rename(aside)
-        except FileNotFoundError:  # another run has found the damage too
-            pass
-        except OSError as error:
-            raise self._unwritable(error) from error
+        aside = self.root / "damaged" / f"{folder.name}.{time.time_ns()}"
+        with self._writing():
+            make_folder(aside.parent)
+            with suppress(FileNotFoundError):  # another run has found the damage too
+                folder.rename(aside)
         return aside
 
 
@@ -270,44 +284,17 @@ def _read_manifest(path: Path) -> dict[str, Any] | str:
 
     OSError where it cannot be read, StoreError where a newer benchbd wrote it.
     """
-    data = path.read_bytes()
+    content = path.read_bytes()
     try:
-        text = data.decode()
-        wrapped = json.loads(text, parse_constant=_no_json)
-        body = text[text.index("\n") + 1 : text.rindex("\n}")]
+        manifest: dict[str, Any] = as_json(json.loads(unsealed("manifest", content) or ""), _LEVELS)
+        schema = manifest.get("schema", SCHEMA) if isinstance(manifest, dict) else SCHEMA
+        if type(schema) is int and schema > SCHEMA:
+            raise StoreError(
+                f"{path}: a newer benchbd wrote it (schema {schema}; this one reads up to {SCHEMA}): update benchbd, "
+                "or choose another store with --store or BENCHBD_STORE"
+            )
+        told = _Manifest.model_validate(manifest)
     except (ValueError, RecursionError):
         return MANIFEST
-    if not isinstance(wrapped, dict) or hashlib.sha256(body.encode()).hexdigest() != wrapped.get("sha256"):
-        return MANIFEST
-    manifest = wrapped.get("manifest")
-    if not isinstance(manifest, dict):
-        return MANIFEST
-    schema = manifest.get("schema", SCHEMA)
-    if type(schema) is not int:
-        return MANIFEST
-    if schema > SCHEMA:
-        raise StoreError(
-            f"{path}: a newer benchbd wrote it (schema {schema}; this one reads up to {SCHEMA}): update benchbd, or "
-            "choose another store with --store or BENCHBD_STORE"
-        )
-    return manifest if schema == SCHEMA and _is_sound(manifest, path.parent.name) else MANIFEST
-
-
-def _no_json(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")
-
-
-def _is_sound(manifest: Mapping[str, Any], key: str) -> bool:
-    """Whether every field is there and of its type, and the identity is that of ``key``."""
-    if not nests_within(manifest, _LEVELS) or not all(
-        isinstance(manifest.get(name), kind) for name, kind in _FIELDS.items()
-    ):
-        return False
-    cost, blobs, identity = manifest["cost"], manifest["blobs"], manifest["identity"]
-    return (
-        cost.keys() == _COST.keys()
-        and all(type(cost[name]) in kinds and 0 <= cost[name] < math.inf for name, kinds in _COST.items())
-        and all(isinstance(digest, str) and Path(name).name == name for name, digest in blobs.items())
-        and isinstance(manifest["machine"].get("device"), str)
-        and manifest["key"] == key == hashlib.sha256(canonical(identity).encode()).hexdigest()
-    )
+    key = hashlib.sha256(canonical(told.identity).encode()).hexdigest()
+    return manifest if told.key == path.parent.name == key else MANIFEST
