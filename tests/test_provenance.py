@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from benchbd import UsageError
 from benchbd._version import __version__
 from benchbd.api import Session
+from benchbd.base import memory
 from benchbd.base.errors import DataError
 from benchbd.cli.main import main
 from benchbd.contract.registry import Registry
@@ -68,7 +69,7 @@ def test_the_source_is_one_of_store_and_machine_and_tells_neither(
 def test_the_peak_is_that_of_the_block() -> None:
     peaks = []
     for size in (300_000_000, 1):
-        with provenance.peak_memory(CPU) as peak:
+        with memory.peak_memory(CPU) as peak:
             held = bytearray(size)
             del held
         assert peak["memory"] is not None
@@ -78,8 +79,8 @@ def test_the_peak_is_that_of_the_block() -> None:
 
 
 def test_a_system_that_does_not_measure_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(provenance, "_PROCESS", tmp_path / "absent")
-    with provenance.peak_memory(CPU) as peak:
+    monkeypatch.setattr(memory, "_PROCESS", tmp_path / "absent")
+    with memory.peak_memory(CPU) as peak:
         pass
     assert peak == {"memory": None, "gpu_memory": None}
 

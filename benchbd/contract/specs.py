@@ -57,24 +57,23 @@ class TriggerSpec(Table):
         """A ValueError for an option that a trigger of this kind, pattern or file does not have."""
         if self.kind == "function" and self.function is None:
             raise ValueError("kind function needs the name of a plugin's trigger, as in function = 'warp'")
-        drawn = self.kind in ("patch", "blend", "add") and self.file is None
+        patterned = self.kind in ("patch", "blend", "add")
+        drawn = patterned and self.file is None
         waves = drawn and self.pattern == "frequency"
+        sided = self.kind != "function" and not waves
         if waves and self.kind != "add":
             raise ValueError(f"pattern frequency is for kind add, not for kind {self.kind}")
         if self.file is not None and self.position == "center":
             raise ValueError("position center is for the square: a file says itself where its patch is")
         applies = {
             "function": ("kind function", self.kind == "function"),
-            "file": ("kinds patch, blend and add", self.kind in ("patch", "blend", "add")),
+            "file": ("kinds patch, blend and add", patterned),
             "pattern": ("kinds patch, blend and add without a file", drawn),
             "opacity": ("kinds blend and noise", self.kind in ("blend", "noise")),
             "magnitude": ("kind add without a file", drawn and self.kind == "add"),
             "seed": ("patterns random_pixel and blocks", drawn and self.pattern in ("random_pixel", "blocks")),
-            "size": ("patterns that have a side", self.kind != "function" and not waves),
-            "position": (
-                "patches that can move",
-                self.kind != "function" and not waves and not (drawn and self.pattern == "four_corner"),
-            ),
+            "size": ("patterns that have a side", sided),
+            "position": ("patches that can move", sided and not (drawn and self.pattern == "four_corner")),
         }
         for field, (whose, right) in applies.items():
             if not right and getattr(self, field) != type(self).model_fields[field].default:
@@ -132,8 +131,7 @@ class ShadowSpec(Table):
 
     images: int = Field(50_000, ge=2, le=1_000_000_000, description="at most so many unlabelled images")
     set: str | None = Field(
-        None,
-        description="DATASET:SPLIT, with split train, test, unlabeled or pool; null: the pool",
+        None, description="DATASET:SPLIT, with split train, test, unlabeled or pool; null: the pool"
     )
 
     @field_validator("set")

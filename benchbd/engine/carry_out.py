@@ -14,12 +14,12 @@ import torch
 
 from benchbd.base.errors import BenchbdError, NotApplicable, StoreError, is_interrupt, named, says
 from benchbd.base.isolation import seeded
+from benchbd.base.memory import peak_memory
 from benchbd.contract.context import Reporter, collecting, reporting
 from benchbd.contract.handover import Failure, Handover, Product
 from benchbd.contract.meter import ForwardMeter, precision
 from benchbd.contract.method import called
 from benchbd.contract.registry import Registry, load_registry
-from benchbd.engine.provenance import peak_memory
 from benchbd.stages.kinds import KINDS
 
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,8 +14,6 @@ from benchbd.engine.store import Store
 from benchbd.stages.base import Stage
 
 ISOLATION = "none"  # every method is called in the driver's process
-
-_PROCESS = Path("/proc/self")
 
 
 def provenance(stage: Stage, registry: Registry, store: Store, device: torch.device) -> dict[str, Any]:
@@ -50,41 +45,4 @@ def origin(stage: Stage, registry: Registry) -> dict[str, str | None] | None:
     if not isinstance(stage.method, Method):
         return None
     plugin = registry.plugin_of(stage.method.axis, stage.method.name)
-    return {
-        "distribution": plugin.distribution,
-        "version": plugin.version,
-        "source": source_digest(type(stage.method)),
-    }
-
-
-@contextmanager
-def peak_memory(device: torch.device) -> Iterator[dict[str, int | None]]:
-    """Filled in at the end of the block: ``memory``, most bytes of the process that were in RAM, and ``gpu_memory``,
-    most bytes that torch held on the GPU. None if the system does not measure it, or there is no GPU."""
-    peak: dict[str, int | None] = {"memory": None, "gpu_memory": None}
-    measured = _forget_peak()
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    yield peak
-    if measured:
-        peak["memory"] = _resident_peak()
-    if device.type == "cuda":
-        peak["gpu_memory"] = torch.cuda.max_memory_allocated(device)
-
-
-def _forget_peak() -> bool:
-    """Set the highest memory of this process to what it has now; False where the system cannot."""
-    try:
-        (_PROCESS / "clear_refs").write_text("5")
-    except OSError:
-        return False
-    return True
-
-
-def _resident_peak() -> int | None:
-    try:
-        lines = (_PROCESS / "status").read_text().splitlines()
-    except OSError:
-        return None
-    kilobytes = (line.split()[1] for line in lines if line.startswith("VmHWM:"))
-    return next((1024 * int(number) for number in kilobytes), None)
+    return {"distribution": plugin.distribution, "version": plugin.version, "source": source_digest(type(stage.method))}

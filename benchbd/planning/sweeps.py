@@ -6,9 +6,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
-
 from benchbd.base.errors import UnknownNameError, UsageError
+from benchbd.contract.method import build
 from benchbd.contract.specs import SECTIONS
 from benchbd.planning.board import Board, Sweep
 from benchbd.planning.options import parse_options
@@ -53,25 +52,15 @@ def at(board: Board, sweep: Sweep, point: Point) -> Board:
             if not (dot and name and field):
                 raise UsageError(f"{option} is neither of the form NAME.FIELD nor {PRETRAINING}")
             if name in SECTIONS:
-                changed[name] = _changed(name, changed.get(name, getattr(board, name)), field, value)
+                part = changed.get(name, getattr(board, name))
+                changed[name] = build(type(part), {**dict(part), field: value}, name)
+                continue
         except UsageError as error:
             raise UsageError(f"board {board.name}: sweep {sweep.name}: {error}") from error
-        if name not in SECTIONS:
-            for table, fields in options.items():  # under AXIS:NAME it would win
-                if table.rpartition(":")[2] == name.rpartition(":")[2] and name in (table, table.rpartition(":")[2]):
-                    fields.pop(field, None)
-            options.setdefault(name, {})[field] = value
+        for table, fields in options.items():  # under AXIS:NAME it would win
+            if table.rpartition(":")[2] == name.rpartition(":")[2] and name in (table, table.rpartition(":")[2]):
+                fields.pop(field, None)
+        options.setdefault(name, {})[field] = value
     moved = board.model_copy(update={**changed, "options": options})
     moved._folder = board.folder
     return moved
-
-
-def _changed(name: str, part: BaseModel, field: str, value: Any) -> BaseModel:
-    """A part of the protocol with another value of a field. UsageError if there is no such field or value."""
-    if field not in type(part).model_fields:
-        raise UnknownNameError(f"option of {name}", field, type(part).model_fields)
-    try:
-        return type(part).model_validate({**dict(part), field: value})
-    except ValidationError as error:
-        message = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise UsageError(f"{name}.{field}: {message[0].lower()}{message[1:]}") from error
