@@ -10,13 +10,13 @@ from .base.errors import DataError as DataError
 from .base.errors import Diverged as Diverged
 from .base.errors import NotApplicable as NotApplicable
 from .base.errors import UsageError as UsageError
+from .base.options import Content as Content
 from .base.pieces import join_images as join_images
 from .contract.attack import Attack as Attack
 from .contract.attack import AttackerKnowledge as AttackerKnowledge
 from .contract.attack import Backdoor as Backdoor
 from .contract.attack import Target as Target
 from .contract.classifier import Classifier as Classifier
-from .contract.content import Content as Content
 from .contract.context import Steps as Steps
 from .contract.context import derive_seed as derive_seed
 from .contract.context import keep as keep

@@ -26,7 +26,7 @@ from benchbd.api import Session
 from benchbd.contract.encoder import ARCHITECTURES, W16
 from benchbd.contract.meter import ForwardMeter, precision
 from benchbd.contract.method import build
-from benchbd.contract.pretraining import flaw_of_architecture
+from benchbd.contract.pretraining import Pretraining, flaw_of_architecture
 from benchbd.contract.rebuild import rebuild
 from benchbd.contract.registry import Registry, load_registry
 
@@ -66,6 +66,19 @@ def test_a_plugin_offers_an_architecture(plain: Registry) -> None:
     assert plain.plugins[-1].adds == {"architecture": ["plain"]}
     assert type(Encoder("plain")) is Plain
     assert build(SimCLR, {"arch": "plain"}, "simclr").identity()["options"]["arch"] == "plain"
+
+
+def test_a_pretraining_names_an_architecture_of_its_own_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = type("Own", (Plain,), {"arch": "own"})
+    members = {"name": "own", "version": "1", "architecture": property(lambda self: "own"), "pretrain": lambda *_: None}
+    method = type("Own", (Pretraining,), {**members, "__module__": __name__})
+    odd = offering(benchbd_architectures=[own], benchbd_pretrainings=[method])
+    try:
+        registry = load_registry(extra={"odd": odd})
+    finally:
+        ARCHITECTURES.pop("own", None)
+    assert registry.problems == []
+    assert registry.names("pretraining").count("own") == 1
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from click.testing import CliRunner
 from pydantic import BaseModel, Field
 
 from benchbd import Content, DataError, DefenderKnowledge, Encoder, Mitigation
+from benchbd.base.options import ContentPath, identity_options
 from benchbd.cli.main import main
-from benchbd.contract.content import ContentPath, identity_options
 from benchbd.contract.method import identity_of
 from benchbd.contract.registry import Registry, load_registry
 from benchbd.contract.specs import Table
@@ -100,7 +100,7 @@ def test_an_absent_or_unreadable_file_is_one_line(tmp_path: Path, monkeypatch: p
     def refused(path: Path) -> str:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("benchbd.contract.content.path_digest", refused)
+    monkeypatch.setattr("benchbd.base.options.path_digest", refused)
     with pytest.raises(DataError, match=rf"^loaded\.weights: {absent}: cannot be read \(Permission denied\)$"):
         identity_of(Loaded(weights=absent))
 

@@ -19,8 +19,8 @@ from pydantic import BaseModel, Field
 import benchbd
 from benchbd import Mitigation
 from benchbd.api import Session
+from benchbd.base.options import options_of
 from benchbd.contract.axes import AXIS
-from benchbd.contract.content import options_of
 from benchbd.contract.method import Method
 from benchbd.contract.registry import FIRST_PARTY, load_registry
 from benchbd.contract.specs import SECTIONS

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
 from benchbd.base.errors import shown
-from benchbd.contract.content import Content
+from benchbd.base.options import Content
 from benchbd.contract.method import Method, build
 from benchbd.contract.specs import SECTIONS
 

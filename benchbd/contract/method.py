@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from benchbd.base.content import as_json, paths_in
 from benchbd.base.errors import PluginError, UnknownNameError, UsageError, asked, brief, first_line, named, shown
 from benchbd.base.isolation import asking
-from benchbd.contract.content import identity_options
+from benchbd.base.options import identity_options
 from benchbd.contract.roles import Role
 
 M = TypeVar("M", bound=BaseModel)

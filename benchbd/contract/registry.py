@@ -75,7 +75,6 @@ class Registry:
             if not plugin.problem:
                 with isolated(f"plugin {plugin.name!r}"):
                     self._collect(plugin)
-        ARCHITECTURES.update(self.architectures)
 
     @property
     def problems(self) -> list[str]:
@@ -117,6 +116,7 @@ class Registry:
                         plugin.problem = flaw or plugin.problem
                 except BenchbdError as error:
                     plugin.problem = str(error)
+            ARCHITECTURES.update(self.architectures)  # before the pre-training methods that name one by default
 
     def _add(self, plugin: Plugin, kind: str, cls: Any) -> str:
         """Add a class that a plugin offers; what is wrong with it, if anything is."""
@@ -196,8 +196,8 @@ def _flaws(cls: type[Method]) -> Iterator[str]:
 
 
 _OFFERED: dict[str, tuple[str, type, Callable[[Any], str]]] = {
-    **{axis.name: (axis.hook, axis.base, flaw_of) for axis in AXES},
     "architecture": ("benchbd_architectures", Encoder, flaw_of_architecture),
+    **{axis.name: (axis.hook, axis.base, flaw_of) for axis in AXES},
     "executor": ("benchbd_executors", Executor, _flaw_of_executor),
 }
 """What plugins offer: the hook, what the classes derive from, and what is wrong with one."""

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from benchbd.contract.content import Content
+from benchbd.base.options import Content
 
 TriggerKind = Literal["patch", "blend", "add", "noise", "function"]
 """The kinds of trigger; ``benchbd.Trigger`` says what each makes of an image."""

@@ -8,8 +8,8 @@ from typing import Any, TypeVar, cast
 
 from benchbd.base.content import without_paths
 from benchbd.base.errors import PluginError, UnknownNameError, UsageError, brief
+from benchbd.base.options import holds_path, options_of
 from benchbd.contract.axes import AXIS
-from benchbd.contract.content import holds_path, options_of
 from benchbd.contract.method import Method, build
 from benchbd.contract.registry import Registry, check_plannable
 from benchbd.contract.specs import SECTIONS

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from benchbd.base.content import canonical
 from benchbd.base.errors import PluginError
-from benchbd.contract.content import identity_options
+from benchbd.base.options import identity_options
 from benchbd.contract.images import SIZE
 from benchbd.contract.method import Method, forwards_of, identity_of, shortened_of
 from benchbd.data.entries import ABSENT
