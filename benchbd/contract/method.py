@@ -171,7 +171,9 @@ def build(cls: type[M], values: Mapping[str, Any], name: str, folder: Path | Non
 
 def _validated(cls: type[M], values: Mapping[str, Any], name: str, folder: Path | None) -> M:
     try:
-        return cls.model_validate(dict(values), context={"folder": folder or ""})
+        if folder is None:
+            return cls.model_validate(dict(values))
+        return cls.model_validate(dict(values), context={"folder": folder})
     except ValidationError as error:
         first = error.errors()[0]
         path = ".".join(str(part) for part in (name, *first["loc"]))
