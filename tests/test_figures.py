@@ -47,6 +47,7 @@ from benchbd.figures.pictures import (
 from benchbd.figures.scene import Absent, Scene, find_trigger, plane, spread
 from benchbd.planning.board import Board, Row, boards_folder
 from benchbd.records.models import Record
+from benchbd.toolkit.patterns import make_trigger
 
 from .boards import TINY, Tiny, offering
 from .conftest import write_npz_set
@@ -204,6 +205,26 @@ def test_a_trigger_from_a_file_is_found_by_content(tmp_path: Path) -> None:
         find_trigger(ours.digest, None, 32)
     with pytest.raises(UsageError, match="is no white square and none of board filed"):
         find_trigger("0" * 64, board, 32)
+
+
+def test_a_record_of_a_point_has_the_trigger_of_its_point(run: Run) -> None:
+    board = Board(name="swept", rows=(Row(pretrain="pool", tasks=("task:1",)),))
+    point = {"trigger.kind": "blend", "trigger.size": 6}
+    trigger = make_trigger(TriggerSpec(kind="blend", size=6), 32)
+    record = run.records["badencoder", "none"]
+    evaluate = {**record.identity["evaluate"], "params": {"trigger": trigger.digest}}
+    of_point = record.model_copy(update={"point": point, "identity": {**record.identity, "evaluate": evaluate}})
+    scene = Scene(of_point, run.tiny.store, run.library, torch.device("cpu"), board)
+    assert scene.trigger.digest == trigger.digest
+    figure = Figure()
+    scene.entitle(figure, "")
+    assert "at trigger.kind=blend, trigger.size=6" in " ".join(figure.get_suptitle().split())
+    with pytest.raises(UsageError, match="is no white square and none of board swept"):
+        _ = Scene(replace_point(of_point), run.tiny.store, run.library, torch.device("cpu"), board).trigger
+
+
+def replace_point(record: Record) -> Record:
+    return record.model_copy(update={"point": {}})
 
 
 def test_a_trigger_at_random_positions_is_stamped_as_it_was_evaluated(run: Run) -> None:

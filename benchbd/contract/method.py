@@ -17,12 +17,12 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from benchbd.base.content import as_json, paths_in
-from benchbd.base.errors import PluginError, UnknownNameError, UsageError, asked, brief, first_line, named, shown
+from benchbd.base.errors import PluginError, UnknownNameError, asked, first_line, named, shown
 from benchbd.base.isolation import asking
-from benchbd.base.options import identity_options
+from benchbd.base.options import identity_options, validated
 from benchbd.contract.roles import Role
 
 M = TypeVar("M", bound=BaseModel)
@@ -161,25 +161,9 @@ def build(cls: type[M], values: Mapping[str, Any], name: str, folder: Path | Non
 
     folder: what relative paths of ``Content`` fields are relative to; None: the working directory.
     """
-    for field in values:
-        if field not in cls.model_fields:
-            raise UnknownNameError(f"option of {brief(name)}", field, cls.model_fields)
     with asking(name, cls):
-        built: M = asked(f"{name}: its validation", _validated, cls, values, name, folder)
+        built: M = asked(f"{name}: its validation", validated, cls, values, name, folder)
     return built
-
-
-def _validated(cls: type[M], values: Mapping[str, Any], name: str, folder: Path | None) -> M:
-    try:
-        if folder is None:
-            return cls.model_validate(dict(values))
-        return cls.model_validate(dict(values), context={"folder": folder})
-    except ValidationError as error:
-        first = error.errors()[0]
-        path = ".".join(str(part) for part in (name, *first["loc"]))
-        message = first["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ") or "is not valid"
-        given = f" (got {shown(first['input'])})" if first["loc"] else ""
-        raise UsageError(f"{brief(path)}: {message[0].lower()}{message[1:]}{given}") from error
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from benchbd.engine.store import Store
 from benchbd.figures.noted import whole_numbers
 from benchbd.planning.board import Board
 from benchbd.planning.settings import Settings
+from benchbd.planning.sweeps import at, point_text
 from benchbd.records.models import Record
 from benchbd.stages.artifact import Artifact
 from benchbd.stages.base import ENCODER, KEPT, REFERENCES
@@ -95,7 +96,8 @@ class Scene:
             size = self.test.size
         except Absent:
             size = self.size
-        return find_trigger(self.record.identity["evaluate"]["params"]["trigger"], self.board, size)
+        board = self.board and at(self.board, self.record.point, point_text(self.record.point))
+        return find_trigger(self.record.identity["evaluate"]["params"]["trigger"], board, size)
 
     @cached_property
     def triggered(self) -> Tensor:
@@ -170,6 +172,7 @@ class Scene:
             f"attack {record.attack}, defense {record.defense}, pre-trained on {record.pretrain}, task {record.task}, "
             f"target {record.target_name}, seed {record.seed}, evaluator {record.evaluator}"
         )
+        cell += f", at {point_text(record.point)}" if record.point else ""
         numbers = [f"ACC {record.metrics.acc:.1f}, ASR {record.metrics.asr:.1f}"] if record.metrics else []
         if record.undefended and "defend" in record.stages:
             numbers.append(f"undefended {record.undefended.acc:.1f}, {record.undefended.asr:.1f}")

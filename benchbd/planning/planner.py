@@ -60,7 +60,7 @@ def make_plan(
     known = {case.judged.key for case in plan.cases}
     for sweep in chosen(board, selection.sweeps):
         for _, point in labelled(sweep):
-            moved = at(board, sweep, point)
+            moved = at(board, point, sweep.name)
             try:
                 found = _Planner(moved, selection, registry, library, precision, strict).plan().cases
             except UsageError as error:

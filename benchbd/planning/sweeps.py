@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from benchbd.base.errors import UnknownNameError, UsageError
-from benchbd.contract.method import build
+from benchbd.contract.content import validated
 from benchbd.contract.specs import SECTIONS
 from benchbd.planning.board import Board, Sweep
 from benchbd.planning.options import parse_options
@@ -39,28 +39,35 @@ def labelled(sweep: Sweep) -> Iterator[tuple[str, Point]]:
         yield label, dict(fields) | options
 
 
-def at(board: Board, sweep: Sweep, point: Point) -> Board:
+def point_text(point: Point) -> str:
+    """A point in a line, as ``-o`` takes its assignments."""
+    return ", ".join(f"{option}={value}" for option, value in sorted(point.items()))
+
+
+def at(board: Board, point: Point, sweep: str) -> Board:
     """The board under the assignments of a point. UsageError, which names the sweep, for one that cannot be."""
     changed: dict[str, Any] = {}
+    parts: dict[str, dict[str, Any]] = {}
     options = {name: dict(table) for name, table in board.options.items()}
-    for option, value in point.items():
-        name, dot, field = option.rpartition(".")
-        if option == PRETRAINING:
-            changed[PRETRAINING] = value
-            continue
-        try:
-            if not (dot and name and field):
+    try:
+        for option, value in point.items():
+            name, _, field = option.rpartition(".")
+            if option == PRETRAINING:
+                changed[PRETRAINING] = value
+            elif not (name and field):
                 raise UsageError(f"{option} is neither of the form NAME.FIELD nor {PRETRAINING}")
-            if name in SECTIONS:
-                part = changed.get(name, getattr(board, name))
-                changed[name] = build(type(part), {**dict(part), field: value}, name)
-                continue
-        except UsageError as error:
-            raise UsageError(f"board {board.name}: sweep {sweep.name}: {error}") from error
-        for table, fields in options.items():  # under AXIS:NAME it would win
-            if table.rpartition(":")[2] == name.rpartition(":")[2] and name in (table, table.rpartition(":")[2]):
-                fields.pop(field, None)
-        options.setdefault(name, {})[field] = value
+            elif name in SECTIONS:
+                parts.setdefault(name, {})[field] = value
+            else:
+                for table, fields in options.items():  # under AXIS:NAME it would win
+                    bare = table.rpartition(":")[2]
+                    if bare == name.rpartition(":")[2] and name in (table, bare):
+                        fields.pop(field, None)
+                options.setdefault(name, {})[field] = value
+        for name, fields in parts.items():  # together: what one allows may hang on another
+            changed[name] = validated(SECTIONS[name], {**dict(getattr(board, name)), **fields}, name)
+    except UsageError as error:
+        raise UsageError(f"board {board.name}: sweep {sweep}: {error}") from error
     moved = board.model_copy(update={**changed, "options": options})
     moved._folder = board.folder
     return moved

@@ -14,9 +14,10 @@ import pandas as pd
 
 from benchbd.base.errors import DataError
 from benchbd.contract.roles import Role
+from benchbd.planning.sweeps import point_text
 from benchbd.records.detection import DetectionRecord
 from benchbd.report.document import Column, Document, Frame, Noted, Section, Table, Value
-from benchbd.report.rows import BY_NAME, Order, check_protocol, departures, nearest_departures, point_text, rank_of
+from benchbd.report.rows import BY_NAME, Order, check_protocol, departures, nearest_departures, rank_of
 from benchbd.report.statistics import auroc, auroc_interval, binomial_interval, true_positives
 
 LEGEND = (

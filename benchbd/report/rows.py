@@ -16,7 +16,7 @@ from typing import Any, get_args
 from benchbd.base.errors import DataError
 from benchbd.contract.roles import Role
 from benchbd.planning.board import Board
-from benchbd.planning.sweeps import at, labelled
+from benchbd.planning.sweeps import at, labelled, point_text
 from benchbd.records.models import Entry, Record, Status
 from benchbd.report.statistics import Interval, mean_interval
 
@@ -41,17 +41,12 @@ class Order:
         """The order in which a board names things."""
         tasks = [(row.pretrain, task) for row in board.rows for task in row.evaluated]
         lines = {
-            sweep.name: [(label, point_text(point), at(board, sweep, point)) for label, point in labelled(sweep)]
+            sweep.name: [(label, point_text(point), at(board, point, sweep.name)) for label, point in labelled(sweep)]
             for sweep in board.sweeps
         }
         sweeps = {name: [(label, text) for label, text, _ in each] for name, each in lines.items()}
         own = {text for each in lines.values() for _, text, moved in each if moved == board}
         return cls(board.names("attack"), board.names("defense"), tasks, board.names("evaluator"), sweeps, own)
-
-
-def point_text(point: Mapping[str, Any]) -> str:
-    """A point in a line, as ``-o`` takes its assignments."""
-    return ", ".join(f"{option}={value}" for option, value in sorted(point.items()))
 
 
 BY_NAME = Order()
