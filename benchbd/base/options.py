@@ -5,19 +5,21 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path, PosixPath, WindowsPath
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ValidationInfo
+from pydantic import AfterValidator, BaseModel, ValidationError, ValidationInfo
 from pydantic_core import to_jsonable_python
 
 from benchbd.base.content import expanded, path_digest
-from benchbd.base.errors import DataError
+from benchbd.base.errors import DataError, UnknownNameError, UsageError, brief, shown
 from benchbd.base.inputs import reading
 
 if sys.platform == "win32":
     _Native = WindowsPath
 else:
     _Native = PosixPath
+
+M = TypeVar("M", bound=BaseModel)
 
 _COLLECTIONS = (list, tuple, set, frozenset)
 
@@ -92,3 +94,20 @@ def _by_content(value: Any) -> Any:
     if isinstance(value, set | frozenset):
         return sorted(map(_by_content, value))
     return list(map(_by_content, value)) if isinstance(value, _COLLECTIONS) else value
+
+
+def validated(cls: type[M], values: Mapping[str, Any], name: str, folder: Path | None = None) -> M:
+    """A ``cls`` of these values. The first problem becomes a one-line UsageError that names ``name.field``."""
+    for field in values:
+        if field not in cls.model_fields:
+            raise UnknownNameError(f"option of {brief(name)}", field, cls.model_fields)
+    try:
+        if folder is None:
+            return cls.model_validate(dict(values))
+        return cls.model_validate(dict(values), context={"folder": folder})
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = ".".join(str(part) for part in (name, *first["loc"]))
+        message = first["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ") or "is not valid"
+        given = f" (got {shown(first['input'])})" if first["loc"] else ""
+        raise UsageError(f"{brief(path)}: {message[0].lower()}{message[1:]}{given}") from error

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from benchbd.base.errors import UnknownNameError, UsageError
-from benchbd.contract.content import validated
+from benchbd.base.options import validated
 from benchbd.contract.specs import SECTIONS
 from benchbd.planning.board import Board, Sweep
 from benchbd.planning.options import parse_options
