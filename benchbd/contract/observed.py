@@ -13,14 +13,10 @@ class ObservedStage(Protocol):
     every content. label: one line for people. method_name: the method's name; the kind where the harness does the work.
     """
 
-    @property
-    def kind(self) -> str: ...
-    @property
-    def key(self) -> str: ...
-    @property
-    def label(self) -> str: ...
-    @property
-    def method_name(self) -> str: ...
+    kind: str
+    key: str
+    label: str
+    method_name: str
 
 
 class ObservedRecord(Protocol):
@@ -31,21 +27,13 @@ class ObservedRecord(Protocol):
     ``to_json()`` gives everything.
     """
 
-    @property
-    def attack(self) -> str: ...
-    @property
-    def pretrain(self) -> str: ...
-    @property
-    def seed(self) -> int: ...
-    @property
-    def evaluator(self) -> str: ...
-    @property
-    def status(self) -> str: ...
-    @property
-    def reason(self) -> str: ...
-    @property
-    def key(self) -> str: ...
-    @property
-    def identity(self) -> Mapping[str, Any]: ...
+    attack: str
+    pretrain: str
+    seed: int
+    evaluator: str
+    status: str
+    reason: str
+    key: str
+    identity: Mapping[str, Any]
 
     def to_json(self) -> str: ...
