@@ -12,6 +12,7 @@ from .base.errors import NotApplicable as NotApplicable
 from .base.errors import UsageError as UsageError
 from .base.options import Content as Content
 from .base.pieces import join_images as join_images
+from .base.resnet import Take as Take
 from .contract.attack import Attack as Attack
 from .contract.attack import AttackerKnowledge as AttackerKnowledge
 from .contract.attack import Backdoor as Backdoor
@@ -43,7 +44,6 @@ from .contract.hookspecs import hookimpl as hookimpl
 from .contract.images import ImageSet as ImageSet
 from .contract.pretraining import Architecture as Architecture
 from .contract.pretraining import Pretraining as Pretraining
-from .contract.resnet import Take as Take
 from .contract.roles import Role as Role
 from .contract.trigger import Trigger as Trigger
 from .contract.trigger_function import TriggerFunction as TriggerFunction

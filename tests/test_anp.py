@@ -22,8 +22,8 @@ from benchbd import (
     pretext_accuracy,
     stream,
 )
+from benchbd.base.meter import ForwardMeter
 from benchbd.contract.context import collecting
-from benchbd.contract.meter import ForwardMeter
 from benchbd.contract.method import build
 
 from .nets import affine, random_encoder, same, settled, smooth_pixels

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 import benchbd
 from benchbd import DefenderKnowledge, Encoder, ImageSet, Mitigation, NotApplicable, UsageError
 from benchbd.api import Session
+from benchbd.base.meter import ForwardMeter, precision
 from benchbd.contract.encoder import ARCHITECTURES, W16
-from benchbd.contract.meter import ForwardMeter, precision
 from benchbd.contract.method import build
 from benchbd.contract.pretraining import Pretraining, flaw_of_architecture
 from benchbd.contract.rebuild import rebuild

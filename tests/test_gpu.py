@@ -41,7 +41,7 @@ from benchbd import (
     stream,
 )
 from benchbd.api import Session
-from benchbd.contract.meter import ForwardMeter, Precision, precision
+from benchbd.base.meter import ForwardMeter, Precision, precision
 from benchbd.contract.registry import Registry
 from benchbd.engine.carry_out import tf32
 from benchbd.toolkit.augment import affine_colour as affine

@@ -39,9 +39,9 @@ from benchbd import (
     flip_and_shift,
     stream,
 )
+from benchbd.base.meter import ForwardMeter
 from benchbd.contract.context import collecting
 from benchbd.contract.encoder import W16
-from benchbd.contract.meter import ForwardMeter
 from benchbd.testing import toy_encoder
 
 from .chance import seeded

@@ -15,9 +15,9 @@ import torch
 from click.testing import CliRunner
 
 from benchbd.api import Session
+from benchbd.base.meter import ForwardMeter
 from benchbd.cli.main import main
 from benchbd.contract.axes import AXES, Axis
-from benchbd.contract.meter import ForwardMeter
 from benchbd.contract.registry import Registry, load_registry
 from benchbd.contract.roles import ROLES, Role
 from benchbd.planning.selection import Selection
