@@ -103,9 +103,7 @@ def show(name: str, as_json: bool, as_toml: bool) -> None:
     if axis == "board" or (not axis and bare in board_names() and bare not in methods):
         _show_board(bare, as_json, as_toml)
         return
-    if not axis and bare not in methods:
-        raise UnknownNameError("method", bare, {*methods, *board_names(), *SECTIONS})
-    classes = [registry.get(axis, bare)] if axis else registry.find(bare)
+    classes = registry.find(name, besides=[*board_names(), *SECTIONS])
     _show_methods([document(cls, registry.plugin_of(cls.axis, cls.name).distribution) for cls in classes], as_json)
 
 

@@ -91,12 +91,17 @@ class Registry:
             raise UnknownNameError(axis, name, self.methods[axis])
         return self.methods[axis][name]
 
-    def find(self, name: str) -> list[type[Method]]:
-        """Every method called ``name``, on whichever axis; UnknownNameError where there is none."""
-        found = [methods[name] for methods in self.methods.values() if name in methods]
-        if not found:
-            raise UnknownNameError("method", name, {n for methods in self.methods.values() for n in methods})
-        return found
+    def find(self, name: str, besides: Iterable[str] = ()) -> list[type[Method]]:
+        """Every method called ``name``, on whichever axis; of ``AXIS:NAME``, that one. UnknownNameError where there is
+        none, with the nearest of these and of ``besides``."""
+        axis, _, bare = name.rpartition(":")
+        if axis and axis not in self.methods:
+            raise UnknownNameError("axis", axis, self.methods)
+        if axis:
+            return [self.get(axis, bare)]
+        if found := [methods[name] for methods in self.methods.values() if name in methods]:
+            return found
+        raise UnknownNameError("method", name, {*besides, *(n for methods in self.methods.values() for n in methods)})
 
     def of_role(self, axis: str, role: Role) -> list[str]:
         """Names of the methods of a role, benchbd's own first."""

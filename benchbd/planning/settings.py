@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 from benchbd.base.content import without_paths
-from benchbd.base.errors import PluginError, UnknownNameError, UsageError, brief
+from benchbd.base.errors import PluginError, UsageError, brief
 from benchbd.base.options import holds_path, options_of
-from benchbd.contract.axes import AXIS
 from benchbd.contract.method import Method, build
 from benchbd.contract.registry import Registry, check_plannable
 from benchbd.contract.specs import SECTIONS
@@ -36,14 +35,12 @@ class Settings:
         self.shadow = self._section("shadow", board.shadow)
         self.task = self._section("task", board.task)
         self.budget = self._section("budget", board.budget)
-        _reject_unknown(registry, board.options)
         self._check_tables()
 
     def _section(self, name: str, default: Any) -> Any:
         """A part of the protocol with the user's changes."""
-        changes = self._asked.get(name, {})
-        self._used.update({name} if changes else ())
-        return build(type(default), {**default.model_dump(), **changes}, name)
+        self._used.add(name)
+        return build(type(default), {**default.model_dump(), **self._asked.get(name, {})}, name)
 
     def methods(self, base: type[M], names: Sequence[str]) -> list[M]:
         """The methods of ``base``'s axis by name, each once, with the board's options and the user's on top."""
@@ -56,7 +53,7 @@ class Settings:
             text = brief(value if isinstance(value, str) else json.dumps(value))
             option = f"{name}.{brief(field)}"
             raise UsageError(f"option {option}: {name!r} stands on two axes; write {axis}:{option}={text}")
-        self._used.update(key for key in (name, f"{axis}:{name}") if key in self._asked)
+        self._used |= {name, f"{axis}:{name}"}
         own = self._boards(cls)
         budget = self._budgeted(cls, self.budget) if "budget" in self._asked else {}
         ours = build(cls, own, name, self.board.folder)
@@ -82,12 +79,11 @@ class Settings:
     def _check_tables(self) -> None:
         """UsageError where a table of the board does not fit the method, or any of those, that bear its name."""
         for table in self.board.options:
-            axis, _, bare = table.rpartition(":")
             problems: list[UsageError] = []
-            classes = [self.registry.get(axis, bare)] if axis else self.registry.find(bare)
+            classes = self.registry.find(table)
             for cls in classes:
                 try:
-                    build(cls, self._boards(cls), bare)
+                    build(cls, self._boards(cls), cls.name)
                 except UsageError as error:
                     problems.append(error)
             if len(problems) == len(classes):
@@ -108,22 +104,10 @@ class Settings:
     def reject_unused(self) -> None:
         """UsageError where ``-o`` speaks of something that takes no part in the run."""
         unused = [name for name in self._asked if name not in self._used]
-        _reject_unknown(self.registry, unused, besides=SECTIONS)
+        for name in unused:
+            self.registry.find(name, besides=SECTIONS)
         for name in unused:
             raise UsageError(f"option {name}.{brief(next(iter(self._asked[name])))}: {name} takes no part in this run")
-
-
-def _reject_unknown(registry: Registry, names: Iterable[str], besides: Iterable[str] = ()) -> None:
-    """UnknownNameError where a table of options speaks of a method that nobody registered, and of none ``besides``."""
-    known = {*besides, *(name for axis in AXIS for name in registry.names(axis))}
-    for name in names:
-        axis, _, bare = name.rpartition(":")
-        if axis and axis not in AXIS:
-            raise UnknownNameError("axis", axis, AXIS)
-        if axis:
-            registry.get(axis, bare)
-        elif bare not in known:
-            raise UnknownNameError("method", bare, known)
 
 
 def differences(name: str, board: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, str]:
