@@ -69,16 +69,16 @@ from benchbd.stages.inputs import alone, handover
 alike = alone
 
 
-def plan(sources, method, published, clean, seed, departures):
+def plan(sources, method, suspect, departures):
     return sources.stage(
         "audit",
-        f"{method.name} of {published.label}",
+        f"{method.name} of {suspect.published.label}",
         method,
-        derive_seed(seed, "audit"),
+        derive_seed(suspect.seed, "audit"),
         data={},
         params={},
-        parents={"encoder": published},
-        architecture=published.architecture,
+        parents={"encoder": suspect.published},
+        architecture=suspect.published.architecture,
         departures=departures,
     )
 
