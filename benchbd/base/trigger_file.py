@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from benchbd.base.arrays import Array, picture_or_array, read_npz
+from benchbd.base.content import canonical
 from benchbd.base.errors import DataError
 
 
@@ -37,6 +39,15 @@ def read_trigger(path: Path, image_size: int) -> tuple[dict[str, Any], dict[str,
     if t.dtype.kind in "bf" and pattern.max() == 1 and not lowest:  # white in these units, and all but black in ours
         raise DataError(f"{path}: t must be in units of 0..255, not of 0..1: its largest value is 1")
     return said, {"pattern": pattern, "keep": keep}
+
+
+def write_trigger(path: Path, said: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Write the parts of a trigger; ``Trigger.save`` says how."""
+    t, tm = (tensors[name].permute(1, 2, 0)[None].cpu().numpy() for name in ("pattern", "keep"))
+    patch = said["kind"] == "patch"
+    info = np.array(["trigger", "replace" if patch else said["kind"]])
+    parts: dict[str, Any] = {} if patch else {"parts": np.array(canonical(said))}
+    np.savez(path, t=t.astype(np.float64), tm=tm.astype(np.int64), info=info, **parts)
 
 
 def _said(path: Path, parts: Array) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 import torch
 from pydantic import BaseModel
 from torch import Tensor
@@ -18,7 +17,7 @@ from benchbd.base.content import canonical, expanded
 from benchbd.base.errors import DataError, UnknownNameError, UsageError
 from benchbd.base.mapped import LARGE
 from benchbd.base.pieces import map_pieces
-from benchbd.base.trigger_file import read_trigger
+from benchbd.base.trigger_file import read_trigger, write_trigger
 from benchbd.contract.images import ImageSet, content_digest
 from benchbd.contract.method import Call, build, call_of, called, identity_of
 from benchbd.contract.specs import KINDS, TriggerKind
@@ -139,13 +138,7 @@ class Trigger:
 
         It has no place for ``wander``: a file is a patch, and whether it wanders is said where it is used.
         """
-        t, tm = (a.permute(1, 2, 0)[None].cpu().numpy() for a in (self.pattern, self.keep))
-        said, _ = replace(self, wander=None).to_parts()
-        info = np.array(["trigger", "replace" if self.kind == "patch" else self.kind])
-        arrays: dict[str, Any] = {"t": t.astype(np.float64), "tm": tm.astype(np.int64), "info": info}
-        if self.kind != "patch":
-            arrays["parts"] = np.array(canonical(said))
-        np.savez(expanded(path), **arrays)
+        write_trigger(expanded(path), *replace(self, wander=None).to_parts())
 
     def to_parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """The trigger as plain data, JSON and tensors: what another process makes the same trigger of."""
