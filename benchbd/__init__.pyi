@@ -17,7 +17,6 @@ from .contract.attack import Attack as Attack
 from .contract.attack import AttackerKnowledge as AttackerKnowledge
 from .contract.attack import Backdoor as Backdoor
 from .contract.attack import Target as Target
-from .contract.classifier import Classifier as Classifier
 from .contract.context import Steps as Steps
 from .contract.context import derive_seed as derive_seed
 from .contract.context import keep as keep
@@ -30,8 +29,6 @@ from .contract.detection import ClassifierDetection as ClassifierDetection
 from .contract.detection import Detection as Detection
 from .contract.detection import TaskKnowledge as TaskKnowledge
 from .contract.detection import Verdict as Verdict
-from .contract.encoder import Encoder as Encoder
-from .contract.encoder import ResNet as ResNet
 from .contract.evaluator import Evaluator as Evaluator
 from .contract.evaluator import Predictions as Predictions
 from .contract.evaluator import Probe as Probe
@@ -39,7 +36,6 @@ from .contract.handover import Executor as Executor
 from .contract.handover import Failure as Failure
 from .contract.handover import Handover as Handover
 from .contract.handover import Product as Product
-from .contract.head import Head as Head
 from .contract.hookspecs import hookimpl as hookimpl
 from .contract.images import ImageSet as ImageSet
 from .contract.pretraining import Architecture as Architecture
@@ -51,6 +47,11 @@ from .data.pictures import blank_images as blank_images
 from .data.pictures import decode_images as decode_images
 from .data.pictures import resize_images as resize_images
 from .engine.carry_out import carry_out as carry_out
+from .nets.classifier import Classifier as Classifier
+from .nets.encoder import Encoder as Encoder
+from .nets.encoder import ResNet as ResNet
+from .nets.head import Head as Head
+from .nets.resnet import Take as Take
 from .toolkit.augment import Augment as Augment
 from .toolkit.augment import CropScale as CropScale
 from .toolkit.augment import flip_and_shift as flip_and_shift

@@ -15,14 +15,13 @@ import torch
 from benchbd.base.errors import StoreError, UsageError, did_you_mean, shown
 from benchbd.contract.axes import AXIS, GRID
 from benchbd.contract.dataset import Dataset
-from benchbd.contract.encoder import Encoder
 from benchbd.contract.handover import INLINE
 from benchbd.contract.method import build
 from benchbd.contract.registry import Registry, load_registry
 from benchbd.data.library import DataLibrary, find_data_root
 from benchbd.engine.executors import executor_called
 from benchbd.engine.runner import Runner
-from benchbd.engine.store import Store, find_root
+from benchbd.nets.encoder import Encoder
 from benchbd.planning.board import DEFAULT, LARGEST_SEED, Board, load_board
 from benchbd.planning.cases import Case, Plan
 from benchbd.planning.planner import make_plan
@@ -32,6 +31,7 @@ from benchbd.records.files import write_records
 from benchbd.records.models import LONGEST_AUTHOR, Entry, Inspected, Record
 from benchbd.records.places import records_folder
 from benchbd.stages.base import ENCODER
+from benchbd.store.store import Store, find_root
 
 if TYPE_CHECKING:
     import pandas as pd

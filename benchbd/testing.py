@@ -38,22 +38,22 @@ from benchbd.base.errors import (
 from benchbd.base.isolation import restoring
 from benchbd.contract.attack import Attack, AttackerKnowledge, Target
 from benchbd.contract.axes import AXES
-from benchbd.contract.classifier import Classifier
 from benchbd.contract.dataset import Dataset
 from benchbd.contract.defense import DefenderKnowledge, Mitigation
 from benchbd.contract.detection import ClassifierDetection, Detection, TaskKnowledge
-from benchbd.contract.encoder import Encoder
 from benchbd.contract.evaluator import Evaluator, Probe
-from benchbd.contract.head import Head
 from benchbd.contract.images import SIZE, ImageSet
 from benchbd.contract.method import Method, build, exactly, forwards_of, shortened_of
 from benchbd.contract.pretraining import Pretraining
-from benchbd.contract.rebuild import rebuild
 from benchbd.contract.registry import check_plannable, flaw_of
 from benchbd.contract.trigger import Trigger
 from benchbd.contract.trigger_function import TriggerFunction
 from benchbd.data.layouts import WITHOUT_LABELS
 from benchbd.data.own import read_own, sources_of
+from benchbd.nets.classifier import Classifier
+from benchbd.nets.encoder import Encoder
+from benchbd.nets.head import Head
+from benchbd.nets.rebuild import rebuild
 from benchbd.stages.attack import check_backdoor
 from benchbd.stages.detect import checked_verdict
 from benchbd.stages.encoders import check_alike

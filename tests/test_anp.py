@@ -25,6 +25,7 @@ from benchbd import (
 from benchbd.base.meter import ForwardMeter
 from benchbd.contract.context import collecting
 from benchbd.contract.method import build
+from benchbd.nets.meter import ForwardMeter
 
 from .nets import affine, random_encoder, same, settled, smooth_pixels
 

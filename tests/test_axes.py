@@ -43,7 +43,7 @@ CONTRACT = '''"""The axis of audits: an axis that only a test knows."""
 
 from typing import ClassVar
 
-from benchbd.contract.encoder import Encoder
+from benchbd.nets.encoder import Encoder
 from benchbd.contract.method import Method
 
 
@@ -61,7 +61,7 @@ STAGE = '''"""audit: a look at an encoder."""
 
 from benchbd.base.isolation import isolated
 from benchbd.contract.context import derive_seed
-from benchbd.contract.encoder import Encoder
+from benchbd.nets.encoder import Encoder
 from benchbd.contract.handover import Product
 from benchbd.stages.base import Outcome
 from benchbd.stages.inputs import alone, handover

@@ -775,7 +775,7 @@ def test_a_store_that_fills_up_loses_nothing(tiny: Tiny, monkeypatch: pytest.Mon
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("benchbd.engine.store.commit", full)
+        patch.setattr("benchbd.store.store.commit", full)
         result = call("run", *tiny.arguments, "-o", "ft.lr=0.02")
     assert result.exit_code == 2
     assert result.stderr.splitlines()[-1].startswith(

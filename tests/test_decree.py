@@ -28,7 +28,7 @@ from benchbd import (
 )
 from benchbd.base.meter import ForwardMeter
 from benchbd.contract.context import collecting
-from benchbd.contract.encoder import W16
+from benchbd.nets.encoder import W16
 from benchbd.testing import check_method
 
 from .chance import seeded

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from benchbd import BenchbdError, DataError, Encoder
 from benchbd.base.meter import ForwardMeter, Precision, precision
-from benchbd.contract.encoder import W16
+from benchbd.nets.encoder import W16
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 

@@ -200,7 +200,7 @@ def patched(owner: object, name: str) -> Callable[[], object]:
         (patched(benchbd_plugins.mlp, "forward"), "benchbd_plugins.mlp.forward"),
         (patched(benchbd_plugins.knn.KNN, "evaluate"), "benchbd_plugins.knn.KNN.evaluate"),
         (patched(torch.optim.Adam, "step"), "torch.optim.adam.Adam.step"),
-        (patched(Encoder, "forward"), "benchbd.contract.encoder.Encoder.forward"),
+        (patched(Encoder, "forward"), "benchbd.nets.encoder.Encoder.forward"),
         (lambda: setattr(benchbd.records.counts, "count", None), "benchbd.records.counts.count"),
         (
             lambda: nn.modules.module.register_module_forward_hook(lambda *_: None),

@@ -32,8 +32,8 @@ from benchbd import (
 from benchbd.base.errors import DataError, PluginError, StoreError, UsageError
 from benchbd.base.process import Stopped
 from benchbd.cli.main import main
-from benchbd.contract.encoder import W16
 from benchbd.contract.registry import load_registry
+from benchbd.nets.encoder import W16
 from benchbd.records.files import read_records
 from benchbd.stages.base import ENCODER
 from benchbd.testing import toy_images

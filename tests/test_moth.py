@@ -41,7 +41,7 @@ from benchbd import (
 )
 from benchbd.base.meter import ForwardMeter
 from benchbd.contract.context import collecting
-from benchbd.contract.encoder import W16
+from benchbd.nets.encoder import W16
 from benchbd.testing import toy_encoder
 
 from .chance import seeded

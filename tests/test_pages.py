@@ -20,6 +20,7 @@ from benchbd.cli.main import main
 from benchbd.contract.axes import AXES, Axis
 from benchbd.contract.registry import Registry, load_registry
 from benchbd.contract.roles import ROLES, Role
+from benchbd.nets.meter import ForwardMeter
 from benchbd.planning.selection import Selection
 from benchbd.records.models import GATE, Status
 from benchbd.testing import check_method, toy_encoder

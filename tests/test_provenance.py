@@ -21,9 +21,9 @@ from benchbd.base.errors import DataError
 from benchbd.cli.main import main
 from benchbd.contract.registry import Registry
 from benchbd.engine import provenance
-from benchbd.engine.store import Store
 from benchbd.records.files import read_records, write_records
 from benchbd.records.models import Origin, Record
+from benchbd.store.store import Store
 
 from .boards import Tiny
 from .records_factory import make_record

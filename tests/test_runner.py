@@ -42,8 +42,8 @@ from benchbd import (
 )
 from benchbd.api import Session
 from benchbd.contract.registry import Registry, load_registry
-from benchbd.engine.store import Store
 from benchbd.records.models import GATE, Record
+from benchbd.store.store import Store
 from benchbd.testing import toy_encoder, toy_images
 from benchbd.toolkit.references import choose_references
 

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 
 from benchbd.base.content import STALE, canonical, commit
 from benchbd.base.errors import StoreError
-from benchbd.engine.store import MANIFEST, SCHEMA, Store, default_root
+from benchbd.store.store import MANIFEST, SCHEMA, Store, default_root
 
 IDENTITY = {"kind": "pretrain", "x": 1}
 KEY = hashlib.sha256(canonical(IDENTITY).encode()).hexdigest()

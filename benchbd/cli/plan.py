@@ -36,8 +36,8 @@ def plan(**arguments: Any) -> None:
 def _stages(session: Session, planned: Plan) -> Iterator[PlannedStage]:
     """Every stage with what the store knows of it."""
     from benchbd.engine.provenance import machine
-    from benchbd.engine.store import Store
     from benchbd.planning.cost import estimate_seconds, known_forwards
+    from benchbd.store.store import Store
 
     store, stages = Store(session.store, writable=False), planned.stages
     forwards = known_forwards(stages)

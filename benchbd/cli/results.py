@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 def _records_of(board: Board, named: str, records: Path | None, store: Path | None) -> Found:
     """The records of a board: those in --records, else the store's, else those published with the board."""
-    from benchbd.engine.store import default_root
     from benchbd.planning.board import board_path
     from benchbd.records.places import find_records
+    from benchbd.store.store import default_root
 
     published = board_path(named).parent / "records"
     found = find_records(board.name, store=store or default_root(), published=published, given=records)

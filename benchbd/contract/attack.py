@@ -14,9 +14,9 @@ from benchbd.contract.specs import OF_DATA, TriggerKind
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from benchbd.contract.encoder import Encoder
     from benchbd.contract.images import ImageSet
     from benchbd.contract.trigger import Trigger
+    from benchbd.nets.encoder import Encoder
 
 
 @dataclass(frozen=True, eq=False)

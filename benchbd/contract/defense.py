@@ -11,8 +11,8 @@ from benchbd.contract.method import Method
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from benchbd.contract.encoder import Encoder
     from benchbd.contract.images import ImageSet
+    from benchbd.nets.encoder import Encoder
 
 
 @dataclass(frozen=True, eq=False)

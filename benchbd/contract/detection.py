@@ -12,9 +12,9 @@ from benchbd.contract.method import Method
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from benchbd.contract.classifier import Classifier
-    from benchbd.contract.encoder import Encoder
     from benchbd.contract.images import ImageSet
+    from benchbd.nets.classifier import Classifier
+    from benchbd.nets.encoder import Encoder
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from benchbd.contract.method import Method
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from benchbd.contract.encoder import Encoder
-    from benchbd.contract.head import Head
     from benchbd.contract.images import ImageSet
+    from benchbd.nets.encoder import Encoder
+    from benchbd.nets.head import Head
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from benchbd.contract.dataset import Dataset
     from benchbd.contract.defense import Mitigation
     from benchbd.contract.detection import Detection
-    from benchbd.contract.encoder import Encoder
     from benchbd.contract.evaluator import Evaluator
     from benchbd.contract.handover import Executor
     from benchbd.contract.observed import ObservedRecord, ObservedStage
     from benchbd.contract.pretraining import Pretraining
     from benchbd.contract.trigger_function import TriggerFunction
+    from benchbd.nets.encoder import Encoder
 
 hookspec = pluggy.HookspecMarker("benchbd")
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from pydantic import AfterValidator
 
 from benchbd.base.errors import PluginError, UnknownNameError, UsageError, shown
-from benchbd.contract.encoder import ARCHITECTURES, Encoder, architecture
 from benchbd.contract.method import Method, ask
+from benchbd.nets.encoder import ARCHITECTURES, Encoder, architecture
 
 if TYPE_CHECKING:
     from benchbd.contract.images import ImageSet

@@ -29,12 +29,12 @@ from benchbd.base.isolation import isolated
 from benchbd.contract import hookspecs
 from benchbd.contract.attack import Attack
 from benchbd.contract.axes import AXES, RESERVED
-from benchbd.contract.encoder import ARCHITECTURES, W16, W32, Encoder, ResNet18
 from benchbd.contract.handover import INLINE, Executor
 from benchbd.contract.method import Method, build, identity_of
 from benchbd.contract.pretraining import Pretraining, architecture_of, flaw_of_architecture
 from benchbd.contract.roles import ROLES, Role
 from benchbd.contract.specs import KINDS, TriggerKind
+from benchbd.nets.encoder import ARCHITECTURES, W16, W32, Encoder, ResNet18
 
 GROUP = "benchbd"
 

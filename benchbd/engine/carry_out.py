@@ -20,6 +20,7 @@ from benchbd.contract.context import Reporter, collecting, reporting
 from benchbd.contract.handover import Failure, Handover, Product
 from benchbd.contract.method import called
 from benchbd.contract.registry import Registry, load_registry
+from benchbd.nets.meter import ForwardMeter, precision
 from benchbd.stages.kinds import KINDS
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from benchbd.records.models import Status
-from benchbd.stages.artifact import Artifact
 from benchbd.stages.base import Stage
+from benchbd.store.artifact import Artifact
 
 
 class StageFailed(Exception):  # noqa: N818 - private to the engine

@@ -10,8 +10,8 @@ import torch
 from benchbd._version import __version__
 from benchbd.contract.method import Method, source_digest
 from benchbd.contract.registry import Registry
-from benchbd.engine.store import Store
 from benchbd.stages.base import Stage
+from benchbd.store.store import Store
 
 ISOLATION = "none"  # every method is called in the driver's process
 

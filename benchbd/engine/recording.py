@@ -16,7 +16,6 @@ from benchbd.data.library import DataLibrary
 from benchbd.engine.observers import Observers
 from benchbd.engine.outcomes import Outcomes, StageFailed
 from benchbd.engine.provenance import ISOLATION, machine
-from benchbd.engine.store import Store
 from benchbd.planning.cases import Case, Cell, Inspection
 from benchbd.records.counts import baseline, count, metrics
 from benchbd.records.inspected import INSPECTED
@@ -25,6 +24,7 @@ from benchbd.records.predictions import pack
 from benchbd.stages.base import Stage
 from benchbd.stages.evaluate import read_predictions
 from benchbd.stages.inputs import draw_rows
+from benchbd.store.store import Store
 
 _WORKING = {axis.stage for axis in AXES if axis.inspects or axis.name == "defense"}
 """The kinds of stage whose seconds, clean images and budget a record is about."""

@@ -14,10 +14,10 @@ from benchbd.engine.observers import Observers
 from benchbd.engine.outcomes import Outcomes
 from benchbd.engine.recording import Recorder
 from benchbd.engine.scheduler import Scheduler
-from benchbd.engine.store import Store
 from benchbd.planning.cases import Case, Plan, blocks
 from benchbd.records.models import Entry
 from benchbd.stages.inputs import Inputs
+from benchbd.store.store import Store
 
 
 class Runner:

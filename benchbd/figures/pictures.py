@@ -28,11 +28,11 @@ from torch import Tensor
 
 from benchbd.base.content import commit
 from benchbd.base.errors import StoreError, UsageError
-from benchbd.contract.encoder import Encoder
 from benchbd.data.library import DataLibrary
 from benchbd.figures.noted import inverted_triggers, noted_information, whole_numbers
 from benchbd.figures.panels import border, marks, show, show_patch, show_stack
 from benchbd.figures.scene import Absent, Scene, plane
+from benchbd.nets.encoder import Encoder
 from benchbd.planning.board import Board
 from benchbd.records.models import Record
 from benchbd.toolkit.distill import attention_map

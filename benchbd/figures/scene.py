@@ -16,7 +16,6 @@ from torch import Tensor
 
 from benchbd.base.errors import DataAbsentError, DataError, UsageError
 from benchbd.contract.context import stream
-from benchbd.contract.encoder import Encoder
 from benchbd.contract.evaluator import Predictions
 from benchbd.contract.images import SIZE, ImageSet
 from benchbd.contract.registry import load_registry
@@ -24,15 +23,16 @@ from benchbd.contract.specs import TriggerSpec
 from benchbd.contract.trigger import Trigger
 from benchbd.contract.trigger_function import TriggerFunction
 from benchbd.data.library import DataLibrary
-from benchbd.engine.store import Store
 from benchbd.figures.noted import whole_numbers
+from benchbd.nets.encoder import Encoder
 from benchbd.planning.board import Board
 from benchbd.planning.settings import Settings
 from benchbd.planning.sweeps import at, point_text
 from benchbd.records.models import Record
-from benchbd.stages.artifact import Artifact
 from benchbd.stages.base import ENCODER, KEPT, REFERENCES
 from benchbd.stages.evaluate import read_predictions
+from benchbd.store.artifact import Artifact
+from benchbd.store.store import Store
 from benchbd.toolkit.patterns import make_trigger
 
 

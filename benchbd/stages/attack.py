@@ -12,12 +12,12 @@ from benchbd.base.errors import PluginError, UsageError, shown
 from benchbd.base.isolation import isolated
 from benchbd.contract.attack import Attack, AttackerKnowledge, Backdoor, Target, check_binds
 from benchbd.contract.context import derive_seed
-from benchbd.contract.encoder import Encoder
 from benchbd.contract.handover import Handover, Product
 from benchbd.contract.images import ImageSet
 from benchbd.contract.method import Method, exactly
 from benchbd.contract.specs import ShadowSpec
 from benchbd.contract.trigger import Trigger
+from benchbd.nets.encoder import Encoder
 from benchbd.stages import base, pretrain
 from benchbd.stages.base import REFERENCES, DataRef, Stage
 from benchbd.stages.encoders import COMPARED, accept_encoder, product_of

@@ -10,8 +10,8 @@ import torch
 from benchbd.base.isolation import isolated
 from benchbd.contract.context import derive_seed
 from benchbd.contract.defense import Mitigation
-from benchbd.contract.encoder import Encoder
 from benchbd.contract.handover import Handover, Product
+from benchbd.nets.encoder import Encoder
 from benchbd.stages.base import Stage, forwards
 from benchbd.stages.clean import Clean, attachments_of, hand_over_clean, knowledge_of, plan_clean
 from benchbd.stages.encoders import COMPARED, accept_encoder, product_of

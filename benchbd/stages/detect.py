@@ -15,14 +15,14 @@ from torch import Tensor
 
 from benchbd.base.errors import PluginError, shown
 from benchbd.base.isolation import isolated
-from benchbd.contract.classifier import Classifier
 from benchbd.contract.context import derive_seed
 from benchbd.contract.detection import Detection, TaskKnowledge, Verdict
-from benchbd.contract.encoder import Encoder
 from benchbd.contract.handover import Handover, Product
-from benchbd.contract.head import Head
 from benchbd.contract.images import ImageSet
 from benchbd.contract.method import exactly
+from benchbd.nets.classifier import Classifier
+from benchbd.nets.encoder import Encoder
+from benchbd.nets.head import Head
 from benchbd.stages import prepare
 from benchbd.stages.base import Outcome, Stage, forwards
 from benchbd.stages.clean import Suspect, attachments_of, hand_over_clean, knowledge_of, plan_clean

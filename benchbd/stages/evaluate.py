@@ -15,16 +15,16 @@ from benchbd.base.content import canonical
 from benchbd.base.errors import PluginError
 from benchbd.base.isolation import isolated
 from benchbd.contract.context import derive_seed, stream
-from benchbd.contract.encoder import Encoder
 from benchbd.contract.evaluator import Evaluator, Predictions, Probe
 from benchbd.contract.handover import Handover, Product
 from benchbd.contract.method import exactly
 from benchbd.contract.trigger import Trigger
-from benchbd.stages.artifact import Artifact
+from benchbd.nets.encoder import Encoder
 from benchbd.stages.base import PREDICTIONS, Outcome, Stage
 from benchbd.stages.inputs import Inputs, facts_of, handover, images_from, verified
 from benchbd.stages.sources import Sources
 from benchbd.stages.task import Task
+from benchbd.store.artifact import Artifact
 
 
 def plan(

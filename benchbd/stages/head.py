@@ -13,16 +13,16 @@ from torch import Tensor
 from benchbd.base.errors import Diverged, PluginError
 from benchbd.base.isolation import isolated
 from benchbd.contract.context import derive_seed
-from benchbd.contract.encoder import Encoder
 from benchbd.contract.evaluator import Evaluator, Probe
 from benchbd.contract.handover import Handover, Product
-from benchbd.contract.head import Head
 from benchbd.contract.method import exactly
-from benchbd.stages.artifact import Artifact
+from benchbd.nets.encoder import Encoder
+from benchbd.nets.head import Head
 from benchbd.stages.base import Outcome, Stage
 from benchbd.stages.inputs import Inputs, alone, facts_of, handover, images_from
 from benchbd.stages.sources import Sources
 from benchbd.stages.task import Task
+from benchbd.store.artifact import Artifact
 
 HEAD = "head.safetensors"
 

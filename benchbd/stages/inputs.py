@@ -15,8 +15,8 @@ from benchbd.contract.images import ImageSet
 from benchbd.contract.method import Method, call_of
 from benchbd.contract.trigger import Trigger
 from benchbd.data.library import DataLibrary
-from benchbd.stages.artifact import Artifact
 from benchbd.stages.base import ENCODER, DataRef, Stage
+from benchbd.store.artifact import Artifact
 
 
 @dataclass(frozen=True)

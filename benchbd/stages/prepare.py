@@ -14,8 +14,8 @@ from benchbd.base.errors import PluginError, shown
 from benchbd.base.isolation import isolated
 from benchbd.contract.context import derive_seed
 from benchbd.contract.detection import Detection
-from benchbd.contract.encoder import Encoder
 from benchbd.contract.handover import Handover, Product
+from benchbd.nets.encoder import Encoder
 from benchbd.stages.base import Outcome, Stage
 from benchbd.stages.clean import Clean, attachments_of, hand_over_clean, knowledge_of, plan_clean
 from benchbd.stages.inputs import Inputs, alone

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from benchbd.base.errors import PluginError, UsageError
 from benchbd.contract.context import derive_seed
-from benchbd.contract.encoder import Encoder
 from benchbd.contract.handover import Handover, Product
 from benchbd.contract.images import content_digest
 from benchbd.contract.specs import ReferenceSpec
+from benchbd.nets.encoder import Encoder
 from benchbd.stages.base import REFERENCES, Outcome, Stage
 from benchbd.stages.inputs import Inputs, alone, facts_of, handover, images_from
 from benchbd.stages.sources import Sources

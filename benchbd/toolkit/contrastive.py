@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from benchbd.base.errors import Diverged, NotApplicable, UsageError
 from benchbd.contract.context import Steps, stream
-from benchbd.contract.encoder import Encoder
 from benchbd.contract.images import ImageSet
 from benchbd.contract.method import Method
+from benchbd.nets.encoder import Encoder
 from benchbd.toolkit.augment import Augment, CropScale
 
 Views = tuple[Tensor, Tensor]

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchbd.base.errors import NotApplicable
-from benchbd.contract.encoder import Encoder
+from benchbd.nets.encoder import Encoder
 from benchbd.toolkit.contrastive import Views, nt_xent
 
 AttentionForm = Literal["mse", "l2"]

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchbd.contract.context import Steps, stream
-from benchbd.contract.encoder import Encoder
+from benchbd.nets.encoder import Encoder
 
 EPS = 1e-7  # keeps tanh and its inverse finite at 0 and 1
 

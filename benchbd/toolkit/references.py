@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from benchbd.base.errors import DataError
 from benchbd.contract.context import derive_seed, stream
-from benchbd.contract.encoder import Encoder
 from benchbd.contract.images import ImageSet
+from benchbd.nets.encoder import Encoder
 from benchbd.toolkit.heads import train_head
 
 

@@ -31,7 +31,7 @@ from benchbd.base.inputs import file_kind, obstacle
 from benchbd.base.isolation import isolated
 from benchbd.base.meter import _count, _hook_once, _precision
 from benchbd.base.resnet import BasicBlock, Bottleneck, Stage, Stem, Take, within
-from benchbd.contract.head import Head, projection_head
+from benchbd.nets.head import Head, projection_head
 
 _NO_ENCODER = (SafetensorError, DataError, UnknownNameError, KeyError, TypeError, ValueError, RuntimeError, OSError)
 

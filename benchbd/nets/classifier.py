@@ -7,8 +7,8 @@ import copy
 from torch import Tensor, nn
 
 from benchbd.base.errors import DataError
-from benchbd.contract.encoder import Encoder
-from benchbd.contract.head import Head
+from benchbd.nets.encoder import Encoder
+from benchbd.nets.head import Head
 
 
 class Classifier(nn.Module):

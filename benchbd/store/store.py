@@ -43,7 +43,7 @@ from benchbd.base.content import (
     unsealed,
 )
 from benchbd.base.errors import StoreError
-from benchbd.stages.artifact import Artifact
+from benchbd.store.artifact import Artifact
 
 MANIFEST = "manifest.json"
 

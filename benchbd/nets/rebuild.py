@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from benchbd.base.errors import Diverged, PluginError
-from benchbd.contract.encoder import ARCHITECTURES, Encoder
-from benchbd.contract.head import Head
+from benchbd.nets.encoder import ARCHITECTURES, Encoder
+from benchbd.nets.head import Head
 
 
 def rebuild(encoder: Encoder, arch: str, who: str) -> Encoder:
