@@ -12,7 +12,6 @@ from .base.errors import NotApplicable as NotApplicable
 from .base.errors import UsageError as UsageError
 from .base.options import Content as Content
 from .base.pieces import join_images as join_images
-from .base.resnet import Take as Take
 from .contract.attack import Attack as Attack
 from .contract.attack import AttackerKnowledge as AttackerKnowledge
 from .contract.attack import Backdoor as Backdoor

@@ -22,7 +22,6 @@ from benchbd import (
     pretext_accuracy,
     stream,
 )
-from benchbd.base.meter import ForwardMeter
 from benchbd.contract.context import collecting
 from benchbd.contract.method import build
 from benchbd.nets.meter import ForwardMeter

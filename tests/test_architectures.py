@@ -23,11 +23,11 @@ from torch import Tensor, nn
 import benchbd
 from benchbd import DefenderKnowledge, Encoder, ImageSet, Mitigation, NotApplicable, UsageError
 from benchbd.api import Session
-from benchbd.base.meter import ForwardMeter, precision
 from benchbd.contract.method import build
 from benchbd.contract.pretraining import Pretraining, flaw_of_architecture
 from benchbd.contract.registry import Registry, load_registry
 from benchbd.nets.encoder import ARCHITECTURES, W16
+from benchbd.nets.meter import ForwardMeter, precision
 from benchbd.nets.rebuild import rebuild
 
 from .boards import FIVE_STEPS, completed, offering

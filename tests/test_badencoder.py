@@ -12,7 +12,7 @@ from benchbd_plugins.simclr import SimCLR
 from torch import Tensor
 
 from benchbd import Attack, AttackerKnowledge, Augment, Diverged, Encoder, ImageSet, NotApplicable, Target, Trigger
-from benchbd.base.meter import ForwardMeter
+from benchbd.nets.meter import ForwardMeter
 
 from .chance import seeded
 from .nets import relative

@@ -26,9 +26,9 @@ from benchbd import (
     self_similarity,
     stream,
 )
-from benchbd.base.meter import ForwardMeter
 from benchbd.contract.context import collecting
 from benchbd.nets.encoder import W16
+from benchbd.nets.meter import ForwardMeter
 from benchbd.testing import check_method
 
 from .chance import seeded

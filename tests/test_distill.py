@@ -23,7 +23,7 @@ from benchbd import (
     project_views,
     stream,
 )
-from benchbd.base.meter import ForwardMeter
+from benchbd.nets.meter import ForwardMeter
 from benchbd.testing import toy_encoder, toy_images
 
 STAGES = ("layer1", "layer2", "layer3")

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from benchbd import BenchbdError, DataError, Encoder
-from benchbd.base.meter import ForwardMeter, Precision, precision
 from benchbd.nets.encoder import W16
+from benchbd.nets.meter import ForwardMeter, Precision, precision
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 

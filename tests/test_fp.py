@@ -14,8 +14,8 @@ from benchbd_plugins.ft import FT
 from torch import Tensor
 
 from benchbd import DefenderKnowledge, Encoder, ImageSet, NotApplicable, pretext_accuracy, stream
-from benchbd.base.meter import ForwardMeter
 from benchbd.contract.context import collecting
+from benchbd.nets.meter import ForwardMeter
 
 from .nets import affine, random_encoder, same, settled, smooth_pixels
 

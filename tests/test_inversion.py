@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchbd import Controller, Encoder, Inversion, Inverted, stream
-from benchbd.base.meter import ForwardMeter
+from benchbd.nets.meter import ForwardMeter
 from benchbd.testing import toy_encoder, toy_images
 from benchbd.toolkit.inversion import Lambda, _bounded, _free, stamp
 

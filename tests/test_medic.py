@@ -22,8 +22,8 @@ from benchbd_plugins.scratch import Scratch
 from torch import Tensor, nn
 
 from benchbd import DefenderKnowledge, Encoder, ImageSet, NotApplicable, UsageError, stream
-from benchbd.base.meter import ForwardMeter, precision
 from benchbd.contract.context import collecting
+from benchbd.nets.meter import ForwardMeter, precision
 from benchbd.testing import check_method
 
 from .nets import MEAN, STD, random_encoder, settled, smooth_pixels

@@ -14,8 +14,8 @@ from benchbd_plugins.mimic import Mimic, stage_weights
 from torch import Tensor, nn
 
 from benchbd import DefenderKnowledge, Diverged, Encoder, Estimate, ImageSet, Mine, UsageError, note, stream
-from benchbd.base.meter import ForwardMeter
 from benchbd.contract.context import collecting, reporting
+from benchbd.nets.meter import ForwardMeter
 
 from .nets import random_encoder, settled, smooth_pixels
 

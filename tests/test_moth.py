@@ -39,9 +39,9 @@ from benchbd import (
     flip_and_shift,
     stream,
 )
-from benchbd.base.meter import ForwardMeter
 from benchbd.contract.context import collecting
 from benchbd.nets.encoder import W16
+from benchbd.nets.meter import ForwardMeter
 from benchbd.testing import toy_encoder
 
 from .chance import seeded

@@ -23,8 +23,8 @@ from benchbd import (
     Views,
     attention_distance,
 )
-from benchbd.base.meter import ForwardMeter
 from benchbd.contract.context import collecting
+from benchbd.nets.meter import ForwardMeter
 from benchbd.testing import check_method, toy_encoder
 
 from .nets import smooth_pixels

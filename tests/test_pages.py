@@ -15,7 +15,6 @@ import torch
 from click.testing import CliRunner
 
 from benchbd.api import Session
-from benchbd.base.meter import ForwardMeter
 from benchbd.cli.main import main
 from benchbd.contract.axes import AXES, Axis
 from benchbd.contract.registry import Registry, load_registry

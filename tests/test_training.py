@@ -32,8 +32,8 @@ from benchbd import (
     stream,
 )
 from benchbd.base.errors import PluginError
-from benchbd.base.meter import ForwardMeter
 from benchbd.contract.context import collecting, derive_seed, reporting
+from benchbd.nets.meter import ForwardMeter
 from benchbd.stages.encoders import check_features
 
 from .chance import seeded

@@ -15,7 +15,6 @@ import torch
 from benchbd.base.errors import BenchbdError, NotApplicable, StoreError, is_interrupt, named, says
 from benchbd.base.isolation import seeded
 from benchbd.base.memory import peak_memory
-from benchbd.base.meter import ForwardMeter, precision
 from benchbd.contract.context import Reporter, collecting, reporting
 from benchbd.contract.handover import Failure, Handover, Product
 from benchbd.contract.method import called

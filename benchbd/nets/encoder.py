@@ -29,9 +29,9 @@ from benchbd.base.content import expanded
 from benchbd.base.errors import DataError, Diverged, UnknownNameError, UsageError
 from benchbd.base.inputs import file_kind, obstacle
 from benchbd.base.isolation import isolated
-from benchbd.base.meter import _count, _hook_once, _precision
-from benchbd.base.resnet import BasicBlock, Bottleneck, Stage, Stem, Take, within
 from benchbd.nets.head import Head, projection_head
+from benchbd.nets.meter import _count, _hook_once, _precision
+from benchbd.nets.resnet import BasicBlock, Bottleneck, Stage, Stem, Take, within
 
 _NO_ENCODER = (SafetensorError, DataError, UnknownNameError, KeyError, TypeError, ValueError, RuntimeError, OSError)
 

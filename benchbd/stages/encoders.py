@@ -11,10 +11,10 @@ from torch import Tensor
 
 from benchbd.base.errors import Diverged, PluginError
 from benchbd.base.isolation import isolated
-from benchbd.base.meter import unmetered
 from benchbd.contract.handover import Product
 from benchbd.contract.images import ImageSet
 from benchbd.nets.encoder import Encoder
+from benchbd.nets.meter import unmetered
 from benchbd.nets.rebuild import rebuild
 from benchbd.stages.base import ENCODER, Outcome, Stage
 from benchbd.stages.inputs import Inputs, draw_rows, unlabeled
