@@ -62,6 +62,7 @@ STAGE = '''"""audit: a look at an encoder."""
 from benchbd.base.isolation import isolated
 from benchbd.contract.context import derive_seed
 from benchbd.contract.handover import Product
+from benchbd.nets.encoder import Encoder
 from benchbd.stages.base import Outcome
 from benchbd.stages.inputs import alone, handover
 
