@@ -1,4 +1,4 @@
-"""How much memory a process held at most."""
+"""Measure the highest memory of a process."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _PROCESS = Path("/proc/self")
 
 @contextmanager
 def peak_memory(device: torch.device) -> Iterator[dict[str, int | None]]:
-    """Filled in at the end of the block: ``memory``, most bytes of the process that were in RAM, and ``gpu_memory``,
-    most bytes that torch held on the GPU. None if the system does not measure it, or there is no GPU."""
+    """Fill in, at the end of the block, ``memory``, the most bytes of the process in RAM, and ``gpu_memory``, the most
+    bytes of torch on the GPU. None if the system does not measure it, or there is no GPU."""
     peak: dict[str, int | None] = {"memory": None, "gpu_memory": None}
     measured = _forget_peak()
     if device.type == "cuda":
@@ -27,7 +27,7 @@ def peak_memory(device: torch.device) -> Iterator[dict[str, int | None]]:
 
 
 def _forget_peak() -> bool:
-    """Set the highest memory of this process to what it has now; False where the system cannot."""
+    """Reset this process's peak memory to its current memory; False if the system cannot."""
     try:
         (_PROCESS / "clear_refs").write_text("5")
     except OSError:
