@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import Future
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
+import torch
 
 from benchbd import Executor, Failure, Handover, Product, UsageError
 from benchbd.api import Session
+from benchbd.base.mapped import blank, region_of
 from benchbd.contract.context import Reporter
 from benchbd.contract.registry import load_registry
 from benchbd.engine.executors import Inline, executor_called
@@ -97,3 +101,27 @@ def test_an_unknown_executor_is_named_with_the_nearest() -> None:
 )
 def test_what_is_no_executor_is_a_problem_of_its_plugin(cls: type, problem: str) -> None:
     assert problem in load_registry(extra={"odd": offering(benchbd_executors=[cls])}).problems[0]
+
+
+class Looks(Executor):
+    """Sees where large tensors lie, and works on nothing."""
+
+    name = "looks"
+    seen: ClassVar[set[Path]] = set()
+
+    def submit(self, handed: Handover, report: Reporter) -> Future[Product | Failure]:
+        region = region_of(blank(torch.uint8, (3,)))
+        assert region is not None
+        self.seen.add(Path(os.readlink(f"/proc/self/fd/{region.descriptor}")).parent)
+        future: Future[Product | Failure] = Future()
+        future.set_result(Failure("failed", "nothing was done"))
+        return future
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="Linux says where a file lies")
+def test_large_tensors_of_a_stage_lie_on_the_disk_of_the_store(tmp_path: Path) -> None:
+    registry = load_registry(extra={"looks": offering(benchbd_executors=[Looks])})
+    tiny = Tiny(tmp_path, registry)
+    places = {"data_root": tiny.data, "store": tiny.store}
+    Session.open(tiny.board, **places, device="cpu", registry=registry, executor="looks").run()
+    assert Looks.seen == {tiny.store}

@@ -175,17 +175,20 @@ def test_a_blank_tensor_without_room_is_an_error_and_not_the_end() -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="Linux says where a file lies")
-def test_a_blank_tensor_lies_where_it_should(tmp_path: Path) -> None:
-    def lies_in(tensor: Tensor) -> Path:
-        region = region_of(tensor)
+@pytest.mark.parametrize("made", ["blank", "sealed"])
+def test_a_large_tensor_lies_where_it_should(made: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mapped, "IN_MEMORY", -1)
+
+    def lies_in() -> Path:
+        region = region_of(blank(torch.uint8, (3,))) if made == "blank" else seal(torch.zeros(3))
         assert region is not None
         return Path(os.readlink(f"/proc/self/fd/{region.descriptor}")).parent
 
-    elsewhere = lies_in(blank(torch.uint8, (3,)))
+    elsewhere = lies_in()
     with beside(tmp_path):
-        assert lies_in(blank(torch.uint8, (3,))) == tmp_path
+        assert lies_in() == tmp_path
     with beside(tmp_path / "absent"):
-        assert lies_in(blank(torch.uint8, (3,))) == elsewhere
+        assert lies_in() == elsewhere
     assert not list(tmp_path.iterdir())
 
 

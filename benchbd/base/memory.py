@@ -1,20 +1,27 @@
-"""Measure the highest memory of a process."""
+"""How much memory a process held at most, and giving back what it freed."""
 
 from __future__ import annotations
 
+import ctypes
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import torch
 
+from benchbd.base.mapped import LARGE
+
 _PROCESS = Path("/proc/self")
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 @contextmanager
 def peak_memory(device: torch.device) -> Iterator[dict[str, int | None]]:
-    """Fill in, at the end of the block, ``memory``, the most bytes of the process in RAM, and ``gpu_memory``, the most
-    bytes of torch on the GPU. None if the system does not measure it, or there is no GPU."""
+    """Filled in at the end of the block: ``memory``, most bytes of the process that were in RAM, and ``gpu_memory``,
+    most bytes that torch held on the GPU. None if the system does not measure it, or there is no GPU."""
     peak: dict[str, int | None] = {"memory": None, "gpu_memory": None}
     measured = _forget_peak()
     if device.type == "cuda":
@@ -27,7 +34,7 @@ def peak_memory(device: torch.device) -> Iterator[dict[str, int | None]]:
 
 
 def _forget_peak() -> bool:
-    """Reset this process's peak memory to its current memory; False if the system cannot."""
+    """Set the highest memory of this process to what it has now; False where the system cannot."""
     try:
         (_PROCESS / "clear_refs").write_text("5")
     except OSError:
@@ -42,3 +49,27 @@ def _resident_peak() -> int | None:
         return None
     kilobytes = (line.split()[1] for line in lines if line.startswith("VmHWM:"))
     return next((1024 * int(number) for number in kilobytes), None)
+
+
+def give_back() -> None:
+    """Return memory that was freed to the system, and have the C library return arrays of ``LARGE`` bytes and more as
+    soon as they are freed, unless MALLOC_MMAP_THRESHOLD_ says from which size on. Without glibc this does nothing.
+
+    glibc raises that limit to 32 MB once such an array was freed. From then on arrays of images come from its heap,
+    whose holes grow with the number of batches, so a larger set would take more memory.
+    """
+    if (libc := _glibc()) is not None:
+        libc.malloc_trim(0)
+
+
+@cache
+def _glibc() -> ctypes.CDLL | None:
+    try:
+        libc = ctypes.CDLL(None)
+        libc.malloc_trim, libc.mallopt  # noqa: B018
+    except (OSError, TypeError, AttributeError):  # Windows takes no None; macOS and musl have no such functions
+        return None
+    if "MALLOC_MMAP_THRESHOLD_" not in os.environ:
+        libc.mallopt(_M_MMAP_THRESHOLD, LARGE)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2 * LARGE)  # what glibc itself sets with that limit
+    return libc

@@ -1,4 +1,4 @@
-"""Set a context variable for the duration of a block."""
+"""Context variables that have another value in a block."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 @contextmanager
 def scoped(variable: ContextVar[T], value: T) -> Iterator[T]:
-    """Set ``variable`` to ``value`` in the block, which receives ``value``, and restore the old value at its end."""
+    """In the block ``variable`` is ``value``, which the block is given; what it was comes back at its end."""
     token = variable.set(value)
     try:
         yield value

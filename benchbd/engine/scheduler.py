@@ -13,6 +13,7 @@ from functools import partial
 from safetensors.torch import save
 
 from benchbd.base.errors import is_interrupt
+from benchbd.base.mapped import beside
 from benchbd.contract.handover import Executor, Failure, Product
 from benchbd.engine.carry_out import failure_of
 from benchbd.engine.observers import Observers
@@ -66,12 +67,13 @@ class Scheduler:
         comes later in the plan, and waits only if nothing else is left."""
         wanted = distinct(needed)
         try:
-            while left := [stage for stage in wanted if not self.results.settled(stage)]:
-                moved = [self._start(group) for group in self._free(left)]
-                if any(moved) or self._collect():
-                    continue
-                if not any(self._start(group) for group in self._free(self._planned)):  # the first that is free
-                    self._start(next(self._groups(left)), wait=True)
+            with beside(self.store.root):
+                while left := [stage for stage in wanted if not self.results.settled(stage)]:
+                    moved = [self._start(group) for group in self._free(left)]
+                    if any(moved) or self._collect():
+                        continue
+                    if not any(self._start(group) for group in self._free(self._planned)):  # the first that is free
+                        self._start(next(self._groups(left)), wait=True)
         finally:
             for lock in self._locks.values():
                 lock.close()
