@@ -1,4 +1,4 @@
-"""A method as plain data and in a line: what `list` and `show` print and the reference page is made of."""
+"""A method as plain data and in one line, for `list`, `show` and the reference pages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def summary(cls: type) -> str:
 
 
 def document(cls: type[Method], distribution: str) -> dict[str, Any]:
-    """Everything that a method declares, with every option."""
+    """Everything that a method declares, with all its options."""
     return {
         "axis": cls.axis,
         "name": cls.name,
@@ -33,13 +33,13 @@ def document(cls: type[Method], distribution: str) -> dict[str, Any]:
 
 
 def section(name: str) -> dict[str, Any]:
-    """A part of the protocol that ``-o`` reaches like a method, described like one."""
+    """A part of the protocol that ``-o`` can set like a method, described in the same form."""
     cls = SECTIONS[name]
     return {"axis": "protocol", "name": name, "help": inspect.cleandoc(cls.__doc__ or ""), "options": fields_of(cls)}
 
 
 def fields_of(cls: type[BaseModel]) -> list[dict[str, Any]]:
-    """Name, type, bounds, default and help of every field; the default is None where there is none."""
+    """Name, type, bounds, default and help of every field; the default is None if the field has none."""
     options = []
     for field, info in cls.model_fields.items():
         default = None if info.is_required() else _default(cls, field)
@@ -61,15 +61,15 @@ def fields_of(cls: type[BaseModel]) -> list[dict[str, Any]]:
 
 
 def _default(cls: type[BaseModel], field: str) -> Any:
-    """The default of a field as JSON; what has no JSON as text."""
+    """The default of a field as JSON; a default without a JSON form as text."""
     info = cls.model_fields[field]
-    if info.default_factory_takes_validated_data:  # it looks at other fields, so that only the whole model knows
+    if info.default_factory_takes_validated_data:  # it depends on other fields: only a whole model has it
         return to_jsonable_python(getattr(build(cls, {}, cls.__name__), field), fallback=shown)
     return to_jsonable_python(info.get_default(call_default_factory=True), fallback=shown)
 
 
 def _type_name(annotation: Any) -> str:
-    """``float``, ``int | None``, or the values that a choice allows."""
+    """``float``, ``int | None``, or the allowed values of a choice."""
     if get_origin(annotation) is Literal:
         return " | ".join(map(str, get_args(annotation)))
     arguments = get_args(annotation)

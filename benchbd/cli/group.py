@@ -1,4 +1,4 @@
-"""What every command has in common: one line and exit code 2 for every mistake, and stdout that only it writes."""
+"""What every command has in common: a mistake is one line and exit code 2, and only the command writes to stdout."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from benchbd.base.inputs import obstacle
 from benchbd.base.process import Stopped, discard, kept_stdout, messages_may_be_lost, stopped_by_signals
 from benchbd.report.writers.safe import plain
 
-HALF = 1000  # characters that are shown of either end of a message: all of any that is read
+HALF = 1000  # characters shown of each end of a message: all of any message of reasonable length
 
 
 def one_line(message: object) -> str:
-    """A message on one line; of one that repeats a very long argument, both ends."""
+    """A message on one line; a message that repeats a very long argument is reduced to both ends."""
     line = plain(" ".join(str(message).split()))
     return line if len(line) <= 2 * HALF else f"{line[:HALF]} ... {line[-HALF:]}"
 
 
 class _Warnings(logging.Handler):
-    """One line per warning, or remark on progress, on stderr."""
+    """Prints one line on stderr per warning, or remark on progress."""
 
     def emit(self, record: logging.LogRecord) -> None:
         mark = "warning: " if record.levelno >= logging.WARNING else ""
@@ -45,7 +45,7 @@ class _Error(click.ClickException):
 
 @contextmanager
 def _one_line_errors() -> Iterator[None]:
-    """Our own errors and click's become an _Error."""
+    """In the block, benchbd's own errors and click's become an _Error."""
     try:
         yield
     except click.exceptions.NoArgsIsHelpError:
@@ -56,13 +56,13 @@ def _one_line_errors() -> Iterator[None]:
     except BenchbdError as error:
         raise _Error(str(error)) from error
     except OSError as error:
-        if error.errno == errno.EPIPE:  # click's: a reader that has seen enough is no error
+        if error.errno == errno.EPIPE:  # click raises it: a reader that closed the pipe is no error
             raise
         if error.errno == errno.ENOSPC and error.filename is None:
             discard(sys.stdout)
         place = f"{error.filename}: " if error.filename is not None else ""
         raise _Error(f"{place}{obstacle(error) or error}") from error
-    except ImportError as error:  # a library that does not fit into memory; any other is a broken installation
+    except ImportError as error:  # memory is too small for a library; any other cause is a broken installation
         if not (reason := obstacle(error)):
             raise
         raise _Error(f"{str(error).partition(':')[0]} cannot be loaded: {reason}") from error
@@ -71,7 +71,7 @@ def _one_line_errors() -> Iterator[None]:
 
 
 class Command(click.Command):
-    """What it works with may print: only what it says itself reaches stdout."""
+    """A command whose plugins and libraries may print: only ``say`` reaches stdout."""
 
     def invoke(self, ctx: click.Context) -> Any:
         top = ctx.find_root().command
@@ -80,13 +80,13 @@ class Command(click.Command):
 
 
 class Group(click.Group):
-    """Every mistake is one line and exit code 2; a signal that ends the process is 128 and its number.
+    """A group in which every mistake is one line and exit code 2; a fatal signal exits with 128 and its number.
 
     standalone: whether the process ends with the command.
     """
 
     command_class = Command
-    group_class = type  # subgroups are of this class too
+    group_class = type  # subgroups have this class too
     standalone = False
 
     def main(self, *args: Any, **kwargs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The command line. Nothing here imports torch until a command needs it: ``--help`` and ``leaderboard`` never do."""
+"""The command line. No module here imports torch before a command needs it: ``--help`` and ``leaderboard`` never do."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from benchbd.cli.results import compare, figures, leaderboard
 from benchbd.cli.run import run
 from benchbd.cli.show import list_, plugins, show
 
-# Read when torch is loaded: how long its threads spin before they sleep. At the default of 300,000 rounds two threads
-# beside a busy process are an order of magnitude slower; a few thousand cost nothing on a quiet machine.
+# torch reads it when it is imported: how long its threads spin before they sleep. At the default of 300,000 rounds two
+# threads beside a busy process are ten times slower; a few thousand rounds cost nothing on a quiet machine.
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 

@@ -20,7 +20,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class PathType(click.Path):
-    """A path, with ``~`` expanded where the shell has left it: it does in ``--store=~/results``."""
+    """A path, with ``~`` expanded if the shell did not, as in ``--store=~/results``."""
 
     def __init__(self, *, folder: bool = False) -> None:
         super().__init__(path_type=Path, file_okay=not folder)
@@ -30,7 +30,7 @@ class PathType(click.Path):
 
 
 class PlaceType(PathType):
-    """A path; an empty one, as of a shell variable that is not set, counts as not given."""
+    """A path; an empty one, for example from an unset shell variable, counts as not given."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return super().convert(value, param, ctx) if value else None
@@ -44,14 +44,14 @@ device_option = click.option(
 
 
 def _axis_option(axis: Axis) -> Callable[[F], F]:
-    """``--attack A``, whose values a command is handed as ``attacks``."""
+    """``--attack A``, whose values a command receives as ``attacks``."""
     about = f"{axis.about[0].upper()}{axis.about[1:]}{'; repeat for several' if axis.several else ''}."
     letter = axis.name[0].upper()
     return click.option(f"--{axis.name}", axis.field, default=None, multiple=axis.several, metavar=letter, help=about)
 
 
 def grid_options(command: F) -> F:
-    """What `run` and `plan` share: the board, the part of its grid, options and places."""
+    """The options that `run` and `plan` share: the board, the part of its grid, options and places."""
     axes = {axis.name: _axis_option(axis) for axis in GRID}
     for option in reversed(
         [
@@ -100,7 +100,7 @@ def open_session(arguments: dict[str, Any], **more: Any) -> Session:
 
 
 def record_options(command: F) -> F:
-    """Where a command that reads records finds them."""
+    """The options that name the records for a command that reads records."""
     for option in (
         click.option("--store", type=PlaceType(), help="Read the store's records.  [env: BENCHBD_STORE]"),
         click.option("--records", type=PathType(folder=True), help="Read records from this folder."),

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.command(cls=Command)
 @grid_options
 def plan(**arguments: Any) -> None:
-    """Show the stages that `run` with the same arguments would compute, which are cached, and what they may cost.
+    """Show the stages that `run` with the same arguments would compute, which are cached, and their estimated cost.
 
     A large grid is summed up by kind and method; --json has every stage.
     """
@@ -34,7 +34,7 @@ def plan(**arguments: Any) -> None:
 
 
 def _stages(session: Session, planned: Plan) -> Iterator[PlannedStage]:
-    """Every stage with what the store knows of it."""
+    """Every stage, with its state in the store."""
     from benchbd.engine.provenance import machine
     from benchbd.planning.cost import estimate_seconds, known_forwards
     from benchbd.store.store import Store
@@ -57,7 +57,7 @@ def _stages(session: Session, planned: Plan) -> Iterator[PlannedStage]:
 
 
 def _how_to_get(session: Session, planned: Plan) -> list[str]:
-    """What the library says of each absent data set."""
+    """The library's instructions for each absent data set."""
     advice: dict[str, str] = {}
     for ref in [ref for stage in planned.stages for ref in stage.data.values() if ref.absent]:
         if ref.name not in advice:

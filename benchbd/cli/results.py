@@ -1,4 +1,4 @@
-"""``benchbd leaderboard``, ``compare`` and ``figures``: what is made of records. Only ``figures`` imports torch."""
+"""``benchbd leaderboard``, ``compare`` and ``figures``: output made of records. Only ``figures`` imports torch."""
 
 from __future__ import annotations
 
@@ -35,14 +35,15 @@ def _records_of(board: Board, named: str, records: Path | None, store: Path | No
 
 @click.command(cls=Command)
 @click.argument("board", required=False)
-@click.option("--paper", is_flag=True, hidden=True, expose_value=False)  # there is nothing else to compare with
+@click.option("--paper", is_flag=True, hidden=True, expose_value=False)  # there is only one comparison
 @record_options
 @click.option("--format", "form", type=click.Choice(FORMATS), default="text", show_default=True)
 def compare(board: str | None, records: Path | None, store: Path | None, form: str) -> None:
-    """Lay the records of BOARD (default: the demo board) beside published figures.
+    """Compare the records of BOARD (default: the demo board) with published figures.
 
-    Where the board follows the paper's protocol, with differences; on other data, encoders or triggers the orderings of
-    the defenses alone. Records come from --records, else from the store, else from those published with the board.
+    If the board follows the paper's protocol, differences are printed; for other data, encoders or triggers only the
+    orderings of the defenses. Records come from --records, else from the store, else from those published with the
+    board.
     """
     from benchbd.papers.document import document
     from benchbd.planning.board import load_board
@@ -65,10 +66,10 @@ def figures(
     """Draw the pictures of RECORD, the JSON file of a cell, as PNG, SVG and PDF.
 
     The trigger on test images, inverted triggers, attention before and after the repair, mutual information by layer,
-    and the features in two dimensions; each where it applies. Of a published record, which has no store, what its data
-    allow.
+    and the features in two dimensions; each if it applies. A published record has no store: only the pictures are drawn
+    that its data allow.
     """
-    os.environ["MPLBACKEND"] = "agg"  # pictures go to files; what a notebook has set need not exist here
+    os.environ["MPLBACKEND"] = "agg"  # a notebook's backend need not exist here
     from benchbd.api import Session
     from benchbd.figures.pictures import draw
     from benchbd.planning.board import board_names
@@ -93,7 +94,7 @@ def figures(
 
 @click.group(cls=Group)
 def leaderboard() -> None:
-    """Tables from records. Needs no torch and no data."""
+    """Build tables from records. Needs no torch and no data."""
 
 
 @leaderboard.command("build")

@@ -24,10 +24,10 @@ from benchbd.report.writers.columns import WIDTH
 def run(download: bool, by: str | None, executor: str | None, **arguments: Any) -> None:
     """Compute every cell of a board, or of a part of it, and print the table.
 
-    Beside a --defense stand the undefended encoder, the floor (the clean one) and scratch, for the attacks and
-    evaluators asked for; --only leaves them out, --json marks them "context": true.
+    With --defense, rows for the undefended encoder, the floor (the clean encoder) and scratch are added, for the
+    attacks and evaluators asked for; --only omits them, --json marks them "context": true.
 
-    What the store has is not computed again, so the same command resumes an interrupted run, and runs on one store at
+    Results in the store are not computed again: the same command resumes an interrupted run, and runs on one store at
     the same time share the work. Exit code: 0 all cells done, 1 some failed, 2 wrong usage or data, 130 interrupted,
     143 terminated.
     """
@@ -41,7 +41,7 @@ def run(download: bool, by: str | None, executor: str | None, **arguments: Any) 
     session = open_session(arguments, download=download, by=by, executor=executor)
     terminal = Terminal(sys.stderr, quiet=arguments["quiet"])
     if not arguments["quiet"]:
-        logging.getLogger("benchbd").setLevel(logging.INFO)  # for whom a run waits
+        logging.getLogger("benchbd").setLevel(logging.INFO)  # a run shows its progress
     session.registry.manager.register(terminal, name="terminal")
     with terminal:
         records = session.run()

@@ -1,4 +1,4 @@
-"""``benchbd list``, ``show`` and ``plugins``: what there is to cross."""
+"""``benchbd list``, ``show`` and ``plugins``: the methods, boards and plugins that are installed."""
 
 from __future__ import annotations
 
@@ -79,8 +79,8 @@ def list_(axis: str | None, data_root: Path | None, as_json: bool) -> None:
 def show(name: str, as_json: bool, as_toml: bool) -> None:
     """Show a method: what it does, its paper, and every option with type, bounds, default and help. Or a board's grid.
 
-    NAME is the name of a method or board, or AXIS:NAME where a name stands on several axes; the path of a board; or a
-    part of the protocol that -o reaches too: trigger, reference, clean, shadow, task, budget.
+    NAME is the name of a method or board, or AXIS:NAME if several axes have a method of that name; the path of a board;
+    or a part of the protocol that -o can set too: trigger, reference, clean, shadow, task, budget.
     """
     from benchbd.cli.describe import document, section
     from benchbd.contract.registry import load_registry
@@ -114,7 +114,7 @@ _OPTIONS = (
 
 
 def _show_methods(documents: list[dict[str, Any]], as_json: bool) -> None:
-    """Methods, or parts of the protocol, which have no version and paper."""
+    """Print methods, or parts of the protocol, which have no version and paper."""
     if as_json:
         say(json.dumps(documents[0] if len(documents) == 1 else documents, indent=1))
         return
@@ -132,7 +132,7 @@ def _show_methods(documents: list[dict[str, Any]], as_json: bool) -> None:
 def _show_board(name: str, as_json: bool, as_toml: bool) -> None:
     from benchbd.planning.board import board_path, load_board
 
-    board = load_board(name)  # in any form: only a board that is sound is shown
+    board = load_board(name)  # whatever the form, show only a valid board
     if as_json and as_toml:
         raise UsageError("--json or --toml, not both")
     if as_toml:
@@ -166,7 +166,7 @@ def plugins(as_json: bool) -> None:
     from benchbd.contract.registry import load_registry
 
     log = logging.getLogger("benchbd")
-    log.disabled = True  # the table says what the warnings would
+    log.disabled = True  # the table contains what the warnings would
     try:
         found = load_registry().plugins
     finally:
@@ -192,5 +192,5 @@ def _table(heads: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -
 
 
 def _beginning(name: str) -> str:
-    """A name that leaves room for the rest of a row."""
+    """A name, cut so that the rest of a row fits."""
     return name if len(name) <= LONGEST else f"{name[:LONGEST]}..."

@@ -1,6 +1,6 @@
-"""What a run tells its user: a live view on a terminal, plain lines elsewhere. An observer like any other.
+"""The progress of a run for its user: a live view on a terminal, plain lines elsewhere; an ordinary observer.
 
-All goes to stderr unless told otherwise, so that stdout carries nothing but the table or the JSON.
+All output goes to stderr by default, so that stdout contains only the table or the JSON.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from benchbd.report.writers.safe import plain
 if TYPE_CHECKING:
     from benchbd.stages.base import Stage
 
-EVERY = 60.0  # seconds between two plain lines on the progress of one stage: enough for a log, not a flood
+EVERY = 60.0  # seconds between two plain lines on the progress of one stage: enough for a log
 
 _COLOURS = {
     "computed": "green",
@@ -35,11 +35,11 @@ _COLOURS = {
 
 
 class Terminal:
-    """Prints stages and cells as they come. Use it as a context manager, which gives the terminal back in any case.
+    """Prints stages and cells as they come. Use it as a context manager, which restores the terminal in any case.
 
-    Within it, what a method prints goes to the stream too: stdout is the caller's.
+    In the block, output that a method prints goes to the stream too: stdout is the caller's.
 
-    stream: where to; stderr if None. live: whether to redraw; None asks the stream whether it is a terminal.
+    stream: of the output; stderr if None. live: whether to redraw; None: if the stream is a terminal.
     quiet: print nothing. clock: seconds, monotonic.
     """
 
@@ -136,7 +136,7 @@ class Terminal:
         self._cached = 0
 
     def _line(self, text: str, status: str = "") -> None:
-        """One line above the live view, or simply one line; what it quotes steers no terminal."""
+        """Print one line, above the live view if there is one; control characters in quoted texts are removed."""
         text = plain(text)
         if self.quiet:
             return
@@ -148,7 +148,7 @@ class Terminal:
 
 
 def _case(record: Entry) -> tuple[str, list[str]]:
-    """What a record is of, and its figures, if it has any."""
+    """A record's case, and its figures, if it has any."""
     figures = []
     if isinstance(record, Inspected):
         case = f"{record.attack} before {record.method}, {record.pretrain} -> {', '.join(record.tasks)}"
@@ -164,7 +164,7 @@ def _case(record: Entry) -> tuple[str, list[str]]:
 
 
 class _Running:
-    """A stage under way: its name in the output, since when, and when its progress was last told."""
+    """A running stage: its name in the output, its start, and the time of its last progress line."""
 
     def __init__(self, name: str, since: float) -> None:
         self.name, self.since, self.told = name, since, since
@@ -172,8 +172,8 @@ class _Running:
 
 
 class _Label(ProgressColumn):
-    """What is under way, shortened so that the figures fit and a few columns stay free: the ``^C`` of an interrupt must
-    not wrap the line, or the line could not be wiped."""
+    """The running stage's name, cut so that the figures fit and a few columns stay free: if the ``^C`` of an interrupt
+    wrapped the line, the line could not be erased."""
 
     def __init__(self, console: Console, taken: int) -> None:
         super().__init__()
@@ -191,7 +191,7 @@ class _Figures(ProgressColumn):
 
 
 def _figures(task: Task) -> str:
-    """Steps, loss, elapsed time and what is left of it."""
+    """Steps, loss, elapsed time and estimated time left."""
     steps = [_steps(int(task.completed), int(task.total), task.fields["loss"])] if task.total else []
     left = [] if task.time_remaining is None else [f"{_duration(task.time_remaining)} left"]
     return ", ".join([*steps, _duration(task.elapsed or 0.0), *left])
@@ -202,7 +202,7 @@ def _steps(step: int, steps: int, loss: float | None) -> str:
 
 
 def _duration(seconds: float) -> str:
-    """23.1 s, 4 min 05 s, 2 h 07 min."""
+    """A duration as 23.1 s, 4 min 05 s, 2 h 07 min."""
     if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

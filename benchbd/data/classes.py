@@ -1,4 +1,4 @@
-"""Class names and labels: which class has which label, and whether labels fit."""
+"""Class names and labels: give each class its label, and check labels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from benchbd.base.errors import DataError
 
-MOST_CLASSES = 10_000  # a class that is named by a number from here on is so for another reason than its label
+MOST_CLASSES = 10_000  # from this number on, a class name is a number for another reason than being a label
 
 _ALMOST_A_LABEL = re.compile(r"\s*([+-]?\d+(\.0*)?\s*)?")  # -1, 1.0, a blank before a number, or nothing at all
 
@@ -18,10 +18,10 @@ Labels = NDArray[np.int64]
 
 
 def check_labels(where: object, labels: Labels, classes: tuple[str, ...], lowest: int = 0, images: int = 0) -> None:
-    """Labels are ``lowest``..C-1 where the class names are known. DataError, with the row, where one is not.
+    """Check that labels are ``lowest``..C-1, if class names are known. DataError, with the row, if one is not.
 
-    Where they are not known the labels say how many classes there are; more classes than images is a mistake. images:
-    how many there are in the split, if more than ``labels``.
+    If class names are unknown, the labels determine the number of classes; more classes than images is a mistake.
+    images: number of images in the split, if that is more than ``labels``.
     """
     limit = len(classes) if classes else max(len(labels), images, 1)
     bad = np.flatnonzero((labels < lowest) | (labels >= limit))
@@ -33,8 +33,8 @@ def check_labels(where: object, labels: Labels, classes: tuple[str, ...], lowest
 
 
 def odd_labels(labels: Labels, classes: tuple[str, ...], declared: tuple[str, ...] = ()) -> list[str]:
-    """What a user should know of labels 0..C-1: which classes have no picture, and whether a number means another class
-    than in what is ``declared``."""
+    """Remarks for a user on labels 0..C-1: classes without a picture, and whether a number means another class
+    than in ``declared``."""
     told = []
     counts = np.bincount(labels, minlength=len(classes))
     if absent := [name for name, count in zip(classes, counts.tolist(), strict=True) if not count]:
@@ -52,12 +52,12 @@ def name_labels(
 ) -> tuple[dict[str, int], tuple[str, ...]]:
     """The label of each class name, and all classes in label order.
 
-    They are those ``expected`` where all names are among them, by name or by number. Elsewhere only the names tell: a
-    number is its own label, whatever else is there or missing; other names follow, sorted. A label without a name is
-    called by its number, with the zeros in front that the others have.
+    The classes are those ``expected`` if all names are among them, by name or by number. Otherwise the names decide: a
+    number is its own label, whatever other names there are; other names follow, sorted. A label without a name is
+    called by its number, with as many leading zeros as the other names.
 
-    fixed: whether only those expected may be there, as in a test split. DataError where another is, where two names
-    are one number, where a number is too large for a label or no label (-1, 1.0), or where a name is blank.
+    fixed: whether only those expected are allowed, as in a test split. DataError if another class occurs, if two names
+    are one number, if a number is too large for a label or no label (-1, 1.0), or if a name is blank.
     """
     names = sorted(names)
     index, unknown = _expected(names, expected)
@@ -72,13 +72,13 @@ def name_labels(
 
 
 def _expected(names: list[str], expected: tuple[str, ...]) -> tuple[dict[str, int], list[str]]:
-    """Labels among the expected classes, by name or by number; and the names that are none of them."""
+    """Labels of the names among the expected classes, by name or by number; and the remaining names."""
     index, unknown = {name: label for label, name in enumerate(expected)}, []
     for name in names:
         if name in index:
             continue
         label = int(name) if name.isdecimal() else len(expected)
-        # "3" is the label 3, unless that class has another number for its name.
+        # "3" is the label 3, unless a class with another number has this name.
         if label < len(expected) and (not expected[label].isdecimal() or int(expected[label]) == label):
             index[name] = label
         else:

@@ -1,9 +1,9 @@
-"""The cache of decoded splits: what is known of each, and its pixels in a file that is mapped and not read.
+"""The cache of decoded splits: the statistics of each, and its pixels in a file that is mapped instead of read.
 
     <cache>/<key>.json           statistics and remarks, behind their own checksum
     <cache>/<key>.safetensors    pixels uint8 (N, 3, H, W), and labels int64 (N,) if there are any
 
-The key of a split says of which files, of which contents, it was decoded and how: ``DataLibrary`` makes it.
+The key of a split identifies the contents of its source files and the decoding: ``DataLibrary`` makes it.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from benchbd.contract.images import ImageSet
 
 ENTRY_SCHEMA = 1  # raise it when the fields of a cache entry change; an entry without one is of schema 1
 
-ABSENT = "absent:"  # begins what stands for the digest of a split that is not there
+ABSENT = "absent:"  # prefix of the value in place of the digest of an absent split
 
 INFO, PIXELS = ".json", ".safetensors"
 
-_TYPES = {"U8": torch.uint8, "I64": torch.int64}  # what safetensors calls the types of an entry
+_TYPES = {"U8": torch.uint8, "I64": torch.int64}  # safetensors' names for the types in an entry
 
 log = logging.getLogger("benchbd")
 
 
 @dataclass(frozen=True)
 class SplitInfo:
-    """What is known of a split without its pixels.
+    """Facts about a split without its pixels.
 
     digest: of the content, as ``ImageSet.digest``.
     count, size: number of images; their height and width in pixels.
-    classes, histogram: names and number of images per class; both empty where there are no labels.
+    classes, histogram: names and number of images per class; both empty if there are no labels.
     mean, std: per channel in [0, 1] units, declared by the data set or computed from the pixels.
     """
 
@@ -72,9 +72,9 @@ _INFO, _REMARKS = TypeAdapter(SplitInfo), TypeAdapter(list[str])
 
 
 class Entries:
-    """The cache entries in a folder. A damaged one is named in a line of warning, once, and counts as none.
+    """The cache entries in a folder. A damaged one causes one line of warning, once, and counts as absent.
 
-    ``what`` is how a split is called in such a line.
+    ``what`` names the split in such a line.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -83,7 +83,7 @@ class Entries:
 
     @contextmanager
     def room(self) -> Iterator[None]:
-        """In the block large sets that are under way lie on the disk of the cache, if it can be written."""
+        """In the block, large sets that are being made lie on the disk of the cache, if the cache can be written."""
         with suppress(OSError):
             make_folder(self.folder)
         with beside(self.folder):
@@ -95,7 +95,7 @@ class Entries:
     def info(self, key: str, what: str) -> tuple[SplitInfo, list[str]] | None:
         """Statistics and remarks of a split, verified.
 
-        None without a line if there is no entry, or only one of the days before they had a checksum.
+        None without a warning if there is no entry, or only an old one without a checksum.
         """
         path = self.file(key, INFO)
         try:
@@ -113,7 +113,7 @@ class Entries:
         return found
 
     def images(self, key: str, info: SplitInfo, what: str) -> ImageSet | None:
-        """The images of a split, mapped copy-on-write, if they are those that ``info`` tells of."""
+        """The images of a split, mapped copy-on-write; None if they are not those that ``info`` describes."""
         path = self.file(key, PIXELS)
         if not path.is_file():
             return None
@@ -132,9 +132,10 @@ class Entries:
         return None
 
     def write(self, key: str, info: SplitInfo, told: list[str], images: ImageSet | None, what: str) -> None:
-        """Write an entry, the statistics last. A cache that cannot be written costs time, not the run.
+        """Write an entry, the statistics last. If the cache cannot be written, the run goes on and decodes again next
+        time.
 
-        told: what a user should know of the split. images: None if others hold its pixels.
+        told: remarks on the split for the user. images: None if other entries hold its pixels.
         """
         entry = {"schema": ENTRY_SCHEMA, "key": key, "info": asdict(info), "remarks": told}
         text = sealed("entry", entry)
@@ -150,7 +151,7 @@ class Entries:
             )
 
     def complain(self, key: str, suffix: str, what: str, fault: str = "is damaged") -> None:
-        """One line of warning a file."""
+        """Log one line of warning per file."""
         path = self.file(key, suffix)
         if path not in self._complained:
             log.warning("data cache: %s %s; %s is decoded again", path, fault, what)
@@ -158,7 +159,7 @@ class Entries:
 
 
 def _read_entry(content: bytes, key: str) -> tuple[SplitInfo, list[str]] | str | None:
-    """The statistics and remarks of a cache entry, or what is wrong with it; None for one that never had a checksum."""
+    """The statistics and remarks of a cache entry, or what is wrong with it; None for an old one without a checksum."""
     body = unsealed("entry", content)
     try:
         entry = json.loads(body or content)
@@ -173,16 +174,16 @@ def _read_entry(content: bytes, key: str) -> tuple[SplitInfo, list[str]] | str |
         return "is damaged"
 
 
-# safetensors: the length of the header in 8 bytes, the header in JSON, the tensors. The library's own functions hold a
-# tensor in memory when they write it, and keep all tensors of a file reachable from each when they read one.
+# safetensors: the length of the header in 8 bytes, the header in JSON, the tensors. The library's own functions copy a
+# tensor into memory when they write it, and keep all tensors of a file in memory as long as one is referenced.
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Contiguous tensors of the types of an entry as a safetensors file, a piece at a time."""
+    """Write contiguous tensors of an entry's types as a safetensors file, a piece at a time."""
     header: dict[str, object] = {}
     end = 0
     names = {dtype: name for name, dtype in _TYPES.items()}
-    # As safetensors orders them, the longest type first: then every tensor starts at a multiple of its type's length.
+    # In safetensors' order, the longest type first: then every tensor starts at a multiple of its type's length.
     ordered = sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
     for name, tensor in ordered:
         start, end = end, end + tensor.nbytes
@@ -202,8 +203,8 @@ def _pieces(tensor: Tensor) -> Iterator[memoryview]:
 
 
 def _regions(path: Path) -> dict[str, Region]:
-    """Where in a safetensors file each tensor lies. OSError if it cannot be read, ValueError, KeyError or TypeError if
-    it is none, or has tensors that no entry has."""
+    """The region of each tensor in a safetensors file. OSError if the file cannot be read, ValueError, KeyError or
+    TypeError if it is no safetensors file, or has tensors that no entry has."""
     with path.open("rb") as file:
         start, header = _read_header(file)
     regions = {}
@@ -216,7 +217,7 @@ def _regions(path: Path) -> dict[str, Region]:
 
 
 def _read_header(file: BinaryIO) -> tuple[int, dict[str, dict[str, Any]]]:
-    """Where the tensors begin, and what the header says of each."""
+    """The offset at which the tensors begin, and the header's description of each tensor."""
     length = int.from_bytes(file.read(8), "little")
     if length > 2**16:
         raise ValueError(f"a header of {length} bytes")

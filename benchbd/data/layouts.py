@@ -1,6 +1,6 @@
-"""How a data set may lie in a folder.
+"""The layouts that a data set in a folder may have.
 
-A layout finds the files of a stored split and reads them; what it cannot use is a DataError of one line that names the
+A layout finds the files of a stored split and reads them; unusable content is a DataError of one line that names the
 file and the row. Rows count from 0.
 """
 
@@ -28,7 +28,7 @@ WITHOUT_LABELS = STORED[2:]
 
 ACCEPTED = "Parquet (train-*.parquet), npz (train.npz) or an image folder (train/<class>/<picture>)"
 
-# What a split may be called, in any case; a row counts only where nothing is called as in the row before.
+# Names of a split, ignoring case; a row of names is used only if no file has a name of the row before.
 CALLED: dict[str, tuple[tuple[str, ...], ...]] = {
     "train": (("train", "training"),),
     "test": (("test", "testing"), ("validation", "valid", "val", "dev")),
@@ -40,8 +40,8 @@ _WORDS = {word for rows in CALLED.values() for words in rows for word in words}
 
 
 class Raw(NamedTuple):
-    """A split as read: uint8 (N, H, W, 3) of the wanted size; int64 (N,) or None; the class names, () where the files
-    do not tell."""
+    """A split as read: uint8 (N, H, W, 3) of the wanted size; int64 (N,) or None; the class names, () if the files
+    contain none."""
 
     pixels: Pixels
     labels: Labels | None
@@ -49,10 +49,10 @@ class Raw(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """What of its files a layout is to read.
+    """What a layout is to read from its files.
 
-    split: the stored split. expected: the class names that labels are held against, () where none are known.
-    column: the label column that a user chose, "" where none. size: of the images, in pixels.
+    split: the stored split. expected: the class names to check labels against, () if none are known.
+    column: the label column that a user chose, "" if none. size: of the images, in pixels.
     """
 
     split: str
@@ -66,8 +66,8 @@ class Wanted(NamedTuple):
 
 
 class Reader(NamedTuple):
-    """A layout. find: (a folder that may hold it, what a split is called) -> the files in order of each set of them.
-    read: without labels where the files have none. needs: what they would have to have."""
+    """A layout. find: (a folder, a name of a split) -> every set of files of that split, each in order.
+    read: read one set, without labels if the files have none. needs: what the files must contain."""
 
     find: Callable[[Path, str], Iterator[list[Path]]]
     read: Callable[[list[Path], Wanted], Raw]
@@ -75,7 +75,7 @@ class Reader(NamedTuple):
 
 
 def find(layout: str, folder: Path, split: str) -> list[Path]:
-    """The files of a split, in order; [] where there are none, DataError where there are two sets of them."""
+    """The files of a split, in order; [] if there are none, DataError if there are two sets."""
     for words in CALLED[split]:
         found = list(_found(layout, folder, words))
         if len(found) > 1:
@@ -92,20 +92,20 @@ def layouts_in(folder: Path) -> list[str]:
 
 
 def _found(layout: str, folder: Path, words: Iterable[str]) -> Iterator[list[Path]]:
-    """Every set of files in this layout that is called by one of the words."""
+    """Every set of files in this layout that has one of the words as its name."""
     for home in _homes(folder, deep=layout == "Parquet"):
         for word in words:
             yield from READERS[layout].find(home, word)
 
 
 def stand_in(split: str, files: list[Path]) -> bool:
-    """Whether the files of a split are called by another's name, as a validation split that stands for a test split."""
+    """Whether the files of a split have another split's name, as a validation split in place of a missing test one."""
     names = {part.lower() for part in (*re.split(r"[-.]", files[0].name), files[0].parent.name)}
     return split == "test" and not names & {*CALLED["test"][0]}
 
 
 def held(folder: Path, most: int = 5) -> str:
-    """What lies in a folder, as a clause: "; it holds a.zip, images/ and 3 more"; empty where nothing does."""
+    """A folder's content as a clause: "; it holds a.zip, images/ and 3 more"; empty if the folder is empty."""
     kinds = {
         path: "/" if path.is_dir() else "" if path.exists() else " (a link to nowhere)" for path in _children(folder)
     }
@@ -115,7 +115,7 @@ def held(folder: Path, most: int = 5) -> str:
 
 
 def _homes(folder: Path, deep: bool) -> list[Path]:
-    """Where splits may lie: in the folder and in data/; in the folder of a configuration too where ``deep``."""
+    """Folders that may contain splits: the folder and data/; with ``deep``, folders of configurations too."""
     children = (path for path in _children(folder) if path.name.lower().partition(".")[0] not in _WORDS)
     below = [path for path in children if path.is_dir()]
     return [folder, *(path for path in below if deep or path.name == "data")]
@@ -128,7 +128,7 @@ def _children(folder: Path) -> list[Path]:
 
 
 def _called(home: Path, word: str) -> list[Path]:
-    """What in a folder has this name, in any case and with any suffix."""
+    """The entries of a folder that have this name, ignoring case and suffix."""
     return [path for path in _children(home) if path.name.lower().partition(".")[0] == word]
 
 
@@ -181,7 +181,7 @@ def _read_npz(files: list[Path], wanted: Wanted) -> Raw:
 
 
 def _find_folder(home: Path, word: str) -> Iterator[list[Path]]:
-    """<word>/, and beside it the table <word>.csv where its pictures lie in no class folders."""
+    """<word>/, and beside it the table <word>.csv if its pictures lie in no class folders."""
     called = _called(home, word)
     tables = [path for path in called if path.suffix.lower() == ".csv"]
     folders = [path for path in called if path.is_dir() and (not _parquet_in(path) or _pictures_in(path))]
@@ -193,25 +193,25 @@ def _find_folder(home: Path, word: str) -> Iterator[list[Path]]:
 
 
 def _pictures_in(folder: Path) -> bool:
-    """Whether a folder that has Parquet in it holds an image folder too."""
+    """Whether a folder that contains Parquet files contains an image folder too."""
     return bool(class_folders(folder)) or any(path.is_file() and is_picture(path) for path in _children(folder))
 
 
 def _twins(folder: Path) -> list[Path]:
-    """The folders beside it whose names differ from its own in case alone: Kaggle's GTSRB has Train/ and train/."""
+    """The sibling folders whose names differ from the folder's in case alone: Kaggle's GTSRB has Train/ and train/."""
     others = (path for path in _children(folder.parent) if path != folder and path.is_dir())
     return [path for path in others if path.name.lower() == folder.name.lower()]
 
 
 def _named_by(table: Path) -> str:
-    """The folder in which a table has its first picture; "" where it does not say."""
-    with suppress(DataError, OSError):  # told when the table is read
+    """The folder that contains a table's first picture; "" if the table does not name it."""
+    with suppress(DataError, OSError):  # reading the table raises it later
         return next((path.partition("/")[0] for path, _ in _rows(table) if "/" in path), "")
     return ""
 
 
 def class_folders(top: Path) -> list[str]:
-    """Names of the folders in ``top`` that may be classes, sorted; what archives and systems leave there is none."""
+    """Names of the folders in ``top`` that may be classes, sorted, without those that archives and systems add."""
     return [path.name for path in _children(top) if path.is_dir()]
 
 
@@ -261,7 +261,7 @@ def _folder_labels(top: Path, wanted: Wanted, names: list[str]) -> tuple[dict[st
 
 
 def _table(table: Path, pictures: Iterable[Path]) -> list[str]:
-    """The class of each picture by a CSV table with ClassId and Path or Filename, as Kaggle's GTSRB has it."""
+    """The class of each picture from a CSV table with ClassId and Path or Filename, as in Kaggle's GTSRB."""
     classes: dict[str, str] = {}
     for path, name in _rows(table):
         if (other := classes.setdefault(Path(path).name, name)) != name:
@@ -294,7 +294,7 @@ def _rows(table: Path) -> Iterator[tuple[str, str]]:
         raise DataError(f"{what} ({fault(error)})") from error
 
 
-# What keeps labelled splits without labels from use
+# Why a labelled split without labels is unusable
 
 
 def unlabeled_reason(layout: str, name: str, split: str, files: list[Path]) -> str:

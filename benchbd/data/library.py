@@ -1,15 +1,15 @@
-"""Data sets: found in a folder in a known layout, checked, decoded once to uint8 RGB of one size, and kept in a cache.
+"""Find data sets in a folder in a known layout, check them, decode them once to uint8 RGB of one size, and cache them.
 
     <root>/<name>/train-00000-of-00001.parquet   Hugging Face's Parquet: image (encoded bytes) and label; also
                                                  train.parquet, train/*.parquet, and these in data/ or one other folder
     <root>/<name>/train.npz                      the BadEncoder release: x uint8 (N, H, W, 3) and y (N,) or (N, 1)
     <root>/<name>/train/<class>/<picture>        image folder; pictures directly in train/ have no labels, or those of
                                                  train.csv
-    <root>/<name>/...                            what the data-set plugin of that name reads
+    <root>/<name>/...                            the files that the data-set plugin of that name reads
 
-Splits are train, test and unlabeled, in any case; a validation split stands for a test split that is not there.
-``pool``, what an encoder is pre-trained on, is what there is of train and unlabeled, with labels or without, unless
-there is a ``train_unlabeled``, which is that union already; labels are dropped. "<name>@<column>" is the same set with
+Splits are train, test and unlabeled, ignoring case; a validation split replaces a missing test split.
+``pool``, the images for pre-training, is the union of train and unlabeled without labels (one of them may be
+missing), or ``train_unlabeled``, which is that union already. "<name>@<column>" is the same set with
 its labels from another column of its Parquet.
 """
 
@@ -88,13 +88,13 @@ def find_data_root(option: str | Path | None = None) -> Path:
 
 
 class DataLibrary:
-    """The data sets under ``root`` and those that plugins know, decoded once.
+    """The data sets under ``root`` and those of plugins, decoded once.
 
     datasets: the known data sets by name.
     cache: folder for decoded splits, keyed by the contents of their files.
     download: whether an absent known data set is fetched.
 
-    Whatever is wrong with a data set is a DataError of one line, raised before any of it is used.
+    Any fault of a data set is a DataError of one line, raised before any of it is used.
     """
 
     def __init__(self, datasets: Mapping[str, Dataset], root: Path, cache: Path, download: bool = False) -> None:
@@ -111,12 +111,12 @@ class DataLibrary:
         """Known data sets, and folders under the root that hold one in a known layout; sorted."""
         found = set(self.datasets)
         for path in self.root.iterdir() if self.root.is_dir() else ():
-            with suppress(OSError):  # a folder of others
+            with suppress(OSError):  # another user's folder
                 found |= {path.name} if path.is_dir() and layouts_in(path) else set()
         return sorted(found)
 
     def _column(self, name: str) -> str:
-        """The label column that a name chooses behind an @; "" where it chooses none."""
+        """The label column that a name chooses behind an @; "" if it chooses none."""
         base, at, column = name.rpartition("@")
         return column if base and at and name not in self.datasets and not (self.root / name).is_dir() else ""
 
@@ -129,12 +129,12 @@ class DataLibrary:
         return self.root / self._base(name)
 
     def _known(self, name: str) -> Dataset | None:
-        """The plugin that knows the data set, if any."""
+        """The plugin of the data set, if any."""
         return self.datasets.get(self._base(name))
 
     def info(self, name: str, split: str, size: int = SIZE) -> SplitInfo:
-        """Digest, count and statistics of a split, its images at ``size``; it is decoded only if the cache does not
-        know it."""
+        """Digest, count and statistics of a split, its images at ``size``; the split is decoded only if the cache lacks
+        it."""
         at = _checked(name, split, size)
         if at not in self._infos:
             with reading(self._folder(name)):
@@ -150,7 +150,7 @@ class DataLibrary:
     def load(self, name: str, split: str, size: int = SIZE) -> ImageSet:
         """The images of a split: uint8 (N, 3, size, size), on the CPU, labels only for train and test.
 
-        The pixels are a mapping of the cache file, copy-on-write, and not in memory. DataAbsentError or DataError if
+        The pixels are a copy-on-write mapping of the cache file, not in memory. DataAbsentError or DataError if
         the split is not there or damaged.
         """
         at = _checked(name, split, size)
@@ -161,7 +161,7 @@ class DataLibrary:
         return images
 
     def _need_labels(self, name: str, split: str) -> None:
-        """DataError for a split that is of no use without its labels, but in a pool."""
+        """DataError for a split that is useless without its labels, unless it is part of a pool."""
         if split in ("train", "test"):
             with reading(self._folder(name)):
                 reason = unlabeled_reason(self._layout(name), name, split, self._required(name, split))
@@ -170,9 +170,10 @@ class DataLibrary:
             )
 
     def holds(self, refs: Iterable[tuple[str, str, int, str]]) -> bool:
-        """Whether each (name, split, size, digest) is what loading it gives; ``info`` knows better where one is not.
+        """Whether each (name, split, size, digest) is what loading it gives; if one is not, ``info`` gives the right
+        one.
 
-        An entry of the cache may be sound and yet out of date, where another decoder reads the same files.
+        An entry of the cache may be undamaged but out of date, if another decoder reads the same files.
         """
         differ = [name for name, split, size, digest in refs if self.load(name, split, size).digest != digest]
         return not differ
@@ -184,14 +185,14 @@ class DataLibrary:
             if dataset and dataset.normalization:
                 digest = images.digest
                 images = replace(images, mean=dataset.normalization[0], std=dataset.normalization[1])
-                images.__dict__["digest"] = digest  # normalisation is no part of it: spare the second hash
+                images.__dict__["digest"] = digest  # normalisation does not change it: avoid a second hash
             self._images[at] = images
         return self._images[at]
 
-    # Where a split comes from
+    # The source of a split
 
     def _layout(self, name: str) -> str:
-        """The one layout in which the data set lies; an absent known one is fetched where that is allowed."""
+        """The one layout of the data set; an absent known set is downloaded if that is allowed."""
         if name not in self._layouts:
             folder, dataset = self._folder(name), self._known(name)
             if dataset is None and (Path(name).name != name or name in ("", "..")):
@@ -213,7 +214,7 @@ class DataLibrary:
         return self._layouts[name]
 
     def _files(self, name: str, split: str) -> list[Path] | None:
-        """The files of a stored split, in order; None where the data set has no such split."""
+        """The files of a stored split, in order; None if the data set has no such split."""
         layout = self._layout(name)
         if layout != _OWN:
             files = find(layout, self._folder(name), split)
@@ -235,7 +236,7 @@ class DataLibrary:
                 dataset.download(self.root)
         except NotImplementedError:
             raise DataAbsentError(f"{name}: not in {self._folder(name)}, and it cannot be downloaded") from None
-        except BaseException as error:  # whatever the network, the archive or the disk comes up with
+        except BaseException as error:  # any error of the network, the archive or the disk
             if is_interrupt(error):
                 raise
             left = [path for path in self._folder(name).glob("*") if path.is_file() and is_stand_in(file_kind(path))]
@@ -247,13 +248,13 @@ class DataLibrary:
         return sources_of(dataset, split, self.root)
 
     def _parts(self, name: str) -> list[str]:
-        """The stored splits that the pre-training pool is made of."""
+        """The stored splits that form the pre-training pool."""
         if self._files(name, "train_unlabeled") is not None:
             return ["train_unlabeled"]
         return [part for part in ("train", "unlabeled") if self._files(name, part) is not None] or ["train"]
 
     def _key(self, name: str, split: str, size: int = SIZE) -> str:
-        """Identity of the decoded split: the contents of its files, not where they lie."""
+        """Identity of the decoded split: the contents of its files, not their paths."""
         at = _At(name, split, size)
         if at not in self._keys:
             dataset = self._known(name)
@@ -288,7 +289,7 @@ class DataLibrary:
         return files
 
     def _expected_classes(self, at: _At) -> tuple[str, ...]:
-        """The names that labels are held against: those of train for a test split, else what the data set declares."""
+        """The names to check labels against: those of train for a test split, else those that the data set declares."""
         if at.split == "test":
             return self.info(at.name, "train", at.size).classes
         dataset = self._known(at.name)
@@ -310,7 +311,7 @@ class DataLibrary:
         return pool if sound and len(pixels) == 1 else self._remember(at, pool, with_pixels=len(pixels) > 1)
 
     def _decoded(self, at: _At) -> ImageSet:
-        """Read and checked from the source files, and written to the cache."""
+        """The images, read from the source files, checked, and written to the cache."""
         name, split, size = at
         files, layout, expected = self._required(name, split), self._layout(name), self._expected_classes(at)
         folder, dataset = self._folder(name), self._known(name)
@@ -335,12 +336,12 @@ class DataLibrary:
         return self._remember(at, images, with_pixels=True)
 
     def _cached(self, at: _At) -> ImageSet | None:
-        """The verified cache entry; None, with a line of warning, where it is damaged."""
+        """The verified cache entry; None, with a line of warning, if it is damaged."""
         memo = self._memo(at)
         return None if memo is None else self._entries.images(self._key(*at), memo, str(at))
 
     def _memo(self, at: _At) -> SplitInfo | None:
-        """What the cache entry says of a split, verified; None where there is none to trust."""
+        """The verified statistics in the cache entry of a split; None if there is no valid entry."""
         found = self._entries.info(self._key(*at), str(at))
         if found is None:
             return None
@@ -349,7 +350,7 @@ class DataLibrary:
         return info
 
     def _remark(self, at: _At, told: list[str]) -> None:
-        """Say once what a user should know of a split; of sizes, once for all splits of a data set."""
+        """Tell the user, once, the remarks on a split; those on sizes once for all splits of a data set."""
         self._remarks[at] = told
         for text in told:
             once = (at.name, RESIZED if text.startswith(RESIZED) else text)
@@ -358,7 +359,7 @@ class DataLibrary:
             self._said.add(once)
 
     def _remember(self, at: _At, images: ImageSet, with_pixels: bool) -> ImageSet:
-        """Write the cache entry, and give the images as they are in it; as they are if it cannot be written."""
+        """Write the cache entry and return the images mapped from it, or as given if the cache cannot be written."""
         key, info = self._key(*at), SplitInfo.of(images)
         self._infos[at] = info
         self._entries.write(key, info, self._remarks.get(at, []), images if with_pixels else None, at.name)

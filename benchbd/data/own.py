@@ -1,4 +1,4 @@
-"""What a data-set plugin reads or generates itself, held to the rules of the layouts."""
+"""Read what a data-set plugin loads or generates itself, and check it by the rules of the layouts."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ R = TypeVar("R")
 
 
 def read_own(dataset: Dataset, split: str, root: Path, files: list[Path], size: int) -> Raw:
-    """What the plugin loads, held to the same rules as a folder in a known layout, and resized to ``size`` if it gives
-    another. files: what it is read from."""
+    """The split that the plugin loads, checked like a folder in a known layout, and resized to ``size`` if its size is
+    another. files: the files that the plugin reads."""
     where = root / dataset.name
 
     def load() -> Raw:
@@ -50,8 +50,8 @@ def read_own(dataset: Dataset, split: str, root: Path, files: list[Path], size: 
 
 
 def _told(dataset: Dataset, root: Path, what: str, work: Callable[[], R]) -> R:
-    """What a data set's ``work`` returns. Whatever it raises is a DataError that names it, for it is read while a run
-    is planned; interrupts pass."""
+    """The result of a data set's ``work``. Any exception becomes a DataError that names the data set, because planning
+    reads it; interrupts pass."""
 
     def read() -> R:
         with reading(root / dataset.name):
@@ -76,7 +76,7 @@ def identity(dataset: Dataset) -> dict[str, Any]:
 
 
 def sources_of(dataset: Dataset, split: str, root: Path) -> list[Path]:
-    """The files that a data set names; DataError where they are none of its folder's."""
+    """The files that a data set names; DataError if one lies outside its folder."""
     folder = root / dataset.name
     files = _told(dataset, root, "sources()", lambda: list(dataset.sources(split, root)))
     for file in files:

@@ -1,4 +1,4 @@
-"""Data sets as Parquet: shards as the Hugging Face hub writes them, with encoded pictures and labels in columns."""
+"""Data sets as Parquet: shards as the Hugging Face hub writes them, with columns of encoded pictures and labels."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from benchbd.base.inputs import file_kind, obstacle
 from benchbd.data.classes import Labels, check_labels, name_labels
 from benchbd.data.pictures import Decoder, Pixels, remark
 
-LABEL = "label"  # the column that has the labels, where nobody chose another
+LABEL = "label"  # the column of the labels, unless the user chose another
 
-_OTHER_LABELS = ("class", "target", "digit", "category")  # what it may be called, besides all with "label" in it
+_OTHER_LABELS = ("class", "target", "digit", "category")  # its other names, besides all that contain "label"
 
 AT_ONCE = 512  # encoded pictures in memory
 
@@ -33,10 +33,10 @@ _NUMBER = re.compile(r"(.*?)(\d+)\.parquet", re.IGNORECASE)
 def read_parquet(
     files: Sequence[Path], split: str, size: int, expected: tuple[str, ...], column: str, unlabeled: bool
 ) -> tuple[Pixels, Labels | None, tuple[str, ...]]:
-    """Pixels of ``size``, labels and class names of a split; labels None where ``label_column`` finds no column for
-    them. Pictures are decoded as they are read: they are never in memory all at once.
+    """Pixels of ``size``, labels and class names of a split; labels are None if ``label_column`` finds no column.
+    Pictures are decoded while they are read: they are never in memory all at once.
 
-    column: that which a user chose, or "". unlabeled: whether no labels are read, whatever there is for them.
+    column: the label column that a user chose, or "". unlabeled: whether to ignore labels.
     """
     _check_shards(files, split)
     chosen = "" if unlabeled else label_column(files[0], column)
@@ -71,7 +71,7 @@ def read_parquet(
 
 
 def _rows_from(file: Path, first: int) -> Callable[[int], str]:
-    """What the i-th picture of a part is called."""
+    """A function that names the i-th picture of a part for messages."""
     return lambda i: f"{file}: row {first + i}"
 
 
@@ -87,7 +87,7 @@ def _named(
 
 
 def _check_shards(files: Sequence[Path], split: str) -> None:
-    """DataError where the names of the files promise others, or one of them twice."""
+    """DataError if the names of the files imply missing ones, or repeat one."""
     where, there = files[0].parent, defaultdict(list)
     parts = {file: match for file in files if (match := _OF.search(file.name))}
     totals = {file: int(match[2]) for file, match in parts.items()}
@@ -104,7 +104,7 @@ def _check_shards(files: Sequence[Path], split: str) -> None:
         there[number].append(name)
     if twice := next((names for names in there.values() if len(names) > 1), None):
         raise DataError(f"{where}: one {split} shard twice, {twice[0]} and {twice[1]}: keep one")
-    # The hub counts from 0, under bare numbers too; what others count may begin with 1.
+    # The hub counts from 0, with bare numbers too; other sources may count from 1.
     first = 1 if there and min(there) == 1 and not (parts or files[0].stem.isdecimal()) else 0
     count = max(totals.values(), default=max(there, default=-1) + 1)
     if absent := [number for number in range(first, count) if number not in there]:
@@ -116,7 +116,7 @@ def _check_shards(files: Sequence[Path], split: str) -> None:
 
 
 def _numbers(files: Sequence[Path]) -> dict[str, int]:
-    """The number at the end of each name where these count the files, from 0 or 1; else {}: years count nothing."""
+    """The number at the end of each name if these numbers count the files, from 0 or 1; else {}: years do not count."""
     matches = [match for file in files if (match := _NUMBER.fullmatch(file.name))]
     numbers = {match.string: int(match[2]) for match in matches}
     alike = len(matches) == len(files) and len({match[1].lower() for match in matches}) == 1
@@ -126,7 +126,7 @@ def _numbers(files: Sequence[Path]) -> dict[str, int]:
 @contextmanager
 def _opened(file: Path) -> Iterator[pq.ParquetFile]:
     try:
-        with pq.ParquetFile(file, buffer_size=2**20) as parquet:  # so that a large row group is read page by page
+        with pq.ParquetFile(file, buffer_size=2**20) as parquet:  # read a large row group page by page
             yield parquet
     except (pa.ArrowException, OSError) as error:
         if reason := obstacle(error):
@@ -137,8 +137,8 @@ def _opened(file: Path) -> Iterator[pq.ParquetFile]:
 
 
 def label_column(file: Path, column: str = "") -> str:
-    """The column of a file's labels: that which a user chose, else ``label``, else the one that can only be meant; ""
-    where there is none, or more than one. DataError where there is none of the name that a user chose."""
+    """The column of a file's labels: the one that a user chose, else ``label``, else the only candidate; "" if there is
+    none, or more than one. DataError if the column that a user chose does not exist."""
     with _opened(file) as parquet:
         names = parquet.schema_arrow.names
     if column and column not in names:
@@ -148,7 +148,7 @@ def label_column(file: Path, column: str = "") -> str:
 
 
 def why_unlabeled(file: Path, name: str) -> str:
-    """Why ``label_column`` finds none in a file of the data set ``name``."""
+    """Why ``label_column`` finds no column in a file of the data set ``name``."""
     with _opened(file) as parquet:
         names = parquet.schema_arrow.names
     if not (found := _candidates(names)):
@@ -162,7 +162,7 @@ def _candidates(names: Sequence[str]) -> list[str]:
 
 
 def _read_shard(file: Path, column: str) -> tuple[str, int, Labels | list[str] | None, tuple[str, ...]]:
-    """The column of the pictures and their number, labels (names where they are strings; None without a column) and
+    """The column of the pictures and their number, labels (names if they are strings; None without a column) and
     class names of a file.
 
     Pictures are in the column ``image``, or ``img`` as in the hub's CIFAR-10.
@@ -201,7 +201,7 @@ def _stored(kind: pa.DataType) -> pa.DataType:
 
 
 def _pictures(file: Path, column: str) -> Iterator[tuple[int, list[bytes]]]:
-    """The encoded pictures of a file in parts, each with the row of its first."""
+    """The encoded pictures of a file in parts, each with the row of its first picture."""
     row = 0
     with _opened(file) as parquet:
         for batch in parquet.iter_batches(AT_ONCE, columns=[column]):
@@ -216,7 +216,7 @@ def _pictures(file: Path, column: str) -> Iterator[tuple[int, list[bytes]]]:
 
 
 def _class_label_names(file: Path, column: str, metadata: Mapping[bytes, bytes] | None) -> tuple[str, ...]:
-    """The names of Hugging Face's ClassLabel; () where the file declares none."""
+    """The names of Hugging Face's ClassLabel; () if the file declares none."""
     if not metadata or b"huggingface" not in metadata:
         return ()
     try:

@@ -1,6 +1,6 @@
-"""Pictures from a data set's files: found, decoded, turned upright, and resized to uint8 RGB of one size.
+"""Find and decode a data set's pictures, turn them upright, and resize them to uint8 RGB of one size.
 
-What happens to them on the way is noted: ``remarks`` collects what there is to tell of a whole split.
+Every such change is noted: ``remarks`` collects the notes of a whole split.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from benchbd.base.mapped import blank
 from benchbd.base.scoped import scoped
 from benchbd.contract.images import SIZE
 
-RESIZED = "pictures of"  # begins the remark on sizes, which is told once a data set
+RESIZED = "pictures of"  # begins the remark on sizes, which is made once per data set
 
 NOBODYS = frozenset(
     ("__MACOSX", "__pycache__", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information")
-)  # folders that archives and systems leave behind; no data set means them
+)  # folders that archives and systems leave behind; they belong to no data set
 
-# Pillow hands these to other programs, or only knows what they are called.
+# Pillow hands these to other programs, or cannot decode them.
 _NOT_DECODED = frozenset(("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"))
 
 Pixels = NDArray[np.uint8]
@@ -50,14 +50,14 @@ _remarks: ContextVar[list[str] | None] = ContextVar("remarks", default=None)
 
 @contextmanager
 def remarks() -> Iterator[list[str]]:
-    """What ``remark`` is told in the block; outside of any it is a warning at once."""
+    """Collect the texts that ``remark`` gets in the block; outside of any block, each is a warning at once."""
     told: list[str] = []
     with scoped(_remarks, told):
         yield told
 
 
 def remark(text: str) -> None:
-    """Tell what a user should know of a split that is read nevertheless."""
+    """Note what a user should know of a split that is read nevertheless."""
     told = _remarks.get()
     if told is None:
         log.warning("%s", text)
@@ -66,11 +66,12 @@ def remark(text: str) -> None:
 
 
 def decode_images(pictures: Sequence[bytes | Path], where: Callable[[int], str], size: int = SIZE) -> Pixels:
-    """Encoded pictures, or files of them, as uint8 (N, size, size, 3) RGB: upright, as EXIF says; then one of another
-    size is resized, bilinear. Of several frames the first is read; transparency is left out. All of that is remarked.
+    """Encoded pictures, or files of pictures, as uint8 (N, size, size, 3) RGB: upright as EXIF demands; a picture of
+    another size is resized, bilinear. Only the first of several frames is read; transparency is dropped. Each is
+    remarked.
 
     where: names picture ``i`` in the DataError that a damaged one raises.
-    The pixels lie in a file without a name, as those of ``blank_images``.
+    The pixels lie in an unnamed file, as those of ``blank_images``.
     """
     decoder = Decoder(len(pictures), size)
     decoder.add(pictures, where)
@@ -87,8 +88,8 @@ def resize_images(pixels: Pixels, size: int = SIZE) -> Pixels:
 
 
 def blank_images(count: int, size: int) -> Tensor:
-    """uint8 (count, 3, size, size), to be filled. It lies in a file without a name: a set that is generated, decoded or
-    put together in it takes disk and no memory of the process. DataError if there is no room."""
+    """uint8 (count, 3, size, size), to be filled. The tensor lies in an unnamed file: a set that is generated, decoded
+    or put together in it takes disk space and no memory of the process. DataError if there is no room."""
     return blank(torch.uint8, (count, 3, size, size))
 
 
@@ -101,7 +102,7 @@ class _Resizer:
         self._sizes: set[tuple[int, int]] = set()
 
     def fill(self, count: int, picture: Callable[[int], Image.Image]) -> None:
-        """The next ``count`` images; ``picture`` gives the i-th of these."""
+        """Fill in the next ``count`` images; ``picture`` gives the i-th of these."""
         out, size = self._out[self._filled : self._filled + count], (self._size, self._size)
         self._filled += count
 
@@ -118,7 +119,7 @@ class _Resizer:
                 done.result()
 
     def pixels(self) -> Pixels:
-        """All images, uint8 (count, size, size, 3), once they are there; what was resized is remarked."""
+        """All images, uint8 (count, size, size, 3), once they are filled in; resizing is remarked."""
         if sizes := self._sizes:
             (width, height), (widest, highest) = (tuple(map(each, zip(*sizes, strict=True))) for each in (min, max))
             theirs = f"{width}x{height}" + (f" to {widest}x{highest}" if len(sizes) > 1 else "")
@@ -134,7 +135,7 @@ class Decoder(_Resizer):
         self._turned = self._clear = self._moving = 0
 
     def add(self, pictures: Sequence[bytes | Path], where: Callable[[int], str]) -> None:
-        """The next pictures. where: names the i-th of these."""
+        """Decode the next pictures. where: names the i-th of these."""
         turned: list[int] = []
         clear: list[int] = []
         moving: list[int] = []
@@ -157,7 +158,7 @@ class Decoder(_Resizer):
                     if _frames(image) > 1:
                         moving.append(row)
                     return rgb
-            except Exception as error:  # Pillow's decoders raise whatever they like on damaged bytes
+            except Exception as error:  # Pillow's decoders raise errors of any type on damaged bytes
                 raise DataError(f"{where(row)}: {picture_fault(error, _head(picture))}") from error
 
         with bounded_pictures():
@@ -177,22 +178,22 @@ class Decoder(_Resizer):
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF's, 1..8, of which 1 is upright; 1 where there is none, or nothing that can be read."""
-    with suppress(Exception):  # EXIF is beside the picture: damage to it is none to the pixels
+    """EXIF's orientation, 1..8; 1 is upright, and also the result if EXIF is absent or unreadable."""
+    with suppress(Exception):  # EXIF lies beside the pixels: its damage does not matter to them
         value = image.getexif().get(Base.Orientation, 1)
         return int(value) if value in range(1, 9) else 1
     return 1
 
 
 def _frames(image: Image.Image) -> int:
-    """How many frames, pages or layers are in a file; 1 where that cannot be told."""
-    with suppress(Exception):  # those behind the first are not read, and may be damaged
+    """The number of frames, pages or layers in a file; 1 if it cannot be determined."""
+    with suppress(Exception):  # frames behind the first are not read, and may be damaged
         return int(getattr(image, "n_frames", 1))
     return 1
 
 
 def _head(picture: bytes | Path) -> bytes:
-    """The first bytes of a picture; none where its file cannot be read."""
+    """The first bytes of a picture; empty if its file cannot be read."""
     if isinstance(picture, bytes):
         return picture[:HEAD]
     try:
@@ -207,8 +208,8 @@ def _head(picture: bytes | Path) -> bytes:
 
 @cache
 def picture_suffixes() -> frozenset[str]:
-    """What the names of pictures end in that Pillow decodes itself, in lower case."""
-    formats = Image.registered_extensions()  # loads all of Pillow's decoders, so not before one is wanted
+    """The suffixes, in lower case, of the formats that Pillow decodes itself."""
+    formats = Image.registered_extensions()  # loads all of Pillow's decoders, so only when needed
     return frozenset(suffix for suffix, kind in formats.items() if kind in Image.OPEN and kind not in _NOT_DECODED)
 
 
@@ -219,7 +220,7 @@ def is_picture(path: Path) -> bool:
 
 def expand(paths: Sequence[Path]) -> list[Path]:
     """The files, and those below the folders, in a fixed order. Links are followed; hidden files and NOBODYS folders
-    are nobody's data. DataError where a link leads nowhere, OSError where a folder may not be read."""
+    are skipped. DataError if a link leads nowhere, OSError if a folder may not be read."""
     files: list[Path] = []
     for path in paths:
         files += sorted(_below(path, ())) if path.is_dir() else [path]
@@ -227,7 +228,7 @@ def expand(paths: Sequence[Path]) -> list[Path]:
 
 
 def _below(folder: Path, above: tuple[str, ...]) -> Iterator[Path]:
-    """above: the folders, without links, that ``folder`` was reached through: a link back to one has no end."""
+    """above: the folders, without links, on the way to ``folder``: a link back to one of them would never end."""
     here = (*above, os.path.realpath(folder))
     for path in folder.iterdir():
         if path.name.startswith(".") or path.name in NOBODYS:
@@ -243,14 +244,14 @@ def _below(folder: Path, above: tuple[str, ...]) -> Iterator[Path]:
 
 
 def dangling(link: Path) -> str:
-    """What is wrong with a link to a file that is not there."""
+    """What is wrong with a link to a file that does not exist."""
     target = os.readlink(link)
     hint = "; `git annex get` fetches the file" if ".git/annex" in target else ""
     return f"{link}: a link to {target}, which is not there{hint}"
 
 
 def of_kinds(paths: Sequence[Path], most: int = 3) -> str:
-    """How many files, and of what suffixes: "3 files (2 .csv, 1 .txt)"."""
+    """The number of files and their suffixes: "3 files (2 .csv, 1 .txt)"."""
     kinds = Counter(path.suffix.lower() or "without suffix" for path in paths).most_common()
     told = [f"{count} {kind}" for kind, count in kinds[:most]]
     if rest := sum(count for _, count in kinds[most:]):

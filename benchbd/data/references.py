@@ -18,11 +18,11 @@ log = logging.getLogger("benchbd")
 
 
 def load_references(path: str | Path, label: int, size: int) -> Tensor:
-    """Reference inputs from a file, which is told by what is in it; uint8 (r, 3, H, W), each of class ``label``.
+    """Reference inputs from a file, recognised by its content; uint8 (r, 3, H, W), each of class ``label``.
 
-    npz, as released: those of ``x`` uint8 (r, H, W, 3) whose ``y``, (r,) or (r, 1), is ``label``.
-    npy: uint8 (r, H, W, 3) or (H, W, 3); PNG: one picture, resized where need be. Neither says of what class it is: it
-    is taken to be the target's. DataError where there are none or of another size.
+    npz, as released: the rows of ``x`` uint8 (r, H, W, 3) whose ``y``, (r,) or (r, 1), is ``label``.
+    npy: uint8 (r, H, W, 3) or (H, W, 3); PNG: one picture, resized if necessary. Both lack a class: we assume
+    the target's. DataError if there are none or of another size.
     """
     path = expanded(path)
     image = picture_or_array(path)

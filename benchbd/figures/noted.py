@@ -1,4 +1,4 @@
-"""What a method noted and kept, if it has the form that a picture is made of; any other form is one line."""
+"""Read a method's notes and kept tensors if they have the form that a picture needs; any other form gives a line."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from benchbd.report.writers.safe import plain
 
 Amount = Annotated[float, Field(ge=0, le=1e12)]
 
-StageName = Annotated[str, Field(pattern=r"\A[!-~]{1,40}\z")]  # one that fits a picture and can be printed in it
+StageName = Annotated[str, Field(pattern=r"\A[!-~]{1,40}\z")]  # fits a picture and can be printed in it
 
 
 class Information(BaseModel):
     """The note ``mi`` of a defense that weights the stages of the encoder by mutual information.
 
-    beta: the weight of each stage. information: nats, None where it is not known; by stage, where it was estimated.
+    beta: the weight of each stage. information: nats, None if unknown; by stage, if it was estimated.
     saturated: stages at a limit of the estimator. uniform_fallback: whether the estimates could not be told apart.
     """
 
@@ -53,7 +53,7 @@ def inverted_triggers(kept: Mapping[str, Tensor], size: int) -> tuple[Tensor, Te
         if not sound or part.shape != (len(parts[0]), channels, size, size) or not len(part):
             kind = f"{part.dtype} {tuple(part.shape)}".removeprefix("torch.")
             return f"kept inverted.{name} as {kind}, not as floats (K, {channels}, {size}, {size})"
-    mask, pattern = (part.float() for part in parts)  # first: the smallest floats cannot be compared
+    mask, pattern = (part.float() for part in parts)  # first, because the smallest floats cannot be compared
     for name, part in (("mask", mask), ("pattern", pattern)):
         if not bool(((part >= 0) & (part <= 1)).all()):
             return f"kept inverted.{name} with values outside 0 to 1"
@@ -61,6 +61,6 @@ def inverted_triggers(kept: Mapping[str, Tensor], size: int) -> tuple[Tensor, Te
 
 
 def whole_numbers(value: object) -> list[int]:
-    """A list of numbers from 0 on as it is, anything else as an empty one."""
+    """A list of numbers from 0 on unchanged; an empty list for anything else."""
     sound = isinstance(value, list) and all(type(number) is int and number >= 0 for number in value)
     return value if isinstance(value, list) and sound else []

@@ -1,4 +1,4 @@
-"""Images and triggers in the axes of a figure."""
+"""Draw images and triggers in the axes of a figure."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from benchbd.contract.trigger import Trigger
 
 
 def show(axes: Axes, image: Tensor) -> None:
-    """An image without ticks: uint8, or float from 0 to 1; (3, H, W) in colour or (1, H, W) from black to white."""
+    """Draw an image without ticks: uint8, or float in [0, 1]; (3, H, W) in colour or (1, H, W) from black to white."""
     values = image.float() / 255 if image.dtype == torch.uint8 else image
-    values = values.repeat_interleave(6, 1).repeat_interleave(6, 2)  # a viewer of SVG blurs what it enlarges
+    values = values.repeat_interleave(6, 1).repeat_interleave(6, 2)  # viewers of SVG blur what they enlarge
     plain = (values[0] if len(values) == 1 else values.permute(1, 2, 0)).numpy()
     axes.imshow(plain, cmap="gray", vmin=0, vmax=1, interpolation="none")
     axes.set_xticks([])
@@ -24,8 +24,8 @@ def show(axes: Axes, image: Tensor) -> None:
 
 
 def show_stack(axes: Axes, images: Tensor, side: int = 96, gap: int = 3) -> None:
-    """Images below each other, the nth at y = n, each ``side`` wide with ``gap`` around it: float (N, 3, H, W) from 0
-    to 1, or (N, 1, H, W) on one scale from 0 to their maximum."""
+    """Draw images below each other, the nth at y = n, each ``side`` wide with ``gap`` around it: float (N, 3, H, W)
+    from 0 to 1, or (N, 1, H, W) on one scale from 0 to their maximum."""
     tiles = F.pad(F.interpolate(images, size=side, mode="nearest-exact"), (gap,) * 4, value=math.nan)
     column = torch.cat(list(tiles), dim=1)
     coloured = len(column) == 3
@@ -39,21 +39,21 @@ def show_stack(axes: Axes, images: Tensor, side: int = 96, gap: int = 3) -> None
 
 
 def show_patch(axes: Axes, trigger: Trigger) -> None:
-    """The trigger alone; what it leaves of an image is a grey chequer."""
+    """Draw the trigger alone; pixels that it leaves unchanged are a grey chequer."""
     rows, columns = torch.meshgrid(torch.arange(trigger.size), torch.arange(trigger.size), indexing="ij")
     chequer = (150 + 30 * ((rows // 4 + columns // 4) % 2)).to(torch.uint8).expand(3, -1, -1)
     show(axes, _still(trigger, chequer))
 
 
 def marks(trigger: Trigger) -> Tensor:
-    """The trigger without an image, float (3, H, W) in [0, 1]: the pattern of a patch, what any other kind makes of
-    middle gray; black where the image is kept."""
+    """The trigger without an image, float (3, H, W) in [0, 1]: the pattern of a patch, a middle-grey image with any
+    other kind of trigger; black where the image is kept."""
     gray = torch.full((3, trigger.size, trigger.size), 127, dtype=torch.uint8)
     return torch.where(trigger.keep, 0, _still(trigger, gray)) / 255
 
 
 def _still(trigger: Trigger, picture: Tensor) -> Tensor:
-    """The picture with the trigger where its pattern has it; what is random is drawn from a seed of its own."""
+    """The picture with the trigger, at its pattern's position; random parts are drawn from a fixed seed."""
     return replace(trigger, wander=None).stamp(picture, torch.Generator().manual_seed(0))
 
 

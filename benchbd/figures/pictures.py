@@ -1,11 +1,11 @@
-"""Pictures of one cell, drawn from its record and store: what was attacked, what a defense found, what it changed.
+"""Pictures of one cell, drawn from its record and store: the attack, a defense's findings, and its effect.
 
-Each is written as PNG, SVG and PDF. Which images are shown is fixed by their order in the test set, never by how well
-they look, and equal inputs give equal files.
+Each is written as PNG, SVG and PDF. The order of the test set alone decides which images are shown, and equal
+inputs give equal files.
 
-A published record has no store, and its images may not be at hand: what can be drawn without them is drawn, and a line
-says what the rest takes. What a method noted and kept is its author's own: a picture reads it only in the form that it
-is made of, and else is left out.
+A published record has no store, and its images may be absent: every picture that needs neither is drawn, and a line
+names what the others need. Notes and kept tensors of a method have any form: a picture reads them only in the form
+that it needs, and is otherwise left out.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ POINTS = 800  # test images in the plane of features
 INVERTED = 6  # inverted triggers in a row
 
 
-# Paul Tol's bright orange, and his muted colours for the other classes: for readers of any colour vision.
+# Paul Tol's bright orange, and his muted colours for the other classes: distinct for every colour vision.
 TARGET = "#EE7733"
 
 CLASSES = ("#332288", "#88CCEE", "#44AA99", "#117733", "#999933", "#DDCC77", "#CC6677", "#882255", "#AA4499")
@@ -54,8 +54,8 @@ CLASSES = ("#332288", "#88CCEE", "#44AA99", "#117733", "#999933", "#DDCC77", "#C
 HIT, REST, INK = "#B3440F", "#BBBBBB", "#000000"  # HIT: the target's, dark enough to be read
 
 STYLE = {
-    "svg.hashsalt": "benchbd",  # element ids by content: equal figures are equal files
-    "text.parse_math": False,  # a class may be called "$1"
+    "svg.hashsalt": "benchbd",  # element ids from the content: equal figures are equal files
+    "text.parse_math": False,  # a class may have the name "$1"
     "pdf.fonttype": 42,  # TrueType: venues refuse the default
     "font.size": 8.0,
     "axes.titlesize": 8.0,
@@ -85,11 +85,11 @@ def draw(
     """Write the pictures of a record as ``out/<record>_<picture>.png``, ``.svg`` and ``.pdf``.
 
     store: the root of the store that the record was computed in. board: the record's own, whose trigger may be of any
-    kind; without it the trigger must be a white square. What store and ``library`` lack is left out, with what
-    needs it.
+    kind; without it the trigger must be a white square. Parts that need what store and ``library`` lack are left
+    out.
 
-    UsageError where the cell was not evaluated, nothing at all can be drawn, or no trigger that is known is the
-    record's. DataError where the images are not those of the record. StoreError where ``out`` cannot be written.
+    UsageError if the cell was not evaluated, nothing can be drawn, or no known trigger is the
+    record's. DataError if the images are not those of the record. StoreError if ``out`` cannot be written.
     """
     if "evaluate" not in record.stages:
         raise UsageError(f"record {record.name} was not evaluated ({record.status}: {record.reason})")
@@ -118,10 +118,10 @@ def draw(
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """``name.png``, ``name.svg`` and ``name.pdf``, each replaced atomically and without a date."""
+    """Write ``name.png``, ``name.svg`` and ``name.pdf``, each replaced atomically and without a date."""
     dated = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
     paths = [folder / f"{name}.{form}" for form in dated]
-    figure.draw_without_rendering()  # lay it out once for all
+    figure.draw_without_rendering()  # one layout for all formats
     figure.set_layout_engine("none")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -133,17 +133,17 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
 
 
 class Picture(NamedTuple):
-    """figure: what was drawn. without: (what is absent, the part that was drawn without it)."""
+    """figure: the drawing. without: (the absent input, the part that was drawn without it)."""
 
     figure: Figure
     without: tuple[tuple[str, str], ...] = ()
 
 
-# The pictures: a figure, or why there is none
+# The pictures: each function returns a figure, or why there is none
 
 
 def draw_trigger(scene: Scene) -> Picture | str:
-    """The patch, the reference inputs, and a row of test images above the same ones triggered, with predictions."""
+    """The patch, the reference inputs, and a row of test images above the same images triggered, with predictions."""
     without: list[tuple[str, str]] = []
 
     def at_hand(part: str, *names: str) -> bool:
@@ -193,7 +193,7 @@ def draw_trigger(scene: Scene) -> Picture | str:
 
 
 def show_references(scene: Scene, places: Sequence[Axes], references: Tensor) -> None:
-    """As many as there are places, with the class that the clean classifier gave them where the record says so."""
+    """Show one reference per place, with the class that the clean classifier gave it if the record has that."""
     predicted = whole_numbers(scene.record.reference.get("predicted"))
     for number, axes in enumerate(places):
         if number >= len(references):
@@ -241,7 +241,7 @@ def draw_inversion(scene: Scene) -> Picture | str:
 
 
 def draw_attention(scene: Scene) -> Picture | str:
-    """Where each stage looks, clean and triggered, before and after the repair; one colour scale a column."""
+    """The attention of each stage, clean and triggered, before and after the repair; one colour scale per column."""
     encoders = scene.encoders
     rows = scene.samples(MAPPED)
     pictures = torch.stack([part[row] for row in rows for part in (scene.test.pixels, scene.triggered)])
@@ -284,7 +284,7 @@ def attention(encoder: Encoder, pixels: Tensor) -> dict[str, Tensor]:
 
 
 def draw_information(scene: Scene) -> Picture | str:
-    """What a defense estimated of each stage, and the weights that it made of it."""
+    """A defense's estimate for each stage, and the weights that it computed from the estimates."""
     if "defend" not in scene.record.stages:
         return "there is no defense"
     noted = noted_information(scene.record.findings)
@@ -323,7 +323,7 @@ def draw_features(scene: Scene) -> Picture | str:
         return "one test image spans no plane"
     shown = torch.linspace(0, len(scene.test) - 1, min(POINTS, len(scene.test))).round().long()
     labels = scene.labels[shown]
-    moved = shown[labels != scene.record.target][::2]  # half of them, or they hide the rest
+    moved = shown[labels != scene.record.target][::2]  # half of them, or they would hide the rest
     figure = Figure(figsize=(4.3 * len(encoders) + 1.5, 4.6), layout="constrained")
     panels = figure.subplots(1, len(encoders), squeeze=False)[0]
     groups = list(class_colours(scene))
@@ -346,7 +346,7 @@ def draw_features(scene: Scene) -> Picture | str:
 
 
 def class_colours(scene: Scene) -> Iterator[tuple[str, list[int], str]]:
-    """(name, labels, colour) of what is told apart: the target, as many classes as there are colours, and the rest."""
+    """(name, labels, colour) of each group: the target, as many classes as there are colours, and the rest."""
     target = scene.record.target
     others = [label for label in range(len(scene.test.classes)) if label != target]
     rest = others[len(CLASSES) :]

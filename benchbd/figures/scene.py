@@ -1,4 +1,4 @@
-"""What the pictures of a cell are made of: its record, and what the store and the data hold of it."""
+"""The input of a cell's pictures: its record, and its artifacts and images in store and data."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ from benchbd.toolkit.patterns import make_trigger
 
 
 class Absent(Exception):  # noqa: N818 - what a picture says that it lacks
-    """A picture takes something that is not at hand; the text says what would bring it."""
+    """A picture needs an input that is absent; the text names what would provide it."""
 
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """A record, and where the store and the data are that it speaks of. What they hold is read when it is asked for.
+    """A record, and the store and data that contain its inputs, which are read on first use.
 
-    Properties raise Absent where the store lacks a stage or the library the images.
+    Properties raise Absent if the store lacks a stage or the library the images.
     """
 
     record: Record
@@ -67,11 +67,11 @@ class Scene:
 
     @property
     def size(self) -> int:
-        """Of the images in pixels, as the board says."""
+        """Size of the images in pixels, from the board."""
         return SIZE if self.board is None else self.board.image_size
 
     def images(self, split: str, digest: str) -> ImageSet:
-        """A split of the record's task, on the CPU. DataError where its images are not those of the record."""
+        """A split of the record's task, on the CPU. DataError if its images are not those of the record."""
         task = self.record.task
         try:
             found = self.library.load(task, split, self.size)
@@ -91,7 +91,7 @@ class Scene:
 
     @cached_property
     def trigger(self) -> Trigger:
-        """The one that was evaluated."""
+        """The trigger of the evaluation."""
         try:
             size = self.test.size
         except Absent:
@@ -101,9 +101,9 @@ class Scene:
 
     @cached_property
     def triggered(self) -> Tensor:
-        """Every test image with the trigger, uint8 (N, 3, H, W), where the evaluation had it."""
+        """Every test image with the trigger, uint8 (N, 3, H, W), at the position that the evaluation used."""
         drawn_on, device = str(self.record.machine.get("device", "")), torch.device("cpu")
-        if self.record.schema_version == 1 and not drawn_on.endswith("CPU"):  # the run drew on its own device
+        if self.record.schema_version == 1 and not drawn_on.endswith("CPU"):  # the run drew positions on its own device
             if self.trigger.draws and self.device.type == "cpu":
                 raise Absent(
                     "the random positions that were evaluated can be drawn only on the kind of device that did it, "
@@ -115,12 +115,12 @@ class Scene:
 
     @cached_property
     def predictions(self) -> Predictions:
-        """Of the record's evaluator."""
+        """Predictions of the record's evaluator."""
         return read_predictions(self.artifact("evaluate"))
 
     @cached_property
     def references(self) -> Tensor:
-        """The reference inputs, uint8 (r, 3, H, W): the store's, else the rows of the training split that they are."""
+        """The reference inputs, uint8 (r, 3, H, W): the store's, else their rows of the training split."""
         if "reference" not in self.record.stages:
             return torch.empty(0)
         try:
@@ -134,13 +134,13 @@ class Scene:
 
     @cached_property
     def kept(self) -> dict[str, Tensor]:
-        """What the defense kept, by name."""
+        """The tensors that the defense kept, by name."""
         blob = self.artifact("defend").blob(KEPT)
         return load_file(blob) if blob.is_file() else {}
 
     @cached_property
     def encoders(self) -> dict[str, Encoder]:
-        """By title: what was published and, where there is a defense, what it made of that."""
+        """By title: the attacked encoder and, if there is a defense, the repaired one."""
         record = self.record
         attacked = "attack" in record.stages
         before = f"attack {record.attack}" if attacked else "clean encoder"
@@ -155,18 +155,18 @@ class Scene:
         return self.test.labels
 
     def samples(self, count: int) -> list[int]:
-        """Rows of the test set whose true class is not the target, in order; fewer where there are not so many."""
+        """The first ``count`` rows of the test set whose true class is not the target, or all if there are fewer."""
         rows = (self.labels != self.record.target).nonzero()[:, 0]
         return sorted(rows[spread(self.labels[rows], count)].tolist(), key=lambda row: int(self.labels[row]))
 
     def class_name(self, label: int) -> str:
-        """At most two lines of 16 characters; the number of a class without a name."""
+        """A class name in at most two lines of 16 characters; the number of a class without a name."""
         names = self.test.classes
         name = names[label] if 0 <= label < len(names) else str(label)
         return "\n".join(textwrap.wrap(name, 16, max_lines=2, placeholder="…"))
 
     def entitle(self, figure: Figure, what: str) -> None:
-        """Say above the figure what it shows, of which cell, and the cell's numbers."""
+        """Write above the figure its subject, its cell, and the cell's numbers."""
         record = self.record
         cell = (
             f"attack {record.attack}, defense {record.defense}, pre-trained on {record.pretrain}, task {record.task}, "
@@ -185,9 +185,9 @@ class Scene:
 
 
 def find_trigger(digest: str, board: Board | None, size: int) -> Trigger:
-    """The trigger of this digest among those of the board and all white squares, at a fixed or a random position.
+    """The trigger with this digest among those of the board and all white squares, at a fixed or a random position.
 
-    Records name triggers by digest alone.
+    Records identify triggers by digest alone.
     """
     specs = [] if board is None else [board.trigger, *chain.from_iterable(row.triggers or () for row in board.rows)]
     of_specs = (_made(spec, board, size) for spec in specs)
@@ -204,7 +204,7 @@ def find_trigger(digest: str, board: Board | None, size: int) -> Trigger:
 
 
 def _made(spec: TriggerSpec, board: Board | None, size: int) -> Trigger:
-    """The trigger that a part of the board describes; a plugin's function has the options that the board gives it."""
+    """The trigger that a part of the board describes; a plugin's function has the options that the board sets."""
     if board is None or spec.function is None:
         return make_trigger(spec, size)
     (function,) = Settings(board, load_registry(), ()).methods(TriggerFunction, [spec.function])
@@ -214,7 +214,7 @@ def _made(spec: TriggerSpec, board: Board | None, size: int) -> Trigger:
 def spread(labels: Tensor, count: int) -> Tensor:
     """Indices, int64 (<= count,), of images that spread over the classes of ``labels`` (N,).
 
-    The first image of every class, then the second of every class, and so on; where there are more classes than
+    The first image of every class, then the second of every class, and so on; if there are more classes than
     ``count``, the first image of classes at equal distances.
     """
     classes = labels.unique()
@@ -226,7 +226,7 @@ def spread(labels: Tensor, count: int) -> Tensor:
 
 
 class Plane(NamedTuple):
-    """coordinates: (N, 2). share: the part of the variance that each axis holds, 0..1."""
+    """coordinates: (N, 2). share: the part of the variance along each axis, 0..1."""
 
     coordinates: Tensor
     share: tuple[float, float]
@@ -235,7 +235,7 @@ class Plane(NamedTuple):
 def plane(features: Tensor) -> Plane:
     """The first two principal components of standardised (N, d) features, N and d at least 2.
 
-    A column of no variance stays 0. Each axis points where its largest loading is positive, so that signs are fixed.
+    A constant column stays 0. Each axis points to the side of its largest loading, so that signs are fixed.
     """
     x = features.double()
     x = x - x.mean(0)

@@ -1,12 +1,12 @@
-"""A board beside the published figures: Table I of MIMIC, the ACC of clean encoders from its Table III, and the floors
+"""Compare a board with published figures: Table I of MIMIC, the ACC of clean encoders in its Table III, and the floors
 (CA, ASR-B) of BadEncoder.
 
-Figures are subtracted only where a block follows the papers' protocol: the same pre-training and downstream set,
-target, trigger, number of test images, classifier and encoder. Elsewhere only the orderings of the defenses are
-compared, with the paper's cell of the same name or, where there is none, with its averages over six cells. Lengths of
-training are no part of that rule; they are printed.
+Figures are subtracted only if a block follows the papers' protocol: the same pre-training and downstream set,
+target, trigger, number of test images, classifier and encoder. Otherwise only the orderings of the defenses are
+compared, with the paper's cell of the same name or, if there is none, with its averages over six cells. Lengths of
+training are not part of that rule; they are printed.
 
-Only records are read, so torch is never imported, and the text is a function of board and records alone. All metrics
+Only records are read, so torch is never imported; board and records alone determine the text. All metrics
 are percentages, all differences percentage points; ASR counts every triggered test image, as the papers do.
 """
 
@@ -28,7 +28,7 @@ from benchbd.report.statistics import Correlation, Interval, average_ranks, spea
 
 
 class Ranks(NamedTuple):
-    """Places of a defense, 1 for the best: the highest ACC, the lowest ASR."""
+    """Ranks of a defense, 1 for the best: the highest ACC, the lowest ASR."""
 
     ours: float
     paper: float
@@ -38,8 +38,8 @@ class Ranks(NamedTuple):
 class Line:
     """A defense in a block.
 
-    figure: None where the paper lacks it. same_protocol: whether the block follows the papers' protocol.
-    ranks: by metric, where the defense is ranked. suspicions: numbers of those that the published cell occurs in.
+    figure: None if the paper lacks it. same_protocol: whether the block follows the papers' protocol.
+    ranks: by metric, if the defense is ranked. suspicions: numbers of those that concern the published cell.
     """
 
     row: TableRow
@@ -50,19 +50,19 @@ class Line:
 
     @property
     def sound(self) -> bool:
-        """Whether every seed has numbers of an attack that took."""
+        """Whether every seed has numbers and the attack took."""
         return set(self.row.statuses) == {"ok"}
 
     def value(self, metric: Metric) -> Interval:
-        """Ours: mean over seeds and half-width of its interval."""
+        """Our mean over seeds and the half-width of its interval."""
         return self.row.acc if metric == "acc" else self.row.asr
 
     def printed(self, metric: Metric) -> float | None:
-        """The paper's."""
+        """The paper's figure."""
         return getattr(self.figure, metric) if self.figure else None
 
     def difference(self, metric: Metric) -> float | None:
-        """Ours less the paper's, for a sound line of a block under the papers' protocol."""
+        """Our mean minus the paper's figure, for a sound line of a block under the papers' protocol."""
         ours, paper = self.value(metric).mean, self.printed(metric)
         comparable = self.sound and self.same_protocol
         return None if ours is None or paper is None or not comparable else ours - paper
@@ -72,9 +72,9 @@ class Line:
 class Block:
     """One (pretrain, task, evaluator, attack) of the board beside the paper.
 
-    differs: in what the protocol is not the papers'; empty where figures may be subtracted.
-    cell: whether the paper has a cell of this name; else its averages stand in.
-    trained: how long was trained, a phrase. missing: defenses of the paper without a row here.
+    differs: the differences from the papers' protocol; if empty, figures may be subtracted.
+    cell: whether the paper has a cell of this name; else its averages replace it.
+    trained: the length of training, a phrase. missing: defenses of the paper without a row here.
     """
 
     pretrain: str
@@ -91,12 +91,12 @@ class Block:
 
     @property
     def clean(self) -> bool:
-        """Whether it is of clean encoders."""
+        """Whether the block is about clean encoders."""
         return self.lines[0].row.attack_role is Role.FLOOR
 
     @property
     def heading(self) -> str:
-        """Attack first, then what a leaderboard heads its table with."""
+        """The attack, then the heading of the leaderboard's table."""
         return f"{self.attack} on {self.lines[0].row.heading}"
 
     @property
@@ -107,7 +107,7 @@ class Block:
 
 @dataclass(frozen=True)
 class MeanRank:
-    """A defense over the blocks that rank it by a metric."""
+    """A defense's mean rank over the blocks that rank it by a metric."""
 
     defense: str
     blocks: int
@@ -116,7 +116,7 @@ class MeanRank:
 
 @dataclass(frozen=True)
 class Floor:
-    """The clean encoder of a (pretrain, task, evaluator): ours over seeds, and the papers' where the task is theirs.
+    """The clean encoder of a (pretrain, task, evaluator): ours over seeds, and the papers' if they have the task.
 
     mimic_ca: MIMIC's ACC of its clean encoder. share_of_target: percent of the papers' test images.
     """
@@ -152,13 +152,13 @@ class Comparison:
 
 
 def compare(board: Board, records: Iterable[Record]) -> Comparison:
-    """Lay the on-board records of a board beside the paper. UsageError where no cell has a counterpart."""
+    """Compare the on-board records of a board with the paper. UsageError if no cell has a counterpart."""
     known = [record for record in records if not record.point]
     shown = [record for record in known if record.on_board]
     paper, order = published(), Order.of(board)
     groups: dict[
         tuple[str, str, str, str], list[TableRow]
-    ] = {}  # no attack is the paper's NONE, whatever ours is called
+    ] = {}  # an absent attack is NONE in the paper, whatever its name here
     for row in summarise(shown, order, off_board=False):
         groups.setdefault((row.pretrain, row.task, row.evaluator, _attack(row)), []).append(row)
     members: dict[tuple[str, str, str, str], list[Record]] = {place: [] for place in groups}
@@ -186,12 +186,12 @@ def compare(board: Board, records: Iterable[Record]) -> Comparison:
 
 
 def _block(rows: Sequence[TableRow], records: Sequence[Record], board: Board) -> Block | None:
-    """None where the paper has nothing: another attack, or clean encoders under another protocol."""
+    """The block; None if the paper has no counterpart: another attack, or clean encoders under another protocol."""
     paper, first, one = published(), rows[0], records[0]
     place = _attack(first), first.pretrain, one.task
     figures = paper.cells.get(place) or paper.averages.get(place[0])
     differs = _differs(place, records)
-    if not figures or (place[0] == NONE and differs):  # Table III knows one defense: there is no ordering
+    if not figures or (place[0] == NONE and differs):  # Table III has one defense: there is no ordering
         return None
     cell = place in paper.cells
     ranked = {metric: _ranked(rows, figures, metric) for metric in METRICS}
@@ -226,12 +226,12 @@ def _attack(of: TableRow | Record) -> str:
 
 
 def _defense(row: TableRow) -> str:
-    """The paper's name of a defense, as ``published`` has it."""
+    """The name of a defense in ``published``."""
     return NONE if row.defense_role is Role.FLOOR else row.defense
 
 
 def _differs(place: tuple[str, str, str], records: Sequence[Record]) -> tuple[str, ...]:
-    """What keeps a block's figures from being subtracted from the paper's, a phrase each."""
+    """The reasons not to subtract a block's figures from the paper's, a phrase each."""
     paper = published()
     setting = paper.tasks.get(place[2])
     said = []
@@ -273,9 +273,9 @@ def _trained(record: Record, board: Board) -> str:
 def _ranked(
     rows: Sequence[TableRow], figures: Mapping[str, Figure], metric: Metric
 ) -> tuple[dict[str, Ranks], Correlation]:
-    """Ranks of the defenses that both sides have, and their correlation.
+    """Ranks of the defenses that both sides have, and the correlation of the two rankings.
 
-    Undefended rows are out: their place is known before anything is measured, and would only lift the correlation.
+    Undefended rows are excluded: their rank is known in advance, and would only raise the correlation.
     """
     sign = -1 if metric == "acc" else 1
     ours, theirs = {}, {}

@@ -1,6 +1,6 @@
-"""The comparison of a board with the papers as a document: a table a block, the mean ranks, the floors.
+"""The comparison of a board with the papers as a document: a table per block, the mean ranks, the floors.
 
-A function of board and records alone; torch is never imported.
+Board and records alone determine it; torch is never imported.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from benchbd.report.writers.cells import letter
 
 
 def document(board: Board, records: Iterable[Record]) -> Document:
-    """The board beside the papers. UsageError if nothing compares."""
+    """The board beside the papers. UsageError if no cell can be compared."""
     comparison = compare(board, records)
     everywhere, alike = set(_missing_everywhere(comparison)), _trained_alike(comparison)
     sections = [
@@ -55,7 +55,7 @@ def document(board: Board, records: Iterable[Record]) -> Document:
     return replace(page, data=data, frames=_frames(data))
 
 
-# What a narrow terminal leaves out first has the highest rank; the differences follow from what stays.
+# A narrow terminal first omits columns of the highest rank; the differences follow from the columns that stay.
 _RANKS = tuple(Column(f"{metric.upper()} rank", rank=2) for metric in METRICS)
 
 _MARKS = (Column("Odd", "words", rank=4, points=24), Column("Status", "words"))
@@ -120,7 +120,7 @@ def _source(suspicion: Suspicion) -> str:
 
 
 def _trained_alike(comparison: Comparison) -> str:
-    """How long every block was trained; empty where they differ, and each says it."""
+    """How long every block was trained; empty if blocks differ, because each block then contains its own phrase."""
     [first, *others] = {block.trained: None for block in comparison.blocks}
     return "" if others or not first else _sentence(first)
 
@@ -130,7 +130,7 @@ def _sentence(phrase: str) -> str:
 
 
 def _protocol(block: Block, shared: bool) -> str:
-    """How to read a block, a sentence group. shared: whether all blocks are trained alike, which is said once."""
+    """How to read a block, a sentence group. shared: whether all blocks are trained alike: one note is then enough."""
     where = (
         f"the paper's cell {block.attack}, {block.pretrain} -> {block.task.partition(':')[0]}"
         if block.cell
@@ -146,7 +146,7 @@ def _protocol(block: Block, shared: bool) -> str:
 
 
 def _below(block: Block, everywhere: set[str]) -> list[str]:
-    """Lines under the table of a block: the correlations, and which defenses are on one side only."""
+    """Lines under the table of a block: the correlations, and the defenses that only one side has."""
     lines = []
     if not block.clean:
         said = []
@@ -199,7 +199,7 @@ def _paper_name(defense: str) -> str:
 
 
 def _places(places: Sequence[tuple[str, str, str]]) -> str:
-    """badencoder: cifar10 -> svhn, stl10; stl10 -> all. An attack with no cell at all is said in a word."""
+    """badencoder: cifar10 -> svhn, stl10; stl10 -> all. An attack without any cell takes one word."""
     table = [place for place in published().cells if place[0] != NONE]
     said = []
     for attack in dict.fromkeys(place[0] for place in places):
@@ -292,7 +292,7 @@ def _marks(suspicions: Sequence[int], letters: Mapping[str, str]) -> list[str]:
 
 
 def _frames(data: Mapping[str, Any]) -> list[Frame]:
-    """The lines of all blocks, each with its place, then mean ranks and floors."""
+    """The lines of all blocks, each with its block, then mean ranks and floors."""
     place = ("attack", "pretrain", "task", "target_name", "evaluator", "same_protocol", "paper_figures")
     lines = [{name: block[name] for name in place} | line for block in data["blocks"] for line in block["lines"]]
     tables = (lines, data["mean_ranks"], data["floors"])

@@ -17,8 +17,8 @@ def count(predictions: Predictions, labels: Tensor, target: int) -> Counts:
     """The integers behind every metric.
 
     predictions: as an evaluator promises them; the store takes no others.
-    labels: int64 (N,), the true classes of the test images. target: the class that the trigger stands for.
-    DataError where every image is of the target class.
+    labels: int64 (N,), the true classes of the test images. target: the class that the trigger is meant to cause.
+    DataError if every image has the target class.
     """
     labels, triggered = labels.cpu(), predictions.triggered.cpu()
     correct, certified = predictions.clean.cpu() == labels, predictions.certified
@@ -38,7 +38,7 @@ def count(predictions: Predictions, labels: Tensor, target: int) -> Counts:
 
 
 def metrics(counts: Counts) -> Metrics:
-    """ACC, ASR over all images, and without those of the target class ASR and RA, in percent; and what is certified."""
+    """ACC, ASR over all images, ASR and RA without those of the target class, and certified accuracy, in percent."""
     return Metrics(
         acc=_percent(counts.correct, counts.total),
         asr=_percent(counts.hits, counts.total),
@@ -49,7 +49,7 @@ def metrics(counts: Counts) -> Metrics:
 
 
 def baseline(counts: Counts) -> Baseline:
-    """The same figures under their own names, where ``counts`` are those of the clean encoder."""
+    """The same figures under their names for a floor; ``counts`` are those of the clean encoder."""
     clean = metrics(counts)
     return Baseline(ca=clean.acc, asr_b=clean.asr, asr_b_nontarget=clean.asr_nontarget, ra_b=clean.ra)
 

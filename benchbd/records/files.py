@@ -24,8 +24,8 @@ E = TypeVar("E", bound=Entry)
 
 
 def write_records(records: Iterable[Entry], folder: Path) -> list[Path]:
-    """One file per record, each replaced atomically, and one of predictions beside it if there are any. Those of
-    inspections lie in a folder for each axis.
+    """Write one file per record, each replaced atomically, and one of its predictions if there are any. Files of
+    inspections are in a folder for each axis.
 
     StoreError if the folder cannot be written.
     """
@@ -40,7 +40,7 @@ def write_records(records: Iterable[Entry], folder: Path) -> list[Path]:
             if packed is not None:
                 commit(path_of(paths[-1]), partial(Path.write_bytes, data=packed))
             commit(paths[-1], partial(Path.write_text, data=text, encoding="utf-8"))
-            if packed is None:  # of a record that this one replaces
+            if packed is None:  # the record that this one replaces had some
                 path_of(paths[-1]).unlink(missing_ok=True)
     except OSError as error:
         raise StoreError(f"records cannot be written to {folder} ({error.strerror or error})") from error
@@ -48,7 +48,7 @@ def write_records(records: Iterable[Entry], folder: Path) -> list[Path]:
 
 
 def folder_of(record: Entry | type[Inspected], folder: Path) -> Path:
-    """Where a record lies, under the folder of a board's records."""
+    """The folder of a record, under the folder of a board's records."""
     axis = getattr(record, "axis", None)
     return folder if axis is None else folder / AXIS[axis].plural
 
@@ -60,8 +60,8 @@ def remove_record(path: Path) -> None:
 
 
 def read_records(folder: Path) -> list[Record]:
-    """Every record of a folder, verified, by file name. DataError names a file that is not a record, cannot be read,
-    or contradicts itself, and the field that does."""
+    """Every record of a folder, verified, by file name. DataError if a file is no record, cannot be read or contradicts
+    itself; the text names the file and the field."""
     return _read(folder, Record, verify.cell)
 
 
@@ -72,7 +72,7 @@ def read_inspected(folder: Path) -> list[Inspected]:
 
 
 def read_record(path: Path) -> Record:
-    """One record, verified. DataError where the file is not one, cannot be read or contradicts itself."""
+    """One record, verified. DataError if the file is no record, cannot be read or contradicts itself."""
     return _read_one(path, Record, verify.cell)
 
 
@@ -118,7 +118,7 @@ def _read_one(path: Path, kind: type[E], problem: Callable[[E], str]) -> E:
 
 
 def _inspected(text: bytes) -> str:
-    """The axis that a text is the record of an inspection of; else empty."""
+    """The axis of a text that is the record of an inspection; else empty."""
     for axis, kind in INSPECTED.items():
         with suppress(ValidationError):
             kind.model_validate_json(text)

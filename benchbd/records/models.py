@@ -1,4 +1,4 @@
-"""Records: what is known of one cell or one inspection, complete enough to be read, compared and verified alone."""
+"""Records of one cell or one inspection, complete enough to be read, compared and verified alone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchbd.contract.roles import Role
 
 SCHEMA: Literal[2] = 2
 
-LONGEST_NAME = 200  # bytes of a record's file name: 255 is the most, and the name aside while it is written is longer
+LONGEST_NAME = 200  # bytes of a record's file name: 255 are allowed, and its temporary name is longer
 
 LONGEST_AUTHOR = 100  # characters
 
@@ -31,7 +31,7 @@ _LATER: dict[str, Any] = {
     "cost": {"__all__": {"memory": True, "gpu_memory": True}},
     "gains": {"__all__": {"counts": _COUNTED, "baseline_counts": _COUNTED}},
 }
-"""What records have since schema 2."""
+"""The fields that records have since schema 2."""
 
 Status = Literal["ok", "attack-failed", "n/a", "failed"]
 
@@ -43,11 +43,11 @@ class _Part(BaseModel):
 class Counts(_Part):
     """The integers behind the percentages. Names follow the metrics.
 
-    total, correct: test images, and those classified correctly without the trigger.
-    hits: triggered test images classified as the target, all of them counted.
+    total, correct: test images, and how many are classified correctly without the trigger.
+    hits: triggered test images that are classified as the target, those of the target class included.
     nontarget, hits_nontarget: the same without the images whose true class is the target.
-    correct_triggered: those of nontarget that are classified correctly with the trigger. None in schema 1.
-    certified: those of correct whose prediction is certified against any patch of the size that the evaluator declares.
+    correct_triggered: how many of nontarget are classified correctly with the trigger. None in schema 1.
+    certified: how many of correct have a prediction certified against any patch of the evaluator's declared size.
         None if the evaluator certifies nothing.
     """
 
@@ -81,11 +81,11 @@ class Baseline(_Part):
 
 
 class Cost(_Part):
-    """What one stage cost when it was computed.
+    """The measured cost of computing one stage.
 
     image_forwards: a forward of one image is 1, its backward 2 (1 where no weight gets a gradient).
     seconds, cpu_seconds: wall and process CPU time.
-    memory, gpu_memory: bytes at most while it was computed, of the process and of the GPU; None if not measured.
+    memory, gpu_memory: most bytes of the process and of the GPU during the stage; None if not measured.
     """
 
     seconds: float
@@ -99,7 +99,7 @@ _Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 class Origin(_Part):
-    """Where the method of a stage came from: a distribution, its version, and sha256 of the module's source.
+    """The origin of a stage's method: a distribution, its version, and sha256 of the module's source.
 
     version: empty if the distribution has none. source: None for a module without source.
     """
@@ -110,7 +110,7 @@ class Origin(_Part):
 
 
 class Entry(_Part):
-    """What every record holds, of a cell or of an inspection."""
+    """The fields of every record, of a cell or of an inspection."""
 
     schema_version: Literal[1, 2] = Field(SCHEMA, alias="schema")
     board: str
@@ -145,16 +145,16 @@ class Entry(_Part):
     @model_validator(mode="before")
     @classmethod
     def _upgraded(cls, data: Any) -> Any:
-        """What a record of schema 1 does not say: it was known by the names of methods."""
+        """A record of schema 1 with the fields that it lacks, which follow from the names of its methods."""
         if not isinstance(data, dict) or data.get("schema") != 1:
             return data
         return {**data, **{f"{axis}_role": _role(axis, data[axis]) for axis in ("attack", "defense") if axis in data}}
 
     @property
     def name(self) -> str:
-        """A file name that says what this is. On-board a cell has one record, which a later run replaces; off-board key
-        and departures tell the variants apart. Where names of data sets or a row of many tasks make it longer than file
-        systems take, its end is a digest of the whole."""
+        """A file name that identifies the record. On-board a cell has one record, which a later run replaces;
+        off-board, key and departures distinguish the variants. If names of data sets or many tasks make the name longer
+        than file systems allow, a digest of the whole replaces its end."""
         parts = [*self._parts(), *([_slug(self.point)] if self.point else [])]
         variant = hashlib.sha256("\n".join([self.key, *sorted(self.departures)]).encode()).hexdigest()[:12]
         name = "_".join(parts if self.on_board else [*parts, variant])
@@ -165,7 +165,7 @@ class Entry(_Part):
 
     @cached_property
     def file(self) -> str:
-        """The name of the file that it was read from, else of the one that it would be written to."""
+        """The name of the file that the record was read from, else of the file that it would be written to."""
         return self.name
 
     def _parts(self) -> list[str]:
@@ -183,7 +183,7 @@ class Entry(_Part):
 
 
 def _slug(point: dict[str, Any]) -> str:
-    """A point in the name of a file: its assignments, or a digest where a file's name cannot hold them."""
+    """A point in the name of a file: its assignments, or a digest if they are not allowed in a file's name."""
     text = "+".join(f"{option}={value}" for option, value in point.items())
     return text if re.fullmatch(r"[\w.+=-]{1,60}", text) else hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -226,7 +226,7 @@ class Record(Entry):
         return self._packed
 
     def with_packed(self, content: bytes) -> Self:
-        """The record with this content, whose digest it has."""
+        """The record with this content and its digest."""
         self._packed = content
         return self
 
@@ -250,16 +250,16 @@ class Gain(_Part):
 
     @property
     def points(self) -> float:
-        """ASR non-target beyond the clean encoder's, in percentage points."""
+        """ASR non-target minus the clean encoder's, in percentage points."""
         own, floor = self.counts, self.baseline_counts
         return 100 * (own.hits_nontarget - floor.hits_nontarget) / floor.nontarget
 
 
 class Inspected(Entry):
-    """One inspection: what a method of an axis that inspects found of one encoder, clean or attacked.
+    """One inspection: the result of a method of an axis that inspects for one encoder, clean or attacked.
 
-    The record of an axis derives from it, with a field of the axis's name, which is the method's, and the fields of its
-    stage's result; these are None if there is none.
+    The record class of an axis derives from it, with a field of the axis's name, which contains the method, and the
+    fields of its stage's result; these are None if there is none.
     """
 
     axis: ClassVar[str]
@@ -274,7 +274,7 @@ class Inspected(Entry):
 
     @property
     def found(self) -> dict[str, Any]:
-        """What it found, by field."""
+        """The fields of the method's result."""
         own = type(self).model_fields.keys() - {*Inspected.model_fields, self.axis}
         return {name: getattr(self, name) for name in type(self).model_fields if name in own}
 

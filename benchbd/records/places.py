@@ -1,4 +1,4 @@
-"""Where the records of a board lie: in the store, beside a published board, or in a folder that a user names."""
+"""The folders of a board's records: in the store, beside a published board, or a folder that a user names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchbd.records.models import Entry, Inspected, Record
 
 @dataclass(frozen=True)
 class Found:
-    """The records of a board, and a line for the user if others were passed over; else empty."""
+    """The records of a board, and a line for the user if other records were passed over; else empty."""
 
     records: list[Record]
     inspected: list[Inspected]
@@ -22,7 +22,7 @@ class Found:
 
 
 def records_folder(root: Path, board: str) -> Path:
-    """Where a store at ``root`` keeps the records of ``board``."""
+    """The folder in which a store at ``root`` keeps the records of ``board``."""
     return root / "records" / board
 
 
@@ -32,7 +32,7 @@ def find_records(board: str, *, store: Path, published: Path, given: Path | None
     DataError for a file that is no record, contradicts itself or is of another board; UsageError if there are none.
     """
     stored = records_folder(store, board)
-    # What a user easily takes for the folder of the records: that of the board, or the store.
+    # Folders that a user easily takes for that of the records: that of the board, or the store.
     near = [] if given is None else [given / "records", records_folder(given, board)]
     hint = "".join(
         f"; records are in {place}" for place in near if os.path.isdir(place) and any(place.glob("*_s*.json"))
@@ -54,7 +54,7 @@ def find_records(board: str, *, store: Path, published: Path, given: Path | None
 
 
 def check_board(records: Iterable[Entry], board: str, folder: Path | None = None) -> None:
-    """DataError for a record of another board. folder: where they lie."""
+    """Raise DataError for a record of another board. folder: that of the records."""
     for record in records:
         if record.board != board:
             path = record.name if folder is None else folder / record.name

@@ -1,4 +1,4 @@
-"""The predictions behind the counts of a record, as a file beside it. Nothing here imports torch."""
+"""The predictions behind the counts of a record, in a file beside the record. This module does not import torch."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _LARGEST = np.iinfo(np.int16).max
 
 
 def path_of(record: Path) -> Path:
-    """The file of predictions of a record's file."""
+    """The file of predictions that belongs to a record's file."""
     return record.with_name(f"{record.name.removesuffix('.json')}.safetensors")
 
 
 def pack(clean: NDArray[Any], triggered: NDArray[Any], certified: NDArray[Any] | None = None) -> bytes:
     """safetensors of the classes predicted for test images, without and with the trigger, both (N,).
 
-    certified: bool (N,), of those without it; None leaves it out. Classes are int16 if that holds every one, else
+    certified: bool (N,), of the classes without the trigger; None omits it. Classes are int16 if that fits all, else
     int64. Equal predictions give equal bytes.
     """
     arrays = dict(zip(NAMES, (clean, triggered), strict=True))
@@ -35,7 +35,7 @@ def pack(clean: NDArray[Any], triggered: NDArray[Any], certified: NDArray[Any] |
 
 
 def unpack(content: bytes) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None]:
-    """What ``pack`` was given, the classes as int64. ValueError if the content is nothing of the sort."""
+    """The arguments of ``pack``, the classes as int64. ValueError if the content is no file of predictions."""
     try:
         arrays = load(content)
     except (SafetensorError, KeyError, TypeError) as error:

@@ -1,7 +1,7 @@
-"""Whether a record says what its own numbers, identities and names say. Nothing here imports torch.
+"""Check a record against its own numbers, identities and names. This module does not import torch.
 
-A record carries the counts behind its percentages and the identity behind each key, so a figure that was edited by
-hand shows without the store it came from.
+A record contains the counts behind its percentages and the identity behind each key, so that an edited figure
+is detected without the store that it came from.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from benchbd.records.predictions import unpack
 if TYPE_CHECKING:
     from benchbd.records.models import Baseline, Counts, Entry, Inspected, Metrics, Record
 
-_TOLERANCE = 1e-3  # of a percentage: a record rounds to 1e-4
+_TOLERANCE = 1e-3  # percentage points: a record rounds to 1e-4
 
-_NAME = re.compile(r"[^\s./\\:][^/\\:\x00-\x1f]*")  # names become file names; a data set is named after any folder
+_NAME = re.compile(r"[^\s./\\:][^/\\:\x00-\x1f]*")  # names become file names; data sets may have a folder's name
 
 _OPTION = re.compile(r"(?P<name>[^.=]+)\.(?P<field>[^.=]+)=(?P<value>.*) \(the board's: .*\)", re.DOTALL)
 
@@ -32,12 +32,12 @@ _METHODS = {axis.stage: axis.name for axis in AXES if axis.stage and axis.name !
 
 
 def cell(record: Record) -> str:
-    """The first thing that is wrong with the record of a cell, field first; empty where nothing is."""
+    """The first fault of a cell's record, beginning with the field; empty if there is none."""
     return next(_of_cell(record), "")
 
 
 def inspection(record: Inspected) -> str:
-    """The same for the record of an inspection."""
+    """The first fault of an inspection's record, likewise."""
     return next(_of_inspection(record), "")
 
 
@@ -70,7 +70,7 @@ def _of_cell(record: Record) -> Iterator[str]:
 
 
 def _attacked(record: Record) -> Iterator[str]:
-    """A task that is said to be under attack, or not, and is the other."""
+    """A task that the record calls attacked but that is not, or the reverse."""
     targets = within(record.identity, "attack", "params", "targets")
     if isinstance(targets, list):
         data = within(record.identity, "evaluate", "data", "train")
@@ -81,7 +81,7 @@ def _attacked(record: Record) -> Iterator[str]:
 
 
 def _predicted(record: Record) -> Iterator[str]:
-    """Predictions that are missing, or that the counts do not follow from as far as no labels are needed."""
+    """Predictions that are missing or do not give the counts, as far as this can be checked without labels."""
     counts, content = record.counts, record.packed
     if record.schema_version > 1 and (record.predictions is None) != (counts is None):
         yield f"{'predictions' if counts else 'counts'}: missing; counts and predictions go together"
@@ -151,7 +151,7 @@ def _shared(record: Entry, last: str) -> Iterator[str]:
 
 
 def _departed(record: Entry) -> Iterator[str]:
-    """Departures by an option of a method that took part, with another value than its identity has."""
+    """Departures by an option of one of the record's methods that differ from its identity."""
     for departure in record.departures:
         if said := _OPTION.fullmatch(departure):
             for kind, identity in record.identity.items():
@@ -164,7 +164,7 @@ def _departed(record: Entry) -> Iterator[str]:
 
 
 def _pointed(record: Entry) -> Iterator[str]:
-    """Assignments of a sweep's point that the stages of the record did not have."""
+    """Assignments of a sweep's point that the record's stages do not have."""
     for option, value in record.point.items():
         name, _, field = option.rpartition(".")
         for kind, identity in record.identity.items():
@@ -203,7 +203,7 @@ def _identities(record: Entry, last: str) -> Iterator[str]:
 
 
 def within(value: Any, *path: str) -> Any:
-    """What lies at ``path`` in nested dictionaries; None where it leads nowhere."""
+    """The value at ``path`` in nested dictionaries; None if it does not exist."""
     for name in path:
         value = value.get(name) if isinstance(value, Mapping) else None
     return value
@@ -230,7 +230,7 @@ def _countable(name: str, counts: Counts) -> Iterator[str]:
 
 
 def _following(label: str, percent: Metrics | Baseline, name: str, counts: Counts) -> Iterator[str]:
-    """Percentages that are not those of their counts; both models name them in one order."""
+    """Percentages that differ from those of their counts; both models name them in one order."""
     pairs = [
         (counts.correct, counts.total),
         (counts.hits, counts.total),
@@ -253,9 +253,9 @@ def _percentages(label: str, percent: Metrics) -> Iterator[str]:
 
 
 def _status(record: Entry, complete: bool, measured: bool, what: str) -> Iterator[str]:
-    """A status beside what only another one has.
+    """A status with fields that only another status has.
 
-    complete: whether all of ``what`` is there. measured: whether the figures of its own are.
+    complete: whether all of ``what`` is there. measured: whether it has its own figures.
     """
     counts = record.status in ("ok", "attack-failed")
     if counts and not complete:
@@ -268,7 +268,7 @@ def _status(record: Entry, complete: bool, measured: bool, what: str) -> Iterato
 
 
 def _gate(record: Entry, gain: float) -> Iterator[str]:
-    """Whether the attack counts, as the runner decides it. gain: points of its undefended ASR above the floor."""
+    """Whether the status agrees with the gate of the runner. gain: points of its undefended ASR above the floor."""
     spared = bool(getattr(record, "beside", ()))
     gated = "attack" in record.identity and record.attack_role is not Role.CONTROL and not spared
     if record.status == "ok" and gated and gain < GATE - _TOLERANCE:

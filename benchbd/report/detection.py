@@ -1,6 +1,6 @@
-"""From detection records to a document: how well a detector tells the attacked encoders of a board from the clean ones.
+"""Detection records as a document: how well a detector separates a board's attacked encoders from its clean ones.
 
-Reads records only; torch is never imported. An encoder whose attack did not take is no positive, and is only counted.
+Only records are read; torch is never imported. An encoder whose attack did not take is no positive, only counted.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ LEGEND = (
 
 @dataclass(frozen=True)
 class Population:
-    """One detector against one attack: the scores of the clean encoders and of the attacked ones.
+    """One detector against one attack: the scores of the clean encoders and of the attacked encoders.
 
-    tasks: of the attacked encoders' row. left_out: encoders that do not count, by status; clean ones as "clean failed".
-    point: of a sweep, its assignments; empty for the board's grid.
+    tasks: of the attacked encoders' row. left_out: encoders without a score, by status; clean ones as "clean failed".
+    point: assignments of a sweep's point; empty for the board's grid.
     seconds, image_forwards: means over every inspection.
     """
 
@@ -61,7 +61,7 @@ class Population:
 
     @property
     def auroc(self) -> tuple[float, float, float] | None:
-        """With its interval: (value, low, high)."""
+        """AUROC with its interval: (value, low, high)."""
         if not self.judged:
             return None
         value = auroc(self.clean, self.attacked)
@@ -69,11 +69,11 @@ class Population:
 
     @property
     def found(self) -> int | None:
-        """How many attacked encoders are above every clean one: TPR at FPR 0 is their share."""
+        """The number of attacked encoders that score above every clean one: TPR at FPR 0 is their share."""
         return true_positives(self.clean, self.attacked) if self.judged else None
 
     def flat(self) -> dict[str, object]:
-        """Numbers and plain lists under one name each; shares are 0..1, None where a population is empty."""
+        """Numbers and lists by name; shares are 0..1, None if a population is empty."""
         flat: dict[str, object] = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
         flat |= {"n_clean": len(self.clean), "n_attacked": len(self.attacked)}
         value, low, high = self.auroc or (None, None, None)
@@ -82,9 +82,9 @@ class Population:
 
 
 _Place = tuple[Any, ...]
-"""(detection, pretrain, task, point, departures) of clean encoders; with (tasks, attack) after it, of attacked ones.
+"""(detection, pretrain, task, point, departures) of clean encoders; of attacked ones followed by (tasks, attack).
 
-task: the data set of the classifiers, of a detector of these; else empty."""
+task: the data set of the classifiers, if the detector inspects classifiers; else empty."""
 
 
 def populations(
@@ -93,7 +93,7 @@ def populations(
     """One population per detector, attack and row of the board, in its order.
 
     DataError for two verdicts of one seed, and for encoders of two protocols.
-    Clean encoders without attacked ones are a population too, whose attack is "".
+    If only clean encoders were inspected, one population with attack "" reports their false positives.
     """
     groups: dict[_Place, dict[object, DetectionRecord]] = {}
     clean: dict[_Place, dict[object, DetectionRecord]] = {}
@@ -123,7 +123,7 @@ def populations(
 
 
 def _clean_place(attacked: _Place, clean: Collection[_Place]) -> _Place:
-    """Where the clean encoders lie that attacked ones are told from: what changes an attack alone leaves them be."""
+    """The key of the clean encoders that attacked ones are compared with: it lacks departures of the attack alone."""
     *whose, point, departures = attacked[:5]
     for near in (point, ""):
         known = [place[4] for place in clean if place[:4] == (*whose, near)]
@@ -138,7 +138,7 @@ def _of_task(record: DetectionRecord) -> str:
 
 
 def _take(into: dict[object, DetectionRecord], encoder: object, record: DetectionRecord) -> None:
-    """Count an encoder once. DataError where one seed has two verdicts: together they would fake a narrow interval."""
+    """Count an encoder once. DataError if one seed has two verdicts: two would make the interval too narrow."""
     other = into.setdefault(encoder, record)
     if other.seed == record.seed and other.key != record.key:
         keys = f"keys {other.key[:12]} and {record.key[:12]}"
@@ -180,7 +180,7 @@ def _population(place: _Place, attacked: Sequence[DetectionRecord], clean: Seque
 
 
 def _counted(records: Sequence[DetectionRecord]) -> list[str]:
-    """What detectors remarked, each line once, with how many encoders it is about."""
+    """The detectors' remarks, each line once, with the number of encoders that it concerns."""
     said: dict[str, int] = {}
     for record in records:
         for note in dict.fromkeys(record.notes):
@@ -189,14 +189,14 @@ def _counted(records: Sequence[DetectionRecord]) -> list[str]:
 
 
 def frame(records: Iterable[DetectionRecord]) -> pd.DataFrame:
-    """One line per inspection: who, what, score, verdict, cost."""
+    """One line per inspection: encoder, method, score, verdict, cost."""
     columns = ["detection", "attack", "pretrain", "tasks", "seed", "status", "reason", "score", "flagged", "seconds"]
     lines = [record.model_dump(include={*columns, "on_board", "key"}) for record in records]
     return pd.DataFrame(lines, columns=[*columns, "on_board", "key"])
 
 
 def document(records: Iterable[DetectionRecord], order: Order = BY_NAME, off_board: bool = False) -> Document:
-    """The populations with how they are to be read; a document that says nothing, if there are none."""
+    """The populations and how to read them; an empty document if there are none."""
     found = populations(list(records), order, off_board)
     pointed = any(population.point for population in found)
     flat = [population.flat() for population in found]
@@ -225,7 +225,7 @@ def _values(population: Population) -> list[Value]:
     clean, attacked = population.clean, population.attacked
     status = ["ok"] if population.judged else ["no attacked encoders"] if clean else ["no clean encoders"]
     if not clean and any(status.startswith("clean ") for status in population.left_out):
-        status = []  # there are some: the count says why they have no score
+        status = []  # the count explains why they have no score
     status += [f"{count} {status}" for status, count in population.left_out.items()]
     status += ["off-board"] if population.departures else []
     return [

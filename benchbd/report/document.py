@@ -1,4 +1,4 @@
-"""A document: sections of tables with typed columns, and what stands around them. Any writer writes any document.
+"""A document: sections of tables with typed columns, and the texts around them. Every writer can write it.
 
 `sections` and the texts are for readers: Markdown, LaTeX and the terminal. `frames` and `data` are the same for
 programs, at full precision: CSV and JSON. Nothing here imports torch.
@@ -15,15 +15,15 @@ from benchbd.report.statistics import Interval
 Kind = Literal["words", "figure", "percent", "change", "seeds", "seconds", "count"]
 """The type of a column's values.
 
-words: text, or `Noted`; it stands at the left and may wrap. All others stand at the right, and None is "-".
-figure: text of a figure that one document alone has. percent: an `Interval` in percent. change: an `Interval`, or a
-float, in percentage points, written with its sign. seeds: how many there are. seconds: a float. count: a number of
-which three digits are shown.
+words: text, or `Noted`; aligned left, may wrap. All others are aligned right, and None is "-".
+figure: text of a figure of a type used once. percent: an `Interval` in percent. change: an `Interval`, or a
+float, in percentage points, written with its sign. seeds: a number of seeds. seconds: a float. count: a number,
+written with three digits.
 """
 
 
 class Noted(NamedTuple):
-    """A text with footnotes; the document numbers them in order of occurrence."""
+    """A text with footnotes; the document numbers footnotes in order of occurrence."""
 
     text: str
     notes: tuple[str, ...] = ()
@@ -36,13 +36,13 @@ Value = str | int | float | Interval | Noted | None
 class Column:
     """A column of a section's tables.
 
-    over: a heading above the heading, shared by neighbours that have the same.
-    brief: the heading in a terminal, if it is another. detail: whether a terminal does without the column.
-    least: the least width in a terminal, in characters. Words wrap to that before other columns are left out; if it is
-    0, only after.
-    rank: if a terminal is narrow, columns of the highest rank are left out first, those of rank 0 never.
-    points: the width of words on a page. apart: the caption of a table of its own that has the column on a page,
-    beside the words that the rows begin with; rows without a figure in it are left out there.
+    over: a heading above the heading, shared by neighbours with the same one.
+    brief: the heading in a terminal, if it differs. detail: whether a terminal always omits the column.
+    least: the minimum width in a terminal, in characters. Words wrap to that width before other columns are omitted; if
+    it is 0, only afterwards.
+    rank: if a terminal is narrow, it omits columns of the highest rank first, and never those of rank 0.
+    points: the width of words on a page. apart: on a page, the caption of a separate table for this column and the
+    columns of words at the start of the rows; rows without a figure in this column are omitted there.
     """
 
     header: str
@@ -57,7 +57,7 @@ class Column:
 
     @property
     def words(self) -> bool:
-        """Whether it holds words, not figures."""
+        """Whether the column contains words, not figures."""
         return self.kind == "words"
 
     @property
@@ -67,7 +67,7 @@ class Column:
 
     @property
     def full(self) -> str:
-        """The heading with what stands above it."""
+        """The heading together with the shared one above it."""
         return f"{self.over} {self.header}" if self.over else self.header
 
 
@@ -83,9 +83,9 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """Tables of the same columns, which a terminal shows at the same widths.
+    """Tables with the same columns, which a terminal shows at the same widths.
 
-    ruled: whether a terminal has a line of dashes under the headings. stacked: if it is not empty, the rows are too
+    ruled: whether a terminal draws a line of dashes under the headings. stacked: if it is not empty, the rows are too
     wide for a terminal, which shows each as a block of lines under this heading, with the row's cells for {0}, {1}, ...
     """
 
@@ -96,7 +96,7 @@ class Section:
 
 
 class Frame(NamedTuple):
-    """Lines for a program: a value for each name in ``names``; text, numbers, or what JSON can hold."""
+    """Lines for a program: a value for each name in ``names``; text, numbers, or other JSON."""
 
     names: Sequence[str]
     lines: Sequence[Mapping[str, Any]]
@@ -106,11 +106,11 @@ class Frame(NamedTuple):
 class Document:
     """Tables, and texts around them; no text has line breaks.
 
-    intro: a paragraph before the tables. empty: stands in for tables, if there are none.
-    summary: lines on the whole, below the tables. legend: how the columns are to be read. remarks: on all rows.
-    brief: what a terminal says in place of ``intro`` and ``legend``; if it is empty, it says those.
-    notes: a heading of legend, remarks and footnotes, on pages that have headings.
-    lettered: whether footnotes have letters, not numbers.
+    intro: a paragraph before the tables. empty: replaces the tables if there are none.
+    summary: lines on the whole, below the tables. legend: how to read the columns. remarks: on all rows.
+    brief: what a terminal shows instead of ``intro`` and ``legend``; if it is empty, the terminal shows those.
+    notes: a heading above legend, remarks and footnotes, on pages with headings.
+    lettered: whether footnotes have letters instead of numbers.
     frames: what CSV writes, one table below the other. data: what JSON writes.
     """
 

@@ -1,4 +1,4 @@
-"""From the records of inspections to documents: one for every axis that inspects and has some."""
+"""Records of inspections as documents: one for every axis that inspects and has records."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchbd.report.rows import BY_NAME, Order
 def documents(
     records: Sequence[Inspected], order: Order = BY_NAME, off_board: bool = False
 ) -> Iterator[tuple[Axis, Document]]:
-    """Each axis with what the ``document`` of its module ``benchbd/report/NAME.py`` makes of its records."""
+    """Each axis with the ``document`` that its module ``benchbd/report/NAME.py`` makes of its records."""
     for axis in INSPECTING:
         own = [record for record in records if record.axis == axis.name]
         yield axis, import_module(f"benchbd.report.{axis.name}").document(own, order, off_board)

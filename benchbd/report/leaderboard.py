@@ -1,6 +1,6 @@
-"""From records to a leaderboard: a row per attack and defense over seeds, as pandas, as a Document, as files.
+"""A leaderboard from records: a row per attack and defense over seeds, as pandas, as a Document, as files.
 
-Only records are read, so torch is never imported. The text is a function of the records alone, byte for byte: no date,
+Only records are read, so torch is never imported. The records alone determine the text, byte for byte: no date,
 no host, no dependence on their order. All metrics are percentages, all differences percentage points.
 """
 
@@ -50,7 +50,7 @@ _FRAME = (
 
 
 def frame(records: Iterable[Record]) -> pd.DataFrame:
-    """One line per record, the off-board ones too. ``task`` is "gtsrb:12"; what a record lacks is NaN."""
+    """One line per record, including off-board ones. ``task`` is "gtsrb:12"; a value that a record lacks is NaN."""
     lines = []
     for record in records:
         line = record.model_dump(include=set(_FRAME))
@@ -63,8 +63,8 @@ def frame(records: Iterable[Record]) -> pd.DataFrame:
 def frame_of_rows(records: Iterable[Record], order: Order = BY_NAME, off_board: bool = False) -> pd.DataFrame:
     """One line per row of the board, in its order; the columns are those of TableRow, flat.
 
-    off_board: whether off-board records get rows, one set for each kind of departure; else they are left out.
-    DataError where one cell has two records that differ.
+    off_board: whether off-board records get rows, one set for each kind of departure; otherwise they are omitted.
+    DataError if one cell has two records that differ.
     """
     rows = summarise(list(records), order, off_board)
     return pd.DataFrame([row.flat() for row in rows], columns=list(TableRow().flat()))
@@ -76,7 +76,7 @@ def document(
     order: Order = BY_NAME,
     off_board: bool = False,
 ) -> Document:
-    """The rows of the board with what is to be said of them, a table for each place. off_board: see frame_of_rows."""
+    """The rows of the board with the texts around them, a table for each place. off_board: see frame_of_rows."""
     known = list(records)
     rows = summarise(known, order, off_board)
     shown = [record for record in known if record.on_board or off_board]
@@ -145,7 +145,7 @@ def _values(row: TableRow, shared: Collection[str], certified: bool) -> list[Val
         *(row.acc, row.asr, row.asr_nontarget),
         *([row.certified] if certified else []),
         row.acc_to_floor.mean,
-        points.mean if row.of_floor else points,  # to itself: no seed can differ
+        points.mean if row.of_floor else points,  # the floor's difference to itself: no seed can differ
         *(row.acc_to_scratch.mean, row.asr_nontarget_to_scratch.mean),
         row.seconds,
         row.image_forwards,
@@ -154,7 +154,7 @@ def _values(row: TableRow, shared: Collection[str], certified: bool) -> list[Val
 
 
 def _single(rows: Iterable[TableRow]) -> bool:
-    """Whether a row is of one seed alone."""
+    """Whether some row has one seed alone."""
     return any(len(row.seeds) == 1 for row in rows)
 
 
@@ -185,13 +185,13 @@ def build(
     inspected: Sequence[Inspected] = (),
 ) -> dict[str, str]:
     """The files of a leaderboard by name: README.md, board.csv, board.json, board.tex, and detections.csv and
-    detections.json if detectors were run (so for every axis that inspects).
+    detections.json if detectors were run (and likewise for every axis that inspects).
 
-    out: where they are written, with the records (all of them, so that a build from there gives the same bytes) under
-    records/, from which the obsolete ones are removed. The text of out/notes.md, if there, enters the README as it is.
+    out: the folder to write them to, with all records, so that a build from there gives the same bytes, under
+    records/, where obsolete records are removed. The text of out/notes.md, if it exists, is part of the README.
     DataError for a record of another board, and for a file in out/records that is no record or of another board;
-    StoreError where out/README.md is not a leaderboard's. Nothing is written then. StoreError where ``out`` cannot be
-    written.
+    StoreError if out/README.md is not a leaderboard's. In these cases nothing is written. StoreError if ``out``
+    cannot be written.
     """
     known, out = list(records), None if out is None else expanded(out)
     check_board((*known, *inspected), board)
@@ -219,7 +219,7 @@ def build(
         files |= {f"{axis.plural}.csv": csv.write(each), f"{axis.plural}.json": json.write(each)}
     if out:
         folder = out / "records"
-        # A stranger among the records, or a text by hand, is reported before anything is written or removed.
+        # Report a foreign record or a README written by hand before anything is written or removed.
         check_board((*read_records(folder), *read_inspected(folder)), board, folder)
         _check_readme(out / "README.md", generated)
         kept = {*write_records([*known, *inspected], folder)}
@@ -227,7 +227,7 @@ def build(
         try:
             for path in sorted({path for place in places for path in place.glob("*.json")} - kept):
                 remove_record(path)
-            for axis in {*INSPECTING} - judged.keys():  # of an earlier build
+            for axis in {*INSPECTING} - judged.keys():  # files of an earlier build
                 for form in ("csv", "json"):
                     (out / f"{axis.plural}.{form}").unlink(missing_ok=True)
             for name, text in files.items():
@@ -238,7 +238,7 @@ def build(
 
 
 def _check_readme(path: Path, generated: str) -> None:
-    """StoreError where there is a README that a build of this board did not write."""
+    """StoreError if the folder has a README that a build of this board did not write."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
     except OSError as error:
@@ -261,7 +261,7 @@ def _notes_of(folder: Path | None) -> str:
 
 
 def _cost(records: Sequence[Record], order: Order, off_board: bool) -> str:
-    """What each defense cost, one line per defense and machine: seconds of two machines have no mean."""
+    """The cost of each defense, one line per defense and machine: seconds of two machines have no common mean."""
     runs: dict[tuple[str, str], dict[str, Record]] = {}
     machines: Counter[str] = Counter()
     for record in sorted(records, key=lambda record: record.name):
@@ -269,7 +269,7 @@ def _cost(records: Sequence[Record], order: Order, off_board: bool) -> str:
             machine = _machine(record)
             machines[machine] += 1
             if "defend" in record.cost and record.defense_role is not Role.FLOOR:
-                # One repair serves all evaluators, and one scratch run all attacks: it is counted once.
+                # One repair serves all evaluators, and one scratch run all attacks: each is counted once.
                 done = runs.setdefault((record.defense, machine), {})
                 done.setdefault(record.stages.get("defend", record.key), record)
     letters = {machine: letter(number).upper() for number, machine in enumerate(sorted(machines), start=1)}
@@ -297,7 +297,7 @@ def _range(texts: Sequence[str]) -> str:
 
 
 def _machine(record: Record) -> str:
-    """Device, threads and torch first, whatever else the record knows after them."""
+    """Device, threads and torch, then all else that the record contains about the machine."""
     known = {key: record.machine[key] for key in ("device", "threads", "torch") if key in record.machine}
     said = [f"{key} {value}" for key, value in (known | dict(sorted(record.machine.items()))).items()]
     return ", ".join(said) or "machine unknown"

@@ -1,4 +1,4 @@
-"""What `benchbd plan` says, as a document: the stages, which the store has, what the others may cost, absent data."""
+"""The output of `benchbd plan` as a document: stages, which of them are cached, estimated cost, absent data."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING
 
 from benchbd.report.document import Column, Document, Frame, Section, Table, Value
 
-if TYPE_CHECKING:  # it would load torch
+if TYPE_CHECKING:  # importing it would load torch
     from benchbd.planning.cases import Plan
 
-LARGE = 40  # stages that a plan lists one by one; more are summed up
+LARGE = 40  # number of stages that a plan lists one by one; more are summed up
 
 
 @dataclass(frozen=True)
 class PlannedStage:
     """A stage of a plan.
 
-    cached: whether the store has it. provisional: whether its key is not final, since data are absent.
-    absent: those data, as "NAME (SPLIT)". image_forwards, seconds: estimates of its cost, None if nobody knows.
+    cached: whether the store has it. provisional: whether its key is not final because data are absent.
+    absent: those data, as "NAME (SPLIT)". image_forwards, seconds: estimates of its cost, None if unknown.
     """
 
     key: str
@@ -34,7 +34,7 @@ class PlannedStage:
 
 
 def document(plan: Plan, stages: Sequence[PlannedStage], advice: Sequence[str] = ()) -> Document:
-    """The plan; a large one is summed up by kind and method. advice: how to get the data sets that are absent."""
+    """The plan; a large one is summed up by kind and method. advice: how to get the absent data sets."""
     small = len(stages) <= LARGE
     rows = [_row(stage) for stage in stages] if small else _summed(stages)
     summary = [*_totals(plan, stages), *_off_board(plan)]
@@ -78,7 +78,7 @@ def _row(stage: PlannedStage) -> list[Value]:
 
 
 def _summed(stages: Sequence[PlannedStage]) -> list[list[Value]]:
-    """The stages by kind and method, how many of them the store has, and what the others may cost."""
+    """The stages by kind and method, how many of them the store has, and the estimated cost of the others."""
     groups: dict[tuple[str, str], list[PlannedStage]] = {}
     for stage in stages:
         groups.setdefault((stage.kind, stage.method), []).append(stage)
@@ -91,14 +91,14 @@ def _summed(stages: Sequence[PlannedStage]) -> list[list[Value]]:
 
 
 def _sum(values: Sequence[float | None]) -> str:
-    """A sum; a question mark behind it if some of the values are unknown, in its place if all are."""
+    """A sum; followed by a question mark if some values are unknown, replaced by one if all are."""
     known = [value for value in values if value is not None]
     total = f"{sum(known):,.0f}" if known or not values else ""
     return total + ("?" if len(known) < len(values) else "")
 
 
 def _totals(plan: Plan, stages: Sequence[PlannedStage]) -> Iterator[str]:
-    """How much there is and how much of it is to compute; at what cost, as far as methods and past stages tell."""
+    """The number of stages, the number to compute, and their estimated cost from methods and past stages."""
     todo = [stage for stage in stages if not stage.cached]
     inspections = f", {_number(len(plan.inspections), 'inspection')}" if plan.inspections else ""
     yield (
@@ -121,7 +121,7 @@ def _totals(plan: Plan, stages: Sequence[PlannedStage]) -> Iterator[str]:
 
 
 def _partly(values: Sequence[float | None], told: Callable[[float], str]) -> str:
-    """A sum, and of how many stages nobody knows what they add to it."""
+    """A sum, and the number of stages whose share is unknown."""
     known = [value for value in values if value is not None]
     unknown = f"{_number(len(values) - len(known), 'stage')} of unknown cost"
     parts = [*([told(sum(known))] if known else []), *([unknown] if len(known) < len(values) else [])]
@@ -129,7 +129,7 @@ def _partly(values: Sequence[float | None], told: Callable[[float], str]) -> str
 
 
 def _off_board(plan: Plan) -> Iterator[str]:
-    """Each departure, and how many of the cells and inspections it concerns: those that stand on it."""
+    """Each departure, and the number of cells and inspections that depend on it."""
     parts = [case.departures for case in plan.cases]
     for departure in plan.departures:
         off = sum(departure in departures for departures in parts)

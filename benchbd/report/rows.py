@@ -1,6 +1,6 @@
 """Records of several seeds, summarised: one row per (pretrain, task, evaluator, attack, defense).
 
-All metrics are percentages, all differences percentage points. Reads records only; torch is never imported.
+All metrics are percentages, all differences percentage points. Only records are read; torch is never imported.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Order:
     """The board's order of rows. Floors come first in any case; names missing from a list are sorted after those in it.
 
     tasks: pairs of pre-training set and task, the latter with its target as index or name ("gtsrb:12").
-    sweeps: by name, label and point of every line. own: the points that are the board as it stands.
+    sweeps: by name, label and point of every line. own: the points that equal the board's own settings.
     """
 
     attacks: Sequence[str] = ()
@@ -38,7 +38,7 @@ class Order:
 
     @classmethod
     def of(cls, board: Board) -> Order:
-        """The order in which a board names things."""
+        """The order in which a board lists names."""
         tasks = [(row.pretrain, task) for row in board.rows for task in row.evaluated]
         lines = {
             sweep.name: [(label, point_text(point), at(board, point, sweep.name)) for label, point in labelled(sweep)]
@@ -60,17 +60,17 @@ _SINCE_2 = ("ra", "ra_b", "certified")  # figures of records since schema 2
 
 @dataclass(frozen=True)
 class TableRow:
-    """One line of a table: what the seeds of (pretrain, task, evaluator, attack, defense) say together.
+    """One line of a table: the seeds of one (pretrain, task, evaluator, attack, defense) combined.
 
-    seeds: those with numbers. The statuses count all, those without numbers too.
+    seeds: those with numbers. The statuses count all seeds, including those without numbers.
     ..._to_floor, ..._to_scratch: means of differences taken seed by seed, to the clean encoder and to the defense from
     scratch.
-    scratch_seeds: the seeds that have a defense from scratch to be compared with.
+    scratch_seeds: the seeds with a run from scratch to compare with.
     seconds, image_forwards: means over the seeds, of the defense alone.
-    departures: in what the row is off-board; empty where it is on-board.
-    point: of a sweep, its assignments; empty for the board's grid.
-    beside: the tasks that are attacked, of a task that is not; empty else.
-    options: what its methods were called with, as ``-o`` takes it.
+    departures: the options in which the row is off-board; empty if it is on-board.
+    point: assignments of a sweep's point; empty for the board's grid.
+    beside: for a task without an attack, the attacked tasks; otherwise empty.
+    options: the options of its methods, as ``-o`` takes them.
     """
 
     pretrain: str = ""
@@ -121,13 +121,13 @@ class TableRow:
 
     @property
     def status(self) -> str:
-        """The status that all seeds share, or how many have which."""
+        """The status that all seeds share, or the number of seeds with each."""
         shared = len(self.statuses) == 1
         text = ", ".join(name if shared else f"{count} {name}" for name, count in self.statuses.items())
         return f"{text}, off-board" if self.departures else text
 
     def flat(self) -> dict[str, Any]:
-        """Numbers and plain lists under one name each; a half-width follows its mean as ``..._half``."""
+        """Numbers and lists by name; a half-width follows its mean as ``..._half``."""
         flat: dict[str, Any] = {}
         for name in (each.name for each in fields(self) if not each.name.endswith(("_role", "options"))):
             value = getattr(self, name)
@@ -144,7 +144,7 @@ class TableRow:
 
 
 def flattened(rows: Sequence[TableRow]) -> tuple[list[str], list[dict[str, Any]]]:
-    """The names of ``flat`` and the rows by them, without RA or certified accuracy if no record counts it."""
+    """The names of ``flat`` and the rows by these names, without RA or certified accuracy if no record counts it."""
     flat = [row.flat() for row in rows]
     absent = {name for name in _SINCE_2 if all(each[name] is None for each in flat)}
     absent |= {name for name in ("point", "beside") if not any(each[name] for each in flat)}
@@ -153,13 +153,13 @@ def flattened(rows: Sequence[TableRow]) -> tuple[list[str], list[dict[str, Any]]
 
 
 def summarise(records: Sequence[Record], order: Order, off_board: bool) -> list[TableRow]:
-    """The rows of the board, in its order. DataError where a cell has two records, or a row is of two protocols."""
+    """The rows of the board, in its order. DataError if a cell has two records, or a row has two protocols."""
     cells: dict[tuple[object, ...], dict[int, Record]] = {}
     for record in sorted(records, key=lambda record: (record.seed, record.name)):
         if record.on_board or off_board:
             seeds = cells.setdefault((*_place(record), record.attack, record.defense), {})
             other = seeds.setdefault(record.seed, record)
-            if other != record:  # counted as two seeds, they would fake a narrow interval
+            if other != record:  # counting both as seeds would make the interval too narrow
                 keys = f"keys {other.key[:12]} and {record.key[:12]}"
                 raise DataError(
                     f"{other.file} and {record.file}: two records of one cell, {keys}; remove the one out of date"
@@ -189,14 +189,14 @@ def summarise(records: Sequence[Record], order: Order, off_board: bool) -> list[
 
 
 def _attack(record: Record) -> str:
-    """The attack's name; empty for the clean encoder, whatever its floor is called."""
+    """The attack's name; empty for the clean encoder, whatever its floor's name."""
     return "" if record.attack_role is Role.FLOOR else record.attack
 
 
 def _scratch_of(record: Record, scratch: Mapping[tuple[object, ...], Sequence[Record]]) -> Record | None:
-    """The run from scratch that a record is compared with: in its own place, under the same evaluation.
+    """The run from scratch that a record is compared with: in the same place, under the same evaluation.
 
-    The trigger is the attack's, so its own scratch cell comes first; the weights are the same in both.
+    The trigger is the attack's, so the attack's own scratch cell comes first; the weights are the same in all.
     """
     place = _place(record)[:-2]
     for point, attack in product(dict.fromkeys((point_text(record.point), "")), (_attack(record), "")):
@@ -208,15 +208,15 @@ def _scratch_of(record: Record, scratch: Mapping[tuple[object, ...], Sequence[Re
 
 
 def _evaluation(record: Record) -> tuple[Any, ...]:
-    """What an encoder was measured with: evaluator, data and trigger."""
+    """The setting of an encoder's evaluation: evaluator, data and trigger."""
     identity = record.identity.get("evaluate", {})
     return identity.get("method"), identity.get("data"), identity.get("params", {}).get("trigger")
 
 
 def nearest_departures(own: Sequence[str], known: Iterable[tuple[str, ...]]) -> tuple[str, ...] | None:
-    """What a record that is off-board by ``own`` is compared with: of ``known`` those that share the most of its
-    departures and have no other; None where there are none. A departure marks only what stands on it: where the
-    learning rate of a repair is another, its floor and its control are still the board's."""
+    """The departures in ``known`` to compare a record with whose departures are ``own``: a largest subset of ``own``;
+    None if there is none. A departure marks only results that depend on it: if a repair has another learning rate,
+    its floor and its control are still the board's."""
     return max((each for each in known if set(each) <= set(own)), key=len, default=None)
 
 
@@ -292,7 +292,7 @@ def _notes(records: Sequence[Record]) -> tuple[str, ...]:
 
 
 def _place(record: Record) -> tuple[object, ...]:
-    """What two cells must share to be compared."""
+    """The values that two cells must share to be compared."""
     point, beside = point_text(record.point), tuple(record.beside)
     return record.pretrain, task_name(record), record.evaluator, beside, point, departures(record)
 
@@ -303,12 +303,12 @@ def task_name(record: Record) -> str:
 
 
 def departures(record: Entry) -> tuple[str, ...]:
-    """In what a record is off-board, sorted; empty for an on-board one alone."""
+    """The options in which a record is off-board, sorted; empty for an on-board one alone."""
     return () if record.on_board else tuple(sorted(record.departures)) or ("not said in what",)
 
 
 def check_protocol(records: Sequence[Entry], stages: Collection[str] = ()) -> None:
-    """DataError where records that are averaged differ in more than their seed. stages: look at these alone."""
+    """DataError if records that are averaged differ in more than their seed. stages: compare only these."""
     known = [(record, _protocol(record, stages)) for record in records]
     for record, own in known[1:]:
         first, expected = known[0]
@@ -321,14 +321,14 @@ def check_protocol(records: Sequence[Entry], stages: Collection[str] = ()) -> No
 
 
 def _protocol(record: Entry, stages: Collection[str]) -> dict[str, Any]:
-    """Every value by its dotted name that the identities of a row's seeds share: methods, options, versions, data."""
+    """Every value that the identities of a row's seeds share, by dotted name: methods, options, versions, data."""
     shared = {}
     for kind, identity in record.identity.items():
         if kind in stages or not stages:
             for place, value in _leaves(identity):
                 names = place.split(".")
-                # A seed changes its stages' own seeds, those that data are drawn with (clean.seed, pool_seed) and, by
-                # them, the keys of parents, whose own identities are here too. An option named seed is no such thing.
+                # A seed changes its stages' own seeds, those for drawing data (clean.seed, pool_seed) and so keys of
+                # parents, whose own identities are compared too. An option named seed is not among them.
                 drawn = names[-1] == "seed" or names[-1].endswith("_seed")
                 if names[0] == "method" or not (drawn or names[0] == "parents"):
                     shared[f"{kind}.{place}" if place else kind] = value
@@ -336,7 +336,7 @@ def _protocol(record: Entry, stages: Collection[str]) -> dict[str, Any]:
 
 
 def _leaves(value: Any) -> Iterator[tuple[str, Any]]:
-    """What nested dictionaries hold, by dotted name; a list is one value, unless it holds dictionaries."""
+    """The values in nested dictionaries, by dotted name; a list is one value, unless it contains dictionaries."""
     items: Iterable[tuple[object, Any]] = ()
     if isinstance(value, dict):
         items = value.items()
@@ -350,7 +350,7 @@ def _leaves(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def defense_forwards(record: Record) -> int | None:
-    """Image-forwards of the defense; None where none was run."""
+    """Image-forwards of the defense; None if none was run."""
     cost = record.cost.get("defend")
     return cost.image_forwards if cost else None
 
@@ -362,7 +362,7 @@ def rank_of(name: str, names: Sequence[str], role: Role = Role.METHOD) -> tuple[
 
 
 def interval(values: Iterable[float]) -> Interval:
-    """Of one value per seed; empty where there are none."""
+    """The interval of one value per seed; empty if there are none."""
     known = list(values)
     return Interval(*mean_interval(known)) if known else _NOTHING
 
@@ -373,7 +373,7 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 
 def rounded(value: float | None) -> float | None:
-    """To a millionth: beyond what N images can tell, short of where two machines may differ."""
+    """A number rounded to a millionth: finer than N images can resolve, coarser than differences between machines."""
     return None if value is None else round(value, 6) + 0.0
 
 

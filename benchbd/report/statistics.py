@@ -1,4 +1,4 @@
-"""From predictions to percentages, and from seeds to intervals. Nothing here imports torch when it is loaded."""
+"""Compute statistics over seeds and their intervals. Importing this module does not import torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Z_975 = 1.959964
 
 
 class Interval(NamedTuple):
-    """A mean over seeds and the half-width of its 95 % interval; the latter is None for one seed, both are for none."""
+    """A mean over seeds and the half-width of its 95 % interval; the half-width is None for one seed, both for none."""
 
     mean: float | None = None
     half: float | None = None
@@ -47,7 +47,7 @@ def t_975(df: int) -> float:
 
 
 def auroc(clean: Sequence[float], backdoored: Sequence[float]) -> float:
-    """The chance, 0..1, that a backdoored encoder scores higher than a clean one; a tie counts half."""
+    """The probability, 0..1, that a backdoored encoder scores higher than a clean one; a tie counts half."""
     wins = sum((b > c) + 0.5 * (b == c) for b in backdoored for c in clean)
     return wins / (len(clean) * len(backdoored))
 
@@ -55,10 +55,10 @@ def auroc(clean: Sequence[float], backdoored: Sequence[float]) -> float:
 def auroc_interval(value: float, clean: int, backdoored: int, level: float = 0.95) -> tuple[float, float]:
     """(low, high) around an AUROC of so many encoders, with at least this coverage at any size and distribution.
 
-    For independent encoders. The tails of a two-sample U-statistic are those of n = min(clean, backdoored) coin flips
-    under Chernoff's bound, exp(-n KL(value, p)) <= (1 - level) / 2. It is conservative; at perfect separation it is
-    Clopper and Pearson's interval of n successes in n. Source: Hoeffding, Probability Inequalities for Sums of Bounded
-    Random Variables, JASA 1963, Section 5b.
+    It assumes independent encoders. The tails of a two-sample U-statistic are those of n = min(clean, backdoored) coin
+    flips under Chernoff's bound, exp(-n KL(value, p)) <= (1 - level) / 2. It is conservative; at perfect separation it
+    is Clopper and Pearson's interval of n successes in n. Source: Hoeffding, Probability Inequalities for Sums of
+    Bounded Random Variables, JASA 1963, Section 5b.
     """
     n, tail = min(clean, backdoored), (1 - level) / 2
 
@@ -87,20 +87,20 @@ def binomial_interval(hits: int, trials: int, level: float = 0.95) -> tuple[floa
 
 
 def true_positives(clean: Sequence[float], backdoored: Sequence[float], fpr: float = 0.0) -> int:
-    """How many backdoored encoders score above the threshold that lets at most ``fpr`` of the clean ones pass."""
+    """The number of backdoored encoders above the threshold that at most ``fpr`` of the clean encoders exceed."""
     allowed = math.floor(fpr * len(clean) + 1e-9)
     threshold = sorted(clean, reverse=True)[allowed] if allowed < len(clean) else -math.inf
     return sum(score > threshold for score in backdoored)
 
 
 def _divergence(q: float, p: float) -> float:
-    """Kullback-Leibler divergence of coins with chances q and p, in nats."""
+    """Kullback-Leibler divergence of coins with probabilities q and p, in nats."""
     pairs = [(a, b) for a, b in ((q, p), (1 - q, 1 - p)) if a > 0]
     return math.inf if any(b <= 0 for _, b in pairs) else sum(a * math.log(a / b) for a, b in pairs)
 
 
 def _boundary(excluded: Callable[[float], bool], outside: float, inside: float) -> float:
-    """Where ``excluded`` turns, by halving between a point where it should hold and one where it does not."""
+    """The point at which ``excluded`` changes, by bisection between a point where it holds and one where it fails."""
     if not excluded(outside):
         return outside
     for _ in range(60):
@@ -112,7 +112,7 @@ def _boundary(excluded: Callable[[float], bool], outside: float, inside: float) 
 class Correlation(NamedTuple):
     """Spearman's rho over n pairs with its exact two-sided permutation p-value.
 
-    Both are None for fewer than three pairs, and where one side is all ties.
+    Both are None for fewer than three pairs, and if all values of one side are equal.
     """
 
     n: int
@@ -121,7 +121,7 @@ class Correlation(NamedTuple):
 
 
 def average_ranks(values: Sequence[float]) -> list[float]:
-    """Ranks from 1 for the smallest; equal values share the mean of theirs."""
+    """Ranks from 1 for the smallest; equal values get the mean of their ranks."""
     ordered = sorted(values)
     return [ordered.index(value) + (ordered.count(value) + 1) / 2 for value in values]
 
@@ -129,9 +129,10 @@ def average_ranks(values: Sequence[float]) -> list[float]:
 def spearman(ours: Sequence[float], theirs: Sequence[float]) -> Correlation:
     """Spearman's rho, ties by average rank, and its p-value.
 
-    p: the share of all n! pairings whose rho is at least as far from 0 as the one found. Given the ranks, rho depends
-    on a pairing through the sum of products alone, so sums are counted, not pairings: for each subset of partners used
-    so far, how many ways lead to each sum. That is some 2^n steps, and exact, as twice a rank is an integer.
+    p: the share of all n! pairings whose rho is at least as far from 0 as the observed one. Given the ranks, rho
+    depends on a pairing through the sum of products alone, so we count sums, not pairings: for each subset of the
+    partners used so far, the number of pairings per sum. This takes about 2^n steps and is exact, as twice a rank is an
+    integer.
     """
     n = len(ours)
     x, y = ([round(2 * rank) for rank in average_ranks(values)] for values in (ours, theirs))

@@ -29,15 +29,15 @@ OTHERS = "points that the board does not name"
 
 
 def columns_of(certified: bool) -> list[Column]:
-    """The columns of a leaderboard. certified: whether any of its rows has certified accuracy."""
+    """The columns of a leaderboard. certified: whether any row has certified accuracy."""
     return [column for column in _COLUMNS if certified or column.header != "Certified"]
 
 
 def sweep_tables(rows: Sequence[TableRow], order: Order, values: Callable[[TableRow], list[Value]]) -> list[Table]:
-    """A table per sweep and place: the points in the board's order, each with the attacks and defenses that it moves.
+    """A table per sweep and place: the points in the board's order, each with the attacks and defenses that it changes.
 
-    If a point is the board as it stands, or says what a row of the grid has without it, its row is that of the grid.
-    values: what ``columns_of`` have of a row.
+    If a point equals the board's own settings, or sets only what a row of the grid has anyway, the grid's row is used.
+    values: the values of a row for ``columns_of``.
     """
     named = {text for lines in order.sweeps.values() for _, text in lines}
     others = [(row.point, row.point) for row in rows if row.point and row.point not in named]

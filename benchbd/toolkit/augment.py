@@ -74,10 +74,10 @@ class Augment:
 
 
 def flip_and_shift(pixels: Tensor, generator: torch.Generator, shift: int = 4) -> Tensor:
-    """Each of (B, 3, H, W), of any type, mirrored with probability 1/2 and moved by up to ``shift`` pixels.
+    """Each image of (B, 3, H, W), of any type, mirrored with probability 1/2 and shifted by up to ``shift`` pixels.
 
-    The edge is repeated into what a move uncovers. The mild augmentation of supervised training, for methods that
-    compare an image with itself under another net.
+    A shift repeats the edge into the uncovered pixels. This is the mild augmentation of supervised training, for
+    methods that compare an image's outputs under two nets.
     """
     count, _, height, width = pixels.shape
     device = pixels.device
@@ -102,7 +102,7 @@ def crop_boxes(images: Tensor, scale: tuple[float, float], generator: torch.Gene
     w = (area * ratio).sqrt().round().view(n, TRIES)
     h = (area / ratio).sqrt().round().view(n, TRIES)
     fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
-    first = fits.float().argmax(1, keepdim=True)  # the first try that fits
+    first = fits.float().argmax(1, keepdim=True)  # the first draw that fits
     found = fits.any(1)
     w = torch.where(found, w.gather(1, first)[:, 0], float(width))
     h = torch.where(found, h.gather(1, first)[:, 0], float(height))
@@ -120,7 +120,7 @@ def _resampling(start: Tensor, length: Tensor, size: int) -> Tensor:
 
 
 def crop_and_flip(images: Tensor, boxes: Tensor, flips: Tensor) -> Tensor:
-    """Resize each image's box to the full size and mirror where ``flips``. Separable: two batched products."""
+    """Resize each image's box to the full size, and mirror it if ``flips``. Separable: two batched products."""
     n, channels, height, width = images.shape
     rows = _resampling(boxes[:, 0], boxes[:, 2], height)
     columns = _resampling(boxes[:, 1], boxes[:, 3], width)
@@ -131,7 +131,7 @@ def crop_and_flip(images: Tensor, boxes: Tensor, flips: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Jitter:
-    """The draws of one batch, each (B,): factors, hue turn in revolutions, and what applies.
+    """The draws of one batch, each (B,): factors, hue turn in revolutions, and which operations apply.
 
     order: (B, 4), a permutation of 0 brightness, 1 contrast, 2 saturation, 3 hue per image.
     """
@@ -164,7 +164,7 @@ def _grey(images: Tensor) -> Tensor:
 
 
 def _blend_(images: Tensor, number: Tensor, factor: Tensor) -> None:
-    """In place, operation ``number`` of each image: 0 towards black, 1 its mean grey, 2 its greys; -1: nothing."""
+    """In place, operation ``number`` of each image: 0 blends with black, 1 its mean grey, 2 its greys; -1: none."""
     number, factor = number[:, None, None, None], factor[:, None, None, None]
     grey = _grey(images)
     other = torch.where(number == 1, grey.mean((2, 3), keepdim=True), grey * (number == 2))
@@ -173,10 +173,10 @@ def _blend_(images: Tensor, number: Tensor, factor: Tensor) -> None:
 
 
 def exact_colour(images: Tensor, jitter: Jitter) -> Tensor:
-    """The jitter as torchvision computes it: each operation on its own, in each image's own order, clamped.
+    """The jitter as torchvision computes it: one operation after the other, in each image's own order, each clamped.
 
-    Hue is the expensive one and comes once an image: what precedes it in the image's order, hue, then the rest. Every
-    step is one of the whole batch, so that a GPU is never asked which images it concerns.
+    Hue is expensive and is computed once per image, between the operations before and after it in the image's order.
+    Every step computes on the whole batch, so that a GPU need not send back the indices of images.
     """
     factors = torch.stack([jitter.brightness, jitter.contrast, jitter.saturation, torch.ones_like(jitter.hue)], 1)
     hue_place = (jitter.order == 3).int().argmax(1)
@@ -205,8 +205,8 @@ def _turn_hue(images: Tensor, turn: Tensor) -> Tensor:
         (green - blue) / safe,
         torch.where(green == value, (blue - red) / safe + 2, (red - green) / safe + 4),
     )
-    # Back to RGB in closed form: channel n is v - c * clamp(2 - |k - 2|, 0, 1) with k = (n + 6 h) mod 6. In place: the
-    # pages of large temporaries cost a CPU more than the arithmetic.
+    # Back to RGB in closed form: channel n is v - c * clamp(2 - |k - 2|, 0, 1) with k = (n + 6 h) mod 6. In place:
+    # a CPU spends more time on the memory of large temporaries than on the arithmetic.
     k = (sector + 6 * turn[:, None, None])[:, None]
     k = k + torch.arange(5, 0, -2, device=k.device)[:, None, None]
     k.remainder_(6).sub_(2).abs_().neg_().add_(2).clamp_(0, 1)
@@ -215,7 +215,7 @@ def _turn_hue(images: Tensor, turn: Tensor) -> Tensor:
 
 @cache
 def _constants(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """The luma's weights (3,), RGB to YIQ and back (3, 3). Kept: to send them again would stop a GPU every step."""
+    """The luma's weights (3,), RGB to YIQ and back (3, 3). Cached: sending them in every step would make a GPU wait."""
     to_yiq = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
     return torch.tensor(LUMA).to(device), to_yiq.to(device), torch.linalg.inv(to_yiq).to(device)
 
@@ -223,7 +223,7 @@ def _constants(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
 def colour_matrices(means: Tensor, jitter: Jitter) -> tuple[Tensor, Tensor]:
     """The whole jitter of each image as (B, 3, 3) and (B, 3): ``matrix @ rgb + offset``.
 
-    means: (B, 3), each image's channel means, from which contrast's pivot follows in any order of operations.
+    means: (B, 3), each image's channel means, which give contrast's pivot for any order of operations.
     """
     n = len(means)
     eye = torch.eye(3, device=means.device).expand(n, 3, 3)

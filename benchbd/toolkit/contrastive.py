@@ -1,4 +1,4 @@
-"""What several methods share: seeds, the loop over steps, NT-Xent, contrastive training, and what methods find."""
+"""What several methods share: batches, NT-Xent, and contrastive training with its fields and its loop."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ Loss = Callable[[Encoder, Views], Tensor]
 def batch_indices(
     images: int, batch: int, steps: int, generator: torch.Generator, device: torch.device | str | None = None
 ) -> Iterator[Tensor]:
-    """``steps`` batches of rows, int64 (min(batch, images),); every epoch a fresh permutation, its rest dropped.
+    """``steps`` batches of rows, int64 (min(batch, images),); every epoch is a new permutation, whose rest is dropped.
 
-    device: where the rows go, the generator's if None. An epoch goes there at once: every copy waits for the GPU.
+    device: of the rows; the generator's if None. A whole epoch is copied at once, because every copy waits for the GPU.
     """
     if images < 2:
         raise UsageError(f"training needs at least 2 images, not {images}")
@@ -46,7 +46,7 @@ def batch_indices(
 def nt_xent(first: Tensor, second: Tensor, temperature: float = 0.5) -> Tensor:
     """NT-Xent of two views' projections, (B, d) each, of any length: mean over the 2B anchors.
 
-    The positive is in the denominator, only self-similarity is left out. About log(2B - 1) for unrelated projections.
+    The denominator contains the positive and omits only self-similarity. About log(2B - 1) for unrelated projections.
     Source: SimCLR (Chen et al., 2020), Eq. 1; BadEncoder and MIMIC use temperature 0.5.
     """
     u = F.normalize(torch.cat([first, second]), dim=1)
@@ -60,8 +60,8 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float = 0.5) -> Tensor:
 def project_views(
     encoder: Encoder, views: tuple[Tensor, Tensor], bn_views: Literal["separate", "joint"]
 ) -> tuple[Tensor, Tensor]:
-    """Projections of both views. ``separate`` forwards each by itself (BN statistics per view, as the released code
-    does), ``joint`` in one batch (faster, other BN statistics)."""
+    """Projections of both views. ``separate`` forwards each view alone (BN statistics per view, as the released code
+    does), ``joint`` both in one batch (faster, other BN statistics)."""
     if bn_views == "separate":
         return encoder.project(encoder(views[0])), encoder.project(encoder(views[1]))
     first, second = encoder.project(encoder(torch.cat(views))).chunk(2)
@@ -69,9 +69,9 @@ def project_views(
 
 
 def check_moments(optimizer: torch.optim.Optimizer) -> None:
-    """Diverged where Adam has met a gradient whose square float32 cannot hold, from 1.8e19 on.
+    """Raise Diverged if Adam got a gradient whose square overflows float32, that is from 1.8e19 on.
 
-    Its step is then gradient / inf = 0: the weight stays where it is for good, and no loss tells.
+    Adam's step is then gradient / inf = 0: the weight never changes again, and no loss shows it.
     """
     moments = [state["exp_avg_sq"] for state in optimizer.state.values()]
     if moments and not torch.stack([moment.isfinite().all() for moment in moments]).all():
@@ -79,10 +79,10 @@ def check_moments(optimizer: torch.optim.Optimizer) -> None:
 
 
 class ContrastiveMethod(Method):
-    """The fields, and the one loop, of every method that trains an encoder by SimCLR.
+    """The fields and the loop of every method that trains an encoder by SimCLR.
 
     Pre-training is this loop from random weights on the pool; FT is this loop on the defender's clean images. An
-    encoder that comes without its projection head is refused: training a new head first is not offered.
+    encoder without its projection head is refused: the loop does not first train a new head.
     """
 
     epochs: int = Field(
@@ -144,10 +144,10 @@ class ContrastiveMethod(Method):
     ) -> Encoder:
         """Train every parameter of f and g on random views of ``images``, in place. Returns ``encoder`` in eval mode.
 
-        loss: of the encoder and two views (B, 3, H, W) of a batch; SimCLR's, ``contrast``, where none is given.
+        loss: of the encoder and two views (B, 3, H, W) of a batch; by default SimCLR's, ``contrast``.
         bn: ``eval`` keeps BatchNorm on its running statistics.
-        NotApplicable where the encoder has no head; Diverged on NaN, and where gradients were too large
-        to move a weight.
+        NotApplicable if the encoder has no head; Diverged on NaN, and if gradients were too large to
+        move a weight.
         """
         steps = self.total_steps(len(images))
         if not steps:

@@ -1,4 +1,4 @@
-"""Distillation: what a student copies from a frozen teacher. NAD and the second phase of MIMIC are settings of it."""
+"""Distillation losses of a student and a frozen teacher. NAD and the second phase of MIMIC are settings of them."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def attention_map(feature_map: Tensor) -> Tensor:
 def attention_distance(student: Tensor, teacher: Tensor, form: AttentionForm = "mse") -> Tensor:
     """Distance of two stages' attention, maps (N, C, H, W), mean over images: 0-d.
 
-    mse: mean square over positions, as all released code; it weights a stage by 1 / (H * W). l2: the norm of the
-    difference, as the papers of NAD and MIMIC; the eps keeps its gradient finite at 0.
+    mse: mean square over positions, as in all released code; a stage's weight is then 1 / (H * W). l2: the norm of the
+    difference, as in the papers of NAD and MIMIC; the eps keeps its gradient finite at 0.
     """
     difference = (attention_map(student) - attention_map(teacher)).square()
     return difference.mean() if form == "mse" else (difference.sum(1) + 1e-12).sqrt().mean()
@@ -43,10 +43,10 @@ def attention_distance(student: Tensor, teacher: Tensor, form: AttentionForm = "
 class Distiller:
     """The loss of a student under a teacher; ``distiller.losses(student, views)`` gives its parts.
 
-    A part of weight 0 is computed all the same, so that neither the others' bits nor the cost of a step depend on it.
+    A part of weight 0 is computed too, so that weights change neither the bits of other parts nor the cost of a step.
 
-    teacher: frozen, in eval mode; used without gradient and left as it is.
-    attention: weight of each stage's attention distance, by stage name; a stage that is not named is not compared.
+    teacher: frozen, in eval mode; used without gradient and not changed.
+    attention: weight of each stage's attention distance, by stage name; a missing stage is not compared.
     clone: weight of 1 - cosine of the raw features. contrast: weight of the student's own NT-Xent.
     temperature, bn_views: of the contrast, as in ContrastiveMethod.
     form: of the attention distance. copied: whether the first view's teacher outputs are copied, or both views'.
@@ -62,14 +62,14 @@ class Distiller:
     copied: Literal["first", "both"] = "first"
 
     def __call__(self, student: Encoder, views: Views) -> Tensor:
-        """The sum of the parts, 0-d: what ``ContrastiveMethod.fit`` takes as its loss."""
+        """The sum of the parts, 0-d, as a loss for ``ContrastiveMethod.fit``."""
         parts = self.losses(student, views)
         return parts["clone"] + parts["contrast"] + parts["attention"]
 
     def losses(self, student: Encoder, views: Views) -> dict[str, Tensor]:
         """The weighted parts (``clone``, ``contrast``, ``attention``) of two views (B, 3, H, W), each 0-d.
 
-        One forward of the student a view, and one of the teacher a copied view.
+        The student takes one forward per view, the teacher one per copied view.
         """
         if self.bn_views == "separate":
             outputs = [student.intermediates(view) for view in views]

@@ -1,4 +1,4 @@
-"""The one loop that trains a classifier on features."""
+"""The loop that trains a classifier on features."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ def train_head(
     order: torch.Generator,
     schedule: torch.optim.lr_scheduler.LRScheduler | None = None,
 ) -> None:
-    """Train what ``optimizer`` holds by cross-entropy of ``logits(features)``, (B, d) -> (B, C), with ``labels``.
+    """Train the parameters of ``optimizer`` by cross-entropy of ``logits(features)``, (B, d) -> (B, C), with
+    ``labels``.
 
     features: float32 (N, d); labels: int64 (N,). Every epoch draws a new order from ``order``, a generator on the CPU;
-    the last, smaller batch is kept. schedule: moved on after every step. Diverged on a loss that is not finite.
+    the last, smaller batch is kept. schedule: stepped after every step. Diverged on a loss that is not finite.
     """
 
     def batches() -> Iterator[Tensor]:

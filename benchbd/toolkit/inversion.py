@@ -1,13 +1,13 @@
-"""Trigger inversion: the smallest patch that makes an encoder's features do what an objective asks.
+"""Trigger inversion: the smallest patch for which an encoder's features meet an objective.
 
 A patch is a mask m (one channel, broadcast to RGB) and a pattern p, both in [0, 1] through a tanh; it is stamped on raw
-pixels, x -> (1 - m) x + m p. Adam minimises objective + lambda * size, and a controller moves lambda: up while the
-objective is met, down while it is not. The best patch is the smallest one seen at a moment of success. MOTH and DECREE
-are settings of this core, and so is Neural Cleanse but for its first lambda of 0 and its rule of when to stop.
+pixels, x -> (1 - m) x + m p. Adam minimises objective + lambda * size, and a controller raises lambda while the
+objective is met and lowers it while it is not. The best patch is the smallest one at a moment of success. MOTH and
+DECREE are settings of this loop, and so is Neural Cleanse except for its first lambda of 0 and its stopping rule.
 
-K inversions run as one: the patches have a leading dimension K, one forward serves all, and since Adam, controller and
-bookkeeping work element by element, each is what it would be alone from the same start (and without jitter, whose draws
-depend on K).
+K inversions run as one: the patches have a leading dimension K, and one forward serves all. Adam, controller and
+bookkeeping work element by element, so each run gives the result that it would give alone from the same start (but
+for jitter, whose draws depend on K).
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ Objective = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Controller:
-    """How lambda, the weight of a patch's size, follows success. One event a unit; K lambdas move independently.
+    """How success changes lambda, the weight of a patch's size. One event per unit; K lambdas move independently.
 
     start: the first lambda. up, down: factors by which it is multiplied and divided.
-    patience: so many successes (failures) in a row move it up (down); the count then starts again.
-    lowest, highest: it moves down only while at least ``lowest`` and up only while below ``highest``, so that it may
-        end one step outside. It never leaves the normal float32, from which it would not come back.
+    patience: number of successes (failures) in a row that raise (lower) lambda; the count then restarts.
+    lowest, highest: lambda is lowered only from ``lowest`` on and raised only below ``highest``, so it may end one
+        step outside. Lambda stays a normal float32, because it could not recover from 0 or inf.
     """
 
     start: float = 1e-3
@@ -58,7 +58,7 @@ class Lambda:
         self._lost = torch.zeros_like(self._won)
 
     def update(self, success: Tensor) -> None:
-        """Move by one event, bool (K,). Works on the device alone."""
+        """Change the lambdas by one event, bool (K,), without moving data off the device."""
         rule = self.controller
         self._won = torch.where(success, self._won + 1, 0)
         self._lost = torch.where(success, 0, self._lost + 1)
@@ -76,15 +76,15 @@ class Lambda:
 
 @dataclass(frozen=True, eq=False)
 class Inverted:
-    """What K inversions found, each the best of its run.
+    """The results of K inversions, each the best of its run.
 
-    mask: float32 (K, 1, H, W). pattern: float32 (K, 3, H, W). Both in [0, 1]; of a run without success, its last.
+    mask: float32 (K, 1, H, W). pattern: float32 (K, 3, H, W). Both in [0, 1]; the last ones if a run had no success.
     size: float32 (K,), sum of the mask, one channel; inf for a run without success.
-    rate: float32 (K,), what the objective reported for the kept patch; where an update unit has several patches, the
-        mean over them, of which the kept one is the last.
-    valid: bool (K,), whether there was a success at all.
+    rate: float32 (K,), the objective's success rate, averaged over the updates of one unit; ``mask`` and ``pattern``
+        are those of the unit's last update.
+    valid: bool (K,), whether the run had a success.
     steps: Adam updates that were made.
-    settled: whether every run came to its end by itself, before or at the last update.
+    settled: whether every run stopped early, before or at the last update.
     """
 
     mask: Tensor
@@ -101,9 +101,9 @@ class Inverted:
 
 
 def self_similarity(features: Tensor) -> Tensor:
-    """Mean cosine between two different ones of raw features (..., B, d), shape (...), without the B x B matrix.
+    """Mean cosine of two different raw features (..., B, d), shape (...), without the B x B matrix.
 
-    The squared length of the sum of B unit vectors is B for the pairs of one with itself and the rest for the others.
+    The squared length of the sum of B unit vectors is B, for each vector with itself, plus the cosines of all others.
     """
     batch = features.shape[-2]
     total = F.normalize(features, dim=-1).sum(-2)
@@ -112,22 +112,23 @@ def self_similarity(features: Tensor) -> Tensor:
 
 
 def stamp(images: Tensor, mask: Tensor, pattern: Tensor) -> Tensor:
-    """(1 - m) x + m p; a convex combination, so it stays in [0, 1]."""
+    """(1 - m) x + m p; a convex combination, so the result stays in [0, 1]."""
     return images + mask * (pattern - images)
 
 
 @dataclass(frozen=True)
 class Inversion:
-    """The protocol of an inversion; calling it runs K of them.
+    """The settings of an inversion; a call runs K inversions.
 
     steps: Adam updates at most. lr: Adam's learning rate at an update, counted from 0.
-    controller: of lambda. level: an update unit is a success where the mean rate over it reaches this.
-    unit: Adam updates per unit, the controller's events and the moments at which a best may be kept.
-    channels: how often the mask counts in the loss: 1 (Neural Cleanse, MOTH) or 3 (DECREE).
-    jitter: after every new best restart from it, moved by a uniform draw in +-jitter (MOTH; Adam goes on); 0: never.
-    epoch, stale: every ``epoch`` updates, a run settles if over them its mean rate reached ``level`` and it has had no
-        new best for more than ``stale`` units. Its best is then final, and when all have settled, that is the end;
-        epoch 0: never before ``steps``.
+    controller: of lambda. level: an update unit is a success if its mean rate reaches ``level``.
+    unit: Adam updates per unit; after each unit the controller gets an event and a best may be kept.
+    channels: factor of the mask's size in the loss: 1 (Neural Cleanse, MOTH) or 3 (DECREE).
+    jitter: after every new best restart from it, moved by a uniform draw in +-jitter (MOTH; Adam keeps its state); 0:
+    never.
+    epoch, stale: early stopping: every ``epoch`` updates, a run stops if its mean rate over them reached ``level`` and
+        its best is older than ``stale`` units. Its best is then final; the loop ends when all runs have stopped.
+        epoch 0: only after ``steps``.
     """
 
     steps: int
@@ -152,12 +153,12 @@ class Inversion:
         count: int = 1,
         start: tuple[Tensor, Tensor] | None = None,
     ) -> Inverted:
-        """Invert ``count`` patches for images of ``size`` pixels on ``encoder``, which comes back as it was.
+        """Invert ``count`` patches for images of ``size`` pixels on ``encoder``, which is returned to its state.
 
-        batches: float images in [0, 1], (B, 3, H, W) for all runs or (K, B, 3, H, W) for each its own; one an update.
-        objective: see Objective. start: (mask (K, 1, H, W), pattern (K, 3, H, W)) to begin with; uniform noise if None.
-        The encoder runs in eval mode and without weight gradients, so an update costs a forward and an input backward
-        of K * B images.
+        batches: float images in [0, 1], (B, 3, H, W) for all runs or (K, B, 3, H, W), one batch per run; one per
+        update. objective: see Objective. start: initial (mask (K, 1, H, W), pattern (K, 3, H, W)); uniform noise if
+        None. The encoder runs in eval mode and without weight gradients, so an update costs a forward and an input
+        backward of K * B images.
         """
         device = encoder.device
         draws = stream(seed, "inversion", device)
@@ -205,7 +206,7 @@ class Inversion:
         return best.result(_bounded(free_mask), _bounded(free_pattern), rates[-1] if rates else None, done)
 
     def _jump(self, free: Tensor, value: Tensor, better: Tensor, draws: torch.Generator) -> None:
-        """Put the runs that have a new best back to it, slightly moved."""
+        """Reset the runs that have a new best to that best, moved slightly."""
         noise = (torch.rand(value.shape, generator=draws, device=value.device) * 2 - 1) * self.jitter
         moved = _free((value.detach() + noise).clamp(0, 1))
         with torch.no_grad():
@@ -225,7 +226,7 @@ class _Best:
 
     @torch.no_grad()
     def offer(self, mask: Tensor, pattern: Tensor, area: Tensor, rate: Tensor, success: Tensor) -> Tensor:
-        """Keep what is better; bool (K,), which runs have a new best. Units without one count once there is a best."""
+        """Keep better patches; bool (K,), the runs with a new best. ``stale`` counts from the first best on."""
         better = success & (area < self.size) & ~self.final
         here = better[:, None, None, None]
         self.mask, self.pattern = torch.where(here, mask, self.mask), torch.where(here, pattern, self.pattern)
@@ -234,7 +235,7 @@ class _Best:
         return better
 
     def settle(self, met: Tensor, stale: int) -> None:
-        """From here on the bests of the runs that met the level, bool (K,), and stood still are final."""
+        """Make the bests final of the runs that met the level, bool (K,), if they are older than ``stale`` units."""
         self.final = self.final | (met & (self.stale > stale))
 
     @torch.no_grad()
@@ -253,18 +254,18 @@ class _Best:
 
 
 def _bounded(free: Tensor) -> Tensor:
-    """Unbounded parameters as values in [0, 1]. The clamp is against rounding where tanh is saturated, at -1."""
+    """Unbounded parameters mapped to [0, 1]. The clamp corrects rounding at -1, the limit of tanh."""
     return (free.tanh() / (2 - EPS) + 0.5).clamp(0, 1)
 
 
 def _free(value: Tensor) -> Tensor:
-    """The parameters that ``_bounded`` turns into ``value``."""
+    """The parameters that ``_bounded`` maps to ``value``."""
     return ((value - 0.5) * (2 - EPS)).atanh()
 
 
 @contextmanager
 def _still(encoder: Encoder) -> Iterator[None]:
-    """``encoder`` in eval mode and without weight gradients; every module's mode and every flag are put back."""
+    """In the block, ``encoder`` is in eval mode and without weight gradients; then all modes and flags are restored."""
     modes = [(module, module.training) for module in encoder.modules()]
     flags = [(parameter, parameter.requires_grad) for parameter in encoder.parameters()]
     encoder.eval().requires_grad_(False)

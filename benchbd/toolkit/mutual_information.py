@@ -2,13 +2,13 @@
 
 I(f; z) >= mean over pairs of T(f, z) - log mean over unrelated pairs of exp T(f, z), maximised over a small network T.
 
-Network, optimizer and number of epochs are those that MIMIC's released code uses. What that code leaves numerically
-open is closed here: T is bounded (else a constant that is added to it grows without limit and exp overflows), the log
+Network, optimizer and number of epochs are those of MIMIC's released code. Its numerical problems are solved
+here: T is bounded (otherwise a constant added to it grows without limit and exp overflows), the log
 of the mean is a logsumexp, the gradient divides by a moving average (MINE, Section 3.2), unrelated pairs are never
-pairs by accident, and the value is read on pairs that T was not trained on.
+related by accident; and the value is read on pairs that T was not trained on.
 
-For deterministic f and z that share a source the true information is unbounded: what is measured then is how much of
-the dependence T learns under this protocol. Numbers from different settings do not compare.
+For deterministic f and z that share a source the true information is unbounded: the estimate then measures how much
+of the dependence T learns under this protocol. Estimates under different settings are not comparable.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ BOUND = 10.0  # of |T|; our choice, a bound of 20 nats is far above ln N
 
 EMA_RATE = 0.01  # of the moving average of E[exp T], as in public MINE code
 
-READINGS = 10  # the estimate is the mean of the last so many epochs (MIMIC's code)
+READINGS = 10  # number of last epochs that the estimate averages (MIMIC's code)
 
-SHIFTS = 8  # rolls of the evaluation pairs: so many unrelated pairs for each pair
+SHIFTS = 8  # rolls of the evaluation pairs: the number of unrelated pairs for each pair
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """nats: the estimate, in [0, cap]; NaN where a reading was not finite, since T left the numbers then.
-    readings: the values it averages, one for each of the last epochs, not clipped.
+    """nats: the estimate, in [0, cap]; NaN if a reading was not finite, because T has then diverged.
+    readings: the values that it averages, one per epoch at the end, not clipped.
     cap: ln N, a cap by choice.
-    at_bound: share of the pairs that T's last reading puts within 5 % of its upper bound. T of unrelated pairs at the
-        lower one limits nothing: their exp is next to 0 already."""
+    at_bound: share of the pairs for which T's last reading is within 5 % of its upper bound. The lower bound does not
+        limit the estimate: exp T of unrelated pairs is next to 0 there."""
 
     nats: float
     readings: tuple[float, ...]
@@ -49,19 +49,19 @@ class Estimate:
 
     @property
     def saturated(self) -> bool:
-        """Whether a limit of the estimator, rather than the data, set the value."""
+        """Whether a limit of the estimator, instead of the data, set the value."""
         return self.nats >= self.cap or self.at_bound > 0.1
 
 
 @dataclass(frozen=True)
 class Mine:
-    """The protocol of an estimate; ``Mine()(f, z, seed)`` runs it.
+    """The settings of an estimate; ``Mine()(f, z, seed)`` computes it.
 
     epochs, batch, lr, weight_decay, hidden: of T and its Adam; the defaults are MIMIC's code.
-    evaluation: ``heldout`` reads the value on a fifth of the pairs, which T never saw; ``train`` trains and reads on
-        all of them, as MIMIC's code does (it then grows with the epochs even for independent variables).
-    pool: average-pool maps to pool x pool before T sees them. Still a lower bound, by data processing, of a smaller
-        quantity; None: the whole map, as the paper.
+    evaluation: ``heldout`` reads the value on a fifth of the pairs, which T is not trained on; ``train`` trains and
+        reads on all, as MIMIC's code does (the value then grows with the epochs even for independent variables).
+    pool: average-pool maps to pool x pool before T. By data processing this is a lower bound of a smaller
+        quantity; None: the whole map, as in the paper.
     """
 
     epochs: int = 200
@@ -73,7 +73,7 @@ class Mine:
     pool: int | None = None
 
     def inputs(self, maps: Tensor) -> Tensor:
-        """What T sees of maps (N, C, H, W) or vectors (N, D): float (N, D')."""
+        """The input of T for maps (N, C, H, W) or vectors (N, D): float (N, D')."""
         if self.pool is not None and maps.ndim == 4:
             maps = F.adaptive_avg_pool2d(maps, self.pool)
         return maps.flatten(1)
@@ -81,7 +81,7 @@ class Mine:
     def __call__(self, f: Tensor, z: Tensor, seed: int) -> Estimate:
         """I(f; z) from N pairs: float f (N, D) or (N, C, H, W) and z (N, d), on one device.
 
-        A function of its arguments alone. UsageError below 8 pairs.
+        The arguments alone determine the result. UsageError below 8 pairs.
         """
         n = len(z)
         if n < 8:
@@ -104,13 +104,13 @@ class Mine:
             joint, marginal = t(f[pairs], z[pairs], (draw_shift(len(pairs), shifts),))
             log_mean = log_mean_exp(marginal)
             log_average = log_mean.detach() if log_average is None else moving_average(log_average, log_mean)
-            # Its gradient is E_P[dT] - E_Q[exp(T) dT] / average: the average instead of this batch's own mean takes
-            # the bias out. The value means nothing; the bound is read below.
+            # The gradient is E_P[dT] - E_Q[exp(T) dT] / average: the average, not this batch's own mean,
+            # removes the bias. The value of this loss has no meaning; the bound is read below.
             loss = (log_mean - log_average).exp() - joint.mean()
             adam.zero_grad(set_to_none=True)
             loss.backward()
             adam.step()
-            if step % epoch == 0 and step // epoch > self.epochs - READINGS:  # no other epoch is ever looked at
+            if step % epoch == 0 and step // epoch > self.epochs - READINGS:  # no other epoch is read
                 with torch.no_grad():
                     joint, marginal = t(f_held, z_held, range(1, min(SHIFTS + 1, len(held))))
                 readings.append(donsker_varadhan(joint, marginal))
@@ -122,7 +122,7 @@ class Statistic(nn.Module):
     """T: (f, z) concatenated -> hidden -> hidden -> 1, ReLU, bounded to (-BOUND, BOUND) by a tanh.
 
     The first layer is linear in f and z: each half is computed once, and an unrelated pair is a sum of two rows.
-    Initialised as ``nn.Linear`` of the concatenation would be, from the generator alone.
+    Initialised from the generator alone, like ``nn.Linear`` of the concatenation.
     """
 
     def __init__(self, f_dim: int, z_dim: int, hidden: int, generator: torch.Generator) -> None:
@@ -149,7 +149,7 @@ class Statistic(nn.Module):
 
 
 def draw_shift(n: int, generator: torch.Generator) -> int:
-    """How far to roll n rows so that none stays in place: 1 .. n - 1. (A random permutation of any size leaves one in
+    """A shift, 1 .. n - 1, that moves every one of n rows. (A random permutation of any size keeps one row in
     place on average, and none with probability 1/e: its batches mix two kinds of values.)"""
     return int(torch.randint(1, n, (), generator=generator))
 
@@ -171,6 +171,6 @@ def donsker_varadhan(joint: Tensor, marginal: Tensor) -> Tensor:
 
 def _estimate(readings: list[float], cap: float, at_bound: float) -> Estimate:
     mean = sum(readings) / len(readings)
-    # Clipped after averaging: clipping each reading would turn noise around 0 into information.
+    # Clip after averaging: clipping each reading would turn noise around 0 into information.
     nats = min(max(mean, 0.0), cap) if math.isfinite(mean) else math.nan
     return Estimate(nats, tuple(readings), cap, at_bound)

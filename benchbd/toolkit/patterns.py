@@ -1,4 +1,4 @@
-"""From what a board says of its trigger to the trigger: the pixel patterns that need no file."""
+"""Make the trigger that a board describes: the pixel patterns that need no file."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FREQUENCIES = (15, 31)  # both ways, of U and of V
 
 
 def make_trigger(spec: TriggerSpec, image_size: int, function: TriggerFunction | None = None) -> Trigger:
-    """The trigger that ``spec`` describes, for images of ``image_size``. function: the one that ``spec`` names.
+    """The trigger that ``spec`` describes, for images of ``image_size``. function: the method that ``spec`` names.
 
     UsageError if it does not fit the images, or if the file of ``spec`` holds a trigger of another kind.
     """
@@ -53,7 +53,7 @@ def make_trigger(spec: TriggerSpec, image_size: int, function: TriggerFunction |
 
 
 def _of_kind(spec: TriggerSpec, trigger: Trigger) -> Trigger:
-    """A trigger from a file as the kind that ``spec`` names: a patch can be blended or added."""
+    """A trigger from a file as the kind in ``spec``: a patch can be blended or added."""
     opacity = spec.opacity if spec.kind == "blend" else 1.0
     if trigger.kind == "patch":
         pattern = trigger.pattern.to(torch.int16) if spec.kind == "add" else trigger.pattern
@@ -65,7 +65,7 @@ def _of_kind(spec: TriggerSpec, trigger: Trigger) -> Trigger:
 
 
 def _drawn(spec: TriggerSpec, image_size: int) -> Trigger:
-    """A trigger of a pixel pattern, at the place that ``spec`` names."""
+    """A trigger of a pixel pattern, at the position in ``spec``."""
     if spec.pattern == "frequency":
         return Trigger(_frequency(spec.magnitude, image_size), _whole(image_size), kind="add")
     most = (image_size - 1) // 2 if spec.pattern == "four_corner" else image_size
@@ -85,7 +85,7 @@ def _drawn(spec: TriggerSpec, image_size: int) -> Trigger:
 
 
 def _placed(spec: TriggerSpec, image_size: int) -> dict[tuple[int, int], Tensor]:
-    """What is drawn, uint8 (3, size, size), by the row and column of its upper left corner."""
+    """The drawn squares, uint8 (3, size, size), by the row and column of their upper left corners."""
     end, size = image_size - spec.size, spec.size
     if spec.pattern == "four_corner":
         start = {"top": 1, "left": 1, "bottom": end, "right": end}
@@ -95,7 +95,7 @@ def _placed(spec: TriggerSpec, image_size: int) -> dict[tuple[int, int], Tensor]
 
 
 def _ink(spec: TriggerSpec) -> Tensor:
-    """A pattern that is one square, uint8 (3, size, size); 0 of kind noise, which is drawn for every image."""
+    """A pattern that is one square, uint8 (3, size, size); 0 for kind noise, which is drawn anew for every image."""
     generator, size = torch.Generator().manual_seed(spec.seed), spec.size
     if spec.kind == "noise":
         return torch.zeros(3, size, size, dtype=torch.uint8)
@@ -123,28 +123,28 @@ def _frequency(magnitude: int, image_size: int) -> Tensor:
     """CTRL's trigger: ``magnitude`` is added to the coefficients (15, 15) and (31, 31) of the orthonormal DCT-II of
     every 32x32 block of U and V, int16 (3, H, W).
 
-    Transforms are linear, so in RGB this adds the same pattern to every image. It is rounded to whole numbers; CTRL
-    rounds the stamped image.
+    Transforms are linear, so in RGB this adds the same pattern to every image. The pattern is rounded to whole numbers;
+    CTRL rounds the stamped image.
     """
     if image_size % WINDOW:
         raise UsageError(f"the pattern frequency needs images of a multiple of {WINDOW} pixels, not {image_size}")
     steps = (2 * torch.arange(image_size, dtype=torch.float64).remainder(WINDOW) + 1) * math.pi / (2 * WINDOW)
     waves = [math.sqrt(2 / WINDOW) * torch.cos(steps * frequency) for frequency in FREQUENCIES]
     change = magnitude * sum(torch.outer(wave, wave) for wave in waves)
-    u, v = torch.tensor([0, -0.396, 2.029]), torch.tensor([1.14, -0.581, 0])  # what R, G and B gain from U and V
+    u, v = torch.tensor([0, -0.396, 2.029]), torch.tensor([1.14, -0.581, 0])  # the shares of U and V in R, G and B
     return ((u + v)[:, None, None] * change).round().to(torch.int16)
 
 
 WORDS: dict[str, Any] = {
     field: value for field, value in TriggerSpec().model_dump().items() if field not in ("size", "position", "file")
 }
-"""What a board that says nothing else of its trigger says of it."""
+"""The description of the trigger of a board that sets nothing about its trigger."""
 
 
 def described(spec: TriggerSpec, trigger: Trigger) -> dict[str, Any]:
-    """The trigger that ``make_trigger`` made of ``spec``, by its content and in the words of ``TriggerSpec``.
+    """The trigger that ``make_trigger`` made from ``spec``, described by its content in the terms of ``TriggerSpec``.
 
-    A patch that is a white square is described as one, whatever it came from; else a file is its digest.
+    A patch that is a white square is described as one, whatever its source; any other file is described by its digest.
     """
     if trigger.function is not None:
         return {"kind": spec.kind, "function": spec.function}

@@ -1,4 +1,4 @@
-"""The label-free stand-in for accuracy."""
+"""A measure that replaces accuracy if there are no labels."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from benchbd.toolkit.augment import Augment
 def pretext_outputs(
     net: Callable[[Tensor], Tensor], images: ImageSet, augment: Augment, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """What ``net`` makes of one pair of random views of every image, (N, d) each: equal seeds give equal views.
+    """Outputs of ``net`` for two random views of every image, (N, d) each: equal seeds give equal views.
 
-    net: of float images (B, 3, H, W) in [0, 1]. What ``pretext_accuracy`` compares, as it is or projected.
+    net: of float images (B, 3, H, W) in [0, 1]. ``pretext_accuracy`` compares the outputs, directly or projected.
     """
     draws = stream(seed, "pretext", images.device)
     pairs = (augment.pair(pixels, draws) for pixels in images.pixels.split(512))
@@ -32,10 +32,10 @@ def pretext_outputs(
 def pretext_accuracy(first: Tensor, second: Tensor, block: int = 128) -> float:
     """Share of the 2N projections whose nearest neighbour by cosine is the other view of the same image, 0..1.
 
-    first, second: (N, d), the two views' projections, row by row. Neighbours are sought among the 2B projections of
-    ``block`` images at a time; a rest of fewer images is a block of its own, and one of a single image, which could not
-    be wrong, is left out. The label-free stand-in for accuracy by which pruning levels are chosen; ours, no source
-    gives one. Diverged where a projection is not finite: it would merely count as a miss.
+    first, second: (N, d), the two views' projections, row by row. Neighbours are searched among the 2B projections of
+    ``block`` images at a time; a rest of fewer images is a block too, but a rest of one image, which could not be
+    wrong, is omitted. Pruning levels are chosen by this measure, because it needs no labels; it is ours, without a
+    source. Diverged if a projection is not finite: it would otherwise count as a miss.
     """
     if not (first.isfinite().all() and second.isfinite().all()):
         raise Diverged("the projections are not finite")

@@ -1,4 +1,4 @@
-"""The choice of an attacker's reference inputs: images that a clean classifier is surest of."""
+"""The choice of an attacker's reference inputs: the images of which a clean classifier is most certain."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from benchbd.toolkit.heads import train_head
 @dataclass(frozen=True)
 class ReferenceChoice:
     """pixels: uint8 (r, 3, H, W); rows: their rows in the training split (empty for a file's); predicted: the clean
-    classifier's class for each; probability: what it gives the target, 0..1."""
+    classifier's class for each; probability: the classifier's probability of the target, 0..1."""
 
     pixels: Tensor
     rows: list[int]
@@ -29,12 +29,12 @@ class ReferenceChoice:
 def choose_references(
     encoder: Encoder, train: ImageSet, *, target: int, count: int, seed: int, given: Tensor | None = None
 ) -> ReferenceChoice:
-    """The ``count`` target images of a half of ``train`` that a head fitted on the other half is surest of.
+    """The ``count`` target images of a half of ``train`` of which a head fitted on the other half is most certain.
 
-    given: uint8 (r, 3, H, W), reference inputs from elsewhere; they are only classified.
-    The source study chose the same way; the papers collect reference inputs from elsewhere.
-    DataError below 3 images, since features are standardised over the fitted half and one has no deviation, and if
-    fewer images of the target are held out than are asked for.
+    given: uint8 (r, 3, H, W), reference inputs from another source; they are only classified.
+    The source study chose the same way; the papers collect reference inputs elsewhere.
+    DataError below 3 images, because features are standardised over the fitted half and one image has no deviation,
+    and if fewer than ``count`` images of the target are held out.
     """
     assert train.labels is not None
     if len(train) < 3:

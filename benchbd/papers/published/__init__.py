@@ -1,7 +1,7 @@
-"""What the papers print: their tables as CSV files, and their protocol and what is odd about them as TOML.
+"""The papers' figures: their tables as CSV files, and their protocol and suspicious figures as TOML.
 
-Facts to lay a board beside; every line names its paper and table. All figures are percentages. Nothing here imports
-more than the standard library.
+A board is compared with them; every line names its paper and table. All figures are percentages. This package
+imports the standard library alone.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import Literal, NamedTuple, get_args
 Metric = Literal["acc", "asr"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
 
-NONE = "none"  # no attack and no defense, in the tables below; a board's floor is the same thing
+NONE = "none"  # no attack and no defense, in the tables below; a board's floor means the same
 
 
 class Figure(NamedTuple):
-    """What a paper prints of a cell, in percent; None where it prints nothing."""
+    """A paper's figures for a cell, in percent; None if the paper prints none."""
 
     acc: float | None
     asr: float | None
@@ -35,7 +35,7 @@ class PublishedFloor(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """A downstream task of the papers. test, of_target: test images, and those of them whose class is the target."""
+    """A downstream task of the papers. test: number of test images; of_target: how many have the target's class."""
 
     target: int
     test: int
@@ -43,10 +43,10 @@ class Setting(NamedTuple):
 
 
 class Suspicion(NamedTuple):
-    """What is odd about published figures.
+    """A reason to doubt published figures.
 
-    cells: "ATTACK PRETRAIN DOWNSTREAM DEFENSE" in our names, or "floor PRETRAIN DOWNSTREAM"; empty where it is about a
-    table that no board is laid beside.
+    cells: "ATTACK PRETRAIN DOWNSTREAM DEFENSE" in our names, or "floor PRETRAIN DOWNSTREAM"; empty if it concerns a
+    table that no board is compared with.
     """
 
     paper: str
@@ -58,10 +58,10 @@ class Suspicion(NamedTuple):
 
 @dataclass(frozen=True)
 class Published:
-    """The published figures that a board is laid beside.
+    """The published figures that a board is compared with.
 
-    cells: defense to figure by (attack, pretrain, downstream), in the papers' order. averages: the same by attack, over
-    its six cells. floors: by (pretrain, downstream). tasks: by downstream set. titles: of the papers, by name.
+    cells: figures by defense, by (attack, pretrain, downstream), in the papers' order. averages: the same by attack,
+    over its six cells. floors: by (pretrain, downstream). tasks: by downstream set. titles: of the papers, by name.
     """
 
     cells: Mapping[tuple[str, str, str], Mapping[str, Figure]]
@@ -76,8 +76,8 @@ class Published:
 
 
 def rows_of(name: str) -> list[dict[str, str]]:
-    """The lines of one of the CSV files that come with benchbd, such as "mimic_table1.csv"; an empty string where the
-    paper prints nothing. ``undefended`` is the papers' name of no defense."""
+    """The lines of one of benchbd's CSV files, such as "mimic_table1.csv"; an empty string means that the paper prints
+    nothing. ``undefended`` is the papers' name for no defense."""
     return list(csv.DictReader(_text(name).splitlines()))
 
 
@@ -94,7 +94,7 @@ def published() -> Published:
     for row in rows_of("mimic_table1_averages.csv"):
         averages.setdefault(row["attack"], {})[_our_name(row["defense"])] = _figure(row)
     printed: dict[tuple[str, str], dict[str, str]] = {}
-    for row in rows_of("badencoder.csv"):  # ASR-B stands in Table I, CA in Table II
+    for row in rows_of("badencoder.csv"):  # Table I has ASR-B, Table II has CA
         if row["table"] in {"I", "II"} and row["downstream"] == row["target_dataset"]:
             filled = {name: value for name, value in row.items() if value}
             printed.setdefault((row["pretrain"], row["downstream"]), {}).update(filled)

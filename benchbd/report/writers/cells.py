@@ -12,8 +12,8 @@ from benchbd.report.statistics import Interval
 class Style(NamedTuple):
     """How a form writes figures.
 
-    digits: of percentages, behind the point. pm: between a mean and its half-width. halves: whether changes show their
-    half-widths. lone: what marks a mean of one seed.
+    digits: decimal places of percentages. pm: between a mean and its half-width. halves: whether changes show their
+    half-widths. lone: the mark of a mean of one seed.
     """
 
     digits: int = 2
@@ -79,7 +79,7 @@ class Cells:
 
 
 def letter(number: int) -> str:
-    """a for 1, z for 26, aa for 27."""
+    """A number as letters: a for 1, z for 26, aa for 27."""
     letters = ""
     while number:
         number, rest = divmod(number - 1, 26)
@@ -88,12 +88,12 @@ def letter(number: int) -> str:
 
 
 def seconds(value: float) -> str:
-    """One digit behind the point below 100."""
+    """Seconds, with one decimal place below 100."""
     return f"{value:.1f}" if value < 100 else f"{value:.0f}"
 
 
 def count(value: float) -> str:
-    """Three digits and a unit: 9.01G."""
+    """A number with three digits and a unit: 9.01G."""
     if value < 1000:
         return f"{value:.0f}"
     for unit in "kMG":
@@ -108,7 +108,7 @@ def _seeds(value: float) -> str:
 
 
 def _ranges(numbers: Iterable[int]) -> str:
-    """1,3-5."""
+    """Numbers as ranges: 1,3-5."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][-1] + 1:

@@ -1,4 +1,4 @@
-"""The layout of tables and notes for a terminal, at the width that it has. No row is cut, and no word."""
+"""The layout of tables and notes for a terminal of a given width. No row and no word is cut."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from rich.cells import cell_len
 from benchbd.report.document import Column
 from benchbd.report.writers.safe import plain
 
-WIDTH = 100  # columns of what is shown where no terminal says how many it has
+WIDTH = 100  # columns of the output if no terminal reports its width
 
 
 class Fitted:
-    """A table that fits so many columns: which of its own are shown, and how wide.
+    """A table that fits a number of columns: its visible columns and their widths.
 
-    If the longest words of the columns of rank 0 do not fit, its lines are longer than ``width``.
+    If the longest words of the columns of rank 0 do not fit, the table's lines are longer than ``width``.
     """
 
     def __init__(self, columns: Sequence[Column], body: Iterable[Sequence[str]], width: int) -> None:
         cells = [[column.short, *map(plain, texts)] for column, *texts in zip(columns, *body, strict=True)]
         sizes = [max(map(cell_len, texts)) for texts in cells]
         words = [max(cell_len(word) for text in texts for word in text.split() or [""]) for texts in cells]
-        # What a column needs before another is left out, and what it needs at all.
+        # The width that a column needs before another is omitted, and its minimum width.
         wanted = [
             size if not (column.words and column.least) else min(size, max(word, column.least))
             for column, size, word in zip(columns, sizes, words, strict=True)
@@ -58,7 +58,7 @@ class Fitted:
         return [*lines, (" " * self._gap).join("-" * size for _, size in self._shown)] if rule else lines
 
     def row(self, cells: Sequence[str]) -> list[str]:
-        """The lines of a row: one, or as many as its longest cell needs."""
+        """The lines of a row, as many as its longest cell needs."""
         texts = [wrapped(cells[place], size) for place, size in self._shown]
         lines = []
         for number in range(max(map(len, texts))):
@@ -71,14 +71,14 @@ class Fitted:
         return lines
 
     def left_out(self) -> str:
-        """A sentence on the columns that are not shown; empty where all are."""
+        """A sentence on the omitted columns; empty if all are shown."""
         return f"Left out at {self._width} columns: {', '.join(self._gone)}." if self._gone else ""
 
 
 def wrapped(text: str, width: int, first: str = "", rest: str = "") -> list[str]:
-    """Plain text in lines of at most so many columns; a word that is longer than that has a line that is.
+    """Plain text in lines of at most ``width`` columns; a longer word has a longer line of its own.
 
-    first, rest: what the first line and the others begin with.
+    first, rest: the start of the first line and of the others.
     """
     lines, line, empty = [], first, True
     for word in plain(text).split():
@@ -91,7 +91,7 @@ def wrapped(text: str, width: int, first: str = "", rest: str = "") -> list[str]
 
 
 def kept(text: str, width: int) -> list[str]:
-    """The lines of a text that has some: as they are, but where one is too long."""
+    """The lines of a text with line breaks: unchanged, unless one is too long."""
     lines = []
     for line in text.splitlines():
         indent = " " * (len(line) - len(line.lstrip()))

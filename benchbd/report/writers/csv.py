@@ -10,7 +10,7 @@ from typing import Any
 from benchbd.report.document import Document
 from benchbd.report.writers.safe import plain
 
-_FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # the wide ones count in Japanese spreadsheets
+_FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # spreadsheets in Japanese also compute the wide ones
 
 
 def write(document: Document) -> str:
@@ -28,7 +28,7 @@ def write(document: Document) -> str:
 def spreadsheet_cell(value: Any) -> Any:
     """A value as a cell of CSV that no spreadsheet computes: text that begins like a formula gets an apostrophe first.
 
-    Numbers stay numbers, negative ones too. The text is `plain`, so that no tab or line break comes before its sign.
+    Numbers stay numbers, negative ones too. The text is `plain`, so that no tab or line break precedes its sign.
     """
     if isinstance(value, list | tuple | dict):
         value = json.dumps(value, ensure_ascii=False)

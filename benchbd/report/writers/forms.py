@@ -1,4 +1,4 @@
-"""One writer a form: any of them writes any document. They are the only ones that make tables."""
+"""One writer per form: each writes any document. Only these modules format tables."""
 
 from __future__ import annotations
 

@@ -14,6 +14,6 @@ def write(document: Document) -> str:
 
 
 def json_text(data: Any) -> str:
-    """One JSON document that ends with a newline; what cannot be printed is escaped, other letters stay as they are."""
+    """One JSON document that ends with a newline; unprintable characters are escaped, other letters stay unchanged."""
     text = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False)
     return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text) + "\n"

@@ -1,6 +1,6 @@
 """A document as LaTeX: ASCII that pdflatex compiles, tables that break over pages, notes in paragraphs under them.
 
-A table of figures fits 453 pt, the text of A4 with margins of an inch. What is written needs the packages array,
+A table of figures fits 453 pt, the text of A4 with margins of an inch. The output needs the packages array,
 booktabs and longtable, and a single column.
 """
 
@@ -25,12 +25,12 @@ _FIGURE = re.compile(r"([+-]?[\d.]+)(?: ± ([\d.]+))?")
 
 _SEPARATORS = "/_.,:=-"
 
-_BREAK = "\N{ZERO WIDTH SPACE}"  # marks where a long word may break; `plain` leaves none in a text
+_BREAK = "\N{ZERO WIDTH SPACE}"  # marks a place to break a long word; `plain` leaves none in a text
 
 _SYMBOLS = {
     **{char: rf"\{char}" for char in "&%$#_{}"},
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", _BREAK: r"\allowbreak{}",
-    # A bracket or star after \\ would be its argument; quotes and hyphens in a row would become others.
+    # LaTeX would read a bracket or star after \\ as its argument, and change quotes and hyphens in a row.
     "<": "$<$", ">": "$>$", "|": r"\textbar{}", "[": "{[}", "*": "{*}", "`": "{`}", "'": "{'}", '"': "{''}",
     "±": r"$\pm$", "Δ": r"$\Delta$", "†": r"$\dagger$", "→": r"$\to$", "×": r"$\times$", "…": r"\dots{}",
     "≤": r"$\leq$", "≥": r"$\geq$", "−": "$-$", "·": r"$\cdot$", "–": r"\textendash{}", "—": r"\textemdash{}",
@@ -41,7 +41,7 @@ _ACCENTS = dict(zip("\u0300\u0301\u0302\u0303\u0308\u0327\u030a\u030c", "`'^~\"c
 
 
 def write(document: Document) -> str:
-    """Text that ends with a newline: the tables, each with its paragraphs under it, then what is said of all."""
+    """Text that ends with a newline: the tables, each with its paragraphs under it, then the remarks on all."""
     cells = Cells(document)
     parts = [BEGIN]
     for section in document.sections:
@@ -54,7 +54,7 @@ def write(document: Document) -> str:
 
 
 def _table(title: str, columns: Sequence[Column], table: Table, cells: Cells) -> Iterator[str]:
-    """The table without the columns that stand apart, then one for each caption of these."""
+    """The table without the columns set apart, then one table for each of their captions."""
     caption = ": ".join(text for text in (title, table.heading) if text)
     body = cells.rows(columns, table.rows)
     if body:
@@ -75,12 +75,12 @@ def _part(caption: str, columns: Sequence[Column], places: Sequence[int], body: 
 
 
 def align(column: Column) -> str:
-    """How LaTeX sets a column: words wrap at their width, figures take what they need."""
+    """LaTeX's alignment of a column: words wrap at their width, figures take the width that they need."""
     return rf">{{\raggedright\arraybackslash}}p{{{column.points}pt}}" if column.words else "r"
 
 
 def cell(column: Column, text: str) -> str:
-    """A figure is set in mathematics, so that its minus is one; "-" stands for no figure."""
+    """A cell in LaTeX: a figure is set in mathematics, so that its minus is one; "-" means no figure."""
     if figure := _FIGURE.fullmatch(text):
         mean, half = figure.groups()
         return f"${mean}$" if half is None else rf"${mean} \pm {half}$"
@@ -89,9 +89,9 @@ def cell(column: Column, text: str) -> str:
 
 
 def tex(text: str, longest: int = 20) -> str:
-    """Plain text as ASCII that prints it. A character that pdflatex cannot print is named by its code point.
+    """Plain text as ASCII that prints it. A character that pdflatex cannot print is replaced by its code point.
 
-    longest: a word of more letters may break, behind a separator or after so many.
+    longest: a word of more letters may break, behind a separator or after ``longest`` letters.
     """
     may_break = re.compile(rf"[{_SEPARATORS}]|[^{_SEPARATORS}]{{{longest}}}")
     text = unicodedata.normalize("NFC", plain(text)).replace("->", "→")

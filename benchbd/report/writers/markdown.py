@@ -10,7 +10,7 @@ from benchbd.report.writers.safe import plain
 
 
 def write(document: Document) -> str:
-    """Text that ends with a newline; empty if the document says nothing."""
+    """Text that ends with a newline; empty if the document is empty."""
     cells = Cells(document)
     parts = [f"# {escaped(document.title)}" if document.title else "", escaped(document.intro)]
     for section in document.sections:
@@ -24,7 +24,7 @@ def write(document: Document) -> str:
 
 
 def _table(section: Section, table: Table, cells: Cells) -> Iterator[str]:
-    from tabulate import tabulate  # slow to import: --help names the forms and writes none
+    from tabulate import tabulate  # slow to import: --help lists the forms but writes none
 
     yield f"## {escaped(table.heading)}" if table.heading else ""
     yield escaped(table.intro)
@@ -36,7 +36,7 @@ def _table(section: Section, table: Table, cells: Cells) -> Iterator[str]:
 
 
 def bullets(texts: Iterable[str]) -> str:
-    """A list of plain texts; empty if there is none."""
+    """A list of plain texts; empty if there are none."""
     return "\n".join(f"- {escaped(text)}" for text in texts)
 
 

@@ -1,6 +1,6 @@
 """Text that is safe to show.
 
-What plugins and data sets call themselves, and what records say, comes from strangers: every writer passes it through
+Names of plugins and data sets, and texts in records, come from strangers: every writer passes them through
 `plain`, or through a function that does.
 """
 
@@ -8,9 +8,9 @@ from __future__ import annotations
 
 
 def plain(text: str) -> str:
-    """Text on one line that steers no terminal: whitespace becomes spaces, what cannot be printed its escape in Python.
+    """Text on one line without terminal control: whitespace becomes spaces, an unprintable character its Python escape.
 
-    That is control characters, and those that only format, as marks that turn the direction of reading.
+    Unprintable are control characters and format characters, such as those that change the direction of reading.
     """
     return text if text.isprintable() else "".join(map(_plain, text))
 

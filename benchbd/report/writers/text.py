@@ -1,4 +1,4 @@
-"""A document for a terminal, at the width that it has. No row is cut, and no word."""
+"""A document for a terminal of a given width. No row and no word is cut."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchbd.report.writers.columns import WIDTH, Fitted, marked, wrapped
 
 
 def write(document: Document, width: int = WIDTH) -> str:
-    """Text that ends with a newline; empty if the document says nothing. width: columns of the terminal."""
+    """Text that ends with a newline; empty if the document is empty. width: columns of the terminal."""
     lines = wrapped(document.title, width)
     lines += [] if document.brief else wrapped(document.intro, width)
     left_out = []
@@ -44,7 +44,7 @@ def write(document: Document, width: int = WIDTH) -> str:
 
 
 def _lone(section: Section) -> str:
-    """What marks a mean of one seed among others, if no column says how many there are."""
+    """The mark of a mean of one seed among others, if no column gives the number of seeds."""
     if any(column.kind == "seeds" and not column.detail for column in section.columns):
         return ""
     values = (value for table in section.tables for row in table.rows for value in row)
@@ -52,7 +52,7 @@ def _lone(section: Section) -> str:
 
 
 def _stacked(section: Section, body: Sequence[Sequence[str]], width: int) -> Iterator[str]:
-    """A block of lines for each row: those of its cells that its heading does not have, each behind its column's."""
+    """A block of lines for each row: the cells that its heading lacks, each behind its column's heading."""
     named = [place for place in range(len(section.columns)) if f"{{{place}}}" in section.stacked]
     room = max(len(column.short) for column in section.columns) + 1
     for texts in body:
@@ -63,7 +63,7 @@ def _stacked(section: Section, body: Sequence[Sequence[str]], width: int) -> Ite
 
 
 def _below(document: Document, left_out: Sequence[str], width: int) -> Iterator[str]:
-    """What stands under the tables."""
+    """The lines under the tables."""
     for text in document.summary:
         yield from wrapped(text, width, rest="  ")
     if document.brief and document.sections:
