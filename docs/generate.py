@@ -71,9 +71,8 @@ def pages(registry: Registry) -> dict[str, str]:
             ),
             "`benchbd show smoke --toml > my-board.toml` starts one of your own, for `--board my-board.toml`.",
             "## Fields of a board",
-            "`-o` reaches `trigger.*`, `reference.*`, `clean.*`, `shadow.*` and "
-            "`budget.*`, as in `-o trigger.size=5`; what departs from the "
-            "board is off-board, and says so. The tables `[options.NAME]` set options of methods.",
+            f"`-o` reaches {', '.join(f'`{name}.*`' for name in SECTIONS)}, as in `-o trigger.size=5`; what departs "
+            "from the board is off-board, and says so. The tables `[options.NAME]` set options of methods.",
             _fields(Board, head="field"),
             *(
                 _table(f"An entry of `{name}`", cls)
