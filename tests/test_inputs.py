@@ -16,12 +16,12 @@ from PIL import Image
 from benchbd.base.errors import DataAbsentError, DataError
 from benchbd.base.inputs import file_kind, kind_of, obstacle, reading
 from benchbd.cli.main import main
-from benchbd.contract import encoder
 from benchbd.contract.dataset import Dataset
 from benchbd.contract.trigger import Trigger
 from benchbd.data import parquet
 from benchbd.data.library import DataLibrary
 from benchbd.data.references import load_references
+from benchbd.nets import encoder
 from benchbd.testing import toy_encoder
 
 HTML = b"\xef\xbb\xbf\n<!DOCTYPE html><html><title>Sign in</title></html>"
