@@ -149,8 +149,7 @@ class Scheduler:
                 for other in stages:
                     self._release(other)
                 return False
-            lock = self._locks[stage.key] = ExitStack()
-            lock.enter_context(held)
+            self._locks[stage.key] = held
         return True
 
     def _release(self, stage: Stage) -> None:

@@ -21,7 +21,7 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
@@ -201,7 +201,7 @@ class Store:
             commit(folder / MANIFEST, lambda part: part.write_text(sealed("manifest", manifest)))
         return Artifact(folder, manifest)
 
-    def hold(self, key: str, *, wait: bool) -> AbstractContextManager[object] | None:
+    def hold(self, key: str, *, wait: bool) -> ExitStack | None:
         """The lock of whoever computes ``key``, taken; the system releases it when the process dies.
 
         None where another process holds it and ``wait`` is False. StoreError where the file system takes no locks, or
@@ -211,13 +211,11 @@ class Store:
         # A soft lock, which is a file alone, would outlive a process that is killed.
         lock = FileLock(path, fallback_to_soft=False)
         try:
-            held = lock.acquire(blocking=wait)
-            try:
+            with ExitStack() as held:
+                held.enter_context(lock.acquire(blocking=wait))
                 share(path)
                 path.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
-            except OSError:
-                lock.release()
-                raise
+                return held.pop_all()
         except Timeout:
             return None
         except OSError as error:
@@ -227,7 +225,6 @@ class Store:
                 f"{'' if where else 'mend that, or '}choose {'a' if where else 'another'} store{where} with --store or "
                 "BENCHBD_STORE"
             ) from error
-        return held
 
     def holder(self, key: str) -> str:
         """Who holds the lock of ``key``, in words."""
