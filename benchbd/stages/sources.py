@@ -29,7 +29,6 @@ class Sources:
     ) -> None:
         self.library, self.pins, self.size, self.numerics, self.strict = library, pins, size, numerics, strict
         self._infos: dict[tuple[str, str], SplitInfo] = {}
-        self._off_pins: dict[tuple[str, str], tuple[str, ...]] = {}
 
     def info(self, name: str, split: str) -> SplitInfo:
         if (name, split) not in self._infos:
@@ -74,27 +73,13 @@ class Sources:
         seed: int,
         *,
         data: Mapping[str, DataRef],
-        params: Mapping[str, Any],
-        parents: Mapping[str, Stage],
-        architecture: str,
         departures: Iterable[str],
-        attachments: Mapping[str, Any] | None = None,
+        **others: Any,
     ) -> Stage:
-        """A stage under the run's numerics. departures: those of its method; those of its data are found here."""
-        off_pins = [text for ref in data.values() for text in self._departed(ref.name, ref.split)]
-        return Stage(
-            kind,
-            label,
-            method,
-            seed,
-            data,
-            params,
-            parents,
-            self.numerics,
-            architecture,
-            attachments or {},
-            (*departures, *off_pins),
-        )
+        """A stage under the run's numerics. departures: those of its method; those of its data are found here. others:
+        the other fields of ``Stage``."""
+        told = (*departures, *(text for ref in data.values() for text in self._off_pins(ref.name, ref.split)))
+        return Stage(kind, label, method, seed, data=data, numerics=self.numerics, departures=told, **others)
 
     def _official_count(self, name: str, split: str) -> int:
         """How many images an absent split will have, for the estimate of cost; 0 if nobody knows."""
@@ -103,13 +88,8 @@ class Sources:
         wanted = ("train", "unlabeled") if split == "pool" else (split,)
         return sum(splits.get(part, 0) for part in wanted)
 
-    def _departed(self, name: str, split: str) -> tuple[str, ...]:
+    def _off_pins(self, name: str, split: str) -> Iterator[str]:
         """In what a split is not what the board pins; a pool is pinned by its parts."""
-        if (name, split) not in self._off_pins:
-            self._off_pins[name, split] = tuple(self._compare_pins(name, split))
-        return self._off_pins[name, split]
-
-    def _compare_pins(self, name: str, split: str) -> Iterator[str]:
         pin, info = self.pins.get(name), self.info(name, split)
         if pin is None or info.absent:
             return
@@ -117,7 +97,7 @@ class Sources:
         if split == "pool":
             parts = {part: value for part in ("train", "unlabeled") if (value := getattr(pin, part)) is not None}
             for part in [part for part, value in parts.items() if isinstance(value, str)]:
-                yield from self._departed(name, part)
+                yield from self._off_pins(name, part)
             counts = [value for value in parts.values() if isinstance(value, int)]
             pinned = sum(counts) if counts and len(counts) == len(parts) else None
         else:
