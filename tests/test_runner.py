@@ -634,7 +634,8 @@ def test_a_defender_gets_clean_images_and_nothing_else(again: Callable[..., tupl
     for record, (encoder, knowledge) in zip(records, Odd.calls, strict=True):
         images = knowledge.images
         assert (images.labels, images.classes, images.mean, images.std) == (None, (), None, None)
-        assert set(vars(knowledge)) == {"images", "seed"}
+        assert set(vars(knowledge)) == {"images", "seed", "prepared"}
+        assert knowledge.prepared == {}
         assert torch.equal(images.pixels, pool.pixels[record.clean_images])
         assert images.pixels.untyped_storage().data_ptr() != pool.pixels.untyped_storage().data_ptr()
         assert images.pixels.untyped_storage().nbytes() == images.pixels.numel()  # nothing lies beyond its edge
