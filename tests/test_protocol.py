@@ -116,7 +116,10 @@ def test_the_share_of_the_images_that_were_drawn_last_is_stamped(tiny: Tiny) -> 
     seen = knowledge.images.pixels
     assert stamped_rows(tiny, seen, record.clean_images) == last
     assert torch.equal(seen[last], Trigger.square(10).stamp(pool[record.clean_images][last]))
-    assert set(vars(knowledge)) == {"images", "seed"}  # nothing tells the defense
+    assert (set(vars(knowledge)), knowledge.prepared) == (
+        {"images", "seed", "prepared"},
+        {},
+    )  # nothing tells the defense
     assert record.departures == ["clean.poisoned=0.3 (the board's: 0.0)"]
 
 
