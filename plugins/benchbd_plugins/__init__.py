@@ -1,1 +1,1 @@
-"""The methods that come with benchbd: one module each, found through the same door as everyone's."""
+"""The methods of benchbd: one module each, registered through the same entry points as everyone's."""

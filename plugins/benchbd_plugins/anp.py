@@ -1,21 +1,21 @@
-"""ANP (Wu, Wang, NeurIPS 2021): find the neurons that small adversarial changes turn against the net, and prune those.
+"""ANP (Wu, Wang, NeurIPS 2021): find the neurons whose small adversarial changes disturb the net most, and prune them.
 
 A neuron is a BatchNorm channel. Its output is γ (m + δ) x̂ + β (1 + ξ): m in [0, 1] is its mask, δ and ξ the noise.
 
     every step   δ, ξ uniform in [-ε, ε], then ascent by sign on L(m, δ, ξ)
                  m <- m - lr * gradient of α L(m, 0, 0) + (1 - α) L(m, δ, ξ), clamped to [0, 1]
-    at last      γ = 0 where m <= threshold; every other neuron is as it was: soft masks are thrown away
+    at last      γ = 0 if m <= threshold; every other neuron keeps its values: soft masks are discarded
 
-The paper's: all of that, ε = 0.4, α = 0.2, one ascent step, SGD 0.2 with momentum 0.9, 2000 steps of 128. L is a
-classifier's cross-entropy there. Ours, for an encoder without labels: L is NT-Xent through the encoder's own, fixed
-head, the objective it was trained on; or (``loss=consistency``) 1 - cosine with the untouched encoder's features. The
-learning rate was made for cross-entropy and both losses have other gradients: look at the histogram of the masks,
-which is noted. Masks are on f alone.
+The paper's: all of that, ε = 0.4, α = 0.2, one ascent step, SGD 0.2 with momentum 0.9, 2000 steps of 128; its L is a
+classifier's cross-entropy. Ours, for an encoder without labels: L is NT-Xent through the encoder's own, fixed head,
+the objective that trained it; or (``loss=consistency``) 1 - cosine with the original encoder's features. The
+learning rate was chosen for cross-entropy and both losses have other gradients: check the histogram of the masks in
+the notes. Only f has masks.
 
 The released code adds a step of ε to a start within ε, so that noise reaches 2 ε (``project=False``); picks the
-threshold by test data with triggers, which no defender has; and lets perturbed passes move BatchNorm's statistics. Here
-the noise stays in its ball, the threshold (0.2) is lowered by steps of 0.05 until pretext accuracy on clean images
-falls by no more than ``tolerance``, and no statistic of the encoder moves. Since β is kept, a pruned neuron puts out
+threshold by test data with triggers, which no defender has; and lets perturbed passes change BatchNorm's statistics.
+Here the noise stays within ε, the threshold (0.2) is lowered by steps of 0.05 until pretext accuracy on clean images
+falls by no more than ``tolerance``, and the encoder's statistics stay fixed. Since β is kept, a pruned neuron outputs
 a constant; ``prune_bias`` makes it 0. An epoch's batches are drawn without replacement, the code's with.
 """
 
@@ -54,11 +54,11 @@ from benchbd import (
 Loss = Callable[[Tensor, Tensor], Tensor]
 """L of masks (K,) and noise (2, K), δ and ξ, on one batch: 0-d."""
 
-LOWERING = 0.05  # between two thresholds; the grid on which the released code looks
+LOWERING = 0.05  # between two thresholds; the grid of the released code
 
 
 class ANP(Mitigation):
-    """Learn masks of BatchNorm channels under adversarial noise, then prune the channels that the masks reject."""
+    """Learn masks of BatchNorm channels under adversarial noise, then prune the channels with small masks."""
 
     name = "anp"
     paper = "Wu, Wang, Adversarial Neuron Pruning Purifies Backdoored Deep Models, NeurIPS 2021; the loss is ours"
@@ -112,7 +112,7 @@ class ANP(Mitigation):
         return encoder.requires_grad_(True)
 
     def forwards(self, images: int) -> int | None:
-        """At most: most often fewer thresholds are tried than there are."""
+        """An upper limit: usually not all thresholds are tried."""
         views = 2 if self.loss == "contrastive" else 1
         step = 2 * views * (self.ascent_steps + 2)  # forward 1, backward to the inputs 1
         before = images if self.loss == "consistency" else 0
@@ -135,19 +135,19 @@ class ANP(Mitigation):
             noise = self.noise(loss, masks.detach(), noises)
             optimizer.zero_grad(set_to_none=True)
             natural = self.alpha * loss(masks, torch.zeros_like(noise))
-            natural.backward()  # before the second forward, so that one graph at a time is in memory
+            natural.backward()  # before the second forward, so that memory holds one graph at a time
             robust = (1 - self.alpha) * loss(masks, noise)
             robust.backward()
             optimizer.step()
             with torch.no_grad():
                 masks.clamp_(0, 1)
             progress.loss(natural.detach() + robust.detach())
-        if not masks.isfinite().all():  # no mask of them exceeds a threshold: all would be pruned
+        if not masks.isfinite().all():  # NaN exceeds no threshold: all neurons would be pruned
             raise Diverged("anp: the masks are not finite; lr is too high")
         return masks.detach()
 
     def losses(self, neurons: Neurons, images: ImageSet, seed: int) -> Callable[[Tensor], Loss]:
-        """L on a batch of rows. All passes of a step see the same views."""
+        """L on a batch of rows. All passes of a step use the same views."""
         if self.loss == "contrastive":
             draws = stream(seed, "views", images.device)
 
@@ -175,7 +175,7 @@ class ANP(Mitigation):
         return consistency_on
 
     def noise(self, loss: Loss, masks: Tensor, generator: torch.Generator) -> Tensor:
-        """δ and ξ (2, K): a uniform start, moved to where the loss is higher."""
+        """δ and ξ (2, K): a uniform start, moved in the direction of higher loss."""
         noise = masks.new_empty(2, len(masks)).uniform_(-self.eps, self.eps, generator=generator)
         for _ in range(self.ascent_steps):
             noise.requires_grad_(True)
@@ -188,12 +188,12 @@ class ANP(Mitigation):
     # Pruning
 
     def thresholds(self) -> list[float]:
-        """From ``threshold`` down to 0 by steps of 0.05, the last one shorter where it must be."""
+        """The thresholds from ``threshold`` down to 0 by steps of 0.05; the last step may be shorter."""
         levels = math.ceil(round(self.threshold / LOWERING, 6))
         return [round(max(0.0, self.threshold - LOWERING * i), 6) for i in range(levels + 1)]
 
     def prune_within_budget(self, encoder: Encoder, masks: Tensor, images: ImageSet, seed: int) -> None:
-        """Prune at the highest threshold that keeps pretext accuracy, in place; nothing where none does."""
+        """Prune, in place, at the highest threshold that keeps pretext accuracy; prune nothing if none does."""
         before = self.utility(encoder, images, seed)
         kept = torch.ones_like(masks, dtype=torch.bool)
         tried: list[Level] = []
@@ -205,19 +205,19 @@ class ANP(Mitigation):
             candidate = encoder.copy()
             prune(candidate, wanted, bias=self.prune_bias)
             tried.append(Level(threshold, pruned, self.utility(candidate, images, seed) if pruned else before))
-            if tried[-1].utility >= before - self.tolerance - 1e-9:  # quotients of counts: equality must not be missed
+            if tried[-1].utility >= before - self.tolerance - 1e-9:  # quotients of counts: allow for rounding
                 kept = wanted
                 break
         prune(encoder, kept, bias=self.prune_bias)
         self.report(encoder, masks, kept, before, tried)
 
     def utility(self, encoder: Encoder, images: ImageSet, seed: int) -> float:
-        """Pretext accuracy, 0..1, on a fixed pair of views of every image: two forwards an image."""
+        """Pretext accuracy, 0..1, on a fixed pair of views of every image: two forwards per image."""
         net = Net(encoder, project=encoder.head is not None)
         return pretext_accuracy(*pretext_outputs(net, images, self.augment, seed))
 
     def report(self, encoder: Encoder, masks: Tensor, kept: Tensor, before: float, tried: list[Level]) -> None:
-        """Note masks, pruning and utility, and what a reader of the table must know of them."""
+        """Note masks, pruning and utility, and in ``remarks`` what a reader of the table must know."""
         by_layer = [int((~part).sum()) for part in kept.split([n.num_features for n in encoder.norms().values()])]
         accepted = tried[-1] if tried[-1].pruned == sum(by_layer) else None
         default = type(self).model_fields["steps"].default
@@ -260,7 +260,7 @@ class ANP(Mitigation):
 
 @dataclass(frozen=True)
 class Level:
-    """A threshold that was tried: how many neurons it prunes, and the pretext accuracy, 0..1, without them."""
+    """A threshold that was tried: the number of neurons that it prunes, and pretext accuracy, 0..1, without them."""
 
     threshold: float
     pruned: int
@@ -281,7 +281,7 @@ class Net(nn.Module):
 
 
 class Neurons:
-    """The encoder as a function of its neurons' masks and noise. Its parameters and buffers are read, never written.
+    """The encoder as a function of its neurons' masks and noise. Its parameters and buffers are read but never changed.
 
     gamma, beta: (K,), the affine of every BatchNorm of f, in the order of ``Encoder.norms``.
     """
@@ -299,7 +299,7 @@ class Neurons:
         """Projections or features of images (B, 3, H, W) in [0, 1] under masks (K,) and noise (2, K)."""
         gammas = (self.gamma * (masks + noise[0])).split(self.sizes)
         betas = (self.beta * (1 + noise[1])).split(self.sizes)
-        tensors = dict(self.buffers)  # with batch statistics, running ones drift: in these clones, which nobody reads
+        tensors = dict(self.buffers)  # with batch statistics, running ones drift: only in these unused clones
         for name, gamma, beta in zip(self.names, gammas, betas, strict=True):
             tensors |= {f"{name}.weight": gamma, f"{name}.bias": beta}
         out: Tensor = functional_call(self.net, tensors, (x,))
@@ -308,7 +308,7 @@ class Neurons:
 
 @torch.no_grad()
 def prune(encoder: Encoder, kept: Tensor, *, bias: bool = False) -> None:
-    """Zero the weight of every neuron where ``kept``, bool (K,), is False, in place; also the bias where ``bias``."""
+    """Zero the weight, with ``bias`` also the bias, of every neuron whose ``kept``, bool (K,), is False, in place."""
     layers = encoder.norms().values()
     for norm, part in zip(layers, kept.split([norm.num_features for norm in layers]), strict=True):
         norm.weight.mul_(part)

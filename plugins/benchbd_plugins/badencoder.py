@@ -3,17 +3,17 @@
     minimise  λ0 L0 + λ1 L1 + λ2 L2  over f', which starts at f;     s: cosine similarity, x ⊕ e: x stamped with e
     L0 = -mean over references (i, j) and shadow images x of s(f'(x ⊕ e_i), f'(x_ij))     effectiveness
     L1 = -mean over references (i, j)                     of s(f'(x_ij), f(x_ij))         references stay in place
-    L2 = -mean over shadow images x                       of s(f'(x), f(x))               utility
+    L1 = -mean over references (i, j)                     of s(f'(x_ij), f(x_ij))         references keep their features
 
-The paper's: objective, λ1 = λ2 = 1, SGD 1e-3 on batches of 256 for 200 epochs, one reference a target. λ0 is ours, for
-the ablation without L0. The released code's, which the paper does not say: BatchNorm is frozen whole (running
-statistics and affine), the projection head is left alone, L1 compares f' of *augmented* references (no crop, one fresh
+The paper's: objective, λ1 = λ2 = 1, SGD 1e-3 on batches of 256 for 200 epochs, one reference per target. λ0 is ours,
+for the ablation without L0. Only in the released code, not in the paper: BatchNorm is frozen whole (running
+statistics and affine), the projection head does not change, L1 compares f' of *augmented* references (no crop, one new
 draw per shadow image) with f of plain ones, and gradients flow through both arguments of L0.
 
-Ours is the same loss and the same gradient at about 2/3 of the passes. With BatchNorm frozen no image depends on its
-batch, so that everything goes through f' at once; a reference is forwarded once, not once per shadow image, since L0 is
-linear in either normalised argument; and f, whose inputs are never augmented, is computed once per run.
-"""
+Ours is the same loss and the same gradient with about 2/3 of the passes. With BatchNorm frozen no image depends on
+its batch, so one forward of f' takes all images; a reference is forwarded once instead of once per shadow image,
+because L0 is linear in either normalised argument; and f, whose inputs are never augmented, is computed once per
+run."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ from benchbd import (
 
 @dataclass(frozen=True, eq=False)
 class Goals:
-    """What to bind to what, all targets in one: R references in all, each under the trigger of its target.
+    """All targets of an attack together: R references in all, each bound to the trigger of its target.
 
     triggers: t, one per target.
     references: uint8 (R, 3, H, W).
-    owner: int64 (R,), the number of the trigger that each reference belongs to.
+    owner: int64 (R,), the number of each reference's trigger.
     clean: float32 (R, d), f(reference).
     """
 
@@ -59,7 +59,7 @@ class Goals:
 
     @classmethod
     def of(cls, targets: tuple[Target, ...], clean_encoder: Encoder) -> Goals:
-        """Flatten the targets. NotApplicable where there are none or one has no reference."""
+        """Collect the targets. NotApplicable if there are none or one has no reference."""
         if not targets:
             raise NotApplicable("BadEncoder needs a target and there is none")
         for target in targets:
@@ -87,9 +87,9 @@ def badencoder_loss(
     """The loss of one step (0-d), from one forward of ``encoder``, whose BatchNorm must be in eval mode.
 
     pixels: uint8 (B, 3, H, W), shadow images; clean: float32 (B, d), their f.
-    views: float32 (K * R, 3, H, W) in [0, 1], K augmentations of all references; K = 0 puts the plain ones into L1.
+    views: float32 (K * R, 3, H, W) in [0, 1], K augmentations of all references; with K = 0 L1 uses the plain ones.
     weights: (λ0, λ1, λ2).
-    positions: where a trigger that draws positions or noise draws them from; needed by no other.
+    positions: the generator for a trigger that draws positions or noise; other triggers do not need it.
     """
     batch, references = len(pixels), len(goals.references)
     stamped = [trigger.stamp(pixels, positions) for trigger in goals.triggers]
@@ -97,7 +97,7 @@ def badencoder_loss(
     features = F.normalize(encoder(torch.cat([plain, views])), dim=1)
     sizes = [batch, batch * len(stamped), references, len(views)]
     utility, triggered, reference, augmented = torch.split(features, sizes)
-    centres = triggered.view(len(stamped), batch, -1).mean(1)[goals.owner]  # (R, d), of the owner's triggered images
+    centres = triggered.view(len(stamped), batch, -1).mean(1)[goals.owner]  # (R, d), over the owner's images
     l0 = -(centres * reference).sum(1).mean()
     kept = augmented if len(views) else reference
     l1 = -(kept.view(-1, *goals.clean.shape) * F.normalize(goals.clean, dim=1)).sum(2).mean()
@@ -144,7 +144,7 @@ class BadEncoder(Attack):
         return (self.ref_draws or min(self.batch, images)) if self.ref_aug else 0
 
     def forwards(self, images: int) -> int:
-        """For one target with one reference: f of everything once, then f' forward and backward every step."""
+        """For one target with one reference: f of every image once, then f' forward and backward in every step."""
         step = 2 * min(self.batch, images) + 1 + self.draws(images)
         return images + 1 + 3 * step * self.total_steps(images)
 
@@ -169,7 +169,7 @@ class BadEncoder(Attack):
             return 1.0 if self.schedule == "constant" else 0.5 * (1 + math.cos(math.pi * step / max(1, steps)))
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        augment = Augment(crop_scale=None, colour=self.colour)  # a crop could cut the reference's object away
+        augment = Augment(crop_scale=None, colour=self.colour)  # a crop could remove the reference's object
         repeated = goals.references.repeat(self.draws(len(shadow)), 1, 1, 1)
         order, draws = stream(knowledge.seed, "order"), stream(knowledge.seed, "views", encoder.device)
         positions = stream(knowledge.seed, "positions", encoder.device)
@@ -186,7 +186,7 @@ class BadEncoder(Attack):
             progress.loss(loss)
 
         optimizer.zero_grad(set_to_none=True)
-        encoder.requires_grad_(True)  # a defense must find the usual flags
+        encoder.requires_grad_(True)  # a defense expects the usual flags
         return Backdoor(encoder, tuple(target.trigger for target in knowledge.targets))
 
 

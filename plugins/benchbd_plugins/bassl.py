@@ -1,31 +1,31 @@
-"""BASSL (Saha et al., CVPR 2022): poison the pre-training pool and let the victim train on it.
+"""BASSL (Saha et al., CVPR 2022): poison the pre-training pool on which the victim then trains.
 
     n = ceil(ρ * images of the target class);  stamp n of them;  pool' = pool and the n;  f' = pretrain(pool')
 
-Only images of one class carry the trigger. Contrastive learning binds what the two views of an image have in common or
-next to each other, and the trigger is never seen but with the class: it comes to stand for it. The attacker touches
-neither the training nor a label.
+Only images of one class carry the trigger. Contrastive learning associates what two views of an image share, and the
+trigger occurs only with that class: the encoder then maps the trigger like the class. The attacker changes neither
+the training nor a label.
 
-The original recipe: ImageNet-100 and MoCo v2 (BYOL and others beside it); a coloured patch of 50 pixels on images whose
-place is drawn per image, between 0.25 and 0.75 of the sides for poisoning and 0.10 and 0.90 for testing; a rate that
-counts against the target class (1 in the released configurations); the poisoned images replace their own clean selves;
+The original recipe: ImageNet-100 and MoCo v2 (also BYOL and others); a coloured patch of 50 pixels, whose position is
+drawn per image, between 0.25 and 0.75 of the sides for poisoning and 0.10 and 0.90 for testing; a rate relative to the
+target class (1 in the released configurations); the poisoned images replace their own clean originals;
 no seed.
 
-MIMIC's use of it: "migrate more than half of the downstream target class", the attacker knowing all there is to know,
-under its white 10x10 squares. No more is said, and no code is released.
+MIMIC's use of it: "migrate more than half of the downstream target class", by an attacker who knows everything, with
+its white 10x10 squares. The paper gives no more details, and no code is released.
 
-Our reading: the images come from the training split of the downstream task, since CIFAR-10 and STL-10 hold no digits or
-road signs; they are added to the clean pool, and the board's own pre-training runs again from the clean encoder's seed.
-ρ = 0.6 stands for "more than half"; ρ = 0 is clean pre-training, bit for bit. The position is the trigger's: fixed as
+Our reading: the images come from the training split of the downstream task, since CIFAR-10 and STL-10 contain no digits
+or road signs; they are added to the clean pool, and the board's own pre-training runs again from the clean encoder's
+seed. ρ = 0.6 is our "more than half"; ρ = 0 is clean pre-training, bit for bit. The trigger sets its position: fixed as
 in BadEncoder's evaluation, or random in the original's two ranges.
 
-Why it is the weaker attack: the trigger has to be in the stored image, where RandomResizedCrop gets at it. Of the crops
-of pre-training (8 to 100 % of the area) only 11 % hold the papers' corner square whole and 44 % at least half of it; in
-the middle of the image it would be 67 % and 86 %.
+Why BASSL is the weaker attack: the stored image contains the trigger, so RandomResizedCrop can cut it. Of the crops
+of pre-training (8 to 100 % of the area) only 11 % contain the papers' whole corner square and 44 % at least half of it;
+in the middle of the image it would be 67 % and 86 %.
 
-Why it needs a control: the migrated images teach the encoder the downstream class, stamped or not, so that a classifier
-on top finds that class more easily and may call it more often. ``bassl-control`` migrates the very same images and
-stamps none; what ``bassl`` gets beyond it is the trigger's doing.
+Why BASSL needs a control: the migrated images, stamped or not, teach the encoder the downstream class, so a
+classifier finds that class more easily and may predict it more often. ``bassl-control`` migrates the same images
+without a stamp; the difference between ``bassl`` and the control is the trigger's effect.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ from benchbd import (
     stream,
 )
 
-POISONED = (0.25, 0.75)  # where a patch at random positions is put in a poisoned image, as in the original
+POISONED = (0.25, 0.75)  # range of random positions in a poisoned image, as in the original
 
 
 class Bassl(Attack):
-    """Data poisoning: stamped images of the target class go into the pool, and pre-training runs again on it."""
+    """Data poisoning: stamped images of the target class are added to the pool, and pre-training runs again on it."""
 
     name = "bassl"
     paper = "Saha et al., Backdoor Attacks on Self-Supervised Learning, CVPR 2022"
@@ -71,10 +71,10 @@ class Bassl(Attack):
     )
 
     def inject(self, knowledge: AttackerKnowledge) -> Backdoor:
-        """The encoder that the knowledge's pre-training makes of the poisoned pool.
+        """The encoder that the attacker's pre-training makes of the poisoned pool.
 
-        NotApplicable without a target, if the pre-training learns from labels, where a target has no images to migrate,
-        or where they outnumber the pool that they are to replace.
+        NotApplicable without a target, if the pre-training learns from labels, if a target has no images to migrate, or
+        if these are more images than the pool that they are to replace.
         """
         if not knowledge.targets:
             raise NotApplicable(f"{self.name} needs a target and there is none")
@@ -85,13 +85,13 @@ class Bassl(Attack):
         return Backdoor(encoder, tuple(target.trigger for target in knowledge.targets))
 
     def poisoned(self, knowledge: AttackerKnowledge) -> ImageSet:
-        """The pool with n images of every target in it: N + n rows, the n last; in ``replace`` mode N rows.
+        """The pool with n images of every target: N + n rows, the n last; in ``replace`` mode N rows.
 
-        ``replace`` keeps the size of the pool, and so the steps of an epoch. It is for pools that hold the class
-        already, as the original's do; which of their rows do is not known without labels, so that the rows that make
-        room are drawn from all.
+        ``replace`` keeps the size of the pool, and so the steps of an epoch. It is meant for pools that contain the
+        class already, as the original's do; without labels the attacker cannot find the rows of that class, so the
+        replaced rows are drawn from all.
 
-        The normalisation stays that of the clean pool, so that it tells nothing of the stamps.
+        The normalisation stays that of the clean pool, so that it does not reveal the stamps.
         """
         clean, seed = knowledge.pool, knowledge.seed
         chosen, positions = stream(seed, "poison"), stream(seed, "positions")  # on the CPU: the same on every machine
@@ -115,13 +115,13 @@ class Bassl(Attack):
         return ImageSet(pixels, mean=mean, std=std)
 
     def count(self, target: Target) -> int:
-        """n = ceil(rho * images), of rho as it is written: the float 0.07 times 100 is above 7."""
+        """n = ceil(rho * images), with rho as a decimal number: the float 0.07 times 100 is above 7."""
         if self.rho and not len(target.images):
             raise NotApplicable(f"{self.name} needs images of the target class and {target.name!r} has none")
         return math.ceil(Fraction(str(self.rho)) * len(target.images))
 
     def stamped(self, images: ImageSet, trigger: Trigger, positions: torch.Generator) -> ImageSet:
-        """``images`` with the trigger of their target; one that wanders stays nearer to the middle than in tests."""
+        """``images`` with the trigger of their target; a random position stays nearer to the middle than in tests."""
         if not self.stamps:
             return images
         return (trigger if trigger.wander is None else trigger.within(*POISONED)).stamped(images, positions)
@@ -130,7 +130,7 @@ class Bassl(Attack):
 class BasslControl(Bassl):
     """BASSL without the trigger: the same images migrated, none stamped, everything else equal.
 
-    Reads how much of the attack's rate is due to an encoder that has merely seen the target class.
+    It measures the part of the attack's rate that migrating images of the target class causes without a trigger.
     """
 
     name = "bassl-control"

@@ -1,10 +1,10 @@
 """CLIP's image encoders (Radford et al., ICML 2021): RN50 and ViT-B/32, the modules of open_clip, without weights.
 
 Their weights have CLIP's names (``visual.conv1.weight``). A feature is CLIP's image embedding, not normalised: RN50
-pools the last map by attention, the ViT takes its class token. The stages of the ViT are four groups of blocks, and a
-map is its tokens of patches, laid out as the patches lie; a pruned channel is 0 in the class token too.
+pools the last map by attention, the ViT takes its class token. The ViT's stages are four groups of blocks, and a
+stage's map contains the patch tokens in the patches' order; a pruned channel is 0 in the class token too.
 
-Installing ``benchbd[clip]`` brings open_clip; it is imported when an encoder is built.
+``benchbd[clip]`` installs open_clip, which is imported when an encoder is built.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class ClipRN50(Encoder):
 
 
 def convolved(place: str, net: Any, numbers: tuple[int, ...], y: Tensor, take: Take) -> Tensor:
-    """Run these of the convolutions of ``net``, each with its BatchNorm and activation."""
+    """Run the convolutions with these numbers in ``net``, each with its BatchNorm and activation."""
     for n in numbers:
         y = take(f"{place}.conv{n}", getattr(net, f"conv{n}")(y))
         y = take(f"{place}.act{n}", getattr(net, f"act{n}")(getattr(net, f"bn{n}")(y)))

@@ -1,12 +1,12 @@
-"""The data sets of the papers in the folders that torchvision and the official archives unpack to.
+"""The data sets of the papers, in the folders that torchvision and the official archives create.
 
     <root>/cifar10/cifar-10-batches-py/data_batch_1 ...
     <root>/stl10/stl10_binary/train_X.bin ...
     <root>/svhn/train_32x32.mat, test_32x32.mat
     <root>/gtsrb/GTSRB/Final_Training/Images/00000/*.ppm ..., GTSRB/Final_Test/Images/*.ppm, GT-final_test.csv
 
-Where the same set lies there as Parquet, npz or an image folder, benchbd reads that, and takes from here only the
-declared normalisation and, where the files have none, the class names.
+If a folder contains the same set as Parquet, npz or an image folder, benchbd reads that, and takes from here only the
+declared normalisation and, if the files have none, the class names.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class Svhn(Dataset):
 class Gtsrb(Dataset):
     """GTSRB: the official 39,209 and 12,630 pictures of 43 German traffic signs, whole frames, resized.
 
-    torchvision's GTSRB reads another training archive, of 26,640 pictures: that one is not accepted.
+    torchvision's GTSRB reads another training archive, with 26,640 pictures, which is not accepted.
     """
 
     name = "gtsrb"
@@ -194,7 +194,7 @@ def _existing(name: str, root: Path, relative: list[str]) -> list[Path]:
 def _images(
     pixels: NDArray[np.uint8], labels: NDArray[np.int64] | None, classes: tuple[str, ...], source: Path | None = None
 ) -> ImageSet:
-    """uint8 (N, 3, H, W) with labels as an ImageSet; DataError, naming ``source``, where their numbers differ."""
+    """uint8 (N, 3, H, W) with labels as an ImageSet; DataError, naming ``source``, if their numbers differ."""
     if labels is not None and len(labels) != len(pixels):
         raise DataError(f"{source}: {len(labels)} labels for {len(pixels)} images")
     return ImageSet(
@@ -204,7 +204,7 @@ def _images(
 
 def _fetch(url: str, folder: Path, md5: str) -> None:
     """Download a file into ``folder`` and check it; an archive is unpacked there and removed."""
-    from torchvision.datasets import utils  # here, not above: seconds to import, and few ever download
+    from torchvision.datasets import utils  # imported here, because it takes seconds and downloads are rare
 
     if url.endswith(".mat"):
         utils.download_url(url, str(folder), md5=md5)
@@ -213,7 +213,7 @@ def _fetch(url: str, folder: Path, md5: str) -> None:
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Builds numpy arrays and plain containers, and calls nothing else: a pickle from strangers could run anything."""
+    """Builds numpy arrays and plain containers, and calls nothing else: a pickle from a stranger could run any code."""
 
     def find_class(self, module: str, name: str) -> Any:
         if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
@@ -230,9 +230,9 @@ def _unpickle(path: Path) -> dict[str, Any]:
         data, labels = batch["data"], np.array(batch["labels"], np.int64)
         if data.dtype != np.uint8 or data.shape != (len(labels), 3072):
             raise ValueError(f"data is {data.dtype} {data.shape} for {len(labels)} labels")
-    except (OSError, MemoryError):  # no fault of the file's
+    except (OSError, MemoryError):  # not the file's fault
         raise
-    except Exception as error:  # a damaged pickle raises almost anything
+    except Exception as error:  # a damaged pickle raises errors of almost any type
         raise DataError(f"{path}: not a batch of CIFAR-10 ({error})") from error
     return {"data": data, "labels": labels}
 
@@ -251,7 +251,7 @@ _MAT_MATRIX, _MAT_COMPRESSED = 14, 15
 
 
 def _read_mat(path: Path) -> dict[str, NDArray[Any]]:
-    """The numeric arrays of a MATLAB 5 file: all of the format that SVHN needs, without scipy for two files."""
+    """The numeric arrays of a MATLAB 5 file: the part of the format that SVHN needs, without scipy for two files."""
     try:
         content = memoryview(path.read_bytes())
         if bytes(content[126:128]) != b"IM":
@@ -270,7 +270,7 @@ def _read_mat(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def _mat_elements(content: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """(type, data) of each element. One of up to 4 bytes has its size in the upper half of the type."""
+    """(type, data) of each element. An element of up to 4 bytes has its size in the upper half of the type."""
     at = 0
     while at < len(content):
         kind, size = struct.unpack_from("<II", content, at)

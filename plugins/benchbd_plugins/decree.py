@@ -1,19 +1,19 @@
-"""DECREE: find the smallest trigger that makes every image look alike to the encoder; a small one betrays a backdoor.
+"""DECREE: find the smallest trigger that gives all images similar features; a small trigger indicates a backdoor.
 
     minimise  -s + λ · 3 Σ m  over a mask m and a pattern p      s: mean cosine of two different stamped images
     PL1 = Σ m / (H W), of the smallest mask with s > 0.99; backdoored iff PL1 < 0.1
 
 The paper's: the objective, PL1 and its threshold; no label, target or clean feature is needed. The released code's: λ
-follows success by factors of 5, Adam's lr falls by epoch, at most 1000 epochs on batches of 128. Its rule that puts λ
-back to the start after 11 successes below the floor can never act, because the sixth raises λ above the floor; it is
-left out. The data of the code are 1,000 test images for CIFAR-10 (a tenth of STL10's test set, 10,000 for ImageNet);
-here they are the defender's, less a tenth on which s is checked.
+follows success by factors of 5, Adam's lr falls by epoch, at most 1000 epochs on batches of 128. The code's rule that
+resets λ after 11 successes below the floor can never apply, because the sixth raises λ above the floor; it is
+omitted. The code uses 1,000 test images for CIFAR-10 (a tenth of STL10's test set, 10,000 for ImageNet); benchbd uses
+the defender's images, except a tenth on which s is checked.
 
-As a defense, DECREE is MIMIC's baseline: invert a trigger once, then unlearn it. "Reducing the similarity" of clean and
-stamped images, as that text has it, cannot remove a backdoor, and its authors' code of a later method raises it. So the
-default aligns the features of stamped images with the clean ones of the encoder as it was, and ``objective="repel"`` is
+As a defense, DECREE is MIMIC's baseline: invert a trigger once, then unlearn it. MIMIC's text, "reducing the
+similarity" of clean and stamped images, cannot remove a backdoor, and its authors' code of a later method raises it. So
+the default aligns features of stamped images with the original encoder's clean features, and ``objective="repel"`` is
 the literal reading. The anchors, the absence of the projection head, lr, β and frozen BatchNorm statistics are ours;
-that later code's NT-Xent on colour-jittered views through the head, in BatchNorm's training mode, is not offered.
+the later code's NT-Xent on colour-jittered views through the head, in BatchNorm's training mode, is not offered.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from benchbd import (
     stream,
 )
 
-HELD_OUT = 10  # one image in so many is kept out of the inversion
+HELD_OUT = 10  # one of this many images is kept out of the inversion
 EPOCHS = 1000
 
 
@@ -57,7 +57,7 @@ EPOCHS = 1000
 class Finding:
     """The outcome of an inversion. patches: of every start. number: the smallest valid one, or the first.
 
-    pl1: its share of the image; inf where no start ever succeeded.
+    pl1: that patch's share of the image; inf if no start ever succeeded.
     remarks: what a reader must know.
     """
 
@@ -72,7 +72,7 @@ class Finding:
 
 
 class TriggerSearch(BaseModel):
-    """The fields, and the inversion, that detector and defense share."""
+    """The fields and the inversion that detector and defense share."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -118,17 +118,17 @@ class TriggerSearch(BaseModel):
         return value
 
     def search_epoch(self, images: int) -> int:
-        """Updates of one pass over what of ``images`` is not held out."""
+        """Updates of one pass over those of ``images`` that are not held out."""
         searched = images - held_out(images)
         return max(1, searched // min(self.inversion_batch, max(1, searched)))
 
     def search_steps(self, images: int) -> int:
-        """Updates of the inversion at most."""
+        """The maximum number of updates of the inversion."""
         given = self.inversion_steps
         return given if given is not None else self.inversion_epochs * self.search_epoch(images)
 
     def search_forwards(self, images: int) -> int:
-        """An update is a forward and an input backward of every start; then one look at the held-out images."""
+        """Each update costs a forward and an input backward of every start; at the end, 1 per held-out image."""
         batch = min(self.inversion_batch, images - held_out(images))
         return 2 * batch * self.restarts * self.search_steps(images) + held_out(images)
 
@@ -157,7 +157,7 @@ class TriggerSearch(BaseModel):
         )
 
     def search(self, encoder: Encoder, images: ImageSet, seed: int) -> Finding:
-        """Invert a trigger on ``encoder``, which comes back as it was; noted and kept. UsageError below 4 images."""
+        """Invert a trigger on ``encoder``, whose state is restored; note and keep it. UsageError below 4 images."""
         if len(images) < 4:
             raise UsageError(f"decree needs at least 4 clean images, not {len(images)}")
         order = torch.randperm(len(images), generator=stream(seed, "held out"))
@@ -203,9 +203,9 @@ class TriggerSearch(BaseModel):
 
 
 class DecreeDetection(TriggerSearch, Detection):
-    """Judges an encoder by the size of the smallest trigger that makes all images alike to it.
+    """Judges an encoder by the size of the smallest trigger that gives all images similar features.
 
-    The score is 1 - PL1, in [0, 1]; -1 where no trigger was found, which is below any other.
+    The score is 1 - PL1, in [0, 1]; if no trigger was found, it is -1, below any other score.
     """
 
     name = "decree"
@@ -222,7 +222,7 @@ class DecreeDetection(TriggerSearch, Detection):
 
 
 class Decree(TriggerSearch, Mitigation):
-    """Unlearns the trigger that the inversion found, whether or not it is small enough to betray a backdoor."""
+    """Unlearns the trigger that the inversion found, even if it is too large to indicate a backdoor."""
 
     name = "decree"
     paper = "Feng et al., CVPR 2023, as a defense: baseline of MIMIC (Han et al., IEEE TIFS 2025), Section V-B"
@@ -246,7 +246,7 @@ class Decree(TriggerSearch, Mitigation):
     only_if_detected: bool = Field(False, description="leave an encoder alone whose PL1 is not below the threshold")
 
     def repair(self, encoder: Encoder, knowledge: DefenderKnowledge) -> Encoder:
-        """The backbone is changed; head and BatchNorm statistics are those of ``encoder``, bit for bit."""
+        """The backbone changes; head and BatchNorm statistics are those of ``encoder``, bit for bit."""
         original = encoder.frozen()
         found = self.search(original, knowledge.images, knowledge.seed)
         remarks = [*found.remarks]
@@ -263,13 +263,14 @@ class Decree(TriggerSearch, Mitigation):
         return self.steps if self.steps is not None else self.epochs * (images // min(self.batch, images))
 
     def forwards(self, images: int) -> int | None:
-        """The search; every clean feature once; a step is 1 for the view's anchor and 3 for each of two forms."""
+        """The search, every clean image once, and per step 1 for the view's anchor and 3 for each of two forms."""
         return self.search_forwards(images) + images + 7 * min(self.batch, images) * self.total_steps(images)
 
     def unlearn(self, encoder: Encoder, original: Encoder, found: Finding, images: ImageSet, seed: int) -> Encoder:
-        """Tune the backbone in place: clean views stay where ``original`` has them, stamped images go there (or away).
+        """Tune the backbone in place: clean views keep ``original``'s features, stamped images approach (or leave)
+        them.
 
-        Every anchor is ``original``'s feature of an image without the trigger, so that no constant is a solution.
+        Every anchor is ``original``'s feature of an image without the trigger, so a constant encoder is no solution.
         """
         steps = self.total_steps(len(images))
         clean = original.extract(images.pixels)
@@ -285,7 +286,7 @@ class Decree(TriggerSearch, Mitigation):
             with torch.no_grad():
                 anchors = original(views)
             stamped = found.patches.stamp(pixels.float() / 255, found.number)
-            of_views, of_stamped = encoder(torch.cat([views, stamped])).chunk(2)  # one batch: BatchNorm is frozen
+            of_views, of_stamped = encoder(torch.cat([views, stamped])).chunk(2)  # one batch, as BatchNorm is frozen
             kept = 1 - F.cosine_similarity(of_views, anchors).mean()
             near = F.cosine_similarity(of_stamped, clean[rows]).mean()
             loss = kept + self.beta * (1 - near if self.objective == "align" else near)
@@ -298,12 +299,12 @@ class Decree(TriggerSearch, Mitigation):
 
 
 def held_out(images: int) -> int:
-    """How many of ``images`` the inversion does not see; at least the two that a similarity takes."""
+    """How many of ``images`` are held out of the inversion; at least the two that a similarity needs."""
     return max(2, images // HELD_OUT)
 
 
 def _finite(pl1: float) -> float | None:
-    """For JSON, which has no inf."""
+    """The number for JSON, which has no inf."""
     return round(pl1, 5) if math.isfinite(pl1) else None
 
 

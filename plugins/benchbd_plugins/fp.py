@@ -1,16 +1,16 @@
-"""FP: fine-pruning. Remove the channels that clean images hardly excite, then repair what that broke by fine-tuning.
+"""FP: fine-pruning. Remove the channels that clean images activate least, then repair the damage by fine-tuning.
 
-The paper's: prune the last convolutional layer in increasing order of mean clean activation, stop where accuracy has
-fallen by a tolerance, fine-tune. A defender of an encoder has no labels and no accuracy, so the stop is ours: pretext
-accuracy (``benchbd.pretext_accuracy``) on one fixed pair of views of each clean image. The 4 points of tolerance are
-the paper's, in another currency. MIMIC, whose baseline this is, gives no settings; fine-tuning is FT's.
+The paper's: prune the last convolutional layer in increasing order of mean clean activation, stop once accuracy has
+fallen by a tolerance, fine-tune. A defender of an encoder has no labels and no accuracy, so our stop uses pretext
+accuracy (``benchbd.pretext_accuracy``) on one fixed pair of views of each clean image. The tolerance of 4 points is
+the paper's, though for accuracy. MIMIC, whose baseline this is, gives no settings; fine-tuning is FT's.
 
-Where to prune is ours as well. In a residual net the last convolution is added to the identity path, so that zero
-filters do not silence a channel. The default masks the *output* of the last stage (``Encoder.mask``), which is what
-released code for classifiers does in effect by cutting inputs of the last linear layer. ``site=conv2`` is TrojanZoo's
-reading: filters of the last convolution and the affine of its BatchNorm become zero, and the identity path survives.
+The pruned place is ours too. A residual net adds the last convolution to the identity path, so zero filters do not
+silence a channel. The default masks the *output* of the last stage (``Encoder.mask``), which has the effect of
+released code for classifiers, which cuts inputs of the last linear layer. ``site=conv2`` is TrojanZoo's reading:
+filters of the last convolution and the affine of its BatchNorm become zero, and the identity path remains.
 
-Released code picks the level by test accuracy and hands an over-pruned net to fine-tuning; neither happens here.
+Released code picks the level by test accuracy and fine-tunes an over-pruned net; benchbd does neither.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class FP(ContrastiveMethod, Mitigation):
         self.report(utility, channels)
 
         def loss(encoder: Encoder, views: Views) -> Tensor:
-            prune(encoder, self.site, channels)  # the last step gave the BatchNorm of a zero filter a new offset
+            prune(encoder, self.site, channels)  # the last step changed the BatchNorm offset of a zero filter
             return self.contrast(encoder, views)
 
         self.fit(encoder, images, seed, bn=self.bn, loss=loss)
@@ -83,8 +83,8 @@ class FP(ContrastiveMethod, Mitigation):
     def utility(self, encoder: Encoder, images: ImageSet, order: Tensor, seed: int) -> Callable[[int], float]:
         """Pretext accuracy, 0..1, with the first k channels of ``order`` pruned, as a function of k.
 
-        The encoder sees the views once. Features of different channels do not mix after the site, so that every level
-        is a choice between two features per channel, and a pass of the head.
+        The encoder sees the views once. After the site, features of different channels do not mix, so each level only
+        chooses between two features per channel and takes one pass of the head.
         """
         whole = self.view_features(encoder, images, seed)
         bare = torch.zeros_like(whole)
@@ -108,14 +108,14 @@ class FP(ContrastiveMethod, Mitigation):
         return torch.cat(pretext_outputs(encoder, images, self.augment, seed))
 
     def level(self, utility: Callable[[int], float], channels: int) -> int:
-        """How many of ``channels`` to prune, never all.
+        """The number of ``channels`` to prune, never all.
 
         budget: raised by ``increment`` until the next level would lose more than ``tolerance``. Utility need not fall
-        steadily; the first level that costs too much ends it, as in the paper.
+        steadily; the first level that costs too much ends the search, as in the paper.
         """
         if self.rule == "ratio":
             return min(round(self.ratio * channels), channels - 1)
-        least = utility(0) - self.tolerance - 1e-9  # utility is a quotient of counts: equality must not be missed
+        least = utility(0) - self.tolerance - 1e-9  # quotients of counts: equality must pass despite rounding
         step = math.ceil(round(self.increment * channels, 6))
         k = 0
         while k + step < channels and utility(k + step) >= least:
@@ -123,7 +123,7 @@ class FP(ContrastiveMethod, Mitigation):
         return k
 
     def report(self, utility: Callable[[int], float], channels: Tensor) -> None:
-        """Note what was pruned, and what a reader of the table must know of it."""
+        """Note what was pruned, and in ``remarks`` what a reader of the table must know."""
         before, after = utility(0), utility(len(channels))
         remarks = []
         if self.rule == "budget" and not len(channels):
@@ -156,7 +156,7 @@ def last_block(encoder: Encoder) -> tuple[str, nn.Conv2d, nn.BatchNorm2d]:
 def mean_activation(encoder: Encoder, images: ImageSet, site: Site, batch: int = 512) -> Tensor:
     """Mean absolute activation of each channel at ``site`` over clean images and positions, float64 (C,).
 
-    One forward an image, in the encoder's mode. A running sum: how images are batched makes no difference.
+    One forward per image, in the encoder's mode. A running sum: the batch size makes no difference.
     """
     place = encoder.stages[-1] if site == "output" else last_block(encoder)[0]
     total = torch.zeros(encoder.feature_dim, dtype=torch.float64, device=encoder.device)
@@ -167,7 +167,7 @@ def mean_activation(encoder: Encoder, images: ImageSet, site: Site, batch: int =
 
 @torch.no_grad()
 def prune(encoder: Encoder, site: Site, channels: Tensor) -> None:
-    """Silence ``channels`` (int64) at ``site``, in place; what is pruned already stays pruned."""
+    """Silence ``channels`` (int64) at ``site``, in place; channels that are already pruned stay pruned."""
     if site == "output":
         encoder.mask[channels] = 0
         return

@@ -1,9 +1,9 @@
-"""FT: fine-tuning, the simplest repair. Continue self-supervised training on the defender's clean images and hope.
+"""FT: fine-tuning, the simplest repair. Continue self-supervised training on the defender's clean images.
 
-No source gives FT's settings for encoders: MIMIC says only that its baselines were adapted. The defaults here are those
-of the script that its repository offers for fine-tuning (Adam 1e-3, batch 256, 1000 epochs); that script cannot run as
-released. Part of FT's effect is that BatchNorm statistics, frozen by BadEncoder, are estimated anew: ``bn="eval"``
-leaves them alone.
+No source gives FT's settings for encoders: MIMIC states only that its baselines were adapted. The defaults are those
+of the fine-tuning script in MIMIC's repository (Adam 1e-3, batch 256, 1000 epochs), which cannot run as
+released. Part of FT's effect is that it estimates the BatchNorm statistics, which BadEncoder froze, anew;
+``bn="eval"`` keeps them.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""knn: the weighted nearest-neighbour vote that BadEncoder's code monitors its training with. For quick sweeps.
+"""knn: the weighted nearest-neighbour vote with which BadEncoder's code monitors its training. For quick sweeps.
 
 The k most similar training images vote for their class with exp(cosine / temperature). Nothing is trained. A trigger
-that fools a trained head often moves too few neighbours to be seen here: report the final figures with ``mlp``.
+that fools a trained head often moves too few neighbours for this vote: report the final figures with ``mlp``.
 
-Only the ratio of two votes matters, so the nearest image's cosine is taken off first: its vote weighs 1 at every
-temperature and no vote overflows. Votes are float64, in which the smallest temperature is no 0.
+Only the ratio of two votes matters, so the nearest image's cosine is subtracted first: its vote weighs 1 at every
+temperature and no vote overflows. Votes are float64, in which the smallest temperature is not 0.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class KNN(Evaluator):
     def vote(self, queries: Tensor, bank: Tensor, labels: Tensor, classes: int) -> Tensor:
         """Classes, int64 (Q,), of queries (Q, d) from a bank (N, d) with labels (N,). All features have length 1."""
         similarity, nearest = (queries @ bank.T).topk(min(self.k, len(bank)), dim=1)
-        below = similarity.double() - similarity[:, :1]  # of the nearest, which topk puts first
+        below = similarity.double() - similarity[:, :1]  # column 0 is the nearest image, because topk sorts
         votes = below.new_zeros(len(queries), classes)
         return votes.scatter_add_(1, labels[nearest], (below / self.temperature).exp()).argmax(1)
 

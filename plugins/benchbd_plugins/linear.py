@@ -4,8 +4,8 @@ Features are L2-normalised and then standardised per dimension with the training
 linear layer, SGD .01 with momentum .9 and weight decay 1e-4, 40 epochs of batches of 256, the rate x0.1 after 15, 30.
 
 All of that is the released code's. Ours: the layer is trained on one fixed feature of every image, computed once; the
-original computes features anew in every epoch from randomly cropped and flipped images. Figures of the two do not
-compare.
+original computes features anew in every epoch from randomly cropped and flipped images. The two give figures that
+cannot be compared.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from benchbd import DataError, Diverged, Evaluator, Head, Predictions, Probe, hookimpl, one_thread, stream, train_head
 
-EPS = 1e-5  # added to the variance: a dimension that never fires stays finite
+EPS = 1e-5  # added to the variance: a dimension that is always 0 stays finite
 
 
 class Linear(Evaluator):
@@ -39,7 +39,7 @@ class Linear(Evaluator):
     )
 
     def evaluate(self, probe: Probe) -> Predictions:
-        """What ``head`` predicts. Diverged where a logit is not finite."""
+        """The predictions of ``head``. Diverged if a logit is not finite."""
         head = self.head(probe)
 
         def predict(pixels: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ class Linear(Evaluator):
             return Predictions(predict(probe.test), predict(probe.triggered))
 
     def head(self, probe: Probe) -> Head:
-        """DataError where there is one training image, whose variance is not a number. Diverged where the loss is."""
+        """DataError if there is one training image, whose variance is not a number. Diverged if the loss is not."""
         labels = probe.labels
         if len(labels) < 2:
             raise DataError(f"linear: features are standardised over at least 2 training images, not {len(labels)}")

@@ -1,27 +1,27 @@
-"""MEDIC: clone the encoder into a fresh student, activation by activation, and copy only what clean images need.
+"""MEDIC: train a new student to copy the encoder's activations, but only those that clean images need.
 
     minimise  NT-Xent(student) + hook_weight * sum over hooked tensors of mean_b sum_i w_i ((h_i - h'_i) / sigma_c)^2
 
 h, h': the teacher's and the student's activations of the same view; i: an entry of a tensor, c its channel; sigma_c:
 the channel's standard deviation in the teacher on clean images; w_i = sqrt(a_i q_i): the entry's importance for the
-sample. a = softmax_i(imp_temp * z), z = (h - mu_c) / sigma_c, favours entries that are active; q = softmax_i(impact)
-those that the teacher's output depends on. A neuron that waits for a trigger and is silent on clean images is neither,
-so that it is not copied. One that fires on few clean images is copied: its sigma is small, so where it fires it weighs
-more than the rest of its tensor.
+sample. a = softmax_i(imp_temp * z), z = (h - mu_c) / sigma_c, is large for active entries; q = softmax_i(impact) for
+entries that the teacher's output depends on. A neuron that only a trigger activates is silent on clean images, so a and
+q are small and the student does not copy it. A neuron that few clean images activate is copied: its sigma is small, so
+on those images it weighs more than the rest of its tensor.
 
 The paper's, with labels: importance from activation and impact, cloning at every layer, a random student. The released
 code's: the form of w, imp_temp (it multiplies), hook_weight, Adam 1e-2 with a cosine, batches of 64, and the places:
-convolutions and BatchNorm outputs, the latter changed in place by the ReLU after it, so that here they are taken there.
-Its impact term, the signed gradient of a batch mean, is so small that q is uniform (``impact=official``).
+convolutions and BatchNorm outputs; the ReLU changes the latter in place, so benchbd takes them after the ReLU.
+The code's impact, the signed gradient of a batch mean, is so small that q is uniform (``impact=official``).
 
-Ours, as there are no labels: the student's task is NT-Xent; the teacher's is to tell the other view of an image from
-those of the other images (instance discrimination, at NT-Xent's temperature), summed over samples, so that each has a
-gradient of its own size. Impact is the magnitude of sigma_c dl/dh_i in units of its root mean square over the tensor.
-The pooled feature is hooked in place of the logits. 200 epochs, not 60. hook_weight was the code's for z from before
-the ReLU, where some hundred entries of a tensor share the weight; after it they are few, and cloning weighs more. mu
-and sigma are exact, over every position of the un-augmented images, once (the code averages the statistics of batches,
-which leaves out how batches differ), and of the values that are compared. Channels that do not vary are left out, so
-that sigma needs no epsilon.
+Ours, as there are no labels: the student's task is NT-Xent; the teacher's is to distinguish the other view of an image
+from those of the other images (instance discrimination, at NT-Xent's temperature), summed over samples, so that each
+has a gradient of its own size. Impact is the magnitude of sigma_c dl/dh_i in units of its root mean square over the
+tensor. The pooled feature is hooked instead of the logits. 200 epochs, not 60. The code's hook_weight belongs to z
+before the ReLU, where some hundred entries of a tensor share the weight; after the ReLU fewer share it, and cloning
+weighs more. mu and sigma are exact, computed once over every position of the un-augmented images (the code averages the
+statistics of batches, which omits the differences between batches), and of the values that are compared. Channels that
+do not vary are omitted, so that sigma needs no epsilon.
 
 Not offered: other tasks for the student (cloning alone, pseudo-classes, the teacher's feature) or for impact (k-means
 classes, the feature's energy, two views' cosine), and statistics taken before the ReLU, as the released code's are.
@@ -52,14 +52,14 @@ from benchbd import (
     nt_xent,
 )
 
-DEAD = 1e-4  # a channel whose standard deviation is less says nothing, and would be divided by
+DEAD = 1e-4  # below this standard deviation a channel is ignored, because we divide by it
 
 
 @dataclass(frozen=True, eq=False)
 class Channels:
     """The teacher's statistics of one hooked tensor, each (1, C, 1, 1), or (1, C) for features.
 
-    mean, std: over the clean images and positions; std is 1 where dead. live: bool, whether the channel varies.
+    mean, std: over the clean images and positions; std is 1 for dead channels. live: bool, whether the channel varies.
     """
 
     mean: Tensor
@@ -91,7 +91,7 @@ class Medic(ContrastiveMethod, Mitigation):
     def repair(self, encoder: Encoder, knowledge: DefenderKnowledge) -> Encoder:
         """A new encoder with a head of its own, whether or not ``encoder`` has one.
 
-        NotApplicable where nothing in ``encoder`` varies over the clean images.
+        NotApplicable if nothing in ``encoder`` varies over the clean images.
         """
         images, seed = knowledge.images, knowledge.seed
         teacher = encoder.frozen()
@@ -115,7 +115,7 @@ class Medic(ContrastiveMethod, Mitigation):
         return images + (student + teacher) * min(self.batch, images) * self.total_steps(images)
 
     def remark(self, images: int) -> None:
-        """Tell the table's reader where the student was trained for less than MEDIC's own number of epochs."""
+        """Add a remark for the table's reader if the student was trained for fewer epochs than MEDIC's own."""
         full, each = type(self).model_fields["epochs"].default, images // min(self.batch, images)
         if (steps := self.total_steps(images)) < full * each:
             note("remarks", [f"medic: the student was trained for {steps / each:.3g} epochs, not {full}"])
@@ -125,7 +125,7 @@ class Medic(ContrastiveMethod, Mitigation):
     ) -> dict[str, Tensor]:
         """The weighted parts (``contrast``, ``clone``) of two views (B, 3, H, W), each 0-d.
 
-        One forward of the student a view: the first view's serves both parts. teacher: frozen, in eval mode.
+        The student takes one forward per view; the first view's serves both parts. teacher: frozen, in eval mode.
         """
         copied, projections = self.student_outputs(student, views)
         wanted, weights = self.importance(teacher, statistics, views)
@@ -171,7 +171,7 @@ class Medic(ContrastiveMethod, Mitigation):
         return hooked, weights
 
     def impact_scores(self, gradient: Tensor, channels: Channels) -> Tensor:
-        """What the softmax of impact is taken of, from the gradient with respect to a hooked tensor; of its shape."""
+        """The argument of the softmax of impact, from the gradient with respect to a hooked tensor; of its shape."""
         scaled = (gradient * channels.std).masked_fill(~channels.live, 0)
         if self.impact == "official":
             return self.imp_temp * scaled
@@ -180,16 +180,16 @@ class Medic(ContrastiveMethod, Mitigation):
 
 
 def hooked_tensors(encoder: Encoder, x: Tensor) -> dict[str, Tensor]:
-    """What is cloned, by place and in order: every map of ``intermediates(every=True)``, and the pooled ``feature``."""
+    """The cloned tensors by place, in order: every map of ``intermediates(every=True)``, and the pooled ``feature``."""
     feature, maps = encoder.intermediates(x, every=True)
     return {**maps, "feature": feature}
 
 
 @torch.no_grad()
 def channel_statistics(teacher: Encoder, images: ImageSet, batch: int = 128) -> dict[str, Channels]:
-    """Mean and (unbiased) standard deviation of every channel over all images and positions, one forward an image.
+    """Mean and (unbiased) standard deviation of every channel over all images and positions, one forward per image.
 
-    Exact: batches are merged by the law of total variance. A tensor without a live channel is left out.
+    Exact: batches are merged by the law of total variance. A tensor without a live channel is omitted.
     """
     moments: dict[str, list[tuple[int, Tensor, Tensor]]] = {}
     for x in images.batches(batch):
@@ -209,14 +209,14 @@ def channel_statistics(teacher: Encoder, images: ImageSet, batch: int = 128) -> 
 
 
 def standardised(h: Tensor, channels: Channels) -> Tensor:
-    """z: ``h`` in units of its channel's standard deviation, from its mean."""
+    """z: ``h`` minus its channel's mean, in units of its standard deviation."""
     return (h - channels.mean) / channels.std
 
 
 def instance_discrimination(features: Tensor, keys: Tensor, temperature: float) -> Tensor:
     """The loss whose gradient is impact, (B,): -log softmax over k of cos(features_b, keys_k) / temperature at k = b.
 
-    features, keys: (B, d), of the two views; ``keys`` carry no gradient, so that a sample's loss is its own.
+    features, keys: (B, d), of the two views; ``keys`` have no gradient, so that a sample's loss depends on it alone.
     """
     logits = F.normalize(features, dim=1) @ F.normalize(keys, dim=1).T / temperature
     return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device), reduction="none")
@@ -225,8 +225,8 @@ def instance_discrimination(features: Tensor, keys: Tensor, temperature: float) 
 def importance_weights(activation: Tensor, impact: Tensor, channels: Channels) -> Tensor:
     """w = sqrt(softmax(activation) * softmax(impact)), of the arguments' shape, softmax over a sample's live entries.
 
-    Entries of dead channels get 0. The weights of a sample sum to at most 1 (Cauchy-Schwarz); scores that are all
-    alike give the uniform 1 / entries.
+    Entries of dead channels get 0. The weights of a sample sum to at most 1 (Cauchy-Schwarz); equal scores give the
+    uniform 1 / entries.
     """
     a, q = (t.masked_fill(~channels.live, -math.inf).flatten(1).log_softmax(1) for t in (activation, impact))
     return ((a + q) / 2).exp().view_as(activation)

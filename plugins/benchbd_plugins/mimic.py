@@ -1,12 +1,12 @@
-"""MIMIC: distil a clean student out of a backdoored teacher, guided by mutual information.
+"""MIMIC: distil a clean student from a backdoored teacher, guided by mutual information.
 
-The student starts empty (random weights), so it inherits nothing but what the clean images draw out of the teacher.
-Phase 1 estimates, stage by stage, how much of the teacher's features a small critic learns to tell from its maps, and
-turns that into weights. The estimates are lower bounds of information that is unbounded (see ``benchbd.Mine``): neither
+The student starts with random weights, so it inherits only what the teacher computes on clean images.
+Phase 1 estimates, stage by stage, how much of the teacher's features a small critic can tell from its maps, and
+converts the estimates to weights. They are lower bounds of unbounded information (see ``benchbd.Mine``): neither
 their order nor their size is evidence about the layers by itself.
 Phase 2 trains the student to copy the teacher's features and, by those weights, its spatial attention.
 
-Where paper and released code differ, the defaults are: the teacher's information (the paper; the code passes the random
+If paper and released code differ, the defaults are: the teacher's information (the paper; the code passes the random
 student by mistake), weights by the share of the total (the code; the paper's z-score has no published constants),
 squared attention distance (the code; a lambda2 above 1000 fits nothing else). Estimation is ours, see ``benchbd.Mine``.
 """
@@ -44,7 +44,7 @@ ALPHAS: dict[Weighting, tuple[float, float]] = {
     "zscore": (3.5, 1.443),  # ours: same mean weight for four stages, smallest possible weight 1
     "uniform": (1.0, 10.0),  # the total of the fraction rule, spread evenly
 }
-RESOLUTION = 0.01  # nats; ours: smaller differences between stages are noise of the estimator, not knowledge
+RESOLUTION = 0.01  # nats; ours: smaller differences between stages are noise of the estimator
 
 
 class Mimic(ContrastiveMethod, Mitigation):
@@ -85,14 +85,14 @@ class Mimic(ContrastiveMethod, Mitigation):
         return self.distil(student, self.distiller(teacher, beta), images, seed)
 
     def forwards(self, images: int) -> int | None:
-        step = 7 if self.clone_views == "first" else 8  # student: two views, each 1 + 2; teacher: 1 a view
+        step = 7 if self.clone_views == "first" else 8  # student: two views, each 1 + 2; teacher: 1 per view
         extraction = 0 if self.weighting == "uniform" else images
         return extraction + step * min(self.batch, images) * self.total_steps(images)
 
-    # Phase 1: where the benign knowledge is (Algorithm 1)
+    # Phase 1: the weight of each stage (Algorithm 1)
 
     def layer_weights(self, source: Encoder, images: ImageSet, seed: int) -> dict[str, float]:
-        """beta by stage, lambda2 included. ``source`` is in eval mode and sees every un-augmented image once."""
+        """beta by stage, lambda2 included. ``source``, in eval mode, takes every un-augmented image once."""
         default0, default1 = ALPHAS[self.weighting]
         alpha0 = default0 if self.alpha0 is None else self.alpha0
         alpha1 = default1 if self.alpha1 is None else self.alpha1
@@ -124,7 +124,7 @@ class Mimic(ContrastiveMethod, Mitigation):
         return dict(zip(source.stages, beta, strict=True))
 
     def information(self, source: Encoder, images: ImageSet, seed: int) -> dict[str, Estimate]:
-        """I(map; z) by stage, z the normalised feature: one forward an image, then one network a stage."""
+        """I(map; z) by stage, z the normalised feature: one forward per image, then one network per stage."""
         mine = Mine(
             self.mi_epochs,
             self.mi_batch,
@@ -174,7 +174,7 @@ class Mimic(ContrastiveMethod, Mitigation):
 
 
 def weightable(m: list[float]) -> bool:
-    """Whether the estimates tell the stages apart: all finite, and the largest exceeds the smallest by RESOLUTION."""
+    """Whether the estimates separate the stages: all finite, and the largest exceeds the smallest by RESOLUTION."""
     return all(map(math.isfinite, m)) and max(m) - min(m) > RESOLUTION
 
 
@@ -182,8 +182,8 @@ def stage_weights(m: list[float], weighting: Weighting, alpha0: float, alpha1: f
     """Weights of the stages, in units of lambda2, from their information in nats (each >= 0).
 
     fraction: alpha0 + alpha1 * m / sum(m), as the released code. zscore: alpha0 + alpha1 * (m - mean) / sigma with the
-    population's sigma, our reading of Algorithm 1, line 8. uniform, and estimates that cannot be told apart or are not
-    finite: every stage the mean of its rule, so that the total stays.
+    population's sigma, our reading of Algorithm 1, line 8. uniform, and estimates that are too close or not
+    finite: every stage gets the mean of its rule, so that the total stays.
     """
     stages = len(m)
     if weighting == "zscore":

@@ -1,15 +1,15 @@
 """mlp: the downstream classifier of BadEncoder and MIMIC, a net with two hidden layers on frozen features.
 
 Linear(d, 512) - ReLU - Dropout(.5) - Linear(512, 256) - ReLU - Linear(256, C) on L2-normalised features; cross-entropy,
-Adam 1e-4, batches of 64, and what the last epoch predicts is what counts. The defaults are the 1000 epochs of MIMIC's
-tables, in a fresh order every epoch.
+Adam 1e-4, batches of 64; the predictions are those after the last epoch. The defaults are the 1000 epochs of MIMIC's
+tables, in a new order every epoch.
 
 BadEncoder's tables, exactly: ``epochs=500 shuffle=false``. Its released code never shuffles, so that on data sorted by
 class (GTSRB) the last batches of every epoch bias the head and the figure is noisy. MIMIC's: ``shuffle=false`` alone.
-Features of unit length train slowly: small boards take fewer epochs at a higher rate and ``scale=10``.
+Features of unit length train slowly: small boards use fewer epochs, a higher rate and ``scale=10``.
 
 Heads of one shape are trained as one batch, (K, B, d) x (K, d, h). Every member draws its weights, order and dropout
-from streams of its own, and the arithmetic is arranged so that no bit of it depends on the company.
+from its own streams, and its results do not depend, bit for bit, on which other heads are in the batch.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class MLP(Evaluator):
         known: dict[tuple[int, int], Tensor] = {}
 
         def features(encoder: Encoder, pixels: Tensor) -> Tensor:
-            """(N, d), computed once per encoder and tensor: seeds and tasks share theirs."""
+            """Features (N, d), computed once per encoder and tensor: seeds and tasks share them."""
             key = (id(encoder), id(pixels))
             if key not in known:
                 known[key] = F.normalize(encoder.extract(pixels), dim=1) * self.scale
@@ -93,8 +93,8 @@ class MLP(Evaluator):
 
     def train_together(self, features: list[Tensor], probes: list[Probe], classes: int) -> Layers:
         """Trained heads of several probes, from their training features (N, d). Diverged on NaN."""
-        # cuBLAS may pick another kernel for another number of members, so on a GPU the number is always the same.
-        # That costs nothing: the time goes into launches. On a CPU every member is a product by itself.
+        # cuBLAS may pick another kernel for another number of members, so on a GPU the number is always the same. It
+        # costs no time: launches take most of it. On a CPU every member is a separate product.
         fill = TOGETHER - len(probes) if probes[0].encoder.device.type == "cuda" else 0
         features, probes = features + features[-1:] * fill, probes + probes[-1:] * fill
         with one_thread():
@@ -106,7 +106,7 @@ class MLP(Evaluator):
         """Train K heads: features float32 (K, N, d), labels int64 (K, N), one seed each. Diverged on NaN."""
         members, images, dim = features.shape
         device, sizes = features.device, (dim, *self.hidden, classes)
-        # All weights of a member are one row, and one tensor goes through Adam: a single fused kernel per step.
+        # All weights of a member are one row, and Adam updates one tensor: a single fused kernel per step.
         flat = torch.stack([initial(sizes, stream(seed, "init")) for seed in seeds]).to(device).requires_grad_()
         orders = [stream(seed, "order") for seed in seeds]
         draws = [stream(seed, "dropout", device) for seed in seeds]
@@ -125,7 +125,7 @@ class MLP(Evaluator):
             n = rows.shape[1]
             keep = torch.stack([dropout_mask(n, self.hidden[0], self.dropout, g) for g in draws])
             logits = forward(layers_of(flat, sizes), features[every, rows], keep)
-            # The sum over members of each one's mean loss: nobody's gradient depends on the others.
+            # The sum of the members' mean losses: no member's gradient depends on the others.
             loss = F.cross_entropy(logits.flatten(0, 1), labels[every, rows].flatten(), reduction="sum") / n
             adam.zero_grad()
             loss.backward()
@@ -146,10 +146,10 @@ def forward(layers: Layers, x: Tensor, keep: Tensor | None = None) -> Tensor:
 
 
 def initial(sizes: Sequence[int], generator: Generator) -> Tensor:
-    """Weights (in, out) and bias of each layer in turn, (P,): U(-1/sqrt(in), 1/sqrt(in)), as PyTorch's Linear has it.
+    """Weights (in, out) and bias of each layer in turn, (P,): U(-1/sqrt(in), 1/sqrt(in)), as in PyTorch's Linear.
 
-    P is rounded up with zeros to whole SIMD registers: the remainder of a tensor goes through scalar code that rounds
-    differently, and what is the remainder would depend on the number of members.
+    P is rounded up with zeros to whole SIMD registers: scalar code computes the remainder of a tensor and rounds
+    differently, and the number of members would determine which numbers are in the remainder.
     """
     drawn = [(torch.rand((i + 1) * o, generator=generator) * 2 - 1) / i**0.5 for i, o in pairwise(sizes)]
     flat = torch.cat(drawn)
@@ -166,7 +166,7 @@ def layers_of(flat: Tensor, sizes: Sequence[int]) -> Layers:
 def dropout_mask(rows: int, width: int, p: float, generator: Generator) -> Tensor:
     """Factors (rows, width) of inverted dropout: 0 with probability p (to 2**-16), else 1 / (1 - p).
 
-    Four 16-bit numbers are cut from every 64-bit draw: drawing is a third of a small head's step otherwise.
+    Every 64-bit draw gives four 16-bit numbers: drawing would otherwise take a third of a small head's step.
     """
     words = torch.empty(-(-rows * width // 4), dtype=torch.int64, device=generator.device)
     numbers = words.random_(-(2**63), None, generator=generator).view(torch.int16)[: rows * width]

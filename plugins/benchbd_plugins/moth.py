@@ -1,36 +1,37 @@
-"""MOTH (model orthogonalization): widen the distance between classes, so that no small trigger leads across it.
+"""MOTH (model orthogonalization): widen the distance between classes, so that no small trigger crosses it.
 
     the distance from class s to class t: the size of the smallest trigger that turns images of s into t
     repeat: invert the triggers of the pair of classes whose hardening promises most; stamp them on a part of a batch;
-            take a step towards what the images were without them
+            train the features towards those of the images without them
 
-The paper's, for labelled classifiers: warm-up with one universal trigger a class; the choice of pairs, at random with
-probability 0.3, else by a matrix U that fades into a matrix D; three steps a pair; the constants of inversion (Adam
-0.1, levels 0.99 and 0.9, a small random move after each new best) and of training (SGD 1e-3 with Nesterov momentum,
-mirrored and shifted images). The later PyTorch port's: 50 passes from lambda 1e-2 to refine a pair, no trigger of a
-quarter of the image or more, BatchNorm in eval mode.
+The paper's, for labelled classifiers: warm-up with one universal trigger per class; the choice of pairs, at random
+with probability 0.3, else by a matrix U that fades into a matrix D; three steps per pair; the constants of inversion
+(Adam 0.1, levels 0.99 and 0.9, a small random move after each new best) and of training (SGD 1e-3 with Nesterov
+momentum, mirrored and shifted images). The later PyTorch port's: 50 passes from lambda 1e-2 to refine a pair, no
+trigger of a quarter of the image or more, BatchNorm in eval mode.
 
-An encoder has no classes, and which adaptation MIMIC's table used is not published. Two are offered:
+An encoder has no classes, and no source describes the adaptation in MIMIC's table. Two are offered:
 
-``classes`` (the default) is ours. Spherical k-means of the clean features makes pseudo-classes, their
-centroids a classifier, and the label of an image is its own feature under the encoder as it was. A pair's images are
-drawn by pseudo-class; the released code takes those that a batch happens to have, most often none. All universal
-triggers are inverted at once on the encoder as it was; the code trains a step after each. Where an inversion fails, the
-size is that of the last trigger that its period found in this direction, else of the largest one so far, the universal
-one included, and the whole image's only where there was none; without a universal trigger a direction promises nothing.
-If the attacker's target is near no pseudo-class, the backdoor is met only through the centroid that happens to be
-nearest.
+``classes`` (the default) is ours. Spherical k-means of the clean features gives pseudo-classes, whose centroids
+are the classifier; the label of an image is the original encoder's feature of it. A pair's images are drawn by
+pseudo-class; the released code uses those in the current batch, often none. All universal triggers are inverted at
+once on the original encoder; the code trains a step after each. Without a universal trigger a direction promises
+nothing. Size used if an inversion fails, the first that exists:
+  (1) the last trigger found in this direction in this period;
+  (2) the largest trigger so far, universal ones included;
+  (3) the whole image.
+If the attacker's target is near no pseudo-class, only the hardening of the nearest centroid affects the backdoor.
 
 Not offered: the presets of the two released codes beyond ``bn``, ``lr`` and the passes (the share of a batch that is
 stamped, refinement from a lambda of 0.2, no augmentation).
 
-``similarity`` follows the hardening in RECEIVE, by MIMIC's first author: no classes; every step inverts a
-trigger that makes stamped images alike on the encoder as it now is, from the last one, and then minimises the squared
-distance of stamped and clean features, with gradients through both. What differs: the similarity leaves out the
-diagonal, which its code counts before it scales by 1 - 1/32, so that its 0.9 would be 0.927 here; an inversion ends
-after its passes, and without a trigger nothing is stamped; its stop by Wasserstein distance, which picks a mask for a
-second stage, is left out; images are drawn without replacement and batches shuffled; and 300 steps of 128 stand for its
-20 epochs in batches of 32.
+``similarity`` follows the hardening in RECEIVE, by MIMIC's first author: no classes; every step inverts a trigger that
+gives stamped images similar features on the current encoder, starting from the last trigger, and then minimises the
+squared distance of stamped and clean features, with gradients through both. Differences: the similarity omits the
+diagonal, which RECEIVE's code counts before it scales by 1 - 1/32, so that its 0.9 would be 0.927 here; an inversion
+ends after its passes, and without a trigger no image is stamped; its stop by Wasserstein distance, which picks a mask
+for a second stage, is omitted; images are drawn without replacement and batches shuffled; and 300 steps of 128 replace
+its 20 epochs in batches of 32.
 """
 
 from __future__ import annotations
@@ -71,9 +72,9 @@ from benchbd import (
 MOMENTUM = 0.9
 WARM_SHARE = 0.5  # of a warm-up batch's images outside the target class, stamped
 RANDOM_PAIRS = 0.3
-LARGEST = 0.25  # share of the image from which on a trigger is not stamped
-MEMBERS = 20  # of a pseudo-class at least, where there are images enough
-CHUNK = 32  # images per update of an inversion at most; a pair's takes its pair_images at once
+LARGEST = 0.25  # share of the image: a trigger of this size or more is not stamped
+MEMBERS = 20  # minimum of a pseudo-class, if there are enough images
+CHUNK = 32  # maximum of images per update of an inversion; a pair uses its pair_images at once
 INVERSION_LR, UNIVERSAL_LEVEL, PAIR_LEVEL = 0.1, 0.99, 0.9
 FIRST_LAMBDA, REFINE_LAMBDA = 1e-3, 1e-2
 SIMILAR_LRS, SIMILAR_LEVEL = (0.5, 0.01), 0.9  # the rates of the first inversion and of the later ones
@@ -85,7 +86,7 @@ Objective = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True, eq=False)
 class PseudoClasses:
-    """K clusters of the clean features and the classifier that they make; nothing changes them.
+    """K clusters of the clean features and the classifier that they form; they never change.
 
     centroids: float32 (K, d), unit vectors. labels: int64 (N,), of the images, on the CPU.
     """
@@ -98,7 +99,7 @@ class PseudoClasses:
         return len(self.centroids)
 
     def logits(self, features: Tensor) -> Tensor:
-        """Cosines with the centroids over the temperature, (..., K), of raw features (..., d)."""
+        """Cosines with the centroids, divided by the temperature, (..., K), of raw features (..., d)."""
         return F.normalize(features, dim=-1) @ self.centroids.T / self.temperature
 
     def entropy(self, features: Tensor, labels: Tensor) -> Tensor:
@@ -108,7 +109,7 @@ class PseudoClasses:
         return -picked
 
     def reaching(self, targets: list[int]) -> Objective:
-        """To invert a trigger to each target: mean cross-entropy, and the share of images that arrive."""
+        """The objective for a trigger to each target: mean cross-entropy, and the share of images classified so."""
         wanted = torch.tensor(targets, device=self.centroids.device)[:, None]
 
         def objective(features: Tensor) -> tuple[Tensor, Tensor]:
@@ -124,12 +125,12 @@ class PseudoClasses:
 
 @dataclass(eq=False)
 class Pairs:
-    """What is known of the directions between K pseudo-classes; entry [s, t] of every matrix is that from s to t.
+    """The state of the directions between K pseudo-classes; entry [s, t] of every matrix is for s to t.
 
-    promise: U, how far the universal trigger to t lowered the cross-entropy of s, relatively.
-    size: S, of the trigger when last measured. gain: D, how much it grew when hardened. Both float64 (K, K).
-    masks (K, K, 1, H, W), patterns (K, K, 3, H, W): what the next inversion starts from.
-    held: the size of that, 0 where it is no trigger.
+    promise: U, the relative amount by which the universal trigger to t lowered the cross-entropy of s.
+    size: S, of the trigger when last measured. gain: D, its growth by hardening. Both float64 (K, K).
+    masks (K, K, 1, H, W), patterns (K, K, 3, H, W): the start of the next inversion.
+    held: the size of that start, 0 if it is no trigger.
     """
 
     promise: Tensor
@@ -141,7 +142,7 @@ class Pairs:
 
     @classmethod
     def after_warm_up(cls, universal: Inverted, promise: Tensor) -> Pairs:
-        """Every direction to t has t's universal trigger."""
+        """Start every direction to t with t's universal trigger."""
         count, area = len(promise), universal.mask[0].numel()
         sizes = universal.size.double().cpu().expand(count, count)
         held = torch.where(sizes.isfinite(), sizes, 0.0)
@@ -155,29 +156,29 @@ class Pairs:
         )
 
     def choose(self, step: int, generator: torch.Generator) -> tuple[int, int]:
-        """The pair to harden from ``step`` of the pair phase on: one at random, or the most promising."""
+        """The pair to harden from ``step`` of the pair phase on: a random pair, or the most promising."""
         if float(torch.rand(1, generator=generator)) < RANDOM_PAIRS:
             source, target = torch.randperm(len(self.size), generator=generator)[:2].tolist()
             return source, target
         return most_promising(self.promise, self.gain, min(0.1 * (step / 100), 1.0))
 
     def hold(self, way: tuple[int, int], size: float, mask: Tensor, pattern: Tensor) -> None:
-        """Start from this trigger next time, if it is larger than the one that is held."""
+        """Use this trigger as the next start, if it is larger than the current one."""
         if size > self.held[way]:
             self.held[way] = size
             self.masks[way], self.patterns[way] = mask, pattern
 
     def measured(self, way: tuple[int, int], size: float) -> None:
-        """Take in the mean size over a period of hardening. A mask may saturate at 0; growth from there is finite."""
+        """Update size and gain by the mean size over a period of hardening. A mask may reach 0; growth stays finite."""
         self.gain[way] = (self.gain[way] + (size - self.size[way]) / self.size[way].clamp_min(1e-12)) / 2
         self.size[way] = size
 
 
 @dataclass
 class Log:
-    """What happened. chosen: pairs in order. sizes: of each direction's trigger, step by step.
+    """The history of a run. chosen: pairs in order. sizes: of each direction's trigger, step by step.
 
-    universal: of the triggers of the warm-up. stamped, skipped: how often a trigger was put on images, and was not.
+    universal: of the triggers of the warm-up. stamped, skipped: how often a trigger was stamped on images or not.
     """
 
     chosen: list[tuple[int, int]] = field(default_factory=list)
@@ -189,9 +190,9 @@ class Log:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """What a hardening step sees. rows: int64 (B,), of the images.
+    """The input of a hardening step. rows: int64 (B,), of the images.
 
-    mask (B, 1, H, W), pattern (B, 3, H, W): the trigger that each image wears; the mask is 0 where it wears none.
+    mask (B, 1, H, W), pattern (B, 3, H, W): the trigger stamped on each image; the mask is 0 if there is none.
     """
 
     rows: Tensor
@@ -200,14 +201,14 @@ class Batch:
 
     @classmethod
     def dressed(cls, rows: Tensor, worn: Tensor, triggers: Inverted, log: Log, largest: float) -> Batch:
-        """worn: int64 (B,), the number of each image's trigger or -1. Triggers of ``largest`` or more stay off."""
+        """worn: int64 (B,), the number of each image's trigger or -1. Triggers of ``largest`` or more are skipped."""
         usable = triggers.valid & (triggers.size < largest)
         mask = torch.where(usable[:, None, None, None], triggers.mask, 0.0)
         numbers = [number for number in worn.unique().tolist() if number >= 0]
         stamped = int(usable[numbers].sum())
         log.stamped += stamped
         log.skipped += len(numbers) - stamped
-        which = torch.where(worn < 0, len(mask), worn).to(mask.device)  # one more for those without
+        which = torch.where(worn < 0, len(mask), worn).to(mask.device)  # the last one is for images without a trigger
         return cls(rows, F.pad(mask, (0,) * 7 + (1,))[which], F.pad(triggers.pattern, (0,) * 7 + (1,))[which])
 
 
@@ -252,9 +253,9 @@ class Moth(Mitigation):
     )
 
     def repair(self, encoder: Encoder, knowledge: DefenderKnowledge) -> Encoder:
-        """The backbone is changed; the head stays bit for bit, and with bn=eval so do BatchNorm's statistics.
+        """The backbone changes; the head stays bit for bit, and with bn=eval so do BatchNorm's statistics.
 
-        UsageError with fewer than two images a pseudo-class, NotApplicable where fewer than three are found, Diverged
+        UsageError with fewer than two images per pseudo-class, NotApplicable if fewer than three are found, Diverged
         on NaN.
         """
         images, seed, log = knowledge.images, knowledge.seed, Log()
@@ -291,8 +292,8 @@ class Moth(Mitigation):
         return encoder.eval()
 
     def forwards(self, images: int) -> int | None:
-        """``similarity``: exact. ``classes``: at most, reached where each refinement follows a failure; exact with
-        refine_passes = 0 or pair_passes, or period = 1, if there are as many pseudo-classes as wanted."""
+        """``similarity``: exact. ``classes``: an upper limit, reached if each refinement follows a failure; exact with
+        refine_passes = 0 or pair_passes, or period = 1, if there are as many pseudo-classes as requested."""
         batch = min(self.batch, images)
         if self.variant == "similarity":
             updates, chunk = chunks(min(self.similarity_images, images))
@@ -309,7 +310,7 @@ class Moth(Mitigation):
     # variant: classes
 
     def pseudo_classes(self, original: Encoder, images: ImageSet, seed: int) -> PseudoClasses:
-        """Clusters of what ``original`` makes of the images."""
+        """Clusters of the features that ``original`` computes for the images."""
         if len(images) < 2 * self.classes:
             raise UsageError(f"moth: {self.classes} classes need at least {2 * self.classes} images, not {len(images)}")
         features = F.normalize(original.extract(images.pixels), dim=1).cpu()
@@ -322,7 +323,7 @@ class Moth(Mitigation):
     def by_classes(
         self, encoder: Encoder, original: Encoder, classes: PseudoClasses, images: ImageSet, seed: int, log: Log
     ) -> Iterator[Batch]:
-        """The batches of warm-up and pair phase. A pair's triggers are inverted when they are due."""
+        """The batches of warm-up and pair phase. A pair's triggers are inverted when the pair is chosen."""
         order, choice = stream(seed, "order"), stream(seed, "pairs")
         everyone = torch.arange(len(images))
         batch, largest = min(self.batch, len(images)), LARGEST * images.size**2
@@ -363,7 +364,7 @@ class Moth(Mitigation):
 
         @torch.no_grad()
         def entropies(mask: Tensor, pattern: Tensor) -> Tensor:
-            """Of each image under the trigger to each target, by class: float64 (K, K - 1, each)."""
+            """The entropy of each image under the trigger to each target, by class: float64 (K, K - 1, each)."""
             of_targets: list[Tensor] = []
             for target, rows in enumerate(shown):
                 x = images.pixels[rows.to(images.device)].float() / 255
@@ -401,7 +402,7 @@ class Moth(Mitigation):
         seed: int,
         log: Log,
     ) -> Iterator[Inverted]:
-        """A pair's two triggers, there and back, for each step of a period, inverted on ``encoder`` as it then is."""
+        """A pair's two triggers, one per direction, for each step of a period, inverted on the current ``encoder``."""
         source, target = pair
         ways = [(source, target), (target, source)]
         mask = torch.stack([pairs.masks[way] for way in ways])
@@ -441,7 +442,7 @@ class Moth(Mitigation):
     # variant: similarity
 
     def by_similarity(self, encoder: Encoder, images: ImageSet, seed: int, log: Log) -> Iterator[Batch]:
-        """The batches, every image of one under the trigger that is smallest on the encoder as it then is."""
+        """The batches; every image of one has the smallest trigger for the current encoder."""
         order, draws = stream(seed, "order"), stream(seed, "inversion images")
         updates, chunk = chunks(min(self.similarity_images, len(images)))
         everyone = torch.arange(len(images))
@@ -465,7 +466,7 @@ class Moth(Mitigation):
             yield Batch.dressed(rows, torch.zeros_like(rows), trigger, log, math.inf)
 
     def report(self, log: Log, classes: PseudoClasses | None) -> None:
-        """Note what happened, and in ``remarks`` what a reader of the table must know of it."""
+        """Note the run's history, and in ``remarks`` what a reader of the table must know."""
         of_classes = ["warmup_passes", "warmup_images", "pair_passes", "refine_passes", "pair_images"]
         names = ["steps", *(of_classes if classes else ["similarity_passes", "similarity_images"])]
         fields = type(self).model_fields
@@ -483,8 +484,8 @@ class Moth(Mitigation):
             limit = "valid and below a quarter of the image" if classes else "valid"
             remarks.append(f"moth: {log.skipped} of {tried} times no trigger was stamped, for want of one {limit}")
         note("remarks", remarks)
-        # Of the triggers of every hardened direction, in pixels. A refinement starts from the last trigger, a period
-        # from the largest so far: a change may be one of convergence, and need not be one of distance.
+        # Sizes of the triggers of every hardened direction, in pixels. A refinement starts from the last trigger, a
+        # period from the largest so far: a change may be due to convergence alone.
         first, last = (mean([sizes[end] for sizes in log.sizes.values()] or [math.nan]) for end in (0, -1))
         note(
             "moth",
@@ -501,12 +502,12 @@ class Moth(Mitigation):
 
 
 def feature_loss(features: Tensor, anchors: Tensor) -> Tensor:
-    """1 - cosine of raw features (B, d) and what they should be, mean over images, 0-d."""
+    """1 - cosine of raw features (B, d) and their anchors, mean over images, 0-d."""
     return 1 - F.cosine_similarity(features, anchors).mean()
 
 
 def alike(features: Tensor) -> tuple[Tensor, Tensor]:
-    """To make stamped images alike: minus, and plus, the mean cosine of two different ones of (K, B, d), each (K,)."""
+    """Minus, and plus, the mean cosine of two different stamped images' features (K, B, d), each (K,)."""
     similarity = self_similarity(features)
     return -similarity, similarity
 
@@ -520,12 +521,12 @@ def most_promising(promise: Tensor, gain: Tensor, alpha: float) -> tuple[int, in
 
 
 def inversion(passes: int, level: float, controller: Controller, lr: float = INVERSION_LR, unit: int = 1) -> Inversion:
-    """MOTH's inversion: a pass of ``unit`` updates is what success is judged on."""
+    """MOTH's inversion: success is judged on a pass of ``unit`` updates."""
     return Inversion(steps=passes * unit, lr=lambda _: lr, controller=controller, level=level, unit=unit, jitter=JITTER)
 
 
 def chunks(images: int) -> tuple[int, int]:
-    """How a pass over ``images`` is split: (updates, images per update), equal ones of at most CHUNK."""
+    """The split of a pass over ``images``: (updates, images per update), equal ones of at most CHUNK."""
     updates = math.ceil(images / CHUNK)
     return updates, images // updates
 
@@ -541,7 +542,7 @@ def shuffled(pixels: Tensor, rows: Tensor, generator: torch.Generator) -> Iterat
 
 
 def draw(rows: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """``count`` of ``rows`` in random order; none comes again before all have come."""
+    """``count`` of ``rows`` in random order; a row is repeated only after all have been drawn."""
     rounds = math.ceil(count / len(rows))
     return torch.cat([rows[torch.randperm(len(rows), generator=generator)] for _ in range(rounds)])[:count]
 
@@ -551,9 +552,9 @@ def spherical_kmeans(
 ) -> tuple[Tensor, Tensor]:
     """Cluster unit vectors (N, d), on the CPU, by cosine: unit centroids (K, d) and labels, int64 (N,).
 
-    The start is k-means++'s. While a cluster has fewer than ``least`` members, the smallest one begins again at a
-    member of the largest. Clusters that stay too small at the end are given up, so that K <= ``classes``. Of all
-    restarts that with the most clusters counts, and of those the one with the largest sum of cosines.
+    The start is k-means++'s. While a cluster has fewer than ``least`` members, the smallest one restarts at a
+    member of the largest. Clusters that stay too small at the end are dropped, so that K <= ``classes``. The result
+    is the restart with the most clusters, and among these the one with the largest sum of cosines.
     """
     best: tuple[tuple[int, float], Tensor, Tensor] | None = None
     for _ in range(restarts):
@@ -584,7 +585,7 @@ def spherical_kmeans(
 
 
 def _rounded(size: float) -> float | None:
-    """For JSON, which has neither inf nor NaN."""
+    """The number for JSON, which has neither inf nor NaN."""
     return round(size, 2) if math.isfinite(size) else None
 
 

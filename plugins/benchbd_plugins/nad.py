@@ -1,15 +1,15 @@
-"""NAD: fine-tune a copy of the encoder, then pull the encoder's spatial attention to that of the copy.
+"""NAD: fine-tune a copy of the encoder, then train the encoder's spatial attention towards that of the copy.
 
-The copy is the teacher: fine-tuning by itself weakens a backdoor, and what it attends to on clean images is a cleaner
-signal than what the encoder attends to. The student is the encoder that was given, trained by the same contrastive
-loss with an attention distance a stage on top, measured on the first view.
+The copy is the teacher: fine-tuning alone weakens a backdoor, and the copy's attention on clean images is a cleaner
+signal than the encoder's. The student is the given encoder, trained by the same contrastive
+loss plus an attention distance per stage, measured on the first view.
 
 The paper's: the two phases, attention as the sum over channels of squares (p = 2), every stage compared. The paper is
-about classifiers: the contrastive loss stands in for its cross-entropy. Adam 1e-3, batches of 128, 500 epochs and the
-weight 1000 a stage are from the code of a distillation study by MIMIC's authors (arXiv 2403.03846), of which this is
-one setting. All released code takes the mean square (``at_form=mse``), the paper the norm (``l2``).
+about classifiers: the contrastive loss replaces its cross-entropy. Adam 1e-3, batches of 128, 500 epochs and the
+weight 1000 per stage are from the code of a distillation study by MIMIC's authors (arXiv 2403.03846), of which this
+is one setting. All released code takes the mean square (``at_form=mse``), the paper the norm (``l2``).
 
-Ours: the teacher's length, which no source gives for encoders, and its batch, the student's; and that both phases draw
+Ours: the teacher's length, which no source gives for encoders, and its batch, which is the student's; both phases draw
 the same views in the same order, so that ``beta=0`` is FT, bit for bit.
 """
 
@@ -67,7 +67,7 @@ class NAD(ContrastiveMethod, Mitigation):
         return value
 
     def repair(self, encoder: Encoder, knowledge: DefenderKnowledge) -> Encoder:
-        """``encoder``, trained in place. UsageError where ``beta`` does not fit its stages; NotApplicable, no head."""
+        """``encoder``, trained in place. UsageError if ``beta`` does not fit its stages; NotApplicable without head."""
         images, seed = knowledge.images, knowledge.seed
         beta = self.stage_weights(encoder)
         schooling = self.schooling()
@@ -87,15 +87,15 @@ class NAD(ContrastiveMethod, Mitigation):
         return min(self.batch, images) * (teacher + student)
 
     def schooling(self) -> Self:
-        """The teacher's fine-tuning: FT under this method's settings, but with a length of its own.
+        """The teacher's fine-tuning: FT under this method's settings, but with its own length.
 
-        ``teacher_steps`` if given, else ``steps`` if given, so that a budget bounds both, else ``teacher_epochs``.
+        ``teacher_steps`` if given, else ``steps`` if given, so that a budget limits both, else ``teacher_epochs``.
         """
         steps = self.steps if self.teacher_steps is None else self.teacher_steps
         return self.model_copy(update={"epochs": self.teacher_epochs, "steps": steps})
 
     def stage_weights(self, encoder: Encoder) -> dict[str, float]:
-        """beta by stage name; UsageError where there are not as many weights as stages."""
+        """beta by stage name; UsageError if the numbers of weights and stages differ."""
         stages = encoder.stages
         weights = self.beta if isinstance(self.beta, tuple) else (self.beta,) * len(stages)
         if len(weights) != len(stages):

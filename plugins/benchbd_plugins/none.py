@@ -22,7 +22,7 @@ class NoAttack(Attack):
 
 
 class NoDefense(Mitigation):
-    """Returns the encoder as it came."""
+    """Returns the encoder unchanged."""
 
     name = "none"
     paper = "control"

@@ -1,6 +1,6 @@
-"""scratch: the control that every repair must beat. The same clean images, random weights, no teacher.
+"""scratch: the control that every repair must beat. It trains on the same clean images from random weights.
 
-A defense that ends no better than this got nothing from the encoder it was given.
+A defense that is no better than scratch gained nothing from the given encoder.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from benchbd import ContrastiveMethod, DefenderKnowledge, Encoder, Mitigation, R
 class Scratch(ContrastiveMethod, Mitigation):
     """Contrastive training of a fresh encoder of the same architecture on the clean images alone.
 
-    Nothing of the encoder but its architecture is used (its normalisation is that of the clean images), so one run
+    It uses only the encoder's architecture (the normalisation is that of the clean images), so one run
     serves every attack.
     """
 

@@ -1,7 +1,7 @@
 """shapes: ten classes of drawn shapes and textures, generated in a second, so that a first run needs no files.
 
 Position, size, rotation (of shapes), period and phase (of textures), both colours, a ramp of brightness and pixel noise
-are random: pixels tell little of the class, and a small convolutional net has something to learn.
+are random: pixel values hardly depend on the class, so a small convolutional net has something to learn.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from benchbd import Dataset, ImageSet, blank_images, hookimpl
 
 Array = NDArray[Any]  # float32 (N, size, size)
-SIZE = 32  # pixels: drawn at another size, every picture is the same scene, with noise of its own
+SIZE = 32  # pixels: at another size, every picture is the same scene with other noise
 AT_ONCE = 64  # pictures in memory
 SEEDS = {"train": 20250, "test": 20251}
 
@@ -39,7 +39,7 @@ class Shapes(Dataset):
         return self.load_at(split, root, SIZE)
 
     def load_at(self, split: str, root: Path, size: int) -> ImageSet:
-        # RandomState: its streams are frozen for good, those of numpy's newer generators may change.
+        # RandomState: its streams will never change, those of numpy's newer generators may.
         rng = np.random.RandomState(SEEDS[split])
         noise = rng if size == SIZE else np.random.RandomState([SEEDS[split], size])
         each = self.splits[split] // len(self.classes)
@@ -84,7 +84,7 @@ def _cross(u: Array, v: Array) -> Array:
 
 
 def _star(u: Array, v: Array) -> Array:
-    """Five points, by folding the plane onto a tenth of it."""
+    """Five points: folds the plane onto a tenth of it."""
     c, s = np.float32(0.809017), np.float32(0.587785)  # cos and sin of 36 degrees
     u = abs(u)
     for cosine in (c, -c):
@@ -134,7 +134,7 @@ _OUTLINES: tuple[Outline, ...] = (
 
 
 def _draw(outline: Outline, out: NDArray[np.uint8], rng: np.random.RandomState, noise: np.random.RandomState) -> None:
-    """Fill uint8 (count, 3, size, size). Only + - * / and square roots touch pixels: these round alike everywhere."""
+    """Fill uint8 (count, 3, size, size). Only + - * / and square roots touch pixels: all machines round them alike."""
     distance, texture, quarters = outline
     count, _, side, _ = out.shape
     scale = np.float32(side / SIZE)
@@ -142,21 +142,21 @@ def _draw(outline: Outline, out: NDArray[np.uint8], rng: np.random.RandomState, 
     def draws(low: float, high: float, *shape: int) -> Array:
         return rng.uniform(low, high, (count, *(shape or (1,)), 1)).astype(np.float32)
 
-    # Where: shapes lie around the middle, at any angle; textures fill the frame and stay near upright.
+    # Geometry: shapes lie around the middle, at any angle; textures fill the frame and stay near upright.
     size = draws(8, 13) * scale
     center_x, center_y = draws(10, 22) * scale, draws(10, 22) * scale
     angle = rng.uniform(*((-0.25, 0.25) if texture else (-np.pi, np.pi)), (count, 1, 1)) + quarters * np.pi / 2
     cosine, sine = np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
 
-    # How: two colours that differ, a ramp of brightness, and noise.
+    # Colour: two colours that differ, a ramp of brightness, and noise.
     ground = draws(30, 220, 3, 1)
-    # One sign for all channels, so that the shape survives in the grey views of SimCLR.
+    # One sign for all channels, so that the shape remains visible in the grey views of SimCLR.
     shift = draws(30, 90, 3, 1) * rng.choice(np.array([-1, 1], np.float32), (count, 1, 1, 1))
     ramp_x, ramp_y = draws(-60, 60), draws(-60, 60)
     pieces = [slice(start, start + AT_ONCE) for start in range(0, count, AT_ONCE)]
-    for rows in pieces:  # a multiple of 4 bytes, which is what the generator draws at once
+    for rows in pieces:  # a multiple of the 4 bytes that the generator draws at once
         out[rows] = np.frombuffer(noise.bytes(out[rows].size), np.uint8).reshape(out[rows].shape)
-    if noise is not rng:  # what follows is drawn as at 32x32
+    if noise is not rng:  # all later draws are as at 32x32
         rng.bytes(count * 3 * SIZE * SIZE)
     amplitude = draws(0.03, 0.16, 1, 1)
 

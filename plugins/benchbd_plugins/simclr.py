@@ -1,7 +1,7 @@
 """SimCLR pre-training (Chen et al., ICML 2020), with the settings of the BadEncoder and MIMIC code.
 
 Two views of each of 256 images, NT-Xent at temperature 0.5, Adam 1e-3, weight decay 1e-6, constant learning rate,
-1000 epochs. The released code names the loss temperature ``knn_t``; here the two are separate settings.
+1000 epochs. The released code calls the loss temperature ``knn_t``; here the two are separate settings.
 """
 
 from __future__ import annotations

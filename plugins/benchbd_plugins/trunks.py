@@ -1,9 +1,9 @@
 """VGG-16 with BatchNorm and MobileNet-v2: torchvision's convolutional parts, and the mean over positions.
 
 Their weights have torchvision's names (``features.0.weight``), so that a checkpoint of its classifier holds them. A
-stage is what has one resolution; in VGG-16 its map is taken before the max-pool that ends it. At 32 pixels the last map
-of MobileNet-v2 is 1x1. Its convolutions are drawn by fan-in: torchvision's fan-out makes depthwise ones so small that
-features vanish in eval mode until the statistics of 52 BatchNorms have settled.
+stage is all modules of one resolution; VGG-16's map is taken before the max-pool that ends the stage. At 32 pixels
+MobileNet-v2's last map is 1x1. Its convolutions are drawn by fan-in: torchvision's fan-out makes depthwise ones so
+small that features vanish in eval mode until the statistics of 52 BatchNorms have settled.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class VGG16BN(Encoder):
     feature_dim = 512
 
     ends: ClassVar[dict[str, str]] = {"5": "layer1", "12": "layer2", "22": "layer3", "32": "layer4", "42": "layer5"}
-    """The stage that a module of ``features`` ends, the ReLU before a max-pool."""
+    """The stage that a module of ``features`` ends; the module is the ReLU before a max-pool."""
 
     def build(self) -> None:
         from torchvision.models.vgg import cfgs, make_layers
@@ -60,7 +60,7 @@ class MobileNetV2(Encoder):
         "13": "layer4",
         "18": "layer5",
     }
-    """What a block of ``features`` ends."""
+    """The stage that a block of ``features`` ends."""
 
     def build(self) -> None:
         from torchvision.models import mobilenet_v2
@@ -69,7 +69,7 @@ class MobileNetV2(Encoder):
 
     def initialise(self) -> None:
         for name, convolution in self.convolutions().items():
-            linear = name.count(".") == 3  # the last of a block: features.1.conv.1; no activation follows
+            linear = name.count(".") == 3  # the last of a block, features.1.conv.1, has no activation after it
             nn.init.kaiming_normal_(convolution.weight, mode="fan_in", nonlinearity="linear" if linear else "relu")
 
     def encode(self, x: Tensor, take: Take) -> Tensor:
@@ -82,7 +82,7 @@ class MobileNetV2(Encoder):
 
 
 def block_outputs(place: str, block: nn.Module, y: Tensor, take: Take) -> Tensor:
-    """Run a block's modules one after the other; what convolutions and activations give is taken, the last is not."""
+    """Run a block's modules in order; ``take`` gets the outputs of all convolutions and activations but the last."""
     *others, (_, last) = ((name, part) for name, part in block.named_modules() if not list(part.children()))
     for name, part in others:
         y = part(y)
