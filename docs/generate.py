@@ -1,8 +1,8 @@
-"""The generated parts of the documentation: `make docs` writes them, a test checks that they are current.
+"""Write the generated parts of the documentation: `make docs` runs this, a test checks that they are current.
 
-docs/commands.md holds the help of every command, boards.md the fields of a board, methods.md the options of every
-method that comes with benchbd, records.md the fields of records, plugin-api.md the contracts and every name that is
-imported from ``benchbd``. README.md holds, between markers, rows of a published board, and CONTRIBUTING.md the picture
+docs/commands.md has the help of every command, boards.md the fields of a board, methods.md the options of every
+method of benchbd, records.md the fields of records, plugin-api.md the contracts and every name that
+``benchbd`` exports. README.md has, between markers, rows of a published board, and CONTRIBUTING.md the picture
 of the house.
 """
 
@@ -102,7 +102,7 @@ def pages(registry: Registry) -> dict[str, str]:
 
 
 def _help(command: click.Command, name: str, above: click.Context | None = None) -> Iterator[tuple[str, str]]:
-    """(path, help text) of a command and everything below it, as a user would see them."""
+    """(path, help text) of a command and all its subcommands, as a user sees them."""
     width = {"terminal_width": WIDTH, "max_content_width": WIDTH}
     context = click.Context(command, parent=above, info_name=name, **{**command.context_settings, **width})
     yield context.command_path, command.get_help(context).rstrip()
@@ -112,14 +112,14 @@ def _help(command: click.Command, name: str, above: click.Context | None = None)
 
 
 def _arguments() -> str:
-    """A Markdown table of what ``run`` takes by name."""
+    """A Markdown table of the arguments of ``run``."""
     hints = get_type_hints(api.Work)
     rows = [[f"`{name}`", _cell(f"`{quoted(hint)}`")] for name, hint in hints.items()]
     return tabulate(rows, headers=["argument", "type"], tablefmt="github")
 
 
 def _method(registry: Registry, axis: str, name: str) -> str:
-    """One method with its options; empty for those of other distributions."""
+    """One method with its options; empty for methods of other distributions."""
     if registry.plugin_of(axis, name).distribution != FIRST_PARTY:
         return ""
     about = document(registry.get(axis, name), FIRST_PARTY)
@@ -135,13 +135,13 @@ def _table(heading: str, cls: type[BaseModel]) -> str:
 
 
 def _default(info: FieldInfo, default: Any) -> str:
-    """A default as a cell of a table; of a part with fields of its own, whose defaults stand in a table of its own, a
-    dash, as of what has none."""
+    """A default as a cell of a table; a dash if there is none, or if it is a part whose fields have a table of their
+    own."""
     return "-" if info.is_required() or isinstance(info.default, BaseModel) else f"`{json.dumps(default)}`"
 
 
 def _fields(cls: type[BaseModel], head: str = "option") -> str:
-    """A Markdown table of a model's fields; empty where it has none."""
+    """A Markdown table of a model's fields; empty if it has none."""
     rows = [
         [
             f"`{cls.model_fields[field['name']].alias or field['name']}`",
@@ -160,7 +160,7 @@ def _cell(text: str) -> str:
 
 
 def with_boards(readme: str) -> str:
-    """``readme`` with every block of BLOCK's form filled: those rows of the board's published records, as a table.
+    """``readme`` with every block of BLOCK's form filled with these rows of the board's published records, as a table.
 
     rows: ATTACK/DEFENSE, separated by spaces.
     """
@@ -187,7 +187,7 @@ def _excerpt(row: TableRow) -> list[str]:
 
 
 def with_picture(text: str) -> str:
-    """CONTRIBUTING with the picture of the house as the imports are now."""
+    """CONTRIBUTING with the picture of the house for the current imports."""
     return re.sub(
         r"(```house\n).*?(```)", lambda found: found[1] + picture(read_house()) + found[2], text, flags=re.DOTALL
     )

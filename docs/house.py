@@ -1,7 +1,7 @@
-"""The picture of the house, read off the imports: ``python -m docs.house`` prints packages, floors and arrows.
+"""Draw the picture of the house from the imports: ``python -m docs.house`` prints packages, floors and arrows.
 
-An arrow is an import, counted once a module and module imported; imports inside functions and under ``TYPE_CHECKING``
-count like any other. The floors are those that CONTRIBUTING lists.
+An arrow is an import, counted once per module and imported module; imports inside functions and under
+``TYPE_CHECKING`` count too. The floors are those that CONTRIBUTING lists.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 CORE = ROOT / "benchbd"
-DOOR = {"__init__", "__main__"}  # the way in, for plugins and for ``python -m benchbd``: on no floor
+DOOR = {"__init__", "__main__"}  # entry points, for plugins and for ``python -m benchbd``: on no floor
 
 
 @dataclass(frozen=True)
 class House:
-    """modules: the modules that each imports, by dotted name below ``benchbd``; floors: rooms by floor, the ground
+    """modules: the imported modules of each, by dotted name below ``benchbd``; floors: rooms by floor, the ground
     first. A room is a package of modules, or a module that lies beside the packages."""
 
     modules: dict[str, set[str]]
@@ -29,7 +29,7 @@ class House:
         return {room: number for number, rooms in enumerate(self.floors) for room in rooms}
 
     def arrows(self) -> Counter[tuple[str, str]]:
-        """How many imports lead from one room to another."""
+        """The number of imports from one room of another."""
         return Counter(
             (room_of(module), room_of(other))
             for module, others in self.modules.items()
@@ -38,7 +38,7 @@ class House:
         )
 
     def circle(self) -> list[str]:
-        """Modules that import each other in a ring, in order; empty where none do."""
+        """Modules that import each other in a ring, in order; empty if there is no ring."""
         done: set[str] = set()
 
         def walk(module: str, path: list[str]) -> list[str]:
@@ -75,24 +75,24 @@ def room_of(module: str) -> str:
 
 
 def _inside(name: str) -> str:
-    """The module below ``benchbd`` that an imported name is of; empty where it is of none."""
+    """The module below ``benchbd`` that an imported name belongs to; empty if it belongs to none."""
     return name.removeprefix("benchbd.") if name.startswith("benchbd.") else ""
 
 
 def imported(path: Path) -> set[str]:
-    """Every module that a file imports, dotted; with what stands under ``TYPE_CHECKING`` and inside functions."""
+    """Every module that a file imports, dotted; imports under ``TYPE_CHECKING`` and inside functions included."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            # ``from package import module`` names a module, ``from module import name`` does not: both are tried.
+            # ``from package import module`` names a module, ``from module import name`` does not: try both.
             found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
     return found
 
 
 def picture(house: House) -> str:
-    """Floors from the roof down: each room with its number of modules and, behind the arrow, the rooms it stands on."""
+    """Floors from the roof down: each room with its number of modules and, after the arrow, the rooms it imports."""
     arrows = house.arrows()
     sizes = Counter(map(room_of, house.modules))
     lines = []

@@ -59,7 +59,7 @@ def plugin_api() -> str:
 
 
 def homes_of_names() -> dict[str, ModuleType]:
-    """The module that each public name lives in, in the order of ``benchbd/__init__.pyi``."""
+    """The module that defines each public name, in the order of ``benchbd/__init__.pyi``."""
     lines = Path(benchbd.__file__).with_suffix(".pyi").read_text(encoding="utf-8")
     found = re.findall(r"^from (\S+) import (\w+) as \w+$", lines, re.MULTILINE)
     return {name: import_module(f"benchbd{module}") for module, name in found}
@@ -78,12 +78,12 @@ def _link(heading: str) -> str:
 
 
 def _homes_of(axis: Axis) -> set[str]:
-    """The modules whose names stand in the section of an axis: its own, and that of its class."""
+    """The modules whose names belong to the section of an axis: its own, and that of its class."""
     return {f"benchbd.contract.{axis.name}", axis.base.__module__}
 
 
 def _section(axis: Axis) -> str:
-    """What a class of the axis must define, what it is handed and returns, and a whole example."""
+    """What a class of the axis must define, its arguments and result, and a whole example."""
     names = {name: home for name, home in homes_of_names().items() if home.__name__ in _homes_of(axis)}
     must = " and ".join(f"`{work}`" for work in axis.work)
     example = HERE / "examples" / f"{axis.name}.py"

@@ -1,4 +1,4 @@
-"""Python as the pages show it: classes with what they declare and offer, functions with signature and docstring."""
+"""Format Python for the pages: classes with what they declare and offer, functions with signature and docstring."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ OFFERED = (FunctionType, property, classmethod, staticmethod)
 
 
 def code(stubs: Iterable[str]) -> str:
-    """A block of Python, laid out as the formatter would."""
+    """A block of Python in the formatter's layout."""
     return "```python\n" + "\n\n\n".join(stubs) + "\n```"
 
 
 def entry(name: str, thing: Any, module: ModuleType) -> str:
-    """A class with what it offers, a function, or the values that a type stands for, as ``module`` has it; below it
-    the types in its signatures that cannot be imported from ``benchbd``."""
+    """A class with what it offers, a function, or the values of a type, as ``module`` has it; followed by
+    the types in its signatures that ``benchbd`` does not export."""
     if isinstance(thing, type):
         text = class_entry(thing)
     elif isinstance(thing, FunctionType):
@@ -52,7 +52,7 @@ def _signatures(text: str) -> str:
 
 @cache
 def _documented(module: ModuleType) -> dict[str, str]:
-    """The names that a module sets on its top level and describes in a string below."""
+    """The names that a module sets on its top level and describes in a following string."""
     body = ast.parse(inspect.getsource(module)).body
     found = {}
     for statement, below in pairwise(body):
@@ -62,7 +62,7 @@ def _documented(module: ModuleType) -> dict[str, str]:
 
 
 def alias(name: str, thing: Any, module: ModuleType) -> str:
-    """A name that stands for a type, with what is said of it."""
+    """A name of a type, with its description."""
     bare = get_args(thing)[0] if get_origin(thing) is Annotated else thing  # without its validators
     told = [each for each in getattr(thing, "__metadata__", ()) if isinstance(each, str)]
     told += [text for each, text in _documented(module).items() if each == name]
@@ -93,7 +93,7 @@ def class_entry(cls: type) -> str:
 
 
 def own(cls: type) -> list[str]:
-    """The functions and properties that a class defines for others."""
+    """The public functions and properties that a class defines."""
     if issubclass(cls, Enum):
         return []
     found = [name for name, value in vars(cls).items() if name[0] != "_" and isinstance(value, OFFERED)]
@@ -110,7 +110,7 @@ def _member(member: Any) -> str:
 
 
 def _declared(cls: type) -> Iterator[str]:
-    """``name: type = default`` of what a class declares: constants, fields of a dataclass, options of a method."""
+    """``name: type = default`` of each declaration of a class: constants, fields of a dataclass, options of a method."""
     if issubclass(cls, Enum):
         yield from (f"{each.name} = {each.value!r}".replace("'", '"') for each in cls)
         return
@@ -156,7 +156,7 @@ def stub(function: Callable[..., Any]) -> str:
 
 
 def _parameters(text: str) -> list[str]:
-    """The parameters of a signature, each whole: a comma within brackets separates none."""
+    """The parameters of a signature; a comma within brackets separates none."""
     parts, depth = [""], 0
     for char in text:
         depth += (char in "([{") - (char in ")]}")

@@ -1,4 +1,4 @@
-"""Pull the features of stamped images to that of a reference image: an example of an attack that tunes."""
+"""Pull the features of stamped images to that of a reference image: an example of an attack that tunes the encoder."""
 
 import torch
 from pydantic import Field
@@ -8,7 +8,7 @@ from benchbd import Attack, AttackerKnowledge, Backdoor, Steps, batch_indices, h
 
 
 class Pull(Attack):
-    """Tune the encoder until stamped images have the reference's feature and clean ones the feature they had."""
+    """Tune the encoder until stamped images have the reference's feature and clean images keep their own."""
 
     name = "pull"
     paper = "an example; no paper"

@@ -1,4 +1,4 @@
-"""Tell of every finished record on stderr: an example of an observer, a module without a method."""
+"""Print every finished record on stderr: an example of an observer, a module without a method."""
 
 import sys
 from typing import Any

@@ -1,4 +1,4 @@
-"""Guess by how much an image was turned: an example of a pre-training method."""
+"""Predict by how much an image was turned: an example of a pre-training method."""
 
 import torch
 from pydantic import Field
@@ -8,7 +8,7 @@ from benchbd import Encoder, ImageSet, Pretraining, Steps, batch_indices, derive
 
 
 class Turns(Pretraining):
-    """Train the encoder and a linear layer to tell which of four quarter turns an image was given."""
+    """Train the encoder and a linear layer to predict by which of four quarter turns an image was turned."""
 
     name = "turns"
     paper = "an example, after Gidaris et al., 2018"
