@@ -110,7 +110,7 @@ def _member(member: Any) -> str:
 
 
 def _declared(cls: type) -> Iterator[str]:
-    """``name: type = default`` of each declaration of a class: constants, fields of a dataclass, options of a method."""
+    """``name: type = default`` of a class's declarations: constants, fields of a dataclass, options of a method."""
     if issubclass(cls, Enum):
         yield from (f"{each.name} = {each.value!r}".replace("'", '"') for each in cls)
         return
