@@ -287,6 +287,22 @@ def test_show_a_board() -> None:
     assert re.search(r"^detections +decree$", call("show", "detect-shapes").stdout, re.MULTILINE)
 
 
+def test_show_a_boards_sweeps_and_what_is_only_evaluated(tmp_path: Path) -> None:
+    board = tmp_path / "mine.toml"
+    board.write_text(
+        'rows = [{ pretrain = "shapes", tasks = ["shapes:1"], also = ["shapes:2"] }]\n'
+        '[[sweeps]]\nname = "size"\noption = "trigger.size"\nvalues = [3, 5]\n'
+        '[[sweeps]]\nname = "rate"\npoints = { plain = [], slow = ["ft.lr=0.1", "ft.steps=2"] }\n'
+    )
+    text = " ".join(call("show", board).stdout.split())
+    for part in (
+        "evaluated too shapes -> shapes:2",
+        "sweep size trigger.size = 3, 5",
+        "sweep rate plain (the board itself); slow (ft.lr=0.1, ft.steps=2)",
+    ):
+        assert part in text
+
+
 def test_compare_lays_records_beside_the_paper() -> None:
     text = call("compare", "cifar10-small").stdout
     assert "beside Table I of MIMIC" in text

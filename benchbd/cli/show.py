@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from benchbd.base.process import columns, say
 from benchbd.cli.group import Command
 from benchbd.cli.options import data_root_option
 from benchbd.contract.axes import AXIS, GRID
+from benchbd.planning.board import Row, Sweep
 from benchbd.report.document import Column, Document, Section, Table
 from benchbd.report.writers import text
 from benchbd.report.writers.columns import WIDTH, kept, wrapped
@@ -147,9 +148,10 @@ def _show_board(name: str, as_json: bool, as_toml: bool) -> None:
         lines += [*kept(about, width), ""]
     budget = board.budget.model_dump(exclude_none=True)
     grid = [
-        *(("row", f"{row.pretrain} -> {', '.join(row.tasks)}") for row in board.rows),
+        *((name, f"{row.pretrain} -> {', '.join(tasks)}") for row in board.rows for name, tasks in _tasks(row)),
         *((axis.field, ", ".join(board.names(axis.name))) for axis in GRID if board.names(axis.name)),
         ("seeds", ", ".join(map(str, board.seeds))),
+        *((f"sweep {sweep.name}", _points(sweep)) for sweep in board.sweeps),
         ("budget of defenses", ", ".join(f"{name} {value}" for name, value in budget.items()) or "their defaults"),
         ("clean images", str(board.clean.images)),
         *([("poisoned share of them", f"{board.clean.poisoned:g}")] if board.clean.poisoned else []),
@@ -157,6 +159,19 @@ def _show_board(name: str, as_json: bool, as_toml: bool) -> None:
         *((f"{name}.{field}", json.dumps(v)) for name, table in board.options.items() for field, v in table.items()),
     ]
     say("\n".join([*lines, _table((Column("", "words"), Column("", "words", least=24)), grid, width)]))
+
+
+def _tasks(row: Row) -> Iterator[tuple[str, Sequence[str]]]:
+    """The tasks of a row that are attacked, and those that are only evaluated, by what each sort is called."""
+    yield "row", row.tasks
+    if row.also:
+        yield "evaluated too", row.also
+
+
+def _points(sweep: Sweep) -> str:
+    if sweep.option is not None:
+        return f"{sweep.option} = {', '.join(map(json.dumps, sweep.values))}"
+    return "; ".join(f"{label} ({', '.join(named) or 'the board itself'})" for label, named in sweep.points.items())
 
 
 @click.command(cls=Command)
