@@ -43,7 +43,7 @@ Seeds = int | Sequence[int]
 
 @dataclass(frozen=True)
 class Session:
-    """What a command works with: board, plugins, data and device."""
+    """The board, plugins, data and device that a command works with."""
 
     board: Board
     registry: Registry
@@ -68,7 +68,7 @@ class Session:
         by: str | None = None,
         executor: str | None = None,
     ) -> Session:
-        """by: who runs it, for the records; by default ``BENCHBD_AUTHOR``. executor: where stages are worked on;
+        """by: name for the records; by default ``BENCHBD_AUTHOR``. executor: where stages are computed;
         by default in this process."""
         author = checked_author(os.environ.get("BENCHBD_AUTHOR", "") if by is None else by)
         registry = registry or load_registry()
@@ -99,10 +99,10 @@ class Session:
 
     @cached_property
     def _runner(self) -> Runner:
-        store = Store(self.store)  # first: a store that cannot be written is said before data are decoded
+        store = Store(self.store)  # first: the error of a store that cannot be written comes before data are decoded
         plan = self.plan(strict=True)
-        # What will be read is read now: a digest from the cache that the images do not have would be a wrong identity.
-        # Labels of test images are needed for the counts of stages that are there already.
+        # Read all data now: a cached digest that does not match the images would be a wrong identity.
+        # Labels of test images are needed for the counts of stages that the store already has.
         needed = {
             (ref.name, ref.split, ref.size, ref.digest)
             for stage in plan.stages
@@ -115,29 +115,29 @@ class Session:
         return Runner(plan, self.registry, self.library, store, self.device, self.author, executor)
 
     def _carry_out(self, cases: Iterable[Case]) -> Iterator[Entry]:
-        """Compute the cases; every record lands in the store as soon as it is there."""
+        """Compute the cases; every record is written to the store as soon as it exists."""
         for record in self._runner.run(list(cases)):
             write_records([record], records_folder(self.store, self.board.name))
             yield record
 
     def run(self) -> list[Record]:
-        """Compute the cells of the plan and return their records, which land in the store too."""
+        """Compute the cells of the plan, write their records to the store and return them."""
         return [record for record in self._carry_out(self._runner.plan.cells) if isinstance(record, Record)]
 
     def is_context(self, record: Record) -> bool:
-        """Whether a record of ``run`` was not asked for, but stands beside what was."""
+        """Whether a record of ``run`` was not requested, but is computed for comparison."""
         pair = record.attack, record.defense
         return any(cell.context and (cell.attack, cell.defense) == pair for cell in self._runner.plan.cells)
 
     def inspect(self, *axes: str) -> list[Inspected]:
-        """Put every encoder of the plan before the board's methods of ``axes``, all that inspect if none is named; the
-        records land in the store too."""
+        """Inspect every encoder of the plan with the board's methods of ``axes``, by default of all axes that inspect;
+        the records are written to the store too."""
         cases = (case for case in self._runner.plan.inspections if case.axis in (axes or AXIS))
         return [record for record in self._carry_out(cases) if isinstance(record, Inspected)]
 
 
 def checked_author(name: str) -> str:
-    """The name as records have it; UsageError unless it is one line of at most 100 characters."""
+    """The name as records contain it; UsageError unless it is one line of at most 100 characters."""
     name = name.strip()
     if len(name) > LONGEST_AUTHOR or not name.isprintable():
         raise UsageError(f"author {shown(name)}: a name is one line of at most {LONGEST_AUTHOR} characters")
@@ -145,7 +145,7 @@ def checked_author(name: str) -> str:
 
 
 def pick_device(name: str | None) -> torch.device:
-    """``cpu``, ``cuda`` or ``cuda:N``; by default CUDA where there is one. UsageError where the device is not there."""
+    """``cpu``, ``cuda`` or ``cuda:N``; by default CUDA if there is any. UsageError if the device does not exist."""
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -162,9 +162,9 @@ def pick_device(name: str | None) -> torch.device:
 
 
 class Request(TypedDict, total=False):
-    """What ``plan``, ``run`` and ``detect`` take besides the board: the options of the command line by their names.
+    """What ``plan``, ``run`` and ``detect`` take besides the board: the names of the command line's options.
 
-    Where several are possible, one value stands for a list of it alone; what is left out is the board's. Type checkers
+    An argument that allows several takes one name or a list; omitted ones default to the board's. Type checkers
     read this list; at run time every axis that a board crosses is an argument.
     """
 
@@ -193,7 +193,7 @@ class Work(Request, total=False):
 
 
 def _open(function: str, takes: type[Any], board: str | Path, request: Mapping[str, Any]) -> Session:
-    """The session of a request. UsageError for an argument that the function does not take, with the nearest one."""
+    """The session of a request. UsageError, with the nearest name, for an argument that the function does not take."""
     known = ["board", *sorted({*takes.__required_keys__, *takes.__optional_keys__, *(axis.name for axis in GRID)})]
     for name in request:
         if name not in known:
@@ -219,12 +219,12 @@ _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     **dict.fromkeys(("only", "download"), _FLAG),
     "device": ((str, torch.device, NoneType), "the name of a device, such as 'cpu' or 'cuda:0'"),
 }
-"""The types of arguments that stand for one thing, and what these are called."""
+"""The types that count as a single value of an argument, and their names for messages."""
 
 
 def _session(board: str | Path, request: Mapping[str, Any]) -> Session:
     asked = {axis: request.get(axis.name, ()) for axis in GRID}
-    methods = {  # an axis of one method may be None, which asks for the board's
+    methods = {  # an axis with a single method may be None, which means the board's
         axis.name: _several(axis.name, names) for axis, names in asked.items() if axis.several or names is not None
     }
     selection = Selection(
@@ -245,7 +245,7 @@ def _session(board: str | Path, request: Mapping[str, Any]) -> Session:
 
 
 def _several(argument: str, value: object) -> tuple[str, ...]:
-    """One value stands for a list of it alone: "ft" is no list of letters. UsageError where there is another type."""
+    """A single value becomes a list with one element: "ft" is no list of letters. UsageError for another type."""
     values = (value,) if isinstance(value, str) or not isinstance(value, Iterable) else tuple(value)
     if isinstance(value, Mapping) or not all(isinstance(each, str) for each in values):
         example = "ft.lr=0.01" if argument == "option" else "shapes:3" if argument == "task" else "none"
@@ -254,7 +254,7 @@ def _several(argument: str, value: object) -> tuple[str, ...]:
 
 
 def _seeds(value: object) -> tuple[int, ...]:
-    """One seed or several; UsageError where one is not a whole number from 0 on."""
+    """One seed or several; UsageError if one is not a whole number from 0 on."""
     seeds = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
     for seed in seeds:
         if type(seed) is not int or not 0 <= seed <= LARGEST_SEED:
@@ -263,15 +263,15 @@ def _seeds(value: object) -> tuple[int, ...]:
 
 
 def plan(board: str | Path = DEFAULT, **request: Unpack[Request]) -> Plan:
-    """What ``run`` with the same arguments would compute. Absent data give provisional keys."""
+    """The stages that ``run`` with the same arguments would compute. Absent data give provisional keys."""
     return _open("plan", Request, board, request).plan(strict=False)
 
 
 def run(board: str | Path = DEFAULT, **request: Unpack[Work]) -> pd.DataFrame:
     """Compute every cell and return one row per record (``benchbd.report.leaderboard.frame``).
 
-    Where defenses are asked for, the undefended encoder, the floor and ``scratch`` stand beside them, with a true
-    ``context``; ``only=True`` leaves them out.
+    If defenses are requested, rows for the undefended encoder, the floor and ``scratch`` are added, with ``context``
+    True; ``only=True`` leaves them out.
     """
     from benchbd.report.leaderboard import frame
 
@@ -281,9 +281,9 @@ def run(board: str | Path = DEFAULT, **request: Unpack[Work]) -> pd.DataFrame:
 
 
 def detect(board: str | Path = DEFAULT, **request: Unpack[Work]) -> pd.DataFrame:
-    """Put every encoder before the detectors and return one row per verdict (``benchbd.report.detection.frame``).
+    """Inspect every encoder with the detectors and return one row per verdict (``benchbd.report.detection.frame``).
 
-    UsageError where neither the board nor the request names a detector.
+    UsageError if neither the board nor the request names a detector.
     """
     from benchbd.report.detection import frame
 
@@ -294,7 +294,7 @@ def detect(board: str | Path = DEFAULT, **request: Unpack[Work]) -> pd.DataFrame
 
 
 def load_encoder(key: str, *, store: str | Path | None = None, device: str | None = None) -> Encoder:
-    """The encoder of a pretrain, attack or defend stage, by its key or the start of it (as records print it)."""
+    """The encoder of a pretrain, attack or defend stage, by its key or the start of it (as records contain it)."""
     root = find_root(store)
     if not isinstance(key, str):
         raise UsageError(f"key {shown(key)}: must be text, as records print it")

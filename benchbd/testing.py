@@ -6,8 +6,8 @@
     def test_my_defense():
         check_method(MyDefense, steps=3)
 
-CPU, no files. The method does its work two to four times on 48 images: options that shorten it, as above, make that
-seconds. Every method that comes with benchbd passes it.
+It needs a CPU and no files. The method does its work two to four times on 48 images: options that shorten the work,
+as above, reduce the time to seconds. Every method of benchbd passes it.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ R = TypeVar("R")
 
 
 class ContractError(AssertionError):
-    """A method breaks the contract; the text says how."""
+    """A method breaks the contract; the text names the breach."""
 
 
 def toy_images(n: int = 48, *, labels: bool = True, seed: int = 0) -> ImageSet:
@@ -91,7 +91,7 @@ def toy_classifier(seed: int = 0) -> Classifier:
 
 
 class ToyPretraining(Pretraining):
-    """Returns random weights: enough for an attack that wants to train again."""
+    """Returns random weights: enough to test an attack that trains an encoder itself."""
 
     name = "toy"
     version = "1"
@@ -123,15 +123,15 @@ def toy_probe(seed: int = 0) -> Probe:
 
 
 def check_method(cls: type[Method], *, data_root: str | Path | None = None, **options: Any) -> None:
-    """Raise ContractError where a method class breaks its contract.
+    """Raise ContractError if a method class breaks its contract.
 
     options: fields that make it quick, such as ``steps=3``; everything else is the method's default.
-    data_root: folder of data sets, with the files that a data set reads. Without it one with ``needs_files`` is not
-        loaded, and a warning says so.
-    Checks: name, docstring and paper; every option with default and description; frozen; options round-trip; the right
-    type comes back, itself and no subclass, and can be used; an encoder is its weights alone; input untouched; the same
-    seed gives the same result, bit for bit; no hook left; torch's global generator of the CPU untouched, its settings
-    and functions as they were.
+    data_root: folder of data sets, with the files that a data set reads. Without it a data set with ``needs_files`` is
+        not loaded, and a warning names it.
+    Checks: name, docstring and paper; every option has a default and a description; options are frozen and
+    round-trip; the result has exactly the right type, no subclass, and can be used; an encoder is its weights alone;
+    inputs stay untouched; the same seed gives the same result, bit for bit; no hook is left; torch's global CPU
+    generator, settings and functions stay as they were.
     """
     _require(isinstance(cls, type) and issubclass(cls, Method), f"{cls!r} is not a class derived from benchbd.Method")
     who = f"{cls.__module__}.{cls.__name__}"
@@ -175,20 +175,20 @@ def _require(condition: bool, message: str) -> None:
 
 
 def _other_randomness(seed: int) -> None:
-    """Whatever the global generator holds must not matter."""
+    """Seed the global generators differently: their state must not matter."""
     torch.default_generator.manual_seed(seed)
 
 
 def _call(who: str, work: Callable[..., R], *arguments: object) -> R:
-    """The result of a method's work, which leaves torch and its global generator as they were and raises no error but
-    ours."""
+    """The result of a method's work; the work must leave torch and its global generator unchanged and raise no errors
+    but benchbd's."""
     before = torch.random.get_rng_state()
     try:
         with restoring() as left:
             result = work(*arguments)
             untouched = torch.equal(before, torch.random.get_rng_state())
     except BaseException as error:
-        # An answer, such as NotApplicable, or a line already; the store's error is no method's to raise.
+        # An answer such as NotApplicable, or an error of one line; no method may raise the store's error.
         if is_interrupt(error) or (isinstance(error, BenchbdError) and not isinstance(error, StoreError)):
             raise
         raise ContractError(f"{who}: {work.__name__}() raised {named(error)}") from error
@@ -206,19 +206,19 @@ def _same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 
 @contextmanager
 def _promised(who: str) -> Iterator[None]:
-    """What the harness would refuse in a run is a breach of the contract here."""
+    """In the block, an error that the harness would raise in a run is a breach of the contract."""
     try:
         yield
-    except PluginError as error:  # names who it is
+    except PluginError as error:  # its text names the method
         raise ContractError(str(error)) from error
-    except DataAbsentError:  # no fault of the method's: the files are not in the folder that was given
+    except DataAbsentError:  # not the method's fault: the files are not in the given folder
         raise
     except (Diverged, DataError) as error:
         raise ContractError(f"{who}: {error}") from error
 
 
 def _check_encoder(encoder: Encoder, who: str, arch: str = "w16") -> Encoder:
-    """The encoder rebuilt from its tensors, as the harness does."""
+    """The encoder rebuilt from its tensors, as the harness rebuilds it."""
     images = toy_images(8)
     with _promised(who):
         plain = rebuild(encoder, arch, f"{who}:")

@@ -1,4 +1,4 @@
-"""Arrays and pictures from files, told by what is in them; what cannot be read is a DataError of one line."""
+"""Read arrays and pictures, recognised by their content; a file that cannot be read is a DataError of one line."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ Array = np.ndarray[Any, Any]
 
 
 def read_npz(path: str | Path, *keys: str, optional: Sequence[str] = ()) -> dict[str, Array]:
-    """The named arrays of an npz file; DataError where the file is absent, damaged or lacks one. Never unpickles.
-    An array of more than ``LARGE`` bytes lies in a file without a name, and not in memory.
+    """The named arrays of an npz file; DataError if the file is absent, damaged or lacks one. Never unpickles.
+    An array of more than ``LARGE`` bytes lies in an unnamed file instead of memory.
 
-    optional: those that need not be there.
+    optional: keys that may be missing.
     """
     path = expanded(path)
     try:
@@ -66,12 +66,12 @@ def _array(archive: NpzFile, key: str) -> Array:
                 raise ValueError(f"{key} ends early")
             left[: len(piece)] = piece
             left = left[len(piece) :]
-        member.read(1)  # the end of a member: its checksum is compared there
+        member.read(1)  # reading past the end of a member makes zipfile compare its checksum
         return content.view(dtype).reshape(shape)
 
 
 def _unreadable(path: Path, wanted: str, kind: str, error: Exception) -> DataError:
-    """Why ``path`` is not a readable ``wanted``. kind: how a file is called that looks like one."""
+    """The error for a ``path`` that is not a readable ``wanted``. kind: the name of files that look like one."""
     if isinstance(error, FileNotFoundError):
         return DataError(f"{path}: no such file")
     if reason := obstacle(error):
@@ -79,13 +79,13 @@ def _unreadable(path: Path, wanted: str, kind: str, error: Exception) -> DataErr
     found, text = file_kind(path), " ".join(str(error).split())
     if found and not found.startswith(kind):
         text = f"it is {found}"
-    elif "allow_pickle" in text:  # no advice to allow them: a pickle from strangers could run anything
+    elif "allow_pickle" in text:  # no advice to allow pickles: a pickle from a stranger could run any code
         text = "it holds Python objects, and only numbers are read" if text.startswith("Obj") else "it holds no array"
     return DataError(f"{path}: not a readable {wanted} ({text})")
 
 
 def picture_or_array(path: Path) -> Array | None:
-    """The content of a PNG, uint8 (H, W, 3), or (H, W, 4) where it has transparency, or of a .npy; None for others."""
+    """The content of a PNG, uint8 (H, W, 3), or (H, W, 4) if it has transparency, or of a .npy; None for others."""
     kind = file_kind(path)
     if kind == "a PNG picture":
         return _read_picture(path)
@@ -94,7 +94,7 @@ def picture_or_array(path: Path) -> Array | None:
     try:
         array: Array = np.load(path, allow_pickle=False)
         return array
-    except Exception as error:  # as of an archive
+    except Exception as error:  # a damaged npy file fails in as many ways as an archive
         raise _unreadable(path, ".npy file", "a .npy", error) from error
 
 
@@ -105,20 +105,20 @@ def _read_picture(path: Path) -> Array:
                 raise ValueError("16 bits per channel, 8 are expected")
             clear = "transparency" in image.info or image.mode in ("RGBA", "LA", "PA")
             return np.asarray(image.convert("RGBA" if clear else "RGB"))
-    except Exception as error:  # Pillow's decoders raise whatever they like on damaged bytes
+    except Exception as error:  # Pillow's decoders raise errors of any type on damaged bytes
         raise DataError(f"{path}: {picture_fault(error)}") from error
 
 
 @contextmanager
 def bounded_pictures() -> Iterator[None]:
-    """A picture of more pixels than Pillow holds for safe is an error in the block, whatever thread reads it."""
+    """In the block, on every thread, a picture with more pixels than Pillow considers safe is an error."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         yield
 
 
 def picture_fault(error: BaseException, head: bytes = b"") -> str:
-    """What is wrong with a picture that is not read, after its name. head: its first bytes."""
+    """What is wrong with a picture that was not read, for a message after its name. head: the file's first bytes."""
     if isinstance(error, (Image.DecompressionBombWarning, Image.DecompressionBombError)):
         pixels = re.search(r"\((\d+) pixels", str(error))
         size = f"{int(pixels[1]) / 1e6:.0f}" if pixels else "too many"

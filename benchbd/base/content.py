@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and their digests; and texts that name none of a user's folders."""
+"""Write files whole or not at all, compute their digests, and remove a user's folders from texts."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _BARE = re.compile(
     r"""(?<![\w.)\]/\\])(?!//)(?:~|[A-Za-z]:)?(?:[/\\][^\s/\\'"`<>|:;,()[\]]+)+[/\\](?P<name>[^\s/\\'"`<>|:;,()[\]]*)"""
 )
 
-STALE = 24 * 3600.0  # seconds after which nobody is taken to be still writing a file
+STALE = 24 * 3600.0  # seconds after which we assume that no process is still writing a file
 
 
 def commit(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a file aside, sync it and move it into place: after a crash it is whole or not there.
+    """Let ``write`` fill a temporary file, sync it and move it into place: after a crash the file is whole or absent.
 
-    The file may be read and written by whoever may do so in its folder, whatever the umask. Its name aside is random:
-    processes in two containers have the same number.
+    Whoever may read and write in the folder may read and write the file, whatever the umask. The temporary name is
+    random, because processes in two containers can have the same process number.
     """
     part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
     try:
@@ -40,14 +40,14 @@ def commit(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def share(path: Path) -> None:
-    """Give a file, or a folder, that this user made the permissions of the folder that it lies in."""
+    """Give a file or folder of this user the permissions of the folder that contains it."""
     mode = path.parent.stat().st_mode
-    with suppress(PermissionError):  # a file system without permissions, or one that another user made meanwhile
+    with suppress(PermissionError):  # the file system has no permissions, or another user made the file meanwhile
         path.chmod(mode & (0o7777 if path.is_dir() else 0o666))
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and what is missing above it, each with the permissions of the folder that it lies in."""
+    """Make a folder and its missing parents, each with the permissions of the folder that contains it."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
     for folder in reversed(missing):
@@ -55,9 +55,9 @@ def make_folder(path: Path) -> None:
 
 
 def sweep(root: Path) -> None:
-    """Remove what killed processes left below ``root`` of files that they were writing."""
+    """Remove the temporary files that killed processes left below ``root``."""
     for part in root.rglob(".*.part"):
-        with suppress(FileNotFoundError, PermissionError):  # another process sweeps too; or it is another user's
+        with suppress(FileNotFoundError, PermissionError):  # another process sweeps too, or the file is another user's
             if time.time() - part.stat().st_mtime > STALE:
                 part.unlink()
 
@@ -77,18 +77,18 @@ def file_digest(path: Path) -> str:
 
 
 def expanded(path: str | Path) -> Path:
-    """A path as a user gives it, with ``~`` and ``~name`` at its start as a shell has them."""
+    """A path as a user gives it, with ``~`` and ``~name`` at its start expanded as a shell does."""
     return Path(os.path.expanduser(path))
 
 
 def sealed(name: str, value: Any) -> str:
-    """JSON of ``value``, under ``name``, behind the sha256 of its own text."""
+    """JSON of ``value`` under ``name``, preceded by the sha256 of that text."""
     body = json.dumps(value, indent=1, sort_keys=True)
     return f'{{"sha256": "{hashlib.sha256(body.encode()).hexdigest()}", "{name}":\n{body}\n}}\n'
 
 
 def unsealed(name: str, content: bytes) -> str | None:
-    """The JSON that ``sealed`` was given, as text; None where one byte is not as it was."""
+    """The JSON that ``sealed`` was given, as text; None if one byte changed."""
     head, _, rest = content.partition(b"\n")
     body = rest.removesuffix(b"\n}\n")
     digest = hashlib.sha256(body).hexdigest()
@@ -97,7 +97,7 @@ def unsealed(name: str, content: bytes) -> str | None:
 
 
 def nests_within(value: object, levels: int) -> bool:
-    """Whether JSON is nested in at most so many levels: deeper ends in RecursionError when it is written again."""
+    """Whether JSON has at most ``levels`` levels of nesting: writing deeper JSON ends in a RecursionError."""
     level = [value]
     for _ in range(levels):
         level = [inner for outer in level for inner in _inside(outer)]
@@ -109,7 +109,7 @@ def _inside(value: object) -> Iterable[object]:
 
 
 def paths_in(value: object) -> Iterator[str]:
-    """Strings in JSON that are or hold a path."""
+    """The strings in JSON that are or contain a path."""
     if isinstance(value, str) and without_paths(value) != value:
         yield value
     inside = (*value, *value.values()) if isinstance(value, dict) else value if isinstance(value, list) else ()
@@ -118,8 +118,8 @@ def paths_in(value: object) -> Iterator[str]:
 
 
 def as_json(value: object, levels: int = 32) -> Any:
-    """A foreign value as JSON gives it back. ValueError, TypeError or RecursionError where it is no JSON, holds numbers
-    that are not finite or text that is not UTF-8, or is nested deeper than anybody reads."""
+    """A foreign value as JSON returns it. ValueError, TypeError or RecursionError if the value is no JSON, contains
+    numbers that are not finite or text that is not UTF-8, or has more than ``levels`` levels of nesting."""
     found = json.loads(json.dumps(value, ensure_ascii=False, allow_nan=False).encode())
     if not nests_within(found, levels):
         raise ValueError(f"nested deeper than {levels} levels")
@@ -127,22 +127,22 @@ def as_json(value: object, levels: int = 32) -> Any:
 
 
 def without_paths(text: str, roots: Mapping[Path, str] | None = None) -> str:
-    """The text with no folder of this machine in it: what is published tells nothing of where its author works.
+    """The text without any folder of this machine, so that a published text does not reveal its author's folders.
 
-    A path below one of ``roots`` begins with the name that it has there ("DATA/gtsrb/train.npz"); of any other absolute
-    path the last part is left. Addresses on the web stay.
+    A path below one of ``roots`` begins with the name that the root has there ("DATA/gtsrb/train.npz"); any other
+    absolute path is cut to its last part. Addresses on the web stay.
     """
     named = {str(folder): name for root, name in (roots or {}).items() for folder in (root, root.resolve())}
     for folder in sorted(named, key=len, reverse=True):
-        if len(Path(folder).parts) > 1:  # the root of the file system begins every path
+        if len(Path(folder).parts) > 1:  # every path begins with the root of the file system
             text = re.sub(rf"{re.escape(folder)}(?![\w.-])", named[folder], text)
     text = _QUOTED.sub(r"\g<quote>\g<name>\g<quote>", re.sub(r"\bfile://(?=/)", "", text))
     return _BARE.sub(lambda found: found["name"] or Path(found[0].replace("\\", "/")).name, text)
 
 
 def path_digest(path: Path) -> str:
-    """sha256 of a file's content, or of all that a folder holds, by relative names; of what is not there, of its
-    name."""
+    """sha256 of a file's content, or of the relative names and contents of all files in a folder; if the path does not
+    exist, of its name."""
     if path.is_file():
         return file_digest(path)
     files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else []

@@ -1,4 +1,4 @@
-"""Everything benchbd raises on purpose. A user's mistake is one line: what is wrong, what would be right.
+"""Everything benchbd raises on purpose. A user's mistake is one line: what is wrong, and what would be right.
 
 BenchbdError
 ├── UsageError              an argument, option or board that makes no sense (exit code 2)
@@ -24,7 +24,7 @@ _UNREADABLE = "its message cannot be read"
 
 ECHOED = 80  # characters of a value that a message repeats
 
-LONGEST = 500  # characters of a foreign text in a line: enough for any sentence
+LONGEST = 500  # characters of a foreign text in one line: enough for any sentence
 
 
 class BenchbdError(Exception):
@@ -32,7 +32,7 @@ class BenchbdError(Exception):
 
 
 class UsageError(BenchbdError):
-    """What was asked for makes no sense; the text says what would."""
+    """The request makes no sense; the text gives one that would."""
 
 
 class UnknownNameError(UsageError):
@@ -45,22 +45,22 @@ class UnknownNameError(UsageError):
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:
-    """A question that offers the nearest of ``known``, whatever its case; empty where none is near."""
+    """A question that offers the nearest of ``known``, ignoring case; empty if none is near."""
     by_lower = {each.lower(): each for each in known}
-    near = get_close_matches(brief(name).lower(), by_lower, n=1, cutoff=0.55)  # slow in the length of its argument
+    near = get_close_matches(brief(name).lower(), by_lower, n=1, cutoff=0.55)  # slow if its argument is long
     return f"did you mean {by_lower[near[0]]!r}?" if near else ""
 
 
 class DataError(BenchbdError):
-    """A data set that is there but cannot be used: the text names the file and the row."""
+    """A data set that exists but cannot be used: the text names the file and the row."""
 
 
 class DataAbsentError(DataError):
-    """A data set that is not there: the text says where it was looked for and how to get it."""
+    """A data set that does not exist: the text names the places that were searched and how to get it."""
 
 
 class UnknownDataError(DataAbsentError, UnknownNameError):
-    """No plugin knows ``name`` and no folder has it: the text says what to put where, and offers the nearest name."""
+    """No plugin knows ``name`` and no folder has it: the text names the file to add and where, and the nearest name."""
 
     def __init__(self, name: str, known: Iterable[str], folder: object, accepted: str) -> None:
         near = did_you_mean(name, sorted(known))
@@ -78,27 +78,27 @@ class PluginError(BenchbdError):
 
 
 class NotApplicable(BenchbdError):  # noqa: N818 - an answer of a method rather than an error
-    """A method raises it, with the reason, where it makes no sense for what it was handed."""
+    """A method raises it, with the reason, if the method makes no sense for its input."""
 
 
 class Diverged(BenchbdError):  # noqa: N818 - named after what happened
-    """Training left the numbers (NaN) or the features collapsed: the stage is reported as failed."""
+    """The loss became NaN or infinite, or the features collapsed: the stage is reported as failed."""
 
 
 def is_interrupt(error: BaseException) -> bool:
-    """Whether the user ends the run (Ctrl-C, SIGTERM). An interrupt of a plugin's own class is an error like others."""
+    """Whether the user ends the run (Ctrl-C, SIGTERM). An interrupt of a plugin's own class is an ordinary error."""
     return isinstance(error, KeyboardInterrupt) and type(error).__module__.partition(".")[0] in ("builtins", "benchbd")
 
 
 def first_line(text: str) -> str:
-    """The first line of a foreign text that is not blank, of bounded length, as UTF-8 can hold it; may be empty."""
+    """The first line of a foreign text that is not blank, cut to LONGEST, encodable as UTF-8; may be empty."""
     line = next((line.strip() for line in text.splitlines() if line.strip()), "")
     line = line if len(line) <= LONGEST else line[:LONGEST] + "..."
     return line.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def says(error: BaseException) -> str:
-    """The first line of what an exception says, also of one that says nothing or raises when it is asked."""
+    """The first line of an exception's text; also works for an exception without text or whose ``str`` raises."""
     try:
         return first_line(str(error)) or "no message"
     except BaseException as another:
@@ -108,17 +108,17 @@ def says(error: BaseException) -> str:
 
 
 def fault(error: BaseException) -> str:
-    """The first line of what a library's exception says; its type where it says nothing."""
+    """The first line of the text of a library's exception; the exception's type if it has no text."""
     return first_line(str(error)) or type(error).__name__
 
 
 def named(error: BaseException) -> str:
-    """An exception in a line: its type and what it says."""
+    """An exception in a line: its type and its text."""
     return f"{type(error).__name__}: {says(error)}"
 
 
 def shown(value: object) -> str:
-    """A foreign value in a line, also one that raises when it is asked."""
+    """A foreign value in a line, even if its ``repr`` raises."""
     try:
         text = first_line(repr(value))
     except BaseException as error:
@@ -129,13 +129,13 @@ def shown(value: object) -> str:
 
 
 def brief(text: str) -> str:
-    """The beginning of a text of any length, as a message repeats what was given: nobody reads a megabyte again."""
+    """The beginning of a text of any length, for a message that repeats an argument."""
     return text if len(text) <= ECHOED else text[:ECHOED] + "..."
 
 
 def asked(what: str, work: Callable[..., R], *arguments: object) -> R:
-    """What a plugin's ``work`` returns. What it raises becomes a PluginError that names ``what``; interrupts and errors
-    of ours pass."""
+    """Call a plugin's ``work`` and return its result. An exception becomes a PluginError that names ``what``;
+    interrupts and benchbd's own errors pass."""
     try:
         return work(*arguments)
     except BaseException as error:

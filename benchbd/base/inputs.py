@@ -1,4 +1,4 @@
-"""Files that users bring: what they are by their content, and what keeps them from being read."""
+"""Recognise files that users bring by their content, and name what prevents reading them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchbd.base.errors import DataError
 
-HEAD = 1024  # bytes from which a file is told
+HEAD = 1024  # bytes that are enough to recognise a file
 
 _BEGINNINGS = {
     b"\x89PNG\r\n\x1a\n": "a PNG picture",
@@ -37,11 +37,11 @@ _BEGINNINGS = {
 
 _TAR = (257, b"ustar")
 
-_FULL = ("allocate memory", "bad_alloc", "failed to map segment")  # what errors without a number say of memory
+_FULL = ("allocate memory", "bad_alloc", "failed to map segment")  # texts of errors that mean a lack of memory
 
 
 def kind_of(head: bytes) -> str:
-    """What a file is by its first HEAD bytes, with its article: "an HTML page". Empty where they tell nothing."""
+    """The type of a file with its article ("an HTML page"), from its first HEAD bytes; empty if they match no type."""
     if not head:
         return "an empty file"
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
@@ -63,17 +63,17 @@ def kind_of(head: bytes) -> str:
 
 
 def is_stand_in(kind: str) -> bool:
-    """Whether a ``kind_of`` file is no file of data at all, but stands where one should be."""
+    """Whether a file of this ``kind_of`` contains no data but lies in the place of a file that should."""
     return any(word in kind for word in ("an empty file", "HTML page", "XML file", "pointer"))
 
 
 def is_text(name: str) -> bool:
-    """Whether the name of a file is text, and not bytes that no UTF-8 decoder reads: no record could hold it."""
+    """Whether a file's name is valid UTF-8: no record can hold a name that is not."""
     return name.isascii() or not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def file_kind(path: Path) -> str:
-    """``kind_of`` a file; empty where it cannot be read."""
+    """``kind_of`` a file; empty if the file cannot be read."""
     try:
         with path.open("rb") as file:
             return kind_of(file.read(HEAD))
@@ -82,9 +82,9 @@ def file_kind(path: Path) -> str:
 
 
 def obstacle(error: BaseException) -> str:
-    """What keeps a file from being read where that is not the file: in words; empty for any other error."""
+    """The reason, other than the file itself, that keeps a file from being read; empty for any other error."""
     number = error.errno if isinstance(error, OSError) else None
-    # torch, safetensors and the loader of libraries have no types for these
+    # torch, safetensors and the loader of libraries raise these without a type of their own
     text = str(error) if isinstance(error, (RuntimeError, ImportError)) else ""
     if isinstance(error, MemoryError) or number == errno.ENOMEM or any(sign in text for sign in _FULL):
         return "there is too little memory for it"
@@ -97,7 +97,7 @@ def obstacle(error: BaseException) -> str:
 
 @contextmanager
 def reading(where: object) -> Iterator[None]:
-    """Whatever keeps the files at ``where`` from being read, memory and open files included, is a DataError."""
+    """In the block, any obstacle to reading the files at ``where``, including a lack of memory, is a DataError."""
     try:
         yield
     except (OSError, MemoryError, RuntimeError) as error:

@@ -1,7 +1,7 @@
-"""What a plugin's code leaves changed in the process is put back when it returns.
+"""Restore what a plugin's code changed in the process when the code returns.
 
-A result is a function of its stage alone only while torch computes as it did before: with the same threads, precision
-and kernels, without a switch, mode, hook or replaced function that another plugin left behind.
+A result depends on its stage alone only if torch computes as it did before: with the same threads, precision and
+kernels, and without a switch, mode, hook or replaced function that another plugin set.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ Namespace = ModuleType | type
 
 @dataclass
 class Left:
-    """What the code in a block left changed, by name, when the block is over.
+    """The changes that the code in a block made and did not undo, by name, filled in at the end of the block.
 
-    settings: switches and modes of torch. names: what stood for something else, and the hooks on everything.
+    settings: switches and modes of torch. names: replaced names, and hooks on all modules, optimizers or tensors.
     """
 
     settings: list[str] = field(default_factory=list)
@@ -42,15 +42,15 @@ class Left:
 def restoring() -> Iterator[Left]:
     """Undo, at the end of the block, what the code in it did to the state of the process.
 
-    Put back are switches of torch (default dtype and device, gradients, inference mode, autocast, anomaly mode,
+    Restored are switches of torch (default dtype and device, gradients, inference mode, autocast, anomaly mode,
     threads, kernels, precision, determinism), the modes that were entered and not left, names of torch, NumPy, math and
-    benchbd with its own plugins, hooks on every module, optimizer or saved tensor, and the global generators of
-    ``random``, NumPy and torch. Of the process: the standard streams, the working directory, handlers of the signals
-    that end it, the recursion limit and logging.
+    benchbd with its own plugins, hooks on every module, optimizer or saved tensor, the global generators of
+    ``random``, NumPy and torch, and, of the process, the standard streams, the working directory, handlers of the
+    signals that end it, the recursion limit and logging.
     """
     left = Left()
     names, hooks = _Names(), _GlobalHooks()
-    # Put back in this order, each without those before.
+    # Restored in this order; while one is restored, those before it are already back.
     settings = [function_modes(), dispatch_modes(), saved_tensors(), switches()]
     generators = _generators()
     try:
@@ -63,8 +63,8 @@ def restoring() -> Iterator[Left]:
 
 @contextmanager
 def isolated(who: str) -> Iterator[None]:
-    """``restoring``, for the code of a plugin. Settings are put back without a word; a name or hook with one line of
-    warning that names ``who``, since what it was meant for no longer holds."""
+    """``restoring``, for the code of a plugin. Settings are restored silently; a restored name or hook logs one
+    warning that names ``who``, because the plugin's change no longer has an effect."""
     left = Left()
     try:
         with restoring() as left:
@@ -76,10 +76,10 @@ def isolated(who: str) -> Iterator[None]:
 
 
 def asking(who: str, cls: type) -> AbstractContextManager[None]:
-    """``isolated``, for what a class is asked thousands of times while a run is planned: its options, identity, cost.
+    """``isolated``, for calls that planning makes thousands of times on a class: its options, identity and cost.
 
-    To look at the whole state takes milliseconds, so classes of benchbd and its own plugins, whose answers a test holds
-    to changing nothing, answer without. Their work is isolated as everyone's is.
+    Reading the whole state takes milliseconds, so these calls on classes of benchbd and its own plugins are not
+    isolated; a test checks that they change nothing. The work of these classes is isolated like that of any other.
     """
     module = sys.modules.get(cls.__module__)
     ours = cls.__module__.partition(".")[0] in _OURS and getattr(module, cls.__name__, None) is cls
@@ -88,7 +88,7 @@ def asking(who: str, cls: type) -> AbstractContextManager[None]:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Global random numbers of the block, torch's, NumPy's and ``random``'s, come from ``seed``; then they go on."""
+    """In the block, torch's, NumPy's and ``random``'s global generators start from ``seed``; then they are restored."""
     restore = _generators()
     random.seed(seed)
     np.random.seed(seed % 2**32)
@@ -124,17 +124,17 @@ _PACKAGES = ("torch.nn", "torch.optim", "torch.autograd", "torch.linalg", "torch
 _OURS = ("benchbd", "benchbd_plugins")
 
 _BY_PYTHON = frozenset(("__annotations__", "__annotations_cache__", "__slotnames__"))
-"""What Python writes to a class itself, when its annotations are read or an object of it is copied."""
+"""Attributes that Python itself writes to a class, when its annotations are read or one of its objects is copied."""
 
 _WRAPPERS = ("torch/_compile.py", "torch/_dynamo/", "torch/optim/optimizer.py")
-"""Where torch wraps functions of its own when they are first used."""
+"""Files in which torch wraps its own functions when they are first used."""
 
 
 class _Names:
-    """What every name that the harness relies on stands for: in modules of torch, of benchbd and its own plugins and of
+    """The value of every name that the harness relies on: in modules of torch, of benchbd and its own plugins and of
     the libraries that they compute with, and in the classes of these modules.
 
-    A name that is new in a module harms nobody; one that is new in a class counts where it hides an inherited one.
+    A new name in a module is ignored; a new name in a class counts if it hides an inherited one.
     """
 
     def __init__(self) -> None:
@@ -142,7 +142,7 @@ class _Names:
         self._before = [(space, dict(vars(space))) for space in _with_classes(modules)]
 
     def put_back(self) -> list[str]:
-        """Restore what changed, and return the dotted names of it."""
+        """Restore what changed, and return the dotted names of the changed objects."""
         changed = []
         for space, before in self._before:
             if not _equal(vars(space), before):
@@ -162,16 +162,16 @@ def _is_relied_on(module: str) -> bool:
 
 @cache
 def _with_classes(modules: tuple[ModuleType, ...]) -> tuple[Namespace, ...]:
-    """The modules and the classes in them: to find them takes longer than to read them all."""
+    """The modules and the classes in them; cached, because finding the classes takes longer than reading all names."""
     values = (value for module in modules for value in vars(module).values() if isinstance(value, type))
     return (*modules, *{value for value in values if _is_relied_on(value.__module__)})
 
 
 def _equal(now: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
-    """Whether every name stands for what it did; what is not the same object is compared by value, if it can be."""
+    """Whether every name has its earlier value; different objects are compared by value, if that is possible."""
     try:
         return bool(now == before)
-    except Exception:  # an array has no truth value; whatever else was put there may raise anything
+    except Exception:  # an array has no truth value; any other object may raise any error
         return False
 
 
@@ -187,15 +187,15 @@ def _differing(space: Namespace, before: Mapping[str, Any]) -> list[str]:
 
 
 def _watched(space: Namespace, name: str) -> bool:
-    """Private names of a module are its own affair, and so is what pydantic completes in a class at its first use.
-    torch sets ``Storage`` with the default dtype."""
+    """Whether a change of this name counts. Private names of a module and what pydantic completes in a class at its
+    first use do not count; nor does ``Storage``, which torch sets with the default dtype."""
     if isinstance(space, ModuleType):
         return not name.startswith("_") and name != "Storage"
     return not (name.startswith("__pydantic") or name in _BY_PYTHON)
 
 
 def _wrapped_by_torch(before: object, now: object) -> bool:
-    """Whether torch wrapped its own function, as it does with ``Adam.step`` when the first optimizer is made."""
+    """Whether torch wrapped its own function, as torch does with ``Adam.step`` when the first optimizer is made."""
     if not (isinstance(before, FunctionType) and isinstance(now, FunctionType)):
         return False
     file = now.__code__.co_filename.replace("\\", "/")
@@ -208,7 +208,7 @@ def _dotted(space: Namespace, name: str) -> str:
 
 
 class _GlobalHooks:
-    """Hooks that torch calls for every module or optimizer there is."""
+    """Hooks that torch calls for every module or optimizer."""
 
     def __init__(self) -> None:
         self._before = [
@@ -219,7 +219,7 @@ class _GlobalHooks:
         ]
 
     def put_back(self) -> list[str]:
-        """Restore what changed, and return the dotted names of it."""
+        """Restore what changed, and return the dotted names of the changed hooks."""
         changed = [(name, hooks, before) for name, hooks, before in self._before if hooks != before]
         for _, hooks, before in changed:
             hooks.clear()

@@ -1,7 +1,7 @@
-"""Tensors whose bytes lie in a file and not in the process's own memory.
+"""Tensors whose bytes lie in a file instead of the process's own memory.
 
-A ``Region`` is where in a file a tensor lies. Each mapping of it is a tensor of its own, copy-on-write: what is written
-to one stays there and reaches neither the file nor another mapping. The system reads the file page by page and may
+A ``Region`` is the part of a file that holds a tensor. Each mapping of a region is a separate tensor, copy-on-write:
+writing to it changes neither the file nor another mapping. The system reads the file page by page and may
 drop pages again, so a set that is larger than the memory can be mapped.
 """
 
@@ -25,9 +25,9 @@ from torch import Tensor
 from benchbd.base.errors import DataError
 from benchbd.base.scoped import scoped
 
-IN_MEMORY = 64 * 2**20  # bytes up to which a sealed tensor lies in a memfd; a longer one lies on disk
+IN_MEMORY = 64 * 2**20  # bytes up to which a sealed tensor lies in a memfd; a longer tensor lies on disk
 
-LARGE = 16 * 2**20  # bytes from which what is made of many images lies on disk, and up to which it is made at a time
+LARGE = 16 * 2**20  # bytes: a larger result made of many images lies on disk, and is made in pieces of this size
 
 
 _folder: ContextVar[Path | None] = ContextVar("folder", default=None)
@@ -43,9 +43,9 @@ class _File:
 
 @dataclass(frozen=True)
 class Region:
-    """Where in an open file the bytes of a contiguous tensor lie.
+    """The part of an open file that holds the bytes of a contiguous tensor.
 
-    offset: of the first byte. dtype, shape: of the tensor.
+    offset: byte at which the tensor begins. dtype, shape: of the tensor.
     """
 
     offset: int
@@ -55,8 +55,8 @@ class Region:
 
     @property
     def descriptor(self) -> int:
-        """Of the open file; valid while the region lives. Another process that inherits it builds its own region with
-        ``Region.received``."""
+        """The number of the open file, valid while the region exists. A process that inherits it builds its own region
+        with ``Region.received``."""
         return self._file.descriptor
 
     @property
@@ -65,20 +65,20 @@ class Region:
 
     @classmethod
     def at(cls, path: Path, offset: int, dtype: torch.dtype, shape: Sequence[int]) -> Region:
-        """A region of an existing file, which is opened for reading. OSError if it cannot be, ValueError if it ends
-        before the region does."""
+        """A region of an existing file, which is opened for reading. OSError if the file cannot be opened, ValueError
+        if it ends before the region does."""
         return cls.received(os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0)), offset, dtype, shape)
 
     @classmethod
     def received(cls, descriptor: int, offset: int, dtype: torch.dtype, shape: Sequence[int]) -> Region:
-        """A region of an open file, which it closes. ValueError if the file ends before the region does."""
+        """A region of an open file; the region closes the file. ValueError if the file ends before the region does."""
         region = cls(offset, dtype, tuple(shape), _File(descriptor))
         if offset + region.bytes > (size := os.fstat(descriptor).st_size):
             raise ValueError(f"the file has {size} bytes, and the tensor ends at {offset + region.bytes}")
         return region
 
     def map(self) -> Tensor:
-        """The tensor, in a new mapping, copy-on-write. On the CPU."""
+        """The tensor on the CPU, in a new copy-on-write mapping."""
         return self._mapped(mmap.ACCESS_COPY)
 
     def _mapped(self, access: int) -> Tensor:
@@ -91,17 +91,17 @@ class Region:
         tensor = (flat if within % self.dtype.itemsize == 0 else flat.clone()).view(self.dtype).view(self.shape)
         _regions[tensor.data_ptr()] = self
         _mappings[tensor.data_ptr()] = id(mapping)
-        weakref.finalize(mapping, _forget, tensor.data_ptr(), id(mapping))  # it lives as long as the tensor's storage
+        weakref.finalize(mapping, _forget, tensor.data_ptr(), id(mapping))  # the mapping lives as long as the storage
         return tensor
 
 
 _regions: dict[int, Region] = {}
-"""The regions of mapped tensors, by the address of their first byte. It is not an attribute of the tensor, from which
-a method could reach the file."""
+"""The regions of mapped tensors, by the address of their first byte. A region is no attribute of its tensor, because
+a method could then reach the file."""
 
 
 _mappings: dict[int, int] = {}
-"""Of which mapping each is: when it is gone, another may lie at its address already."""
+"""The id of each region's mapping: once a mapping is gone, another may have its address."""
 
 
 def _forget(address: int, mapping: int) -> None:
@@ -112,7 +112,7 @@ def _forget(address: int, mapping: int) -> None:
 def region_of(tensor: Tensor) -> Region | None:
     """The region that a contiguous tensor, or the first rows of one, was mapped from; None for any other.
 
-    The file holds what was mapped: what was written to a copy-on-write tensor afterwards is not in it.
+    The file holds the mapped content: later writes to a copy-on-write tensor are not in it.
     """
     region = _regions.get(tensor.data_ptr()) if tensor.device.type == "cpu" and tensor.is_contiguous() else None
     if region is None or tensor.dtype != region.dtype or tensor.nbytes > region.bytes:
@@ -121,20 +121,20 @@ def region_of(tensor: Tensor) -> Region | None:
 
 
 def private(tensor: Tensor) -> Tensor:
-    """The content of a tensor in storage of its own: a new copy-on-write mapping if it was mapped, else a clone."""
+    """A copy of a tensor in its own storage: a new copy-on-write mapping if the tensor was mapped, else a clone."""
     region = region_of(tensor)
     return tensor.clone() if region is None else region.map()
 
 
 def blank(dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
-    """A tensor of zeros to be filled, in a file without a name: it takes disk and no memory of the process.
+    """A tensor of zeros to be filled, in an unnamed file: it takes disk space and none of the process's memory.
 
-    The file is where ``beside`` says, else among temporary files; DataError if there is no room. Fill it before it is
-    mapped again: a mapping may show what is written afterwards.
+    The file lies on the disk that ``beside`` sets, else among temporary files; DataError if there is no room. Fill the
+    tensor before mapping the file again: an earlier mapping may show later writes.
     """
     region = _room(dtype, tuple(shape))
     tensor = region._mapped(mmap.ACCESS_WRITE)
-    if region.bytes:  # only this mapping writes: whoever gets the region reads
+    if region.bytes:  # only this mapping may write: everyone who receives the region only reads
         _regions[tensor.data_ptr()] = _for_readers(region)
     return tensor
 
@@ -159,16 +159,16 @@ def _room(dtype: torch.dtype, shape: tuple[int, ...]) -> Region:
 
 @contextmanager
 def beside(folder: Path) -> Iterator[None]:
-    """In the block large tensors lie on the disk of ``folder``, if it can be written to and has room."""
+    """In the block, large tensors lie on the disk of ``folder``, if that is writable and has room."""
     with scoped(_folder, folder if os.access(folder, os.W_OK) else None):
         yield
 
 
 def seal(tensor: Tensor) -> Region:
-    """A copy of a tensor in a file without a name that nobody writes to any more.
+    """A copy of a tensor in an unnamed, read-only file.
 
-    Up to ``IN_MEMORY`` bytes it lies in a memfd, which the system seals; a longer one, or one on a system that has no
-    memfd, in a file as that of ``blank``, which is left open for reading alone if the system can do that.
+    Up to ``IN_MEMORY`` bytes the file is a memfd, which the system seals. A longer tensor, or any on a system without
+    memfd, lies in a file as that of ``blank``, which stays open for reading only if the system can do that.
     """
     content = tensor.detach().contiguous()
     if content.nbytes <= IN_MEMORY and hasattr(os, "memfd_create"):
@@ -182,7 +182,7 @@ def seal(tensor: Tensor) -> Region:
 
 
 def _memfd(content: Tensor) -> int:
-    import fcntl  # where there is memfd_create there is this; Windows has neither
+    import fcntl  # every system with memfd_create has fcntl; Windows has neither
 
     descriptor = os.memfd_create("tensor", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
@@ -201,7 +201,7 @@ def _for_readers(region: Region) -> Region:
 
 
 def _read_only(descriptor: int) -> int:
-    """An open file, opened again for reading alone, if the system can do that; ``descriptor`` is closed then."""
+    """Open the file again for reading only and close ``descriptor``, if the system can do that; else return it."""
     own = Path(f"/proc/self/fd/{descriptor}")
     try:
         os.fchmod(descriptor, 0o400)
@@ -218,14 +218,14 @@ def _unnamed(folder: Path | None) -> int:
 
 
 def _reserve(descriptor: int, size: int) -> None:
-    """Give a file its length and its place on disk. Without the place, a full disk would end the process (SIGBUS) when
-    it writes to a mapping."""
+    """Set a file's length and reserve its space on disk. Otherwise a write to a mapping on a full disk would end the
+    process (SIGBUS)."""
     try:
         return os.posix_fallocate(descriptor, 0, size)
     except AttributeError:  # a system without the call
         pass
     except OSError as error:
-        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # a file system without it; no bytes at all
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # a file system without the call; no bytes at all
             raise
     piece = bytes(2**20)
     for start in range(0, size, len(piece)):
@@ -233,7 +233,7 @@ def _reserve(descriptor: int, size: int) -> None:
 
 
 def _write(descriptor: int, content: Tensor) -> None:
-    """The bytes of a contiguous tensor, in pieces: those of one on another device come over one by one."""
+    """Write the bytes of a contiguous tensor, piece by piece; those on another device are copied piece by piece too."""
     flat = content.view(-1).view(torch.uint8) if content.numel() else torch.empty(0, dtype=torch.uint8)
     for piece in flat.split(2**24):
         left = memoryview(piece.cpu().numpy())

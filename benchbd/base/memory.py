@@ -1,4 +1,4 @@
-"""How much memory a process held at most, and giving back what it freed."""
+"""Measure the highest memory of a process, and give back what the process freed."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 @contextmanager
 def peak_memory(device: torch.device) -> Iterator[dict[str, int | None]]:
-    """Filled in at the end of the block: ``memory``, most bytes of the process that were in RAM, and ``gpu_memory``,
-    most bytes that torch held on the GPU. None if the system does not measure it, or there is no GPU."""
+    """Fill in, at the end of the block, ``memory``, the most bytes of the process in RAM, and ``gpu_memory``, the most
+    bytes of torch on the GPU. None if the system does not measure it, or there is no GPU."""
     peak: dict[str, int | None] = {"memory": None, "gpu_memory": None}
     measured = _forget_peak()
     if device.type == "cuda":
@@ -34,7 +34,7 @@ def peak_memory(device: torch.device) -> Iterator[dict[str, int | None]]:
 
 
 def _forget_peak() -> bool:
-    """Set the highest memory of this process to what it has now; False where the system cannot."""
+    """Reset this process's peak memory to its current memory; False if the system cannot."""
     try:
         (_PROCESS / "clear_refs").write_text("5")
     except OSError:

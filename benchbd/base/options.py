@@ -1,4 +1,4 @@
-"""Options as identities count them: files by what is in them, late fields only where they are not at their default."""
+"""Options as identities contain them: files by their content, late fields only if they differ from their default."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _COLLECTIONS = (list, tuple, set, frozenset)
 
 
 class ContentPath(_Native):
-    """The path of a ``Content`` field: no identity counts it unless something lies there."""
+    """The path of a ``Content`` field: an identity contains it only if a file or folder lies there."""
 
 
 def _placed(path: Path, info: ValidationInfo) -> Path:
-    """The path with ``~`` expanded; a relative one is of the folder that validation was told, if any."""
+    """The path with ``~`` expanded; a relative path is relative to the folder that validation was given, if any."""
     folder = (info.context or {}).get("folder", "")
     return ContentPath(folder / expanded(path))
 
@@ -48,9 +48,9 @@ Content = Annotated[
 
 
 def options_of(model: BaseModel) -> dict[str, Any]:
-    """Every field as JSON, a ``Path``, also one in a list or the like, as the digest of what lies there.
+    """Every field as JSON. A ``Path``, also inside a list or another container, becomes the digest of its content.
 
-    DataError if a ``Content`` field names nothing, or what it names cannot be read.
+    DataError if the path of a ``Content`` field does not exist or cannot be read.
     """
     options: dict[str, Any] = model.model_dump(mode="json")
     for field, value in model:
@@ -63,7 +63,7 @@ def options_of(model: BaseModel) -> dict[str, Any]:
 
 
 def identity_options(model: BaseModel) -> dict[str, Any]:
-    """``options_of`` without the fields that ``late`` of its class names and that have their default."""
+    """``options_of`` without those fields in ``late`` of the model's class that have their default."""
     options = options_of(model)
     if late := getattr(type(model), "late", None):
         defaults = options_of(type(model)())
@@ -72,7 +72,7 @@ def identity_options(model: BaseModel) -> dict[str, Any]:
 
 
 def holds_path(value: object) -> bool:
-    """Whether a field's value is or holds a ``Path``."""
+    """Whether a field's value is or contains a ``Path``."""
     if isinstance(value, BaseModel):
         value = dict(value)
     if isinstance(value, Mapping):
@@ -81,7 +81,7 @@ def holds_path(value: object) -> bool:
 
 
 def _by_content(value: Any) -> Any:
-    """The value with every path in it as its digest."""
+    """The value with every path in it replaced by its digest."""
     if isinstance(value, Path):
         with reading(value):
             if isinstance(value, ContentPath) and not value.exists():

@@ -1,4 +1,4 @@
-"""JSON, tensors and encoders' files in one text of bytes, and back."""
+"""Pack JSON, tensors and encoders' files into one string of bytes, and unpack it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 from safetensors.torch import load, save
 from torch import Tensor
 
-_LENGTH = 8  # bytes that say how long the JSON in front of the tensors is
+_LENGTH = 8  # bytes of the number that gives the length of the JSON at the front
 
 
 def packed(facts: Mapping[str, Any], tensors: Mapping[str, Tensor], encoders: Mapping[str, bytes]) -> bytes:
-    """JSON behind its length, then encoders by name as the bytes of their files, then tensors by name."""
+    """The length of the JSON, the JSON, the encoders' files by name, then tensors by name."""
     lengths = {name: len(data) for name, data in encoders.items()}
     text = json.dumps({"facts": facts, "encoders": lengths}, allow_nan=False).encode()
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -21,7 +21,7 @@ def packed(facts: Mapping[str, Any], tensors: Mapping[str, Tensor], encoders: Ma
 
 
 def unpacked(data: bytes) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, bytes]]:
-    """What ``packed`` was given."""
+    """The arguments that ``packed`` was given."""
     start = _LENGTH + int.from_bytes(data[:_LENGTH], "little")
     told = json.loads(data[_LENGTH:start])
     encoders = {}

@@ -1,4 +1,4 @@
-"""What is made of many images piece by piece, so that it takes little memory."""
+"""Compute on many images piece by piece, so that the work takes little memory."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from benchbd.base.mapped import LARGE, blank
 
 
 def pieces(tensor: Tensor) -> Iterator[Tensor]:
-    """Rows of a tensor in order, as views of some 16 MB."""
+    """The rows of a tensor in order, as views of about 16 MB."""
     return iter(tensor.split(max(1, LARGE * len(tensor) // max(1, tensor.nbytes))))
 
 
 def map_pieces(work: Callable[[Tensor], Tensor], given: Tensor, like: Tensor) -> Tensor:
-    """``work(given)`` for a function that makes images (3, H, W) of the rows, each by itself, piece by piece.
+    """``work(given)``, computed piece by piece, for a function that makes one image (3, H, W) of each row.
 
-    like: images of the type and size that it makes. If they are on the CPU and more than ``LARGE`` bytes, the
-    result lies in a file without a name.
+    like: images of the result's type and size. If they are on the CPU and the result has more than ``LARGE`` bytes,
+    it lies in an unnamed file.
     """
     row = like[:1].nbytes or 1
     if like.device.type != "cpu" or len(given) * row <= LARGE:
@@ -31,8 +31,8 @@ def map_pieces(work: Callable[[Tensor], Tensor], given: Tensor, like: Tensor) ->
 
 
 def join_images(parts: Sequence[Tensor]) -> Tensor:
-    """All images of several sets, uint8 (N, 3, H, W) each, one set after the other: ``torch.cat`` of them, but a large
-    set on the CPU lies in a file without a name."""
+    """All images of several sets, uint8 (N, 3, H, W) each, one set after the other, as ``torch.cat`` does; a large
+    result on the CPU lies in an unnamed file."""
     count = sum(map(len, parts))
     if parts[0].device.type != "cpu" or sum(part.nbytes for part in parts) <= LARGE:
         return torch.cat(list(parts)).contiguous()

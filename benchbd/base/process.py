@@ -1,4 +1,4 @@
-"""The process of a command: signals that end it, standard streams that cannot be written, and who writes to them."""
+"""The process of a command: signals that end it, standard streams that cannot be written, and control of stdout."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasatt
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal asks the process to end: whatever handles an interrupt handles this. ``number``: of the signal."""
+    """A signal asked the process to end; code that handles KeyboardInterrupt handles it too. number: of the signal."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -30,13 +30,13 @@ class Stopped(KeyboardInterrupt):
 
 @contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """In the block SIGTERM and SIGHUP raise ``Stopped``. A signal that is ignored, as under nohup, stays ignored."""
+    """In the block SIGTERM and SIGHUP raise ``Stopped``. An ignored signal, as under nohup, stays ignored."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise Stopped(number)
 
     before = {}
-    with suppress(ValueError):  # only the main thread has handlers
+    with suppress(ValueError):  # only the main thread may set handlers
         for number in ENDING:
             if signal.getsignal(number) is signal.SIG_DFL:
                 before[number] = signal.signal(number, stop)
@@ -48,7 +48,7 @@ def stopped_by_signals() -> Iterator[None]:
 
 
 def discard(stream: TextIO) -> None:
-    """Send what a stream still holds, and all that follows, nowhere: it cannot be written."""
+    """Discard a stream's buffer and all later output, because the stream cannot be written."""
     with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         try:
@@ -58,7 +58,7 @@ def discard(stream: TextIO) -> None:
 
 
 class _Lossy:
-    """A text stream that drops what cannot be written, as on a full disk, and that nobody closes."""
+    """A text stream that drops output that cannot be written, as on a full disk, and that ignores ``close``."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -66,7 +66,7 @@ class _Lossy:
     def write(self, text: str) -> int:
         try:
             return self._stream.write(text)
-        except (OSError, ValueError) as error:  # ValueError: somebody closed what is below
+        except (OSError, ValueError) as error:  # ValueError: the underlying stream was closed
             if isinstance(error, UnicodeError):
                 raise
             discard(self._stream)
@@ -79,7 +79,7 @@ class _Lossy:
             discard(self._stream)
 
     def close(self) -> None:
-        """Whatever comes later may write to it."""
+        """Do nothing, because later output may follow."""
         self.flush()
 
     def __getattr__(self, name: str) -> Any:
@@ -88,14 +88,14 @@ class _Lossy:
 
 @contextmanager
 def messages_may_be_lost() -> Iterator[None]:
-    """In the block a stderr that is full or closed costs its messages and nothing else."""
+    """In the block, messages to a full or closed stderr are lost without an error."""
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)
-        except OSError:  # closed: the next file that is opened would get its number, and whatever is printed
+        except OSError:  # closed: the next opened file would get descriptor 2, and all messages would land in that file
             _fill(descriptor)
     before = sys.stderr
-    # Python has none where descriptor 2 was closed, but progress and plugins write to it all the same.
+    # Python has no sys.stderr if descriptor 2 was closed, but progress and plugins write to it.
     stream = before if before is not None else open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     sys.stderr = cast(TextIO, _Lossy(stream))
     try:
@@ -107,15 +107,15 @@ def messages_may_be_lost() -> Iterator[None]:
 
 
 def columns(otherwise: int) -> int:
-    """How many columns the reader of stdout has: COLUMNS, else those of the terminal that it is, else ``otherwise``.
+    """The width of stdout: COLUMNS, else the columns of its terminal, else ``otherwise``.
 
-    0 columns are no answer: a terminal that nobody told its size has so many, as in a container or under CI.
+    0 columns mean an unknown size, as a terminal in a container or under CI reports it.
     """
     asked = os.environ.get("COLUMNS", "")
     try:
         told = int(asked) if asked.isdecimal() else 0
         return told or os.get_terminal_size((_kept.get() or sys.stdout).fileno()).columns or otherwise
-    except (OSError, ValueError, AttributeError):  # no terminal, or no descriptor
+    except (OSError, ValueError, AttributeError):  # stdout is no terminal, or has no descriptor
         return otherwise
 
 
@@ -127,29 +127,30 @@ def _fill(descriptor: int) -> None:
 
 
 def say(text: object = "", *, nl: bool = True) -> None:
-    """Write a line (without its end where ``nl`` is False) to the stdout that the command was started with."""
+    """Write a line (without a line end if ``nl`` is False) to the stdout that the command was started with."""
     click.echo(text, nl=nl, file=_kept.get())
 
 
 @contextmanager
 def kept_stdout(*, restore: bool) -> Iterator[None]:
-    """Within the block ``say`` alone reaches stdout, and what else would goes to stderr: a plugin may print when it is
-    imported, write to descriptor 1, call a C library that does, start a process that inherits it, or print at exit.
+    """In the block only ``say`` writes to stdout; all other output goes to stderr: a plugin may print when it is
+    imported, write to descriptor 1, call a C library that prints, start a process that inherits stdout, or print at
+    exit.
 
-    restore: give it back afterwards. Where the process is about to end that would let through what C libraries still
-        hold, and what runs at exit.
+    restore: restore stdout afterwards. Pass False if the process is about to end: the buffers of C libraries and
+        output at exit would otherwise reach stdout.
     """
     stdout = sys.stdout
     if stdout is None:
         yield
-    elif not _is_descriptor_1(stdout):  # an object: a test's, or a notebook's
+    elif not _is_descriptor_1(stdout):  # an object of a test or a notebook
         with redirect_stdout(sys.stderr), scoped(_kept, stdout):
             yield
     else:
         stdout.flush()
         document = os.fdopen(os.dup(1), "w", encoding=stdout.encoding, errors=stdout.errors)
         os.dup2(2, 1)
-        # A wrapper of its own: a plugin that closes sys.stdout closes nothing else.
+        # A separate wrapper: a plugin that closes sys.stdout closes only that.
         diverted = os.fdopen(1, "w", buffering=1, encoding=stdout.encoding, errors="backslashreplace", closefd=False)
         sys.stdout = cast(TextIO, _Lossy(diverted))
         try:
@@ -161,12 +162,12 @@ def kept_stdout(*, restore: bool) -> Iterator[None]:
                     sys.stdout.flush()
                 sys.stdout = stdout
                 os.dup2(document.fileno(), 1)
-            with suppress(OSError):  # what could not be written was an error where it was said
+            with suppress(OSError):  # ``say`` has already raised the error
                 document.close()
 
 
 def _is_descriptor_1(stream: TextIO) -> bool:
     try:
         return stream.fileno() == 1
-    except (OSError, ValueError, AttributeError):  # it has none, or is closed
+    except (OSError, ValueError, AttributeError):  # the stream has no descriptor, or is closed
         return False

@@ -1,4 +1,4 @@
-"""Context variables that have another value in a block."""
+"""Set a context variable for the duration of a block."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 @contextmanager
 def scoped(variable: ContextVar[T], value: T) -> Iterator[T]:
-    """In the block ``variable`` is ``value``, which the block is given; what it was comes back at its end."""
+    """Set ``variable`` to ``value`` in the block, which receives ``value``, and restore the old value at its end."""
     token = variable.set(value)
     try:
         yield value

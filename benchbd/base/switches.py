@@ -1,4 +1,4 @@
-"""Modes and switches of the process that code may leave changed: each function returns what puts its own back."""
+"""Modes and switches of the process that code may change; each function here returns one that restores its own."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatc
 log = logging.getLogger("benchbd")
 
 Restore = Callable[[], list[str]]
-"""Puts back what changed and names it."""
+"""Restores what changed and returns its names."""
 
 Switch = tuple[Callable[[], Any], Callable[[Any], Any]]
-"""How a setting is read and written."""
+"""The functions that read and write a setting."""
 
 
 # Modes ---------------------------------------------------------------------------------------------------------------
 
 
 def function_modes() -> Restore:
-    """Modes that see every call of torch first, of which the default device is one."""
+    """Modes that intercept every call of torch; the default device is one."""
     device, before = torch.get_default_device(), _get_current_function_mode_stack()
 
     def leave(keep: int) -> None:
@@ -38,7 +38,7 @@ def function_modes() -> Restore:
     def restore() -> list[str]:
         if _get_current_function_mode_stack() == before:
             return []
-        leave(keep=1)  # a default device that was set is the lowest, and has to be unset
+        leave(keep=1)  # a default device is the lowest mode, and has to be unset
         torch.set_default_device(None)
         leave(keep=0)
         if torch.get_default_device() != device:
@@ -49,7 +49,7 @@ def function_modes() -> Restore:
 
 
 def dispatch_modes() -> Restore:
-    """Modes that see every operator first."""
+    """Modes that intercept every operator."""
     before = _get_current_dispatch_mode_stack()
 
     def restore() -> list[str]:
@@ -62,7 +62,7 @@ def dispatch_modes() -> Restore:
 
 
 def saved_tensors() -> Restore:
-    """Hooks on what autograd saves for the backward, by which gradients change."""
+    """Hooks on the tensors that autograd saves for the backward; such hooks can change gradients."""
     autograd: Any = torch._C._autograd
     before = autograd._top_saved_tensors_default_hooks(False)
 
@@ -80,7 +80,7 @@ def saved_tensors() -> Restore:
 
 
 def switches() -> Restore:
-    """Every setting that can be read and written, put back in the order of the list."""
+    """Every setting that can be read and written; they are restored in the order of the list."""
     before = {name: read() for name, (read, _) in _SWITCHES.items()}
 
     def restore() -> list[str]:
@@ -107,7 +107,7 @@ def _autocast(device: str) -> Switch:
 
 
 def _working_directory() -> str | None:
-    """None where there is none any more."""
+    """The working directory; None if it no longer exists."""
     try:
         return os.getcwd()
     except OSError:
@@ -124,18 +124,18 @@ _ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if 
 
 
 def _set_handlers(value: list[Any]) -> None:
-    with suppress(ValueError):  # only the main thread has handlers
+    with suppress(ValueError):  # only the main thread may set handlers
         for number, handler in zip(_ENDING, value, strict=True):
-            if handler is not None:  # one that was not set from Python cannot be
+            if handler is not None:  # Python cannot set a handler that was not set from Python
                 signal.signal(number, handler)
 
 
 def _flushes_denormals() -> bool:
-    """Whether the CPU takes the smallest numbers for 0: torch sets it and has no function that tells."""
+    """Whether the CPU treats denormal numbers as 0: torch can set this but has no function to read it."""
     return bool(torch.tensor(1e-40, dtype=torch.float32, device="cpu") * 1 == 0)
 
 
-_BACKENDS: Any = torch.backends  # not all of its parts are declared
+_BACKENDS: Any = torch.backends  # type stubs do not declare all of its parts
 
 _PRODUCTS = (
     _BACKENDS,
@@ -150,8 +150,8 @@ _PRODUCTS = (
 
 
 def _precision() -> tuple[Any, ...]:
-    """Of float32 products, by both of torch's interfaces. The old one cannot be read where only the new one was used:
-    None."""
+    """Precision of float32 products, by both of torch's interfaces. None for the old one if only the new one was used,
+    because it then cannot be read."""
     try:
         old = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     except RuntimeError:
@@ -161,7 +161,7 @@ def _precision() -> tuple[Any, ...]:
 
 def _set_precision(value: tuple[Any, ...]) -> None:
     old, *new = value
-    if old is not None:  # first: it writes to the new ones
+    if old is not None:  # first, because the old interface overwrites the new one
         torch.set_float32_matmul_precision(old[0])
         torch.backends.cudnn.allow_tf32 = old[1]
     for owner, precision in zip(_PRODUCTS, new, strict=True):

@@ -1,4 +1,4 @@
-"""What a file of a trigger holds."""
+"""Read and write the file of a trigger."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from benchbd.base.errors import DataError
 
 
 def read_trigger(path: Path, image_size: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The parts of the trigger in a file, as ``Trigger.from_parts`` takes them; ``Trigger.load`` says what is read."""
+    """The parts of the trigger in a file, as ``Trigger.from_parts`` takes them; ``Trigger.load`` lists the formats."""
     image = picture_or_array(path)
     if image is None:
         arrays = read_npz(path, "t", "tm", optional=["parts"])
@@ -36,13 +36,13 @@ def read_trigger(path: Path, image_size: int) -> tuple[dict[str, Any], dict[str,
         raise DataError(f"{path}: t must be 0 wherever tm is 1, since the stamp adds it to the image")
     if keep.all():
         raise DataError(f"{path}: a trigger that replaces no pixel: nothing is 0 in tm, opaque in alpha or not black")
-    if t.dtype.kind in "bf" and pattern.max() == 1 and not lowest:  # white in these units, and all but black in ours
+    if t.dtype.kind in "bf" and pattern.max() == 1 and not lowest:  # white in these units would be almost black in ours
         raise DataError(f"{path}: t must be in units of 0..255, not of 0..1: its largest value is 1")
     return said, {"pattern": pattern, "keep": keep}
 
 
 def write_trigger(path: Path, said: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Write the parts of a trigger; ``Trigger.save`` says how."""
+    """Write the parts of a trigger in the format of ``Trigger.save``."""
     t, tm = (tensors[name].permute(1, 2, 0)[None].cpu().numpy() for name in ("pattern", "keep"))
     patch = said["kind"] == "patch"
     info = np.array(["trigger", "replace" if patch else said["kind"]])
@@ -51,7 +51,7 @@ def write_trigger(path: Path, said: Mapping[str, Any], tensors: Mapping[str, Ten
 
 
 def _said(path: Path, parts: Array) -> dict[str, Any]:
-    """What a file that ``Trigger.save`` wrote says of its trigger, beside the arrays."""
+    """The JSON that ``Trigger.save`` wrote to the file beside the arrays."""
     try:
         said = json.loads(str(parts))
     except (ValueError, RecursionError):
@@ -62,7 +62,7 @@ def _said(path: Path, parts: Array) -> dict[str, Any]:
 
 
 def _only(path: Path, array: Array) -> Array:
-    """The one entry of (r, H, W, C), repeated where r > 1; the array itself where it has no such axis."""
+    """The one entry of (r, H, W, C), whose entries may repeat; the array itself if it has no such axis."""
     if array.ndim != 4 or not len(array):
         return array
     for number in range(1, len(array)):
@@ -76,7 +76,7 @@ def _only(path: Path, array: Array) -> Array:
 
 
 def _laid_out(path: Path, patch: Array, size: int) -> dict[str, Array]:
-    """A patch, (h, w, 3) or (h, w, 4) with alpha, as ``t`` and ``tm`` of images of ``size``."""
+    """A patch, (h, w, 3) or (h, w, 4) with alpha, as ``t`` and ``tm`` of images with ``size`` pixels a side."""
     if patch.ndim != 3 or patch.shape[-1] not in (3, 4) or not patch.size or max(patch.shape[:2]) > size:
         raise DataError(f"{path}: a trigger is (H, W, 3) or (H, W, 4) of at most {size}x{size}, not {patch.shape}")
     replaced: Array = np.ones(patch.shape[:2], bool)
@@ -89,7 +89,7 @@ def _laid_out(path: Path, patch: Array, size: int) -> dict[str, Array]:
     elif patch.shape[:2] == (size, size):
         replaced = patch.max(-1) > 0
     t, tm = np.zeros((size, size, 3), patch.dtype), np.ones((size, size, 3), bool)
-    # As of the square: one pixel from the lower right corner.
+    # Like the square: one pixel from the lower right corner.
     box = tuple(slice(start := max(0, size - side - 1), start + side) for side in patch.shape[:2])
     t[box] = patch[..., :3] * replaced[..., None]
     tm[box] = ~replaced[..., None]

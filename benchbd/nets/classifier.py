@@ -14,8 +14,8 @@ from benchbd.nets.head import Head
 class Classifier(nn.Module):
     """An encoder and a head on its features: float images (N, 3, H, W) in [0, 1] -> logits (N, C), float32.
 
-    Both are in eval mode and nothing in them is trained: the logits are differentiable in the images alone. It holds
-    copies. DataError if the head does not take the encoder's features.
+    Both are copies, in eval mode and without gradients: the logits are differentiable in the images alone.
+    DataError if the head does not take the encoder's features.
     """
 
     def __init__(self, encoder: Encoder, head: Head) -> None:

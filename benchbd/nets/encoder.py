@@ -1,7 +1,7 @@
-"""The encoder: images in [0, 1] go in, features come out. It carries its own normalisation and names its stages.
+"""The encoder maps images in [0, 1] to features. It contains its own normalisation and names its stages.
 
-``Encoder`` is what all architectures share. An architecture is a class derived from it that builds its modules and
-runs them; the hook ``benchbd_architectures`` offers it by its name. Here are the three that benchbd itself knows:
+``Encoder`` has what all architectures share. An architecture is a class derived from it that builds its modules and
+runs them; the hook ``benchbd_architectures`` offers it by its name. This module has the three of benchbd itself:
 ``resnet18`` is the papers' net (torchvision's ResNet-18 with a 3x3 stride-1 stem and no max-pool, 11,168,832
 parameters, 512-d; head 512-512-128). ``w32`` and ``w16`` are small ResNets for two cores: a 4x4 stride-2 stem, three
 stages of one block, widths 32/64/128 and 16/32/64.
@@ -37,29 +37,29 @@ _NO_ENCODER = (SafetensorError, DataError, UnknownNameError, KeyError, TypeError
 
 
 class Encoder(nn.Module):
-    """A net f that makes features of images and, if it has one, its projection head g.
+    """A net f that maps images to features and, if it has one, its projection head g.
 
-    ``Encoder(arch)`` makes one of the architecture of that name, with random weights; ``Encoder.seeded`` and
-    ``Encoder.load`` do too.
+    ``Encoder(arch)`` makes an encoder of the architecture of that name, with random weights; ``Encoder.seeded`` and
+    ``Encoder.load`` make one too.
 
     ``encoder(x)``: float (N, 3, H, W) in [0, 1] -> raw features (N, feature_dim), not normalised.
     ``encoder.project(h)``: features -> projections (N, 128); only if ``encoder.head`` is not None.
     ``encoder.classifier``: raw features -> logits of the classes that a supervised method trained it on, a ``Head``;
-    None if there were none. It is saved with the encoder, and is no part of f.
+    None if there are no such classes. It is saved with the encoder, and is no part of f.
     ``encoder.intermediates(x)``: features and the output of every stage by name, in one forward.
-    ``encoder.stages``: the names of the stages in order. How many there are depends on the architecture.
-    ``encoder.mask``: 1 or 0 per channel of the last stage; what is 0 is pruned. It is part of the saved state.
+    ``encoder.stages``: the names of the stages in order. Their number depends on the architecture.
+    ``encoder.mask``: 1 or 0 per channel of the last stage; a channel with 0 is pruned. It is part of the saved state.
 
     Mixed precision, channels_last and counting of forwards happen inside, so that methods need not mention them;
-    what comes out is always float32.
+    every output is float32.
 
     A new architecture is a class derived from this one that a plugin offers with ``benchbd_architectures``. It has a
     docstring and defines ``build`` and ``encode``. It sets ``arch``, its name, and, as attributes or properties,
     ``stages`` and ``feature_dim``. It may set
 
     image_size: the one height and width that its images must have, 32 to 224; None: any of these.
-    channelwise: whether feature i is made of channel i of the last stage alone, as the mean over positions is.
-    needs: a module that it is built with and what to install for it: ("open_clip", "benchbd[clip]").
+    channelwise: whether feature i is the mean over positions of channel i of the last stage.
+    needs: a module that it needs and what to install for that: ("open_clip", "benchbd[clip]").
     """
 
     mean: Tensor
@@ -94,11 +94,11 @@ class Encoder(nn.Module):
         self.initialise()
         self.to(memory_format=torch.channels_last)
 
-    # What an architecture says
+    # What an architecture defines
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """The names of its stages, in order."""
+        """The names of the encoder's stages, in order."""
         raise NotImplementedError
 
     @property
@@ -108,54 +108,54 @@ class Encoder(nn.Module):
 
     @property
     def channels(self) -> int:
-        """Channels of the last stage, which ``mask`` has one number each for."""
+        """Number of channels of the last stage, and length of ``mask``."""
         return self.feature_dim
 
     def build(self) -> None:
-        """Make the modules of f, as attributes of ``self``. Heavy imports belong in here."""
+        """Make the modules of f, as attributes of ``self``. Import large libraries here."""
         raise NotImplementedError
 
     def initialise(self) -> None:
-        """Draw weights anew, head included, if they are not to stay as the modules drew them."""
+        """Draw new weights, head included; override it if the modules' own initialisation is not the right one."""
 
     def encode(self, x: Tensor, take: Take) -> Tensor:
-        """Raw features (N, feature_dim) of normalised images (N, 3, H, W), under autocast where the run asks for it.
+        """Raw features (N, feature_dim) of normalised images (N, 3, H, W), under autocast if the run asks for it.
 
-        take: ``y = take(name, y)`` after every stage, for its map (N, C, H', W'); what comes back goes on. Also
-            after the stem, as "stem", after every convolution of ``convolutions`` and for what else lies between, for
-            ``intermediates(every=True)``. A map must not be changed in place after it was taken.
+        take: call ``y = take(name, y)`` after every stage with its map (N, C, H', W') and continue with the result.
+            Call it too after the stem ("stem"), after every convolution of ``convolutions`` and for the other places of
+            ``intermediates(every=True)``. Do not change a map in place after ``take`` got it.
         """
         raise NotImplementedError
 
     def convolutions(self) -> dict[str, nn.Conv2d]:
-        """The convolutions of f in the order in which images pass, but those of shortcuts, by the name that their
-        output has in ``intermediates(every=True)``."""
+        """The convolutions of f in the order in which images pass them, without those of shortcuts, by the name of
+        their output in ``intermediates(every=True)``."""
         return {name: module for name, module in self.named_modules() if isinstance(module, nn.Conv2d)}
 
     def norms(self) -> dict[str, nn.BatchNorm2d]:
-        """The BatchNorm layers of f by module name, those of shortcuts too; each follows the convolution that it
-        normalises in ``modules()``. Empty if the architecture has none."""
+        """The BatchNorm layers of f by module name, those of shortcuts too; in ``modules()`` each follows the
+        convolution that it normalises. Empty if the architecture has none."""
         return {name: module for name, module in self.named_modules() if isinstance(module, nn.BatchNorm2d)}
 
-    # What all share
+    # What all architectures share
 
     @classmethod
     def seeded(
         cls, arch: str, mean: Sequence[float], std: Sequence[float], *, seed: int, device: torch.device | str
     ) -> Self:
-        """A randomly initialised encoder: a function of the arguments alone, whatever the global generators hold."""
+        """A randomly initialised encoder that depends on the arguments alone, not on the global generators."""
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)  # the CPU's alone: weights are drawn there on every machine
+            torch.default_generator.manual_seed(seed)  # the CPU's alone: all weights are drawn there
             return cls(arch, mean, std).to(device)
 
     def untrained(self, seed: int) -> Encoder:
-        """A randomly initialised encoder with a head that sees what this one sees: its normalisation is this one's."""
+        """A randomly initialised encoder with a head, of this encoder's architecture and normalisation."""
         mean, std = self.mean.flatten().tolist(), self.std.flatten().tolist()
         return Encoder.seeded(self.arch, mean, std, seed=seed, device=self.device)
 
     @property
     def device(self) -> torch.device:
-        """Where its weights are."""
+        """The device of the encoder's weights."""
         return self.mean.device
 
     def forward(self, x: Tensor) -> Tensor:
@@ -165,9 +165,9 @@ class Encoder(nn.Module):
     def intermediates(self, x: Tensor, *, every: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
         """(features (N, d), {stage name: map (N, C, H', W')}), all float32, from one forward.
 
-        every: also what lies between, in order: the output of every convolution but the shortcuts' ("stem.conv",
-            "layer1.0.conv1"), of the ReLU inside each block ("layer1.0.relu"), of the stem and of every block. The
-            last block of a stage goes by the stage's name. No map is changed after it was taken, and the features
+        every: also the places between stages, in order: the output of every convolution but the shortcuts'
+            ("stem.conv", "layer1.0.conv1"), of the ReLU inside each block ("layer1.0.relu"), of the stem and of every
+            block. The last block of a stage has the stage's name. No map is changed later, and the features
             have a gradient with respect to each, in any precision.
         UsageError if the architecture does not take images of this size.
         """
@@ -184,7 +184,7 @@ class Encoder(nn.Module):
             if ends or every:
                 maps[place] = y.float()
             if every:
-                y = maps[place].to(y.dtype)  # under autocast the copy must lie on the way
+                y = maps[place].to(y.dtype)  # under autocast the copy must be part of the graph
             if ends or place == "stem":
                 charge = _hook_once(y, charge)
             return y
@@ -206,21 +206,22 @@ class Encoder(nn.Module):
         return (p for name, p in self.named_parameters() if not name.startswith(("head.", "classifier.")))
 
     def copy(self) -> Encoder:
-        """An independent copy: every parameter trainable and without gradient, in eval mode."""
+        """An independent copy in eval mode: every parameter is trainable and has no gradient."""
         twin = copy.deepcopy(self)
         twin.zero_grad(set_to_none=True)
         return twin.requires_grad_(True).eval()
 
     def frozen(self) -> Encoder:
-        """An independent copy that nothing trains: no gradients, eval mode."""
+        """An independent copy in eval mode, whose parameters take no gradients."""
         return self.copy().requires_grad_(False)
 
     @torch.no_grad()
     def extract(self, pixels: Tensor, batch: int | None = None) -> Tensor:
-        """Raw float32 features (N, d) of uint8 (N, 3, H, W) pixels, in eval mode; the mode is put back.
+        """Raw float32 features (N, d) of uint8 (N, 3, H, W) pixels, computed in eval mode; the mode is restored.
 
-        batch: images at a time; None: 512 of 32x32, fewer of larger ones, which come to the device one by one.
-        Diverged where one is not finite, or so long that float32 cannot hold its square: normalised, it would be 0.
+        batch: images at a time; None: 512 of 32x32, fewer of larger ones, which are copied to the device one by one.
+        Diverged if a feature is not finite, or so long that its square overflows float32: its normalised form would be
+        0.
         """
         training = self.training
         self.eval()
@@ -234,26 +235,26 @@ class Encoder(nn.Module):
         return features
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every parameter and buffer, contiguous on the CPU: what is saved and what identifies the encoder."""
+        """Every parameter and buffer, contiguous on the CPU; these are saved and identify the encoder."""
         return {name: t.detach().cpu().contiguous() for name, t in self.state_dict().items()}
 
     def save(self, path: str | Path) -> None:
-        """Write safetensors. One metadata key keeps the file byte-reproducible."""
+        """Write safetensors with one metadata key only, so that equal encoders give equal bytes."""
         save_file(self.tensors(), expanded(path), metadata=self._metadata())
 
     def to_bytes(self) -> bytes:
-        """The file that ``save`` writes."""
+        """The bytes of the file that ``save`` writes."""
         return save(self.tensors(), metadata=self._metadata())
 
     def _metadata(self) -> dict[str, str]:
         told: dict[str, object] = {"arch": self.arch, "head": self.head is not None}
-        if self.classifier is not None:  # the bytes of an encoder without one are what they were before there was any
+        if self.classifier is not None:  # keep the bytes that files had before classifiers existed
             told["classifier"] = self.classifier.options()
         return {"benchbd": json.dumps(told, sort_keys=True)}
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> Self:
-        """Read what ``save`` wrote; DataError where the file is absent, damaged or of another kind."""
+        """Read a file of ``save``; DataError if the file is absent, damaged or of another kind."""
         path = expanded(path)
         try:
             with safe_open(path, "pt") as file:
@@ -270,7 +271,7 @@ class Encoder(nn.Module):
 
     @classmethod
     def from_bytes(cls, data: bytes, device: torch.device | str = "cpu") -> Self:
-        """The encoder of a file that ``to_bytes`` or ``save`` gave; DataError if it is none."""
+        """The encoder in bytes of ``to_bytes`` or of a file of ``save``; DataError if they hold none."""
         try:
             header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
             return cls._from_parts(header.get("__metadata__") or {}, load(data), device)
@@ -280,11 +281,11 @@ class Encoder(nn.Module):
     @classmethod
     def _from_parts(cls, metadata: Mapping[str, str], tensors: dict[str, Tensor], device: torch.device | str) -> Self:
         description = json.loads(metadata["benchbd"])
-        with torch.random.fork_rng(devices=[]):  # the weights that it is made with are drawn, and then replaced
+        with torch.random.fork_rng(devices=[]):  # the initial weights are drawn, and then replaced
             encoder = cls(description["arch"], head=description["head"])
             if told := description.get("classifier"):
                 encoder.classifier = Head(**{**told, "sizes": [encoder.feature_dim, *told["sizes"][1:]]})
-        encoder.load_state_dict({"mask": encoder.mask, **tensors})  # a file without one prunes nothing
+        encoder.load_state_dict({"mask": encoder.mask, **tensors})  # a file without a mask prunes nothing
         return encoder.to(device).eval()
 
 
@@ -304,7 +305,7 @@ class ResNet(Encoder):
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """The names of its stages, in order."""
+        """The names of the encoder's stages, in order."""
         return tuple(self.body)
 
     @property
@@ -371,12 +372,12 @@ class W16(ResNet):
 
 
 ARCHITECTURES: dict[str, type[Encoder]] = {cls.arch: cls for cls in (ResNet18, W32, W16)}
-"""Every architecture that is known, by name: ours, and those that plugins offered."""
+"""Every known architecture by name: ours, and those that plugins offered."""
 
 
 def architecture(name: str) -> type[Encoder]:
-    """The class of an architecture, ready to be built; UnknownNameError with the nearest name, UsageError if what it
-    needs is not installed."""
+    """The class of an architecture, ready to be built; UnknownNameError with the nearest name, UsageError if a library
+    that it needs is not installed."""
     if name not in ARCHITECTURES:
         _look()
     if name not in ARCHITECTURES:
@@ -390,8 +391,8 @@ def architecture(name: str) -> type[Encoder]:
 
 @cache
 def _look() -> None:
-    """Take in what installed plugins offer, for a script in which no registry has; one that fails is left out here and
-    named by `benchbd plugins`."""
+    """Add the architectures of installed plugins, for a script that has no registry. A plugin that fails is skipped
+    here; `benchbd plugins` names it."""
     for point in entry_points(group="benchbd"):
         with suppress(Exception), isolated(f"plugin {point.name!r}"):
             for cls in point.load().benchbd_architectures():

@@ -1,4 +1,4 @@
-"""Heads, what comes after an encoder's features: a classifier's, as data that a file can hold, and the projection's."""
+"""Heads on an encoder's features: a classifier's, as data that a file can hold, and the projection's."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from benchbd.base.errors import DataError, shown
 
 
 class Head(nn.Module):
-    """Raw features (N, d) -> logits (N, C): h, or h / |h| if ``normalized``; less ``mean``, divided by ``std``, times
+    """Raw features (N, d) -> logits (N, C): h, or h / |h| if ``normalized``; minus ``mean``, divided by ``std``, times
     ``scale``; then linear layers with ReLU between.
 
-    sizes: (d, hidden widths, C), two numbers at least. The layers are made with random weights, the rest as nothing:
-        mean 0, std 1, scale 1.
+    sizes: (d, hidden widths, C), two numbers at least. A new head has random layers, mean 0, std 1 and
+        scale 1.
     classes: names of the C classes in label order, or empty.
     mean, std: float32 (d,), std above 0. scale: float32 (), above 0.
     """
@@ -56,7 +56,7 @@ class Head(nn.Module):
         mode. Weights and statistics are copied. DataError if they do not fit together."""
         given = [(weight.detach(), bias.detach()) for weight, bias in layers]
         sizes = [weight.shape[1] for weight, _ in given] + [len(weight) for weight, _ in given[-1:]]
-        with torch.random.fork_rng(devices=[]):  # the weights that it is made with are replaced
+        with torch.random.fork_rng(devices=[]):  # the initial weights are replaced
             head = cls(sizes, normalized=normalized, classes=classes)
         own = {"mean": head.mean if mean is None else mean, "std": head.std if std is None else std}
         own["scale"] = torch.tensor(scale)
@@ -75,7 +75,7 @@ class Head(nn.Module):
         return (weights[0].shape[1], *map(len, weights))
 
     def options(self) -> dict[str, Any]:
-        """What ``Head`` is made with, as JSON."""
+        """The arguments that make an equal ``Head``, as JSON."""
         return {"sizes": list(self.sizes), "normalized": self.normalized, "classes": list(self.classes)}
 
     def forward(self, features: Tensor) -> Tensor:

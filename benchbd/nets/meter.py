@@ -1,4 +1,4 @@
-"""Precision of a run, and the counting of image-forwards."""
+"""Set the precision of a run, and count image-forwards."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ class ForwardMeter:
 
 
 def unmetered() -> AbstractContextManager[object]:
-    """Charge nobody for the forwards in the block: those of the harness itself."""
+    """In the block, no meter counts forwards: they are the harness's own."""
     return scoped(_meters, ())
 
 
 def _count(weights: Iterable[nn.Parameter], images: int) -> Callable[[Tensor], None] | None:
-    """Charge this forward to every open meter; what is returned charges its backward when it happens.
+    """Add this forward to every open meter; the returned function adds its backward when it happens.
 
-    weights: those of the net. A generator will do: they are looked at only if a meter is open and gradients are on.
+    weights: those of the net; may be a generator, which is read only if a meter is open and gradients are on.
     """
     meters = _meters.get()
     for meter in meters:
@@ -65,7 +65,7 @@ def _count(weights: Iterable[nn.Parameter], images: int) -> Callable[[Tensor], N
 
 
 def _hook_once(y: Tensor, charge: Callable[[Tensor], None] | None) -> Callable[[Tensor], None] | None:
-    """Hang ``charge`` on the first tensor that takes part in a backward: every gradient passes there exactly once."""
+    """Register ``charge`` on the first tensor that takes part in a backward: every gradient passes it exactly once."""
     if charge is None or not y.requires_grad:
         return charge
     y.register_hook(charge)

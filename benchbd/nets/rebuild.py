@@ -1,4 +1,4 @@
-"""What a file can hold of an encoder that a method returned."""
+"""Rebuild the encoder that a method returned from the tensors that a file can hold."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from benchbd.nets.head import Head
 
 
 def rebuild(encoder: Encoder, arch: str, who: str) -> Encoder:
-    """A new encoder of architecture ``arch`` with the tensors of ``encoder``, on the CPU: what a file can hold of it.
+    """A new encoder of architecture ``arch`` with the tensors of ``encoder``, on the CPU, as a file would give it.
 
-    PluginError, which names ``who``, where ``encoder`` says that it is of another architecture, or its tensors are not
-    exactly those of ``arch`` by name, shape and type, its normalisation no normalisation, its mask not 0 and 1, or its
-    classifier no ``Head`` of its features. Diverged where a weight is NaN or infinite.
+    PluginError, which names ``who``, if ``encoder.arch`` is another architecture, its tensors are not exactly those of
+    ``arch`` by name, shape and type, its normalisation is invalid, its mask is not 0 and 1, or its
+    classifier is no ``Head`` of its features. Diverged if a weight is NaN or infinite.
     """
     what = type(encoder).__name__
     if not isinstance(encoder, Encoder):
@@ -49,7 +49,7 @@ def rebuild(encoder: Encoder, arch: str, who: str) -> Encoder:
 
 
 def _flaw(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
-    """In what the tensors of an encoder are not those expected, the first thing alone; empty where they are."""
+    """The first difference between the tensors of an encoder and those expected; empty if there is none."""
     for name in [*expected, *tensors]:
         if name not in tensors:
             return f"it has no {name}"

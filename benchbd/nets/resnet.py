@@ -1,4 +1,4 @@
-"""Residual blocks: torchvision's, weights by the same names, without the seconds of its import."""
+"""Residual blocks with torchvision's weight names, without the seconds that importing torchvision takes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 Take = Callable[[str, Tensor], Tensor]
-"""How ``Encoder.encode`` hands out what lies between: it calls ``y = take(place, y)`` and goes on from what it gets."""
+"""How ``Encoder.encode`` hands out intermediate maps: it calls ``y = take(place, y)`` and continues with the result."""
 
 
 def _as_is(place: str, y: Tensor) -> Tensor:
@@ -16,7 +16,7 @@ def _as_is(place: str, y: Tensor) -> Tensor:
 
 
 def within(take: Take, place: str) -> Take:
-    """``take`` for the parts of what lies at ``place``: a part goes by "place.part"."""
+    """``take`` for the parts of the map at ``place``: a part has the name "place.part"."""
 
     def inside(part: str, y: Tensor) -> Tensor:
         return take(f"{place}.{part}", y)
@@ -39,7 +39,7 @@ class BasicBlock(nn.Module):
         self.downsample = downsample
 
     def forward(self, x: Tensor, take: Take = _as_is) -> Tensor:
-        """take: of what its parts give, by name; the block goes on from what it returns."""
+        """take: gets the output of each part of the block, by name; the block continues with the result."""
         y: Tensor = take("conv1", self.conv1(x))
         y = take("relu", self.relu(self.bn1(y)))
         y = self.bn2(take("conv2", self.conv2(y)))
@@ -65,7 +65,7 @@ class Bottleneck(nn.Module):
         self.downsample = downsample
 
     def forward(self, x: Tensor, take: Take = _as_is) -> Tensor:
-        """take: of what its parts give, by name; the block goes on from what it returns."""
+        """take: gets the output of each part of the block, by name; the block continues with the result."""
         y: Tensor = take("conv1", self.conv1(x))
         y = take("relu1", self.relu(self.bn1(y)))
         y = take("conv2", self.conv2(y))
@@ -77,10 +77,10 @@ class Bottleneck(nn.Module):
 
 
 class Stem(nn.Sequential):
-    """A convolution and what follows it."""
+    """A convolution and the layers after it."""
 
     def forward(self, x: Tensor, take: Take = _as_is) -> Tensor:
-        """take: of what the convolution gives, as "conv"."""
+        """take: gets the output of the convolution, as "conv"."""
         convolution, *others = self
         y: Tensor = take("conv", convolution(x))
         for module in others:
@@ -99,7 +99,7 @@ class Stage(nn.Sequential):
         super().__init__(first, *(block(outputs, width) for _ in range(blocks - 1)))
 
     def forward(self, y: Tensor, take: Take = _as_is) -> Tensor:
-        """take: of what the parts of block i give, as "i.part", and of each block but the last, as "i"."""
+        """take: gets the outputs of the parts of block i, as "i.part", and of each block but the last, as "i"."""
         *others, last = enumerate(self)
         for number, block in others:
             y = take(str(number), block(y, within(take, str(number))))

@@ -1,4 +1,4 @@
-"""What a finished stage left in the store. Nothing here imports torch."""
+"""A finished stage's files in the store. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Artifact:
-    """A complete stage: its manifest and where its blobs lie."""
+    """A complete stage: its manifest and the folder of its blobs."""
 
     folder: Path
     manifest: Mapping[str, Any]
@@ -20,5 +20,5 @@ class Artifact:
 
     @property
     def result(self) -> dict[str, Any]:
-        """The small JSON that the stage left beside its blobs."""
+        """The small JSON result that the stage stored beside its blobs."""
         return dict(self.manifest["result"])

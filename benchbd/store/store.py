@@ -1,11 +1,11 @@
-"""The store: what was computed, by the content of what determined it. Present means complete and verified.
+"""The store: results, addressed by the content that determined them. A stage that is present is complete and verified.
 
 <root>/stages/<ab>/<key>/<blob>          safetensors
 <root>/stages/<ab>/<key>/manifest.json   identity, digests of the blobs, result, cost, machine
-<root>/locks/<key>.lock                  held while a stage is computed; says by whom
-<root>/records/<board>/                  a JSON file per cell, as records.py writes it
+<root>/locks/<key>.lock                  held while a stage is computed; names the holder
+<root>/records/<board>/                  a JSON file per cell, as benchbd.records writes it
 <root>/source                            a random name of this store
-<root>/damaged/                          what failed verification, set aside
+<root>/damaged/                          stages that failed verification
 <root>/data/                             decoded data sets
 <root>/logs/                             tracebacks of failed stages
 """
@@ -49,9 +49,9 @@ MANIFEST = "manifest.json"
 
 SCHEMA = 1  # of manifests; one without the field is of schema 1
 
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what file systems say that have none
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # errors of file systems without locks
 
-_LEVELS = 100  # of JSON: more than identities and notes have, fewer than the interpreter can follow
+_LEVELS = 100  # levels of JSON: more than identities and notes have, fewer than the interpreter can follow
 
 log = logging.getLogger("benchbd")
 
@@ -71,7 +71,7 @@ class _Machine(_Part):
 
 
 class _Manifest(_Part):
-    """What every manifest of this schema has, whatever else it has."""
+    """The fields that every manifest of this schema has; others are allowed."""
 
     version: int = Field(SCHEMA, alias="schema", ge=SCHEMA, le=SCHEMA)
     key: str
@@ -93,7 +93,7 @@ def default_root() -> Path:
 
 
 def find_root(option: str | Path | None = None) -> Path:
-    """``option``, or where it is absent or empty ``default_root()``; StoreError where a file stands in the way."""
+    """``option``, or ``default_root()`` if it is absent or empty; StoreError if a file stands in the way."""
     root = expanded(option or default_root())
     existing = next((path for path in (root, *root.parents) if path.exists()), root)
     if existing.is_file():
@@ -108,7 +108,7 @@ def _unwritable(root: Path, reason: object) -> StoreError:
 class Store:
     """A folder of artifacts. Two runs may share one: stages are committed atomically and computed under a lock.
 
-    writable: whether to make the folder and see that it can be written (StoreError); a reader needs neither.
+    writable: whether to make the folder and check that it can be written (StoreError); a reader needs neither.
     """
 
     def __init__(self, root: Path, *, writable: bool = True) -> None:
@@ -124,7 +124,7 @@ class Store:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """What keeps the block from writing is a StoreError."""
+        """In the block, any error that prevents writing is a StoreError."""
         try:
             yield
         except (OSError, SafetensorError) as error:  # safetensors has its own error for a full disk
@@ -132,7 +132,7 @@ class Store:
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
-        """What keeps the block from reading is a StoreError."""
+        """In the block, any error that prevents reading is a StoreError."""
         try:
             yield
         except OSError as error:
@@ -143,8 +143,8 @@ class Store:
 
     @cached_property
     def source(self) -> str:
-        """16 hex digits for what this machine computes for this store: the same in every run, and from which neither
-        the machine nor the store can be told. StoreError if the store cannot be written."""
+        """16 random hex digits for this machine's results in this store: the same in every run; they reveal neither the
+        machine nor the store. StoreError if the store cannot be written."""
         path = self.root / "source"
         with self._writing(), self.hold("source", wait=True) or nullcontext():
             if not path.is_file():
@@ -156,15 +156,16 @@ class Store:
         return self.root / "stages" / key[:2] / key
 
     def has(self, key: str) -> bool:
-        """Whether the stage was committed. Blobs are not read: ``get`` verifies them. StoreError where its folder may
-        not be looked into."""
+        """Whether the stage was committed. Blobs are not read: ``get`` verifies them. StoreError if the user may not
+        read the stage's folder."""
         with self._reading():
             return (self.folder(key) / MANIFEST).is_file()
 
     def get(self, key: str) -> Artifact | None:
-        """The verified artifact, or None where there is none. A damaged one is named, set aside, and counts as none.
+        """The verified artifact, or None if there is none. A damaged one is named, moved to damaged/, and counts as
+        none.
 
-        StoreError, and nothing is moved, where it cannot be read or a newer benchbd wrote it: neither is damage.
+        StoreError if it cannot be read or a newer benchbd wrote it: neither is damage, so it is not moved.
         """
         folder = self.folder(key)
         with self._reading():
@@ -184,14 +185,15 @@ class Store:
         result: Mapping[str, Any],
         meta: Mapping[str, Any],
     ) -> Artifact:
-        """Commit a stage: each blob is written aside by its function, synced and renamed, the manifest last.
+        """Commit a stage: its function writes each blob to a temporary file, which is synced and renamed; the manifest
+        is last.
 
         The caller holds the stage's lock.
         """
         folder = self.folder(key)
         with self._writing():
             make_folder(folder)
-            for left_over in folder.glob(".*.part"):  # of a run that was killed
+            for left_over in folder.glob(".*.part"):  # files of a run that was killed
                 left_over.unlink()
             digests = {}
             for name, write in blobs.items():
@@ -202,13 +204,13 @@ class Store:
         return Artifact(folder, manifest)
 
     def hold(self, key: str, *, wait: bool) -> ExitStack | None:
-        """The lock of whoever computes ``key``, taken; the system releases it when the process dies.
+        """Take the lock of the process that computes ``key``; the system releases the lock when the process dies.
 
-        None where another process holds it and ``wait`` is False. StoreError where the file system takes no locks, or
-        the file cannot be written.
+        None if another process holds it and ``wait`` is False. StoreError if the file system has no locks, or the file
+        cannot be written.
         """
         path = self._lock(key)
-        # A soft lock, which is a file alone, would outlive a process that is killed.
+        # A soft lock is only a file and would remain after its process is killed.
         lock = FileLock(path, fallback_to_soft=False)
         try:
             with ExitStack() as held:
@@ -227,7 +229,7 @@ class Store:
             ) from error
 
     def holder(self, key: str) -> str:
-        """Who holds the lock of ``key``, in words."""
+        """The holder of the lock of ``key``, in words."""
         try:
             return self._lock(key).read_text(encoding="utf-8", errors="replace") or "another run"
         except OSError:
@@ -237,7 +239,7 @@ class Store:
         return self.root / "locks" / f"{key}.lock"
 
     def log(self, name: str, text: str) -> Path:
-        """Keep ``text`` under logs/ and return where. StoreError where it cannot be written."""
+        """Save ``text`` under logs/ and return its path. StoreError if it cannot be written."""
         path = self.root / "logs" / name
         with self._writing():
             path.write_text(text, encoding="utf-8")
@@ -245,15 +247,15 @@ class Store:
         return path
 
     def manifests(self) -> list[dict[str, Any]]:
-        """Every sound manifest that can be read: what past runs cost."""
+        """Every undamaged manifest that can be read; plans estimate costs from them."""
         found = []
         for path in sorted(self.root.glob(f"stages/*/*/{MANIFEST}")):
-            with suppress(OSError, StoreError):  # ``get`` says so where it matters
+            with suppress(OSError, StoreError):  # ``get`` raises the error when the stage is needed
                 found.append(_read_manifest(path))
         return [manifest for manifest in found if isinstance(manifest, dict)]
 
     def _verified(self, folder: Path) -> dict[str, Any] | str | None:
-        """The manifest where all is well, the name of what is damaged, or None where there is nothing."""
+        """The manifest if all is well, the name of the damaged file, or None if there is no stage."""
         try:
             manifest = _read_manifest(folder / MANIFEST)
         except (FileNotFoundError, NotADirectoryError):
@@ -271,15 +273,15 @@ class Store:
         aside = self.root / "damaged" / f"{folder.name}.{time.time_ns()}"
         with self._writing():
             make_folder(aside.parent)
-            with suppress(FileNotFoundError):  # another run has found the damage too
+            with suppress(FileNotFoundError):  # another run found the damage too and moved it
                 folder.rename(aside)
         return aside
 
 
 def _read_manifest(path: Path) -> dict[str, Any] | str:
-    """The manifest, or the name of what is damaged where it does not hold what its own digest and its key say.
+    """The manifest, or the name of the damaged file if the manifest does not match its own digest and key.
 
-    OSError where it cannot be read, StoreError where a newer benchbd wrote it.
+    OSError if it cannot be read, StoreError if a newer benchbd wrote it.
     """
     content = path.read_bytes()
     try:
