@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from benchbd.base.errors import UnknownNameError, UsageError, brief, shown
 from benchbd.contract.attack import Attack
@@ -79,7 +79,22 @@ class _Line(NamedTuple):
     departures: Sequence[str]
 
 
+_Goal = tuple[Task, Trigger]
+"""A task under attack and the trigger that the attack binds."""
+
+
+class _Encoder(NamedTuple):
+    """An encoder as an attack published it under a run seed, and the clean one that it was."""
+
+    attack: Attack
+    seed: int
+    clean: Stage
+    published: Stage
+
+
 class _Planner:
+    """asked: attacks and defenses by name; what else is among ``attacks`` and ``defenses`` is context."""
+
     def __init__(
         self,
         board: Board,
@@ -95,6 +110,14 @@ class _Planner:
         self.settings = Settings(board, registry, selection.options)
         (self.pretraining,) = self.settings.methods(Pretraining, self._asked("pretraining"))
         check_size(architecture_of(self.pretraining), board.image_size)
+        self.asked = (self._asked("attack"), self._asked("defense"))
+        floors, controls = self._beside()
+        self.attacks = self.settings.methods(Attack, [*floors, *self.asked[0]])
+        self.defenses = self.settings.methods(Mitigation, [*controls, *self.asked[1]])
+        self.evaluators = self.settings.methods(Evaluator, self._asked("evaluator"))
+        self.inspecting = [
+            (axis, each) for axis in INSPECTING for each in self.settings.methods(axis.base, self._asked(axis.name))
+        ]
 
     # What was asked for ------------------------------------------------------------------------------------------
 
@@ -144,80 +167,70 @@ class _Planner:
     # Stages ------------------------------------------------------------------------------------------------------
 
     def plan(self) -> Plan:
-        asked = (self._asked("attack"), self._asked("defense"))
-        floors, controls = self._beside()
-        attacks = self.settings.methods(Attack, [*floors, *asked[0]])
-        defenses = self.settings.methods(Mitigation, [*controls, *asked[1]])
-        evaluators = self.settings.methods(Evaluator, self._asked("evaluator"))
-        inspecting = [
-            (axis, each) for axis in INSPECTING for each in self.settings.methods(axis.base, self._asked(axis.name))
-        ]
         specs = [self.settings.trigger, *(spec for row in self.board.rows for spec in row.triggers or ())]
         self.settings.methods(TriggerFunction, [spec.function for spec in specs if spec.function is not None])
         self.settings.reject_unused()
         cells: list[Case] = []
         inspections: dict[str, Case] = {}
         for line in self._lines():
-            cells += self._cells(line, attacks, defenses, evaluators, asked)
-            for inspection in self._inspections(line, attacks, inspecting):
+            cells += self._cells(line)
+            for inspection in self._inspections(line) if self.inspecting else ():
                 # An encoder goes before a detector once: clean ones are shared by rows, or by seeds where pinned.
                 inspections.setdefault(inspection.judged.key, inspection)
         return Plan(self.board, [*cells, *inspections.values()])
 
-    def _cells(
-        self,
-        line: _Line,
-        attacks: Sequence[Attack],
-        defenses: Sequence[Mitigation],
-        evaluators: Sequence[Evaluator],
-        asked: tuple[Sequence[str], Sequence[str]],
-    ) -> Iterator[Cell]:
-        """The cells of one row, for those of its tasks that are asked for; an attack always gets the whole row.
-
-        asked: attacks and defenses by name; what else is there is context.
-        """
+    def _cells(self, line: _Line) -> Iterator[Cell]:
+        """The cells of one row, for those of its tasks that are asked for; an attack always gets the whole row."""
         row = line.row
-        tasks, triggers = self._goals(row)
-        goals = [(*goal, ()) for goal in zip(row.tasks, tasks, triggers, strict=True)]
-        also = [(text, self.sources.task(text), triggers[0], tuple(tasks)) for text in row.also]
-        for seed in self._seeds():
-            clean = self._pretrain(row.pretrain, seed)
-            for attack in attacks:
-                published = self._attack(attack, tasks, triggers, seed, clean)
-                for defense in [d for d in defenses if self._crosses(attack, d, asked[0])]:
-                    repaired = self._defend(defense, row, seed, published)
-                    for number, (text, task, trigger, beside) in enumerate([*goals, *also]):
-                        if text not in line.tasks:
-                            continue
-                        own_reference = published.parents.get(f"reference{number}")
-                        chain = dict.fromkeys(s for s in (clean, own_reference, published, repaired) if s is not None)
-                        for evaluator in evaluators:
-                            judge = (evaluator, task, seed, trigger)
-                            cell = Cell(
-                                attack=attack.name,
-                                attack_role=attack.role,
-                                defense=defense.name,
-                                defense_role=defense.role,
-                                pretrain=row.pretrain,
-                                tasks=(task,),
-                                seed=seed,
-                                evaluator=evaluator.name,
-                                chain=tuple(chain),
-                                judged=self._evaluate(repaired, *judge),
-                                undefended=(self._evaluate(published, *judge),),
-                                floors=(self._evaluate(clean, *judge),),
-                                beside=beside,
-                                context=not (attack.name in asked[0] and defense.name in asked[1]),
-                            )
-                            yield replace(cell, departures=self._departures(cell, line, seed))
+        goals = self._goals(row)
+        attacked = [(*goal, ()) for goal in goals]
+        also = [(self.sources.task(text), goals[0][1], tuple(task for task, _ in goals)) for text in row.also]
+        wanted = [self.sources.task(text) for text in line.tasks]
+        for of in self._encoders(row, goals, self.attacks):
+            for defense in [d for d in self.defenses if self._crosses(of.attack, d)]:
+                repaired = self._defend(defense, row, of.seed, of.published)
+                for number, (task, trigger, beside) in enumerate([*attacked, *also]):
+                    reference = of.published.parents.get(f"reference{number}")
+                    chain = dict.fromkeys(s for s in (of.clean, reference, of.published, repaired) if s is not None)
+                    for evaluator in self.evaluators if task in wanted else ():
+                        cell = Cell(
+                            **self._judging(line, of, evaluator, [(task, trigger)]),
+                            defense=defense.name,
+                            defense_role=defense.role,
+                            chain=tuple(chain),
+                            judged=self._evaluate(repaired, evaluator, task, of.seed, trigger),
+                            beside=beside,
+                            context=not (of.attack.name in self.asked[0] and defense.name in self.asked[1]),
+                        )
+                        yield replace(cell, departures=self._departures(cell, line, of.seed))
 
-    def _goals(self, row: Row) -> tuple[list[Task], list[Trigger]]:
-        """The tasks that are attacked together, and the trigger of each."""
+    def _encoders(self, row: Row, goals: Sequence[_Goal], attacks: Iterable[Attack]) -> Iterator[_Encoder]:
+        for seed in dict.fromkeys(self.selection.seeds or self.board.seeds):
+            for attack in attacks:
+                clean = self._pretrain(row.pretrain, seed)
+                yield _Encoder(attack, seed, clean, self._attack(attack, goals, seed, clean))
+
+    def _judging(self, line: _Line, of: _Encoder, evaluator: Evaluator, goals: Sequence[_Goal]) -> dict[str, Any]:
+        """What all cases hold: where the encoder comes from, and what tells whether its attack took."""
+        judges = [(evaluator, task, of.seed, trigger) for task, trigger in goals]
+        return {
+            "attack": of.attack.name,
+            "attack_role": of.attack.role,
+            "pretrain": line.row.pretrain,
+            "tasks": tuple(task for task, _ in goals),
+            "seed": of.seed,
+            "evaluator": evaluator.name,
+            "undefended": tuple(self._evaluate(of.published, *judge) for judge in judges),
+            "floors": tuple(self._evaluate(of.clean, *judge) for judge in judges),
+        }
+
+    def _goals(self, row: Row) -> list[_Goal]:
+        """The tasks that are attacked together, each with its trigger."""
         tasks = [self.sources.task(text) for text in row.tasks]
         for text in row.also:
             if (task := self.sources.task(text)) in tasks:
                 raise UsageError(f"row {row.pretrain}: {text} stands under also, and {task} is attacked: leave one out")
-        return tasks, self._triggers(row)
+        return list(zip(tasks, self._triggers(row), strict=True))
 
     def _asked(self, axis: str) -> Sequence[str]:
         """The methods of an axis by name: those asked for, else the board's."""
@@ -240,16 +253,13 @@ class _Planner:
             )
         return names[0]
 
-    def _crosses(self, attack: Attack, defense: Mitigation, attacks: Sequence[str]) -> bool:
+    def _crosses(self, attack: Attack, defense: Mitigation) -> bool:
         """Whether a board means this pair: the control of an attack is not defended, unless both are asked for, and of
-        the clean encoder only the floor is wanted where it is not among the ``attacks``."""
-        if attack.name not in attacks:
+        the clean encoder only the floor is wanted if nobody asked for it."""
+        if attack.name not in self.asked[0]:
             return defense.passthrough
         asked = attack.name in self.selection.names("attack") and self.selection.names("defense")
         return attack.role is not Role.CONTROL or defense.passthrough or bool(asked)
-
-    def _seeds(self) -> list[int]:
-        return list(dict.fromkeys(self.selection.seeds or self.board.seeds))
 
     def _departures(self, of: Case, line: _Line, seed: int | None) -> tuple[str, ...]:
         """In what a case differs from the board: by its own stages, and by where it stands.
@@ -264,55 +274,41 @@ class _Planner:
             place.append(f"seed not of the board (its seeds: {', '.join(map(str, board.seeds))})")
         return tuple(dict.fromkeys([*(text for stage in of.stages for text in stage.departed), *place]))
 
-    def _inspections(
-        self, line: _Line, attacks: Sequence[Attack], inspecting: Sequence[tuple[Axis, Method]]
-    ) -> Iterator[Inspection]:
+    def _inspections(self, line: _Line) -> Iterator[Inspection]:
         """Every encoder of the row, clean and attacked, before every method. The board's first evaluator gates."""
-        if not inspecting:
-            return
         (floor,) = self.settings.methods(Attack, [self._floor("attack")])
         (evaluator,) = self.settings.methods(Evaluator, self.board.names("evaluator")[:1])
         row, pinned = line.row, self.board.pretrain_seed
-        goals = list(zip(*self._goals(row), strict=True))
-        for seed in self._seeds():
-            for attack in (floor, *(a for a in attacks if not a.passthrough and a.role is not Role.CONTROL)):
-                # A clean encoder that several seeds share is inspected under its own.
-                own = pinned if attack is floor and pinned is not None else seed
-                clean = self._pretrain(row.pretrain, own)
-                published = self._attack(attack, *self._goals(row), own, clean)
-                for axis, method in inspecting:
-                    # A classifier is of one data set; an encoder is inspected once, whatever its tasks.
-                    names = [task.name if isinstance(method, ClassifierDetection) else "" for task, _ in goals]
-                    for name in dict.fromkeys(names):
-                        part = [goal for goal, of in zip(goals, names, strict=True) if of == name]
-                        judges = [(evaluator, task, own, trigger) for task, trigger in part]
-                        judged = self._judged(axis, method, row, own, published, evaluator, part[0][0])
-                        inspection = Inspection(
-                            axis=axis.name,
-                            method=method.name,
-                            attack=attack.name,
-                            attack_role=attack.role,
-                            pretrain=row.pretrain,
-                            tasks=tuple(task for task, _ in part),
-                            seed=own,
-                            evaluator=evaluator.name,
-                            chain=tuple(distinct(judged.parents.values())),
-                            judged=judged,
-                            undefended=tuple(self._evaluate(published, *judge) for judge in judges),
-                            floors=tuple(self._evaluate(clean, *judge) for judge in judges),
-                        )
-                        drawn = None if own == pinned else own
-                        yield replace(inspection, departures=self._departures(inspection, line, drawn))
+        goals = self._goals(row)
+        real = [each for each in self.attacks if not each.passthrough and each.role is not Role.CONTROL]
+        for of in self._encoders(row, goals, [floor, *real]):
+            if of.attack is floor and pinned is not None:  # several seeds share it: it is inspected under its own
+                of = of._replace(seed=pinned)
+            for axis, method in self.inspecting:
+                # A classifier is of one data set; an encoder is inspected once, whatever its tasks.
+                names = [task.name if isinstance(method, ClassifierDetection) else "" for task, _ in goals]
+                for name in dict.fromkeys(names):
+                    part = [goal for goal, own in zip(goals, names, strict=True) if own == name]
+                    judged = self._judged(axis, method, row, of, evaluator, part[0][0])
+                    inspection = Inspection(
+                        **self._judging(line, of, evaluator, part),
+                        axis=axis.name,
+                        method=method.name,
+                        chain=tuple(distinct(judged.parents.values())),
+                        judged=judged,
+                    )
+                    seed = None if of.seed == pinned else of.seed
+                    yield replace(inspection, departures=self._departures(inspection, line, seed))
 
-    def _judged(
-        self, axis: Axis, method: Method, row: Row, seed: int, published: Stage, evaluator: Evaluator, task: Task
-    ) -> Stage:
+    def _judged(self, axis: Axis, method: Method, row: Row, of: _Encoder, evaluator: Evaluator, task: Task) -> Stage:
         """What a method finds of an encoder, or of the classifier on it for ``task``."""
-        departures, spec, head = [*self.settings.departures(method)], self.settings.task, None
+        departures, head = list(self.settings.departures(method)), None
         if isinstance(method, ClassifierDetection):
-            departures += differences("task", self.board.task.model_dump(), spec.model_dump()).values()
-            head = heads.plan(self.sources, evaluator, published, task, seed, self.settings.departures(evaluator))
-        suspect = Suspect(published, self._clean(row), seed, self.board.seeds[0], head, spec.images)
+            departures += self.settings.departed("task")
+            own = self.settings.departures(evaluator)
+            head = heads.plan(self.sources, evaluator, of.published, task, of.seed, own)
+        images = self.settings.task.images
+        suspect = Suspect(of.published, self._clean(row), of.seed, self.board.seeds[0], head, images)
         return cast(InspectingKind, KINDS[axis.stage]).plan(self.sources, method, suspect, departures)
 
     def _triggers(self, row: Row) -> list[Trigger]:
@@ -370,16 +366,11 @@ class _Planner:
             return None
         return load_references(spec.file, task.label, self.sources.info(task.name, "train").size)
 
-    def _attack(
-        self, method: Attack, tasks: Sequence[Task], triggers: Sequence[Trigger], seed: int, clean: Stage
-    ) -> Stage:
+    def _attack(self, method: Attack, goals: Sequence[_Goal], seed: int, clean: Stage) -> Stage:
         if method.passthrough:
             return clean
-        targets = [
-            (task, trigger, self._reference(task, seed, clean)) for task, trigger in zip(tasks, triggers, strict=True)
-        ]
-        departures = list(self.settings.departures(method))
-        departures += differences("shadow", self.board.shadow.model_dump(), self.settings.shadow.model_dump()).values()
+        targets = [(*goal, self._reference(goal[0], seed, clean)) for goal in goals]
+        departures = [*self.settings.departures(method), *self.settings.departed("shadow")]
         return attacking.plan(self.sources, method, clean, targets, seed, self.settings.shadow, departures)
 
     def _defend(self, method: Mitigation, row: Row, seed: int, published: Stage) -> Stage:
@@ -389,7 +380,7 @@ class _Planner:
 
     def _clean(self, row: Row) -> Clean:
         spec = self.settings.clean
-        departures = [*differences("clean", self.board.clean.model_dump(), spec.model_dump()).values()]
+        departures = self.settings.departed("clean")
         triggers = self._triggers(row) if spec.poisoned else []
         departures += [text for trigger in triggers for text in self._trigger_departures(trigger)]
         return Clean(row.pretrain, spec, tuple(triggers), tuple(dict.fromkeys(departures)))

@@ -72,6 +72,11 @@ class Settings:
         an option. What the budget changes is said of the budget, in the same words for all that it reaches."""
         return self._departures[method.axis, method.name]
 
+    def departed(self, section: str) -> list[str]:
+        """The same for a part of the protocol."""
+        board, own = getattr(self.board, section), getattr(self, section)
+        return list(differences(section, board.model_dump(), own.model_dump()).values())
+
     def _boards(self, cls: type[Method]) -> dict[str, Any]:
         """What the board says of a method: its part of the budget, and its tables on top."""
         return self._budgeted(cls, self.board.budget) | _named(self.board.options, cls.axis, cls.name)
