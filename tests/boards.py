@@ -26,8 +26,8 @@ from benchbd.stages.base import Stage
 from .chance import seeded
 from .conftest import write_npz_set
 
-# A process hangs when it gains no CPU time for IDLE seconds, and runs away when it gains more than SPENT: both hold at
-# any load, where a deadline by the clock says how busy the machine is.
+# A process hangs if it gains no CPU time for IDLE seconds, and runs away if it gains more than SPENT: both hold at
+# any load, while a deadline by the clock depends on how busy the machine is.
 IDLE, SPENT = 300.0, 600.0
 
 TINY = """
@@ -99,7 +99,7 @@ class Tiny:
         self.board.write_text(board)
 
     def session(self, **selection: Any) -> Session:
-        """A session of these cells and no others, unless the test says otherwise."""
+        """A session of these cells and no others, unless the test overrides the selection."""
         return Session.open(
             self.board,
             Selection.of(**{"only": True, **selection}),
@@ -117,7 +117,7 @@ class Tiny:
 
     @property
     def arguments(self) -> list[str]:
-        """What a command line needs to find it."""
+        """The arguments with which a command line finds the board."""
         places = {"--board": self.board, "--data-root": self.data, "--store": self.store, "--device": "cpu"}
         return [str(part) for pair in places.items() for part in pair]
 
@@ -145,7 +145,7 @@ def offering(**hooks: list[Any]) -> SimpleNamespace:
 
 
 class Watch:
-    """An observer that writes down what it is told."""
+    """An observer that keeps all calls."""
 
     def __init__(self) -> None:
         self.events: list[tuple[Any, ...]] = []
@@ -182,14 +182,14 @@ def flip(path: Path, position: int = -2) -> None:
 
 
 class Hang:
-    """Whether a process that leads a session, with all that it started, still gets on; call it now and then."""
+    """Checks that a process that leads a session, with all its children, makes progress; call it now and then."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process, self.gained, self.moved = process, -1.0, time.monotonic()
         self.began = self.moved
 
     def __call__(self) -> None:
-        """Raise AssertionError where it hangs or runs away."""
+        """Raise AssertionError if the process hangs or runs away."""
         gained, now = self._cpu_seconds(), time.monotonic()
         if gained != self.gained:
             self.gained, self.moved = gained, now
@@ -201,13 +201,13 @@ class Hang:
             )
 
     def _cpu_seconds(self) -> float:
-        """User and system time of the session's processes that live, from /proc; elsewhere the clock must do."""
+        """User and system time of the session's running processes, from /proc; the clock if there is no /proc."""
         if not Path("/proc/self/stat").is_file():
             return time.monotonic() - self.began
         ticks = 0
         for stat in Path("/proc").glob("[0-9]*/stat"):
             with contextlib.suppress(OSError):  # it ended meanwhile
-                fields = stat.read_text().rpartition(")")[2].split()  # the name before may hold anything
+                fields = stat.read_text().rpartition(")")[2].split()  # the name before may contain anything
                 if int(fields[3]) == self.process.pid:
                     ticks += sum(map(int, fields[11:15]))
         return ticks / os.sysconf("SC_CLK_TCK")
@@ -226,7 +226,7 @@ def start(command: list[str], **environment: str) -> subprocess.Popen[str]:
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[str, str]:
-    """What it wrote to stdout and stderr until its end; AssertionError if it hangs."""
+    """The process's stdout and stderr until its end; AssertionError if it hangs."""
     hang = Hang(process)
     while True:
         try:
@@ -253,7 +253,7 @@ def in_flight(process: subprocess.Popen[str], log: Path, kind: str) -> None:
 
 
 def wait_until(process: subprocess.Popen[str], condition: Callable[[], bool]) -> None:
-    """Wait for the condition, while the process gets on."""
+    """Wait for the condition, while the process makes progress."""
     hang = Hang(process)
     while not condition():
         assert process.poll() is None, process.communicate()

@@ -1,8 +1,8 @@
-"""Which tests train, and the offset of the seeds that they draw from.
+"""Find the tests that train, and offset the seeds that they draw from.
 
 A test that trains must hold for draws other than its own: ``seeded(3)`` is 3 plus the offset in
-``BENCHBD_TEST_SEED_SHIFT`` (0 where it is not set). Every test in which an optimizer steps either reads the offset, by
-``seeded`` in the test, its helpers or its fixtures, or says why no draw can matter:
+``BENCHBD_TEST_SEED_SHIFT`` (0 if it is not set). Every test in which an optimizer steps either reads the offset, by
+``seeded`` in the test, its helpers or its fixtures, or gives the reason why no draw can matter:
 ``@pytest.mark.fixed_draw("compares two forms of one step")``. `make portable` runs them under other offsets, vector
 instructions and thread counts.
 """
@@ -21,7 +21,7 @@ KNOWN = "benchbd/trains"  # in pytest's cache: the tests that are known to train
 
 
 class _Seen:
-    """What one test or fixture did so far."""
+    """The steps and readings of one test or fixture so far."""
 
     def __init__(self) -> None:
         self.steps, self.reads = 0, 0
@@ -44,7 +44,7 @@ def _stepped(*_: Any) -> None:
 
 
 class Watch:
-    """Pytest plugin: counts the optimizer's steps and the readings of the offset, and holds tests to the rule."""
+    """Pytest plugin: counts the optimizer's steps and the readings of the offset; fails tests that break the rule."""
 
     def __init__(self, config: pytest.Config) -> None:
         self.cache = getattr(config, "cache", None)  # none under -p no:cacheprovider
@@ -68,7 +68,7 @@ class Watch:
             return (yield)
         finally:
             _running.pop()
-            self.fixtures[id(fixturedef)] = seen  # the newest setup of a fixture is the one that its users see
+            self.fixtures[id(fixturedef)] = seen  # a fixture's users get its newest setup
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Iterator[None]:

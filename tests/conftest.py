@@ -1,4 +1,4 @@
-"""What the tests share: a registry, a small data root in a known layout, and a run of the smoke board."""
+"""Shared fixtures: a registry, a small data root in a known layout, and a run of the smoke board."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ from benchbd.engine.executors import Inline
 from .chance import Watch
 
 if "OMP_NUM_THREADS" not in os.environ:
-    torch.set_num_threads(
-        1
-    )  # the nets are tiny, and two threads beside a busy neighbour are many times slower than one
+    torch.set_num_threads(1)  # the nets are tiny, and two threads beside a busy process are many times slower than one
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -42,8 +40,8 @@ def registry() -> Registry:
 def places(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No test reads the user's data (but those marked ``realdata``), store or width of terminal. What a method is
-    handed goes through its bytes, as between processes."""
+    """Hide the user's data (except from ``realdata`` tests), store and terminal width from every test. The arguments of
+    a method go through their bytes, as between processes."""
     monkeypatch.setattr(Inline, "roundtrip", True)
     monkeypatch.delenv("COLUMNS", raising=False)
     monkeypatch.setenv("BENCHBD_STORE", str(tmp_path_factory.mktemp("store")))

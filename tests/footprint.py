@@ -1,6 +1,6 @@
 """The peak of the anonymous memory of a run: ``python -m tests.footprint BOARD DATA STORE`` prints it in MB.
 
-Anonymous is what no file holds: pages of the decoded sets, which are mapped, do not count.
+Anonymous memory belongs to no file: pages of the decoded sets, which are mapped, do not count.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ STATUS = Path("/proc/self/status")
 
 
 class Peak:
-    """Looks every millisecond."""
+    """Reads the memory every millisecond."""
 
     def __init__(self) -> None:
         self.bytes, self._over = 0, threading.Event()
@@ -33,7 +33,7 @@ class Peak:
 
 
 def anonymous() -> int:
-    """Bytes of this process that no file holds."""
+    """Bytes of this process that belong to no file."""
     return int(STATUS.read_text().split("RssAnon:")[1].split()[0]) * 1024
 
 

@@ -1,4 +1,4 @@
-"""What the tests of several methods share: smooth pictures, small nets that have seen some, and comparisons."""
+"""Shared by tests of several methods: smooth pictures, small nets with settled statistics, and comparisons."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An executor as a plugin would bring it: a pool of processes, each of which imports what is installed."""
+"""An executor as a plugin could add it: a pool of processes, each of which imports the installed plugins."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from benchbd import Executor, Failure, Handover, Product, carry_out, hookimpl
 
 
 def nobody(step: int, steps: int, loss: float | None) -> None:
-    """Progress is not told between the processes."""
+    """Ignore progress: it does not pass between the processes."""
 
 
 def work(data: bytes, device: str) -> bytes | Failure:
-    """In the child: everything from bytes, and back."""
+    """Work in the child: read everything from bytes, and return bytes."""
     result = carry_out(Handover.unpack(data, []), device, nobody)
     return result if isinstance(result, Failure) else result.to_bytes()
 
 
 class Pool(Executor):
-    """Two processes."""
+    """An executor with two processes."""
 
     name = "pool"
     slots = 2

@@ -1,4 +1,4 @@
-"""Records by hand, for the tests of what reads them."""
+"""Records made by hand, for the tests of code that reads records."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def make_record(
 ) -> Record:
     """A record of the board "demo". metrics: acc, asr, asr_nontarget; baseline: ca, asr_b, asr_b_nontarget.
 
-    Its counts and identity follow from the rest, unless they are given: written, it is one that can be read.
+    Its counts and identity follow from the rest, unless they are given: a written record can be read back.
     """
     place = {"pretrain": "cifar10", "task": "gtsrb", "target": 12, "target_name": "priority road", "evaluator": "mlp"}
     roles = {"attack_role": role_of(attack), "defense_role": role_of(defense)}
@@ -62,12 +62,12 @@ def make_record(
 
 
 def role_of(name: str) -> Role:
-    """The role of a method that comes with benchbd, by its name."""
+    """The role of one of benchbd's methods, by its name."""
     return ROLES.get(name, Role.METHOD)
 
 
 def _metrics(values: tuple[float, float, float] | None, counts: Counts | None = None) -> Metrics | None:
-    """counts: those that RA and certified accuracy are of, else those that give the other values."""
+    """counts: those for RA and certified accuracy; else counts that give the other values."""
     counts = counts or counts_of(values)
     certified = 100 * counts.certified / counts.total if counts and counts.certified is not None else None
     return values and Metrics(**dict(zip(Metrics.model_fields, (*values, _ra(counts), certified), strict=True)))
@@ -80,7 +80,7 @@ def _ra(counts: Counts | None) -> float | None:
 
 
 def predictions_of(counts: Counts | None, target: int) -> bytes | None:
-    """The file of predictions of so many images and hits."""
+    """The file of predictions with this number of images and hits."""
     if counts is None:
         return None
     clean, place = np.full(counts.total, target + 1), np.arange(counts.total)
@@ -94,7 +94,7 @@ def counts_of(percent: tuple[float, float, float] | None) -> Counts | None:
         return None
     acc, asr, asr_nontarget = percent
     hits = {"hits": round(200 * asr), "hits_nontarget": round(100 * asr_nontarget)}
-    hits["correct_triggered"] = round(100 * min(acc, 100 - asr_nontarget))  # what the trigger leaves
+    hits["correct_triggered"] = round(100 * min(acc, 100 - asr_nontarget))  # correct despite the trigger
     return Counts(total=20_000, nontarget=10_000, correct=round(200 * acc), **hits)
 
 

@@ -1,4 +1,4 @@
-"""Tasks of a row that nobody attacks: evaluated on its encoders, told apart in records and tables, never gated."""
+"""Tasks of a row without an attack: evaluated on its encoders, marked in records and tables, never gated."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_its_records_say_beside_what_it_stands_and_are_never_gated(tiny: Tiny) -
     assert beside == {"task": [], "other": ["task:1"]}
     assert {record.status for record in records if record.beside} == {"ok"}
     attacked = [r for r in records if r.task == "task" and r.attack == "badencoder"]
-    assert {record.status for record in attacked} == {"attack-failed"}  # two steps of BadEncoder do nothing
+    assert {record.status for record in attacked} == {"attack-failed"}  # two steps of BadEncoder have no effect
     board = load_board(tiny.board)
     text = markdown.write(document(records, order=Order.of(board)))
     assert "pool -> other:2, not attacked (task:1), evaluator mlp" in text

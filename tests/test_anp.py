@@ -92,7 +92,7 @@ def naive_gradients(encoder: Encoder, views: tuple[Tensor, Tensor], masks: Tenso
 
 
 def gap(bn: str, ascent: int, draw: int, direction: int = 1) -> float:
-    """How far the masks of three steps are from those of the naive form, whose noise ascends the loss if 1."""
+    """The distance of the masks of three steps from those of the naive form, whose noise ascends the loss if 1."""
     steps, eps, alpha, lr, momentum = 3, 0.4, 0.3, 2.0, 0.9
     images = ImageSet(smooth_pixels(40, seed=draw))
     encoder = settled(affine(random_encoder(seed=draw)), images.pixels)
@@ -118,9 +118,9 @@ def gap(bn: str, ascent: int, draw: int, direction: int = 1) -> float:
 
 @pytest.mark.parametrize(("bn", "ascent"), [("train", 1), ("eval", 2)])
 def test_steps_equal_the_naive_form(bn: str, ascent: int) -> None:
-    """Over five draws: on some CPUs the last bit turns the sign of a gradient near 0, in about one draw of eight.
+    """Over five draws: on some CPUs rounding changes the sign of a gradient near 0, in about one draw of eight.
 
-    No two agree by luck: a form that descends the loss is far off.
+    No form passes by chance: one that descends the loss is far off.
     """
     assert sum(gap(bn, ascent, draw) < 2e-3 for draw in range(5)) >= 2
     assert gap(bn, ascent, 0, direction=-1) > 0.1
@@ -212,10 +212,10 @@ def test_learning_changes_nothing_but_masks(encoder: Encoder, images: ImageSet, 
 
 
 def planted(encoder: Encoder, images: ImageSet) -> int:
-    """Plant a neuron that waits for a trigger, in place; its index among the masks.
+    """Plant, in place, a neuron that only a trigger activates; returns its index among the masks.
 
-    It is -0.02 before the ReLU on every clean image. Noise of 0.1 wakes it, and then one feature that clean images
-    leave at 0 is three times as large as all features together: the loss has to rise, whatever the other neurons do.
+    It is -0.02 before the ReLU on every clean image. Noise of 0.1 activates it, and then one feature that is 0 on clean
+    images is three times as large as all features together: the loss has to rise, whatever the other neurons do.
     """
     block = encoder.body["layer3"][0]  # type: ignore[index]
     with torch.no_grad():
@@ -233,7 +233,7 @@ def planted(encoder: Encoder, images: ImageSet) -> int:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_neuron_that_waits_for_a_trigger_is_rejected(seed: int) -> None:
-    """Silent on clean images, with a huge weight behind it: only noise wakes it."""
+    """The neuron is silent on clean images and has a huge weight behind it: only noise activates it."""
     images = ImageSet(smooth_pixels(40, seed))
     encoder = settled(affine(random_encoder(seed)), images.pixels)
     neuron = planted(encoder, images)
@@ -258,7 +258,7 @@ def test_a_loss_that_left_the_numbers_is_reported(encoder: Encoder, images: Imag
 
 
 def test_masks_that_left_the_numbers_are_reported(encoder: Encoder, images: ImageSet) -> None:
-    """After the last step no loss tells of them, and a mask that is NaN exceeds no threshold: all would be pruned."""
+    """After the last step no loss shows NaN, and a mask that is NaN exceeds no threshold: all would be pruned."""
     method = ANP(steps=1, batch=8)
 
     def losses(neurons: Neurons, images: ImageSet, seed: int) -> Any:
@@ -336,7 +336,7 @@ MASKS = torch.cat([torch.tensor([0.0, 0.03, 0.08, 0.1, 0.18]), torch.ones(NEURON
 def within(
     monkeypatch: pytest.MonkeyPatch, encoder: Encoder, images: ImageSet, utilities: dict[int, float], **options: Any
 ) -> tuple[Encoder, Any, Any, list[int]]:
-    """Prune a copy by MASKS where pretext accuracy with n neurons gone is ``utilities[n]``; also what was asked for."""
+    """Prune a copy by MASKS if pretext accuracy with n neurons gone is ``utilities[n]``; also the n that were tried."""
     asked: list[int] = []
 
     def utility(self: ANP, net: Encoder, images: ImageSet, seed: int) -> float:
@@ -417,7 +417,7 @@ def test_the_chosen_threshold_keeps_the_budget(encoder: Encoder, images: ImageSe
     assert pruning["utility_before"] == pytest.approx(before, abs=1e-4)
     assert pruning["utility_after"] == pytest.approx(after, abs=1e-4)
     for norm, norm0 in zip(result.norms().values(), encoder.norms().values(), strict=True):
-        assert torch.equal(norm.weight, torch.where(norm.weight == 0, 0, norm0.weight))  # soft masks are thrown away
+        assert torch.equal(norm.weight, torch.where(norm.weight == 0, 0, norm0.weight))  # soft masks are discarded
         assert torch.equal(norm.bias, norm0.bias)
 
 
@@ -432,7 +432,7 @@ def test_utility_is_the_pretext_accuracy_of_a_fixed_pair(encoder: Encoder, image
     assert anp.utility(encoder, images, 3) == pytest.approx(pretext_accuracy(*bare))
 
 
-# The whole of it
+# The whole method
 
 
 @pytest.mark.parametrize(("ascent", "step"), [(1, 12), (3, 20), (0, 8)])

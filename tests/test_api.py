@@ -80,7 +80,7 @@ def test_a_misspelt_argument_is_named(tiny: Tiny) -> None:
 
 
 def test_the_arguments_are_the_options_of_the_commands() -> None:
-    """All but those that are about the output."""
+    """All options but those about the output."""
     for command, takes in ((cli.run, Work), (cli.plan, Request)):
         named = {max(option.opts, key=len)[2:].replace("-", "_") for option in command.params}
         assert named - {"board", "json", "quiet"} == takes.__optional_keys__

@@ -1,4 +1,4 @@
-"""Architectures: what the hook takes, what every one of them must do, and those that come with benchbd."""
+"""Architectures: the hook's checks, the requirements on all of them, and benchbd's own."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def pictures(size: int, n: int = 2) -> Tensor:
 
 
 def check(encoder: Encoder, size: int, folder: Path) -> None:
-    """What every architecture must do, whatever it is made of."""
+    """Check what every architecture must do."""
     x = pictures(size)
     with torch.no_grad():
         features, maps = encoder.intermediates(x)
@@ -194,7 +194,7 @@ def check(encoder: Encoder, size: int, folder: Path) -> None:
     with torch.no_grad():
         _, every = twin.intermediates(x, every=True)
     assert list(seen) == list(twin.convolutions()) == [place for place in every if place in seen]
-    assert all(torch.equal(y, every[name]) for name, y in seen.items())  # as they were when they were taken
+    assert all(torch.equal(y, every[name]) for name, y in seen.items())  # unchanged since they were taken
     assert all(encoder.get_submodule(name) is norm for name, norm in encoder.norms().items())
 
     features, every = encoder.intermediates(x.clone().requires_grad_(True), every=True)
@@ -317,7 +317,7 @@ DEFENSES = ["none", "ft", "fp", "anp", "medic", "mimic"]
 def through_a_board(
     folder: Path, arch: str, size: int, *, defenses: Sequence[str] = DEFENSES, **extra: object
 ) -> dict[str, tuple[str, str]]:
-    """Status and reason of every cell of BADENCODER, by defense; five steps a stage."""
+    """Status and reason of every cell of BADENCODER, by defense; five steps per stage."""
     (folder / "five.toml").write_text((BOARD + FIVE_STEPS).format(arch=arch, size=size, defenses=list(defenses)))
     registry = load_registry(extra={"few": offering(benchbd_datasets=[FewShapes]), **extra})
     session = Session.open(
@@ -327,8 +327,8 @@ def through_a_board(
 
 
 def every_pair() -> Iterator[Any]:
-    """Every architecture at 32, 64 and 224 pixels; the one that takes seconds is not slow. With the stem of small
-    images a residual net's maps at 224 pixels are as large as the image: a GB for each that it trains on."""
+    """Every architecture at 32, 64 and 224 pixels; only those that take seconds are not slow. With the stem of small
+    images, a residual net's maps at 224 pixels are as large as the image: a GB for each image in training."""
     for case in CASES:
         small = case.arch in ("resnet18", "resnet34", "resnet50")
         for size in (32, 64) if small else (32, 64, 224):

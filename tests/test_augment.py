@@ -122,7 +122,7 @@ def test_crop_and_flip_is_torchvisions_resized_crop(size: int) -> None:
 
 
 def test_without_a_crop_the_geometry_stays() -> None:
-    """A reference input is mirrored at most: its grey levels are where they were."""
+    """A reference input is at most mirrored: its grey levels stay in place."""
     pixels = random_pixels(400)
     views = Augment(crop_scale=None)(pixels, generator())
     plain, mirrored = pixels.float() / 255, pixels.flip(3).float() / 255
@@ -193,7 +193,7 @@ def test_affine_colour_is_the_composition() -> None:
 
 
 def test_affine_colour_is_near_torchvisions() -> None:
-    """Where nothing clips the two differ in the hue's colour space alone, and both turn the same way."""
+    """If nothing clips, the two differ only in the hue's colour space, and both turn in the same direction."""
     images = 0.4 + 0.2 * random_images()
     without_hue = draw_jitter(N, generator(4))
     without_hue = Jitter(**{**vars(without_hue), "hue": torch.zeros(N)})

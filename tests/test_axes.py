@@ -1,4 +1,4 @@
-"""The rows of axes: what follows from them, and that it follows from them alone."""
+"""The rows of axes: everything that an axis needs follows from its row alone."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ except benchbd.UsageError as error:
 
 
 def test_a_new_axis_is_four_files_and_two_lines(tmp_path: Path) -> None:
-    """In a copy of the package that has these and no other change: the axis is planned, computed, recorded, shown."""
+    """In a copy of the package with these files and no other change, the axis is planned, computed and shown."""
     copy = tmp_path / "benchbd"
     shutil.copytree(Path(benchbd.__file__).parent, copy, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(boards_folder(), tmp_path / "leaderboards", ignore=shutil.ignore_patterns("records"))

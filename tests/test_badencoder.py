@@ -1,4 +1,4 @@
-"""BadEncoder: the fast loss against the released code's form, what may and may not change, and what it costs."""
+"""BadEncoder: the fast loss against the released code's form, which parts change, and the cost."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def smooth_pixels(n: int, seed: int) -> Tensor:
 
 
 def clean_encoder(seed: int = 0) -> Encoder:
-    """A random w16 whose BatchNorm has seen data and whose affine parameters are not 1 and 0."""
+    """A random w16 with BatchNorm statistics of data and affine parameters that are not 1 and 0."""
     encoder = Encoder.seeded("w16", MEAN, STD, seed=seeded(seed), device="cpu").train()
     generator = torch.Generator().manual_seed(seeded(seed) + 1)
     with torch.no_grad():
@@ -105,7 +105,7 @@ OTHER_TASK = target(smooth_pixels(1, 8), Trigger.square(5), label=4)
 
 @pytest.fixture
 def victim() -> Encoder:
-    """f' some way from f, so that no term is at its optimum."""
+    """f' at some distance from f, so that no term is at its optimum."""
     encoder = clean_encoder()
     generator = torch.Generator().manual_seed(seeded(11))
     with torch.no_grad():
@@ -147,7 +147,7 @@ def test_loss_and_gradient_are_those_of_the_released_form(
 
 
 def test_the_comparison_can_fail(victim: Encoder) -> None:
-    """Negative controls: what is nearly the same loss is told apart by far more than the tolerance."""
+    """Negative controls: losses that are nearly the same differ by far more than the tolerance."""
     clean, pixels, targets = clean_encoder(), smooth_pixels(16, 9), (OTHER_TASK,)
     views = Augment(crop_scale=None)(
         OTHER_TASK.references.repeat(16, 1, 1, 1), torch.Generator().manual_seed(seeded(1))
@@ -282,7 +282,7 @@ def test_references_are_augmented_anew_every_step_and_never_cropped(monkeypatch:
     assert not torch.equal(seen[0], seen[1])
     for views in seen:
         brightest = views.sum((1, 3)).argmax(1).view(8, 2)
-        assert brightest.tolist() == [[4, 20]] * 8  # the rows are where they were, and pairs keep their order
+        assert brightest.tolist() == [[4, 20]] * 8  # the rows stay in place, and pairs keep their order
 
 
 def test_epochs_and_small_shadow_sets() -> None:
@@ -297,7 +297,7 @@ def test_same_seed_is_bit_equal_and_another_is_not() -> None:
     known = knowledge(target(smooth_pixels(1, 6)))
     torch.manual_seed(1)
     first = BadEncoder(**SHORT).inject(known).encoder.tensors()
-    torch.manual_seed(2)  # global generators play no part
+    torch.manual_seed(2)  # global generators have no effect
     again = BadEncoder(**SHORT).inject(known).encoder.tensors()
     assert all(torch.equal(first[name], again[name]) for name in first)
     moved = AttackerKnowledge(**{**vars(known), "seed": 4})

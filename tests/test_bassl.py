@@ -1,6 +1,6 @@
-"""BASSL and its control: which images go into the pool, where they are stamped, and what is trained on them.
+"""BASSL and its control: the images that are added to the pool, the position of the stamp, and the training.
 
-Triggers at random positions are here too, as an attack meets them; how they land is tested with the triggers.
+Triggers at random positions are here too, as an attack uses them; test_images.py tests their positions.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ def target(images: int = 10, seed: int = 1, trigger: Trigger | None = None) -> T
 
 
 def knowledge(*targets: Target, pool: int = 20, seed: int = 3, **changes: Any) -> AttackerKnowledge:
-    """Every image of pool and targets is another one, and none holds a white pixel."""
+    """Every image of pool and targets is different, and none contains a white pixel."""
     images = ImageSet(random_pixels(pool, 0))
     known = AttackerKnowledge(toy_encoder(seeded(0)), ToyPretraining(), images, 5, images, targets, seed)
     return replace(known, **changes)
 
 
 def sources(images: Tensor, among: Tensor, seen: Tensor) -> list[int]:
-    """The row of ``among`` that each image is, going by the pixels where ``seen``, bool (3, H, W), is True."""
+    """The row of ``among`` that equals each image in the pixels with ``seen``, bool (3, H, W)."""
     same = (images[:, None] == among[None])[..., seen].all(-1)
     assert same.sum(1).tolist() == [1] * len(images)
     return same.int().argmax(1).tolist()
@@ -112,7 +112,7 @@ def test_the_seed_chooses() -> None:
 
     torch.manual_seed(1)
     first = rows(3)
-    torch.manual_seed(2)  # global generators play no part
+    torch.manual_seed(2)  # global generators have no effect
     assert rows(3) == first
     assert rows(4) != first
     assert rows(3, rho=0.5) == first[:20]  # a smaller share of the same order
@@ -171,11 +171,11 @@ def test_poisons_at_random_positions_stay_near_the_middle() -> None:
         first = white.any(axis).int().argmax(1)
         assert set(first.tolist()) == set(range(8, 15))
     backdoor = Bassl().inject(known)
-    assert backdoor.triggers[0].digest == known.targets[0].trigger.digest  # tests stay where the board has them
+    assert backdoor.triggers[0].digest == known.targets[0].trigger.digest  # tests keep the board's positions
     assert torch.equal(Bassl().poisoned(known).pixels, Bassl().poisoned(known).pixels)
 
 
-# What is trained
+# Training
 
 
 def spy() -> tuple[ToyPretraining, list[tuple[ImageSet, int]]]:

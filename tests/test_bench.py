@@ -1,8 +1,8 @@
-"""The hot paths against the form that the released codes give them: the same result first, then how much faster.
+"""The hot paths against the released codes' forms: first that results are equal, then the speed-up.
 
-``make bench``. Naive form and ours alternate in one process, on one thread, after a warm-up; what is compared are
-medians. Bounds are on process CPU time, which a busy neighbour disturbs least, and lie well under what a quiet machine
-shows. With ``--benchmark-json`` the ratios are in ``extra_info``.
+``make bench``. Naive form and ours alternate in one process, on one thread, after a warm-up; medians are
+compared. Bounds are on process CPU time, which a busy machine disturbs least, and lie well below the results of a
+quiet machine. With ``--benchmark-json`` the ratios are in ``extra_info``.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def pil(pixels: Tensor) -> list[Image.Image]:
 
 
 def warm_encoder(seed: int) -> Encoder:
-    """A w32 whose BatchNorm has seen images, in eval mode."""
+    """A w32 with BatchNorm statistics of images, in eval mode."""
     return settled(Encoder.seeded("w32", MEAN, STD, seed=seed, device="cpu"), smooth_pixels(64, seed), 10)
 
 
@@ -159,7 +159,7 @@ def test_augmentation(benchmark: BenchmarkFixture, colour: Colour, at_least: flo
 def test_badencoder_step(benchmark: BenchmarkFixture, items: bool, at_least: float) -> None:
     """Six forwards and four backwards of a batch, of which B copies of one reference are two and one.
 
-    items: with the loading of the data. An item of the released data set is an augmented view that nobody reads, and
+    items: with the loading of the data. An item of the released data set is an augmented view that is never read, and
     the image, the stamped image, the reference and an augmented reference, each from PIL.
     """
     batch = 96
@@ -172,7 +172,7 @@ def test_badencoder_step(benchmark: BenchmarkFixture, items: bool, at_least: flo
     keep, pattern = numpy_trigger(trigger)
 
     def victim() -> tuple[Encoder, torch.optim.SGD]:
-        """f' some way from f, so that no term is at its optimum. Only convolutions train."""
+        """f' at some distance from f, so that no term is at its optimum. Only convolutions train."""
         encoder, noise = clean.copy().requires_grad_(False), stream(0, "noise")
         tuned = [p.requires_grad_(True) for p in encoder.backbone() if p.ndim > 1]
         with torch.no_grad():
@@ -264,9 +264,9 @@ def test_mimic_step(benchmark: BenchmarkFixture) -> None:
 
     assert float(ours(step=False)) == pytest.approx(naive(step=False), rel=1e-5)
     assert relative(gradient(fast), gradient(slow)) < 1e-5
-    assert tracked.stem[0].weight.grad is not None  # what the released code pays for
+    assert tracked.stem[0].weight.grad is not None  # the released code computes this gradient too
     assert frozen.stem[0].weight.grad is None
-    as_released(slow), as_released(tracked)  # only now: it moves the gradient by more than the comparison allows
+    as_released(slow), as_released(tracked)  # only now: it changes the gradient by more than the comparison allows
     race(benchmark, "MIMIC step", naive, ours, at_least=1.4)
 
 

@@ -1,4 +1,4 @@
-"""The boards that come with benchbd, whole: the demo's promise, and the identity of what is published."""
+"""The whole boards of benchbd: the demo's results, and the identity of the published boards."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_the_demo_shows_the_phenomenon(tmp_path: Path, registry: Registry) -> No
 
 @pytest.mark.slow
 def test_decree_before_ten_clean_and_ten_attacked_encoders(tmp_path: Path, registry: Registry) -> None:
-    """Every attack takes; half of the attacked encoders betray themselves and most clean ones are left in peace."""
+    """Every attack takes; half of the attacked encoders are flagged, and most clean ones are not."""
     (population,) = populations(
         Session.open("detect-shapes", store=tmp_path, device="cpu", registry=registry).inspect()
     )
@@ -97,7 +97,7 @@ def published() -> list[Record]:
 
 
 def test_the_published_attack_meets_its_floor() -> None:
-    """What the board claims of BadEncoder: over the seeds of each real task, undefended ASR and accuracy."""
+    """The board's claims about BadEncoder: over the seeds of each real task, undefended ASR and accuracy."""
     undefended = [r for r in published() if r.attack == "badencoder" and r.defense == "none"]
     assert {r.task for r in undefended} == {"gtsrb", "tinyimagenet10", "mnistm"}
     for task in {r.task for r in undefended}:
@@ -110,7 +110,7 @@ def test_the_published_attack_meets_its_floor() -> None:
 
 
 def test_the_published_matrix_is_whole_and_its_budgets_are_equal() -> None:
-    """Every defense against both attacks on gtsrb, BadEncoder's under every seed; BASSL says that it did not take;
+    """Every defense against both attacks on gtsrb, BadEncoder's under every seed; BASSL is marked as attack-failed;
     budgets within a sixth."""
     records = [r for r in published() if r.task == "gtsrb"]
     for attack, status, seeds in (("badencoder", "ok", {1, 2, 3}), ("bassl", "attack-failed", {1})):
@@ -122,17 +122,17 @@ def test_the_published_matrix_is_whole_and_its_budgets_are_equal() -> None:
         assert all(bool(r.reason) == (status != "ok") for r in cells)
         costs = [(r.defense, r.cost["defend"].image_forwards) for r in cells if r.defense != "none"]
         assert max(cost for _, cost in costs) <= 520_000
-        own_length = [cost for defense, cost in costs if defense != "decree"]  # whose inversion stops by itself
+        own_length = [cost for defense, cost in costs if defense != "decree"]  # decree's inversion stops by itself
         assert min(own_length) >= 0.85 * max(own_length)
     assert {r.seed for r in records if r.attack == "bassl-control"} >= {1}
 
 
 def test_the_notes_of_the_scaling_board_show_its_curve() -> None:
-    """One line a setting, every one of the make target's, as the records have it."""
+    """One line per setting, and every setting of the make target, as in the records."""
     folder = boards_folder() / "bassl-scaling"
     rows = summarise(read_records(folder / "records"), Order.of(load_board(folder)), off_board=True)
     attacked = [row.asr_nontarget_to_floor for row in rows if row.attack == "bassl"]
     assert len(attacked) == 8
     shown = re.findall(r"\| ([+-]\S+ ± \S+) \|", (folder / "notes.md").read_text())
     assert sorted(shown) == sorted(f"{value.mean:+.2f} ± {value.half:.2f}" for value in attacked)
-    assert all(abs(value.mean or 0) <= (value.half or 0) for value in attacked)  # which the notes say
+    assert all(abs(value.mean or 0) <= (value.half or 0) for value in attacked)  # the notes claim this

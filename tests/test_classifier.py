@@ -1,4 +1,4 @@
-"""A classifier as an object: heads by hand, and heads that evaluators hand out."""
+"""A classifier as an object: heads made by hand, and heads of evaluators."""
 
 from __future__ import annotations
 

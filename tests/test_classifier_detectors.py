@@ -34,7 +34,7 @@ from .boards import TINY, Tiny, keys, offering, write_npz_set
 
 
 class Confident(ClassifierDetection):
-    """Scores by how sure the classifier is of one class on random pictures."""
+    """Scores the classifier's certainty of one class on random pictures."""
 
     name = "confident"
     paper = "a test"
@@ -51,7 +51,7 @@ class Confident(ClassifierDetection):
 
 
 class Learned(Detection):
-    """Compares an encoder with directions that it learned once."""
+    """Compares an encoder with directions learned once."""
 
     name = "learned"
     paper = "a test"
@@ -87,10 +87,10 @@ def test_classifiers_are_inspected_one_a_task(tmp_path: Path, registry: Registry
     write_npz_set(tiny.data, "other", seed=5)
     plan = tiny.plan(detections=["confident"], seeds=[1])
     found = [(each.attack, [str(task) for task in each.tasks]) for each in plan.inspections]
-    each = (["task:1"], ["other:2", "other:0"])  # the classifier of a data set is one, whatever is its target
+    each = (["task:1"], ["other:2", "other:0"])  # a data set has one classifier, whatever its target
     assert found == [(attack, tasks) for attack in ("none", "badencoder") for tasks in each]
     kinds = {stage.kind for stage in plan.stages if stage.key not in keys(tiny.plan(seeds=[1]))}
-    assert kinds == {"head", "detect"}  # evaluations and encoders are what they are without it
+    assert kinds == {"head", "detect"}  # evaluations and encoders stay as they are without it
     records = tiny.session(detections=["confident"]).inspect()
     assert len({record.name for record in records}) == len(records) == 8
     for record in records:
@@ -143,7 +143,7 @@ def test_a_detector_prepares_once_for_all_seeds_and_encoders(tmp_path: Path, reg
 
 
 class Wrong(Learned):
-    """Prepares what is no tensor."""
+    """Prepares something that is no tensor."""
 
     name = "wrong"
 

@@ -1,4 +1,4 @@
-"""The command line: what it prints and where, exit codes, and one clear line for every kind of bad input."""
+"""The command line: output and its stream, exit codes, and one clear line for every kind of bad input."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ def test_plan_of_data_that_nobody_knows_says_how_to_get_them(tmp_path: Path, mon
 
 
 def test_plan_of_what_nobody_knows(ran: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "300")  # wide: no column is left out
+    monkeypatch.setenv("COLUMNS", "300")  # wide: no column is omitted
     result = call("plan", *ran.arguments, "--task", "shapse:3", "--attack", "none", "--defense", "none", "--only")
     assert "1 cell, 2 distinct stages, 1 cached, 1 to compute" in result.stdout
     assert "estimated: unknown (the store has no past stages of these methods)" in result.stdout
@@ -430,7 +430,7 @@ def test_every_part_can_be_chosen(tiny: Tiny) -> None:
         "evaluator knn",
         "seed not of the board (its seeds: 1)",
     ]
-    # In the store the board's own records stay as they were.
+    # In the store the board's own records stay unchanged.
     assert len(list((tiny.store / "records" / "tiny").glob("*.json"))) == 7
     assert "trigger.size=5" in call("run", *tiny.arguments, *chosen, "-o", "trigger.size=5").stdout
     build = ["leaderboard", "build", tiny.board, "--store", tiny.store, "--format", "csv"]
@@ -442,7 +442,7 @@ def test_every_part_can_be_chosen(tiny: Tiny) -> None:
 
 
 class Fussy(Mitigation):
-    """Raises what the test says."""
+    """Raises the test's error."""
 
     name = "fussy"
     paper = "test"
@@ -522,7 +522,7 @@ def test_a_signal_is_128_and_its_number_and_keeps_what_is_done(tmp_path: Path, n
 
 
 def test_the_second_run_is_quick(ran: Tiny) -> None:
-    """It costs little beside the import of torch, in CPU time: a slow or busy machine changes nothing."""
+    """The command costs little beside the import of torch, in CPU time, which does not depend on the machine's load."""
     program = (
         "import sys, time, torch; imported = time.process_time()\n"
         "from benchbd.cli.main import main; main(sys.argv[1:], standalone_mode=False)\n"
@@ -539,7 +539,7 @@ def test_the_second_run_is_quick(ran: Tiny) -> None:
 
 
 def one_line(result: Result, *parts: str) -> None:
-    """Exit 2 and a single line that starts with ``error:`` and holds every part, in order of no importance."""
+    """Exit 2 and a single line that starts with ``error:`` and contains every part, in any order."""
     assert result.exit_code == 2, result.output
     assert result.stdout == ""
     (line,) = result.stderr.splitlines()
@@ -748,7 +748,7 @@ def test_an_empty_store_is_the_default(tiny: Tiny, tmp_path: Path, monkeypatch: 
 
 
 def test_home_is_expanded_in_every_path(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a shell leaves it in ``--store=~/store``."""
+    """A shell does not expand ``--store=~/store``."""
     monkeypatch.setenv("HOME", str(tiny.folder))
     monkeypatch.chdir(tiny.folder)
     Trigger.square(5).save("~/patch.npz")

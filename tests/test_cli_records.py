@@ -1,4 +1,4 @@
-"""Where the commands that read records find them, and one clear line where they do not."""
+"""How commands find the records that they read, and one clear line if they do not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables for a terminal: they fit, leave columns out before rows wrap, wrap between words, and cut nothing."""
+"""Tables for a terminal: they fit, omit columns before rows wrap, wrap between words, and cut nothing."""
 
 from __future__ import annotations
 

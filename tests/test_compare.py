@@ -71,7 +71,7 @@ def cell(
 
 
 def as_published(**fields: Any) -> list[Record]:
-    """The paper's own CIFAR10 -> GTSRB cell, as if we had measured it."""
+    """The paper's own CIFAR10 -> GTSRB cell, as our measurement."""
     figures = published().cells["badencoder", "cifar10", "gtsrb"]
     return [cell(defense, figure.acc or 0.0, figure.asr or 0.0, **fields) for defense, figure in figures.items()]
 
@@ -249,7 +249,7 @@ def test_the_same_protocol_is_subtracted() -> None:
     undefended, ft = block.lines
     assert undefended.difference("acc") == pytest.approx(-1.0)
     assert undefended.difference("asr") == pytest.approx(-1.0)
-    assert ft.difference("acc") == pytest.approx(2.0)  # the mean of both seeds, less 77.04
+    assert ft.difference("acc") == pytest.approx(2.0)  # the mean of both seeds, minus 77.04
     assert ft.difference("asr") == pytest.approx(3.0)
     assert undefended.ranks == {}  # not a defense
     assert block.missing == tuple(name for name in DEFENSES if name != "ft")
@@ -282,7 +282,7 @@ def test_another_protocol_is_not_subtracted(fields: dict[str, Any], why: str) ->
 
 
 def test_the_options_of_another_pre_training_are_its_own() -> None:
-    """What they are called like says nothing of what they are: no set takes a list, no format a word."""
+    """Their names do not match their types: no set takes a list, no format a word."""
     options = {"arch": ["vit", 12], "steps": "many", "epochs": None}
     identity = {
         "pretrain": {"method": {"name": "theirs", "options": options}},
@@ -436,7 +436,7 @@ def test_an_unknown_form_is_refused() -> None:
         render(TABLE1, as_published(), "html")
 
 
-# What is read
+# The input
 
 
 def wide() -> list[Record]:

@@ -1,4 +1,4 @@
-"""Every installed method passes the suite that third parties use; the suite itself catches what it promises."""
+"""Every installed method passes the suite for third parties; the suite itself catches every breach that it names."""
 
 from __future__ import annotations
 
@@ -234,7 +234,7 @@ def test_not_applicable_is_not_swallowed() -> None:
 
 
 class OfFiles(Dataset):
-    """Three images a split, from one file each."""
+    """Three images per split, from one file each."""
 
     name = "of-files"
     paper = "control"
@@ -266,7 +266,7 @@ def test_a_data_set_of_files_is_checked_where_its_files_are(tmp_path: Path) -> N
 
 def test_a_generated_set_that_does_not_say_so_is_told_how(tmp_path: Path) -> None:
     class Forgetful(OfFiles):
-        """Generates its images, and does not say so."""
+        """Generates its images without declaring it."""
 
         sources = Dataset.sources
 

@@ -1,4 +1,4 @@
-"""Options as identities count them: files by content, late options only where they are not at their default."""
+"""Options as identities contain them: files by content, late options only if they differ from their default."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stages may cost: rates of past stages, by method, architecture and device."""
+"""Estimated costs of stages: rates of past stages, by method, architecture and device."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def past(method: str, forwards: int, seconds: float, device: str = "cpu", archit
 
 def test_seconds_follow_from_the_mean_rate_of_the_same_method_architecture_and_device() -> None:
     manifests = [
-        *(past("ft", 1000, 10.0), past("ft", 3000, 10.0)),  # 100 and 300 image-forwards a second: 200
+        *(past("ft", 1000, 10.0), past("ft", 3000, 10.0)),  # 100 and 300 image-forwards per second: 200
         *(past("ft", 10**9, 1.0, device="cuda"), past("ft", 10**9, 1.0, architecture="resnet18")),
         *(past("fp", 10**9, 1.0), past("ft", 0, 1.0), past("ft", 5, 0.0)),  # another method; no rate
     ]

@@ -76,7 +76,7 @@ def write_folder(top: Path, x: Any, y: Any) -> None:
 
 
 def write_set(folder: Path, layout: str) -> None:
-    """Nine train and six test pictures, ordered by class as an image folder is."""
+    """Nine train and six test pictures, ordered by class as in an image folder."""
     for split, count, seed in (("train", 9, 1), ("test", 6, 2)):
         x, y = pictures(count, seed), np.sort(labels(count))
         if layout.startswith("parquet"):
@@ -136,7 +136,7 @@ LAYOUTS = ["parquet", "parquet-plain", "npz", "npz-column", "folder"]
 
 def test_every_layout_gives_the_same_images_and_digest(tmp_path: Path) -> None:
     digests = set()
-    for layout in LAYOUTS:  # below one name each, since npz takes its class names from the known data set
+    for layout in LAYOUTS:  # each below its own name, since npz takes its class names from the known data set
         write_set(tmp_path / layout / "known", layout)
         library = DataLibrary({"known": Known()}, tmp_path / layout, tmp_path / "cache" / layout)
         train, test = library.load("known", "train"), library.load("known", "test")
@@ -233,7 +233,7 @@ def test_digest_does_not_depend_on_the_path(tmp_path: Path) -> None:
     assert keys[0] == keys[1]
 
 
-# What is wrong with a data set is said in one line
+# A fault of a data set is one line
 
 
 def test_names_and_absence(library: DataLibrary) -> None:
@@ -369,14 +369,14 @@ def test_train_and_test_share_their_classes(library: DataLibrary) -> None:
 
 
 def put(folder: Path, *names: str) -> None:
-    """A picture of its own under each name."""
+    """A different picture under each name."""
     for number, name in enumerate(names):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pictures(1, number)[0]).save(folder / name)
 
 
 def classes_of(library: DataLibrary, split: str = "train") -> dict[str, int]:
-    """How many pictures each class of toy has."""
+    """The number of pictures in each class of toy."""
     info = library.info("toy", split)
     return dict(zip(info.classes, info.histogram, strict=True))
 
@@ -429,7 +429,7 @@ def test_a_folder_without_pictures_shifts_no_label(library: DataLibrary, caplog:
     assert f"{top}/bee: no picture in it, so it is no class: fill or remove it" in message(again(library))
     (top / "bee").rmdir()
     assert classes_of(again(library)) == {"ant": 1, "cat": 1}
-    (top / "bee").mkdir()  # no file tells, but the cache knows
+    (top / "bee").mkdir()  # no file has it, but the cache does
     assert "train/bee: no picture in it" in message(again(library))
 
 
@@ -484,7 +484,7 @@ def test_whatever_pillow_opens_is_read_and_the_rest_counted(
 def test_exif_orientation_is_honoured_and_said(
     library: DataLibrary, caplog: pytest.LogCaptureFixture, layout: str
 ) -> None:
-    """As the ``datasets`` library does it; damaged EXIF is none."""
+    """As the ``datasets`` library does it; damaged EXIF counts as none."""
     upright = pictures(1)[0]
     for number in range(9):
         image, exif = Image.fromarray(upright), Image.Exif()
@@ -543,7 +543,7 @@ def test_a_set_is_resized_to_the_size_that_is_asked_for(
         assert large.digest != images.digest
         expected = Image.fromarray(pictures(9, 1)[3]).resize((64, 64), Image.Resampling.BILINEAR)
         assert np.array_equal(large.pixels[3].permute(1, 2, 0).numpy(), np.asarray(expected))
-        assert library.load("toy", split).digest == images.digest  # the smaller one is another entry
+        assert library.load("toy", split).digest == images.digest  # the smaller one has its own entry
     assert caplog.messages == ["toy: pictures of 32x32 pixels are resized to 64x64"]
     assert again(library).load("toy", "train", 64).digest == library.load("toy", "train", 64).digest
 
@@ -555,7 +555,7 @@ class Vector(Dataset):
     version = "1"
     needs_files = False
     classes = NAMES
-    drawn: ClassVar[int] = 0  # another size than the one it is asked for
+    drawn: ClassVar[int] = 0  # another size than the requested one
 
     def load(self, split: str, root: Path) -> ImageSet:
         return self.load_at(split, root, 32)
@@ -699,7 +699,7 @@ def test_one_digit_of_a_cache_entry_is_noticed(
 
 
 def test_cache_entries_of_other_days(library: DataLibrary, caplog: pytest.LogCaptureFixture) -> None:
-    """Without a checksum: nothing vouches for it. Without a schema: it is of the first. Newer, deep, huge: one line."""
+    """Without a checksum: not trusted. Without a schema: schema 1. Newer, deep, huge: one line."""
     write_set(library.root / "toy", "npz")
     expected = library.info("toy", "train")
     path = entry_of(library, "train")
@@ -741,7 +741,7 @@ def test_a_cache_that_may_not_be_read_is_not_damaged(
 
 
 def test_an_entry_that_is_sound_but_out_of_date_is_known(library: DataLibrary) -> None:
-    """As where another version of Pillow gives other pixels: what the plan read of the cache does not hold."""
+    """As if another version of Pillow gave other pixels: they differ from the cache entry that the plan read."""
     write_set(library.root / "toy", "npz")
     expected = library.info("toy", "pool")
     path = entry_of(library, "pool")

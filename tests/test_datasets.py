@@ -28,7 +28,7 @@ KNOWN: list[type[Dataset]] = [Cifar10, Gtsrb, Stl10, Svhn, Shapes]
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Archives of any size pass for complete."""
+    """Archives of any size count as complete."""
     for dataset in (Cifar10, Gtsrb, Stl10, Svhn):
         monkeypatch.setattr(dataset, "splits", dict.fromkeys(dataset.splits, 0))
 
@@ -261,7 +261,7 @@ class FewShapes(Shapes):
 
 @pytest.mark.parametrize("size", [33, 64, 224])
 def test_shapes_are_drawn_at_any_size(library: DataLibrary, size: int) -> None:
-    """The same scenes: made small again, they differ from those that are drawn small by their noise."""
+    """The same scenes: scaled down, they differ from small ones only by their noise."""
     small, large = (FewShapes().load_at("test", library.root, each) for each in (32, size))
     assert (large.size, large.classes) == (size, small.classes)
     plain, noise = (mean_distance(small, large, shift) for shift in (0, 1))
@@ -269,13 +269,13 @@ def test_shapes_are_drawn_at_any_size(library: DataLibrary, size: int) -> None:
 
 
 def mean_distance(small: ImageSet, large: ImageSet, shift: int) -> float:
-    """Of the pictures of ``small`` from those of ``large`` made small, ``shift`` rows further on."""
+    """The correlation of ``small`` pictures with ``large`` ones scaled down and moved by ``shift`` rows."""
     made = F.interpolate(large.pixels.float(), (32, 32), mode="area")
     return float((small.pixels.float() - made.roll(shift, 0)).abs().mean())
 
 
 def test_sets_with_larger_pictures_are_resized_once(library: DataLibrary) -> None:
-    """STL-10's 96x96 pictures as they are at 96, and not by way of 32x32 at 64."""
+    """STL-10's 96x96 pictures are used directly at 96, and are not scaled to 32x32 before 64."""
     pictures = np.random.default_rng(0).integers(0, 256, (2, 3, 96, 96), np.uint8)
     folder = library.root / "stl10" / "stl10_binary"
     folder.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""DECREE: its similarity, its verdict on encoders whose trigger is known, and what unlearning changes."""
+"""DECREE: its similarity, its verdict on encoders with known triggers, and the effect of unlearning."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_the_similarity_at_its_ends() -> None:
 
 def test_the_rates_and_the_length_follow_the_epochs() -> None:
     detector = DecreeDetection(inversion_epochs=60)
-    inversion = detector.inversion(1000)  # 900 of them, 7 updates an epoch
+    inversion = detector.inversion(1000)  # 900 images, 7 updates per epoch
     assert inversion.epoch == 7
     assert inversion.steps == 420
     assert [inversion.lr(step) for step in (0, 209, 210, 349, 350, 10_000)] == [0.5, 0.5, 0.1, 0.1, 0.05, 0.05]
@@ -108,7 +108,7 @@ def test_the_suite() -> None:
 
 
 class Plain(nn.Module):
-    """A random linear encoder: colours of 4x4 blocks, mixed. What Inversion, and nothing more, needs of an Encoder."""
+    """A random linear encoder: colours of 4x4 blocks, mixed. It has only what Inversion needs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ class Plain(nn.Module):
 
 
 class Backdoored(Plain):
-    """Turns to a constant as the 3x3 pixels in a corner turn white."""
+    """Approaches a constant as the 3x3 pixels in a corner turn white."""
 
     def forward(self, x: Tensor) -> Tensor:
         switch = x[:, :, :3, :3].mean((1, 2, 3))[:, None] ** 2
@@ -162,7 +162,7 @@ def test_a_planted_trigger_is_found_and_a_clean_encoder_has_none() -> None:
 
 
 def found_by(monkeypatch: pytest.MonkeyPatch, masks: Tensor, sizes: list[float]) -> None:
-    """Let every inversion find ``masks``, (K, 1, 32, 32), of ``sizes``."""
+    """Make every inversion find ``masks``, (K, 1, 32, 32), of ``sizes``."""
     size = torch.tensor(sizes)
     patches = Inverted(masks, torch.rand(len(masks), 3, 32, 32), size, size * 0 + 0.995, size.isfinite(), 7, True)
     monkeypatch.setattr(Inversion, "__call__", lambda *args, **kwargs: patches)
@@ -252,7 +252,7 @@ def test_a_few_images_are_too_few(encoder: Encoder, images: ImageSet) -> None:
 
 
 def test_an_inversion_that_settles_is_not_called_cut(encoder: Encoder, images: ImageSet) -> None:
-    """A level that any patch reaches: the first best is never beaten where lambda is 0 and all grows."""
+    """A level that any patch reaches: while lambda is 0 and all patches grow, nothing beats the first best."""
     _, notes, _ = look(encoder, images, level=1e-3, lambda_start=1e-30, stale=1, inversion_batch=16, inversion_steps=90)
     assert notes["decree"]["updates"] < 90
     assert notes["remarks"] == []
@@ -307,7 +307,7 @@ def test_what_unlearning_does(encoder: Encoder, images: ImageSet, objective: str
 
 @pytest.mark.parametrize(("objective", "beta"), [("align", 1.0), ("align", 3.5), ("repel", 2.0)])
 def test_a_step_equals_the_naive_form(encoder: Encoder, images: ImageSet, objective: str, beta: float) -> None:
-    """Each branch by itself, image by image; the first Nesterov step is (1 + momentum) lr times the gradient."""
+    """Each branch alone, image by image; the first Nesterov step is (1 + momentum) lr times the gradient."""
     found, original = patch(), encoder.frozen()
     few = images.subset(torch.arange(6))
     wanted = encoder.copy()
@@ -382,7 +382,7 @@ def test_what_a_reader_must_know(encoder: Encoder, images: ImageSet, monkeypatch
 def test_a_trigger_that_fails_on_held_out_images_is_remarked(
     encoder: Encoder, images: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Below the level by however little; a pattern that hides the image reaches any."""
+    """Just below the level; a pattern that hides the image reaches any level."""
     for share, low in ((1.0, False), (0.05, True)):
         found_by(monkeypatch, torch.full((1, 1, 32, 32), share), [51.2])
         _, notes, _ = look(encoder, images)

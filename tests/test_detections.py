@@ -1,4 +1,4 @@
-"""Detectors: planned once per encoder, judged on populations, sealed like defenses."""
+"""Detectors: planned once per encoder, judged on populations, under the same threat model as defenses."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SEEN: list[DefenderKnowledge] = []
 
 
 class Brightness(Detection):
-    """Scores an encoder by the size of its features on the clean images."""
+    """Scores an encoder by the length of its features of the clean images."""
 
     name = "brightness"
     paper = "a test"
@@ -130,7 +130,7 @@ def test_a_run_leaves_a_record_per_encoder(tiny: Tiny) -> None:
         assert record.key == record.stages["detect"]
     (clean, attacked) = records[:2]
     assert clean.status == "ok"
-    assert attacked.status == "attack-failed"  # two steps of BadEncoder do nothing
+    assert attacked.status == "attack-failed"  # two steps of BadEncoder have no effect
     assert "is +0.0 points from the clean encoder" in attacked.reason
     assert attacked.gains["task:1"].counts.nontarget == 20
     assert clean.gains["task:1"].points == 0
@@ -151,7 +151,7 @@ def test_a_run_leaves_a_record_per_encoder(tiny: Tiny) -> None:
 
 
 class Wrong(Brightness):
-    """Does what its option says."""
+    """Behaves as its option demands."""
 
     name = "wrong"
     what: str = Field("none", description="which mistake")
@@ -282,7 +282,7 @@ def test_clean_encoders_alone_still_have_their_false_positives() -> None:
 
 
 def test_an_encoder_counts_once() -> None:
-    """Runs over other rows or seeds of a pinned pre-training leave further records of one clean encoder."""
+    """Runs over other rows or seeds of a pinned pre-training add further records of one clean encoder."""
     shared = {"stages": {"pretrain": "one"}}
     clean = [inspection("none", 1, 0.5, **shared), inspection("none", 2, 0.6, **shared)]
     clean += [inspection("none", 1, 0.5, tasks=["shapes:3"], **shared)]
@@ -344,7 +344,7 @@ def test_a_leaderboard_carries_its_detections(tmp_path: Path) -> None:
     assert [p["n_attacked"] for p in json.loads((tmp_path / "detections.json").read_text())] == [2]
     assert read_inspected(tmp_path / "records") == sorted(records, key=lambda r: r.name)
     build("detect", [], tmp_path, inspected=records[:1])
-    assert len(read_inspected(tmp_path / "records")) == 1  # the obsolete ones went
+    assert len(read_inspected(tmp_path / "records")) == 1  # the obsolete ones were removed
     build("detect", [], tmp_path)
     assert not list(tmp_path.glob("detections.*"))
     build("detect", [], tmp_path, inspected=records)

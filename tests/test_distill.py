@@ -1,4 +1,4 @@
-"""Attention maps and their distance by hand; a Distiller's parts, its weights, and what it leaves alone."""
+"""Attention maps and their distance by hand; a Distiller's parts, its weights, and what it does not change."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_calling_it_sums_the_parts(teacher: Encoder, views: Views) -> None:
 
 
 def test_a_weight_multiplies_its_own_stage(teacher: Encoder, views: Views) -> None:
-    """Released code of the distillation study gives the first weight to the last stage."""
+    """The distillation study's released code gives the first weight to the last stage."""
     each = {name: parts_of(Distiller(teacher, {name: 1.0}), views)["attention"] for name in STAGES}
     assert len({round(value, 6) for value in each.values()}) == 3
     weights = {"layer1": 1.0, "layer2": 10.0, "layer3": 100.0}
@@ -201,7 +201,7 @@ def test_a_dead_student_is_no_nan(teacher: Encoder, views: Views) -> None:
     assert all(gradient.isfinite().all() for gradient in gradients(loss, s))
 
 
-# ------------------------------------------------------------------------------------------- what it reads
+# ------------------------------------------------------------------------------------------- its forwards
 
 
 @pytest.mark.parametrize(("copied", "cost"), [("first", 7), ("both", 8)])

@@ -1,4 +1,4 @@
-"""What is generated is current, and what the README shows works."""
+"""Generated texts are current, and the README's examples work."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_published_tables_follow_from_their_records(folder: Path) -> None:
 def test_published_records_are_whole_and_say_their_departures(folder: Path) -> None:
     records = read_records(folder / "records")
     assert records
-    sweep = folder.name == "bassl-scaling"  # the one board that is published for what its options change
+    sweep = folder.name == "bassl-scaling"  # the only board that is published for the effect of its options
     for record in records:
         assert record.on_board or (sweep and record.departures)
         assert record.board == folder.name

@@ -1,4 +1,4 @@
-"""Every document in every form: whole, on its own lines, and nothing in a cell is more than text."""
+"""Every document in every form: complete, on its own lines, and cells contain only text."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_a_hostile_cell_is_text(make: Callable[[str], Document], form: str, name
 
 
 def _rows(text: str) -> list[int]:
-    """How many rows every CSV table has, and that no cell is a formula."""
+    """The number of rows of every CSV table; asserts that no cell is a formula."""
     counts = []
     for part in re.split(r"(?m)^\n", text):
         rows = list(csv.reader(io.StringIO(part)))
@@ -145,7 +145,7 @@ def _rows(text: str) -> list[int]:
 
 
 def _shape(text: str) -> list[object]:
-    """What begins the lines of a Markdown text; of a line of a table, how many cells it has."""
+    """The first characters of the lines of a Markdown text; for a line of a table, its number of cells."""
     assert "<" not in text
     shape: list[object] = []
     for line in text.splitlines():
@@ -156,7 +156,7 @@ def _shape(text: str) -> list[object]:
 
 
 def _balanced(text: str) -> list[str]:
-    """The commands of a LaTeX text that begin or end something, or lead out of it."""
+    """The commands of a LaTeX text that begin or end something, or leave it."""
     assert text.isascii()
     bare = re.sub(r"\\[\\{}$%&#_]", "", text)
     assert bare.count("{") == bare.count("}")

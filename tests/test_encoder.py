@@ -1,4 +1,4 @@
-"""The encoder: the papers' architecture by its numbers, files, copies, and the meter that all budgets rest on."""
+"""The encoder: the papers' architecture by its numbers, files, copies, and the meter on which all budgets depend."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def test_seeded_depends_on_the_seed_alone_and_leaves_the_global_generator() -> N
 
 
 def walked(e: Any, x: Tensor) -> dict[str, Tensor]:
-    """What ``intermediates(every=True)`` gives, by the formulas, nothing in place; the features last."""
+    """The result of ``intermediates(every=True)`` by the formulas, nothing in place; the features last."""
     out = {"stem.conv": e.stem[0]((x - e.mean) / e.std)}
     y = out["stem"] = e.stem[1](out["stem.conv"]).clamp(min=0)
     for name, stage in e.body.items():
@@ -367,7 +367,7 @@ def test_every_backward_is_charged_once_and_nested_meters_agree() -> None:
             features, maps = encoder.intermediates(images(3))
             (features.sum() + maps["layer1"].sum() + maps["layer3"].square().sum()).backward(retain_graph=True)
         assert inner.images == 9
-        features.sum().backward()  # a second pass through the same graph is work too
+        features.sum().backward()  # a second pass through the same graph counts too
     assert (outer.images, inner.images) == (2 + 9 + 6, 9 + 6)
 
 

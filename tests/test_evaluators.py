@@ -1,4 +1,4 @@
-"""The evaluators against naive implementations, and what must hold for each of them."""
+"""The evaluators against naive implementations, and the requirements on all of them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ evaluators = pytest.mark.parametrize("evaluator", QUICK.values(), ids=QUICK)
 
 
 def pictures(n: int, seed: int, *, separable: bool = True) -> ImageSet:
-    """8x8 pictures whose class is their colour, or noise whose class is nothing."""
+    """8x8 pictures whose colour is their class, or noise, which has no relation to its class."""
     g = torch.Generator().manual_seed(seeded(seed))
     labels = torch.arange(n) % CLASSES
     pixels = torch.randint(0, 256 if not separable else 40, (n, 3, 8, 8), generator=g)
@@ -120,7 +120,7 @@ def test_classes_may_be_nameless(evaluator: Evaluator, probe: Probe) -> None:
 
 
 def company(probe: Probe, n: int) -> list[Probe]:
-    """``n`` probes of one task: other encoders, seeds and training images, in noise, where predictions are brittle."""
+    """``n`` probes of one task: different encoders, seeds and training images, in noise: predictions are brittle."""
     noise = [pictures(203, seed=10 + i, separable=False) for i in range(2)]
     encoders = [encoder_of(i) for i in range(3)]
     return [replace(probe, encoder=encoders[i % 3], train=noise[i % 2], seed=i) for i in range(n)]
@@ -313,6 +313,6 @@ def test_linear_needs_two_training_images(probe: Probe) -> None:
 
 @pytest.mark.parametrize("evaluator", [MLP(epochs=1, batch=1000), Linear(epochs=1, batch=1000)])
 def test_logits_that_left_the_numbers_are_no_predictions(evaluator: Evaluator, probe: Probe) -> None:
-    """One step at a finite loss: the weights that it leaves overflow, and argmax would take the first NaN."""
+    """One step at a finite loss: its weights overflow, and argmax would take the first NaN."""
     with pytest.raises(Diverged, match=f"^{evaluator.name}: the logits are not finite; lr"):
         evaluator.model_copy(update={"lr": 1e38}).evaluate(probe)

@@ -1,4 +1,4 @@
-"""Executors: stages are worked on elsewhere and come out as they do here."""
+"""Executors: stages that are computed elsewhere give the results that they give here."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .boards import Tiny, offering, weights
 
 @pytest.mark.fixed_draw("both runs draw the same, whatever that is")
 def test_a_pool_of_processes_gives_the_bits_of_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # read by the children when they start
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # the children read it when they start
     registry = load_registry(extra={"pool": pool})
     here, there = Tiny(tmp_path / "here", registry), Tiny(tmp_path / "there", registry)
     executors: list[pool.Pool] = []
@@ -46,7 +46,7 @@ def test_a_pool_of_processes_gives_the_bits_of_this_process(tmp_path: Path, monk
     )
     records, own = session.run(), here.run()
     executors[0].workers.shutdown()
-    assert executors[0].most == 2  # what stands on nothing unfinished is worked on at the same time
+    assert executors[0].most == 2  # stages whose inputs are finished are computed at the same time
     assert [record.status for record in records] == [record.status for record in own]
     assert [record.counts for record in records] == [record.counts for record in own]
     for record in own:
@@ -104,7 +104,7 @@ def test_what_is_no_executor_is_a_problem_of_its_plugin(cls: type, problem: str)
 
 
 class Looks(Executor):
-    """Sees where large tensors lie, and works on nothing."""
+    """Checks where large tensors lie, and computes nothing."""
 
     name = "looks"
     seen: ClassVar[set[Path]] = set()

@@ -1,4 +1,4 @@
-"""Pictures: they are there, equal when drawn again, readable, and show what the record, its store and its data say."""
+"""Pictures: they exist, are equal when drawn again, readable, and show the content of record, store and data."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Inverter(Mimic):
 
 @dataclass
 class Run:
-    """A run of the tiny board: its records by attack and defense, and what drawing them takes."""
+    """A run of the tiny board: its records by attack and defense, and the inputs for drawing them."""
 
     tiny: Tiny
     records: dict[tuple[str, str], Record]
@@ -115,7 +115,7 @@ def figure(made: Picture | str) -> Figure:
 
 
 def having(scene: Scene, **values: Any) -> Scene:
-    """A scene of which some things are others."""
+    """A scene in which some inputs are replaced."""
     twin = copy.copy(scene)
     vars(twin).update(values)
     return twin
@@ -178,7 +178,7 @@ def test_what_does_not_apply_is_left_out_with_a_reason(run: Run, tmp_path: Path)
     assert draw_inversion(undefended) == draw_information(undefended) == "there is no defense"
 
 
-# What is shown
+# The content
 
 
 def test_the_trigger_is_the_boards(run: Run, scene: Scene) -> None:
@@ -434,7 +434,7 @@ def test_any_class_name_can_be_drawn(scene: Scene, tmp_path: Path) -> None:
             assert path.stat().st_size > 10_000
 
 
-# What goes wrong
+# Errors
 
 
 def refused(error: type[BenchbdError], match: str, record: Record, out: Path, **places: Any) -> None:
@@ -490,7 +490,7 @@ def test_reference_inputs_are_found_in_the_training_images(run: Run, scene: Scen
     assert isinstance(made, Picture)
     labels = [axes.get_xlabel() for axes in made.figure.axes]
     assert labels[:2] == [axes.get_xlabel() for axes in figure(draw_trigger(scene)).axes][:2]
-    assert labels[8:] == [""] * 16  # nobody knows what was predicted
+    assert labels[8:] == [""] * 16  # the predictions are unknown
     nowhere = having(run.scene("badencoder", "inverter"), store=tmp_path)
     vars(nowhere)["record"] = scene.record.model_copy(update={"reference": {"rows": "all", "predicted": [1, "x"]}})
     with pytest.raises(Absent, match="no reference stage"):
@@ -536,7 +536,7 @@ def test_a_record_without_anything_to_draw_is_one_line(
 
 
 def test_a_published_record_is_drawn_whatever_the_backend_of_a_notebook(tmp_path: Path) -> None:
-    """In a process of its own: matplotlib reads MPLBACKEND when it is imported, and refuses what it does not know."""
+    """In a process of its own: matplotlib reads MPLBACKEND when it is imported, and refuses unknown values."""
     (published,) = boards_folder().glob("detect-shapes/records/badencoder_none_*_s1_mlp.json")
     command = [sys.executable, "-m", "benchbd", "figures", str(published), "--out", str(tmp_path / "out")]
     places = {"BENCHBD_STORE": str(tmp_path / "store"), "BENCHBD_DATA": str(tmp_path / "data")}
@@ -571,7 +571,7 @@ def test_plane_has_fixed_signs() -> None:
     assert torch.equal(found, plane(features).coordinates)
     order = torch.randperm(40, generator=generator)
     assert torch.allclose(plane(features[order]).coordinates, found[order], atol=1e-9)
-    assert torch.allclose(plane(-features).coordinates, -found, atol=1e-9)  # the same axes, not turned round
+    assert torch.allclose(plane(-features).coordinates, -found, atol=1e-9)  # the same axes, not reversed
     x = (features - features.mean(0)).double() / features.double().std(0)
     axes = torch.linalg.lstsq(x, found).solution  # (6, 2): the loadings
     assert (axes.gather(0, axes.abs().argmax(0, keepdim=True)) > 0).all()

@@ -1,4 +1,4 @@
-"""Texts that are published name none of a user's folders; files count by what is in them."""
+"""Published texts name none of a user's folders; identities contain files by content."""
 
 from __future__ import annotations
 

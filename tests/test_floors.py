@@ -1,4 +1,4 @@
-"""The shape of the house, read off the imports: floors, and the door that every plugin uses."""
+"""The structure of the packages, from the imports: floors, and plugins' imports from the top level alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FP: what is ranked, how many go, what pruned means, and the label-free accuracy that decides."""
+"""FP: the ranking, the number of pruned channels, the meaning of pruning, and the label-free accuracy."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_pretext_accuracy_at_its_ends() -> None:
     assert small_blocks > one_block  # fewer rivals
 
 
-# What is ranked
+# The ranking
 
 
 @pytest.mark.parametrize("site", ["output", "conv2"])
@@ -111,7 +111,7 @@ def test_activation_of_the_output_is_the_mean_feature(encoder: Encoder, images: 
 
 
 def with_known_activations(encoder: Encoder, levels: Tensor) -> Encoder:
-    """Channel c of the last stage puts out levels[c] everywhere."""
+    """Channel c of the last stage outputs levels[c] everywhere."""
     with torch.no_grad():
         *_, block = encoder.body["layer3"].children()
         for norm in (block.bn2, block.downsample[1]):
@@ -130,7 +130,7 @@ def test_the_lowest_channels_go_ties_by_index(encoder: Encoder, images: ImageSet
     assert repaired(known, images, rule="ratio", ratio=0.99, epochs=0)[1]["k"] == 63
 
 
-# How many go
+# The number of pruned channels
 
 
 def bookkeeping(utilities: list[float], channels: int = 10, **options: Any) -> int:
@@ -139,13 +139,13 @@ def bookkeeping(utilities: list[float], channels: int = 10, **options: Any) -> i
 
 def test_the_level_by_hand() -> None:
     falling = [0.90, 0.90, 0.89, 0.87, 0.86, 0.85, 0.5, 0.5, 0.5, 0.5]
-    assert bookkeeping(falling) == 4  # 0.86 is what 0.04 allows, the equal sign included
+    assert bookkeeping(falling) == 4  # 0.04 allows 0.86, the equal sign included
     assert bookkeeping(falling, tolerance=0) == 1
     assert bookkeeping(falling, tolerance=0.03) == 3
-    assert bookkeeping([0.9] * 10) == 9  # never all of them
+    assert bookkeeping([0.9] * 10) == 9  # never all channels
     assert bookkeeping([0.9] + [0.5] * 9) == 0
     dented = [0.9, 0.9, 0.5, *[0.9] * 7]
-    assert bookkeeping(dented) == 1  # what costs too much ends it, whatever would come later
+    assert bookkeeping(dented) == 1  # the first level that costs too much ends the search, whatever follows
     assert FP(increment=0.3).level(lambda k: 1.0, 10) == 9
     assert FP(increment=0.04).level(lambda k: 1.0 - (k > 30), 512) == 21  # 4 % of 512 is 20.48: steps of 21
     assert FP().level(lambda k: 1.0 - (k > 100), 512) == 96  # 1 % of 512: steps of 6
@@ -163,7 +163,7 @@ def test_the_ratio_by_hand() -> None:
 
 @pytest.mark.parametrize("site", ["output", "conv2"])
 def test_the_utility_of_a_level_is_that_of_a_pruned_encoder(encoder: Encoder, images: ImageSet, site: Any) -> None:
-    """One pass and a choice per channel against pruning for real and passing again."""
+    """One pass and a choice per channel, against actually pruning and passing again."""
     fp = FP(site=site, **QUICK)
     order = mean_activation(encoder, images, site).argsort(stable=True)
     with ForwardMeter() as meter:
@@ -213,7 +213,7 @@ def test_what_the_reader_must_know(encoder: Encoder, images: ImageSet) -> None:
     assert vacuous.endswith("so the tolerance bounds nothing")
 
 
-# What pruned means
+# The meaning of pruning
 
 
 def test_pruned_channels_are_zero_for_good(encoder: Encoder, images: ImageSet, tmp_path: Path) -> None:
@@ -282,7 +282,7 @@ def test_what_was_pruned_before_stays_pruned(encoder: Encoder, images: ImageSet)
     assert int((untouched.mask == 0).sum()) == 1
 
 
-# The whole of it
+# The whole method
 
 
 @pytest.mark.parametrize("site", ["output", "conv2"])

@@ -55,7 +55,7 @@ pytestmark = pytest.mark.gpu
 
 DEVICE = "cuda"
 ARCHITECTURES = pytest.mark.parametrize("arch", ["w16", "w32", "resnet18"])
-KINK = 1e-3  # of gradients: 2e-6 as a rule, but 2e-4 (fp32 against fp64) where rounding switches one ReLU
+KINK = 1e-3  # of gradients: 2e-6 as a rule, but 2e-4 (fp32 against fp64) if rounding switches one ReLU
 BETA = {"layer1": 1500.0, "layer2": 3000.0, "layer3": 8500.0}
 
 
@@ -150,12 +150,12 @@ def test_views_given_the_draws() -> None:
     on_gpu = type(draws)(**{name: value.to(DEVICE) for name, value in vars(draws).items()})
     agree(crop_and_flip(images.to(DEVICE), boxes.to(DEVICE), flips.to(DEVICE)), crop_and_flip(images, boxes, flips))
     agree(affine(images.to(DEVICE), on_gpu), affine(images, draws))
-    agree(exact(images.to(DEVICE), on_gpu), exact(images, draws), 1e-3)  # hue jumps where two channels tie
+    agree(exact(images.to(DEVICE), on_gpu), exact(images, draws), 1e-3)  # hue jumps where two channels are equal
 
 
 @pytest.mark.parametrize("colour", ["exact", "affine"])
 def test_views_repeat_and_never_wait(colour: Any) -> None:
-    """Copies between the devices and reads of results stop the GPU: after the first call there is none."""
+    """Copies between the devices and reads of results make the GPU wait: after the first call there are none."""
     pixels = smooth_pixels(32).to(DEVICE)
     first, _ = Augment(colour=colour).pair(pixels, stream(0, "views", DEVICE))
     generator = stream(0, "views", DEVICE)
@@ -288,7 +288,7 @@ def test_heads_do_not_depend_on_the_company() -> None:
 
 
 def test_the_smoke_board(tmp_path: Path) -> None:
-    """The same command, no option: CUDA is found, precision is bf16, and the records say where they come from."""
+    """The same command, no option: CUDA is found, precision is bf16, and the records name their machine."""
     records = Session.open("smoke", store=tmp_path).run()
     assert {record.status for record in records} <= {"ok", "attack-failed"}
     assert {record.machine["device"] for record in records} == {torch.cuda.get_device_name()}

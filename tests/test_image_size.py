@@ -1,4 +1,4 @@
-"""Boards whose images are not 32x32: what is planned, what runs, and what it takes of memory."""
+"""Boards whose images are not 32x32: their plan, their run, and their memory."""
 
 from __future__ import annotations
 
@@ -108,11 +108,11 @@ def write_pictures(folder: Path, count: int) -> None:
 
 @pytest.mark.skipif(not STATUS.exists(), reason="Linux says what memory is of a file")
 def test_memory_does_not_grow_with_the_set(tmp_path: Path) -> None:
-    """Of decoding, training, an attack and evaluations: of 100 images for training, and of 400, which are 43 MB more;
-    of test images 22 MB more.
+    """Memory of decoding, training, an attack and evaluations, for 100 training images, for 400, which are 43 MB more,
+    and with test images that are 22 MB more.
 
-    Smaller arrays than those that benchbd has returned at once stay in glibc's heap, whose holes differ from run to run
-    by up to a tenth of the peak. So the processes are told to return all from 1 MB on, which leaves what was held."""
+    Arrays smaller than those that benchbd frees at once stay in glibc's heap, whose holes differ from run to run
+    by up to a tenth of the peak. So the processes are set to free all from 1 MB on, and only arrays in use remain."""
     returned = {"MALLOC_MMAP_THRESHOLD_": str(2**20), "MALLOC_ARENA_MAX": "1"}
     protocol = board(224, "set", "set").replace("batch = 8", "batch = 2").replace("images = 32", "images = 8")
     (tmp_path / "mine.toml").write_text(protocol.replace('["none", "ft"]', '["none"]'))

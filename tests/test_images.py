@@ -86,7 +86,7 @@ def test_white_after_normalisation() -> None:
 
 
 def patterned() -> Trigger:
-    """A coloured, lopsided trigger: mistakes in axis order show."""
+    """A coloured, asymmetric trigger: mistakes in axis order become visible."""
     keep = torch.ones(3, 32, 32, dtype=torch.bool)
     keep[:, 2:5, 20:30] = False
     pattern = torch.zeros(3, 32, 32, dtype=torch.uint8)
@@ -95,7 +95,7 @@ def patterned() -> Trigger:
 
 
 def test_a_wandering_patch_is_whole_and_alone() -> None:
-    """Wherever it lands: the same patch, holes and all, and nothing else is touched."""
+    """At every position: the same patch, holes included, and no other pixel changes."""
     keep = patterned().keep.clone()
     keep[1, 3, 24] = True  # a hole in one channel
     trigger = Trigger(torch.where(keep, 0, patterned().pattern), keep, (0.1, 0.9))
@@ -143,7 +143,7 @@ def test_places_are_uniform(side: int, size: int, wander: tuple[float, float], f
         assert bool((abs(counts - images / starts) < 5 * (images / starts) ** 0.5).all())
     if starts > 1:
         both = torch.stack([rows, columns]).double()
-        assert abs(float(torch.corrcoef(both)[0, 1])) < 4 / images**0.5  # neither tells of the other
+        assert abs(float(torch.corrcoef(both)[0, 1])) < 4 / images**0.5  # the two are independent
 
 
 def test_wandering_on_any_shape() -> None:
@@ -387,7 +387,7 @@ def test_unlabeled_owns_its_storage() -> None:
     clone = given.unlabeled()
     assert clone.labels is None
     assert clone.classes == ()
-    assert clone.pixels.untyped_storage().nbytes() == 2 * 3 * 32 * 32  # nothing of the other images hides behind it
+    assert clone.pixels.untyped_storage().nbytes() == 2 * 3 * 32 * 32  # no other image lies behind it
     clone.pixels.zero_()
     assert torch.equal(images.pixels, random_pixels(4))
     assert images.unlabeled().normalization() == images.normalization()
@@ -439,7 +439,7 @@ def test_triggers_from_pictures_and_arrays_are_that_of_the_npz(tmp_path: Path) -
     Image.fromarray(black).quantize(2).save(tmp_path / "palette.png")
     assert Trigger.load(tmp_path / "palette.png").digest == square.digest
     assert Trigger.load(tmp_path / "0.png", 64).digest == Trigger.square(10, 64).digest
-    (tmp_path / "0.npz").write_bytes((tmp_path / "0.png").read_bytes())  # told by what is in it, not by its name
+    (tmp_path / "0.npz").write_bytes((tmp_path / "0.png").read_bytes())  # recognised by its content, not by its name
     assert Trigger.load(tmp_path / "0.npz").digest == square.digest
 
 
@@ -514,7 +514,7 @@ def test_arrays_that_are_no_references(tmp_path: Path, shape: tuple[int, ...]) -
 
 
 def test_the_transparency_of_a_reference_is_left_out_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Resized as a picture of a data set is: after its transparency has gone."""
+    """Resized like a picture of a data set: after its transparency is dropped."""
     large = np.random.default_rng(0).integers(0, 256, (40, 40, 4), dtype=np.uint8)
     plain = load_references(save_png(tmp_path / "plain.png", large[..., :3]), 1, 32)
     caplog.clear()
@@ -531,7 +531,7 @@ def test_a_large_array_is_read_to_disk(tmp_path: Path, monkeypatch: pytest.Monke
     found = read_npz(tmp_path / "x.npz", "x", "y", "turned")
     assert all(np.array_equal(found[name], array) for name, array in (("x", rows), ("y", rows[:, :1])))
     assert np.array_equal(found["turned"], rows.T)
-    found["x"][0] = 0  # it may be written to, as any other
+    found["x"][0] = 0  # it is writable, like any other
     content = bytearray((tmp_path / "x.npz").read_bytes())
     content[len(content) // 4] ^= 1
     (tmp_path / "x.npz").write_bytes(content)

@@ -1,4 +1,4 @@
-"""What a file is by its content, and what keeps one from being read, in a line."""
+"""The type of a file from its content, and the reason that one cannot be read, in a line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The inversion core: the controller's path of lambda, and that a run of K is K runs."""
+"""The inversion loop: the controller's path of lambda, and that a run of K equals K runs."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_decrees_lambda_stops_just_outside_its_range() -> None:
 
 @pytest.mark.parametrize("events", ["-" * 40 + "+" * 40, None])
 def test_decrees_lambda_follows_the_released_rules(events: str | None) -> None:
-    """Their extra rule, back to the start after 11 successes below the floor, is here and never acts."""
+    """The released code's extra rule, a reset after 11 successes below the floor, is here and never acts."""
     if events is None:
         draws = torch.rand(4000, generator=stream(0, "events"))
         odds = torch.linspace(0, 12, 4000).sin() / 2 + 0.5
@@ -79,7 +79,7 @@ def test_decrees_lambda_follows_the_released_rules(events: str | None) -> None:
 
 @pytest.mark.parametrize(("lost", "won"), [("-", "+"), ("+", "-")])
 def test_lambda_comes_back_from_the_ends_of_float32(lost: str, won: str) -> None:
-    """MOTH's has no floor and no roof of its own: 0 and infinity would hold it for ever."""
+    """MOTH's has no floor and no roof of its own: lambda could never leave 0 or infinity."""
     values = path(MOTH, lost * 3000 + won * 20)
     assert min(values) >= torch.finfo(torch.float32).tiny
     assert max(values) <= torch.finfo(torch.float32).max
@@ -201,7 +201,7 @@ def test_the_best_is_the_smallest_at_a_success_and_the_one_that_was_measured() -
 
     class Spied(Corner):
         def forward(self, x: Tensor) -> Tensor:
-            sizes.append(float((1 - x[4] + x[0]).detach().mean(0).sum()))  # what hides white and darkens is the mask
+            sizes.append(float((1 - x[4] + x[0]).detach().mean(0).sum()))  # the mask hides white and darkens
             return super().forward(x)
 
     def pairs() -> Iterator[Tensor]:
@@ -238,7 +238,7 @@ def test_a_level_that_is_just_reached_is_a_success() -> None:
 
 @pytest.mark.parametrize("stop", [{}, {"epoch": 5, "stale": 3}], ids=["to the end", "early"])
 def test_many_at_once_are_each_alone(stop: dict[str, int]) -> None:
-    """Also where they settle at different times."""
+    """The same holds if they settle at different times."""
     inversion = Inversion(
         steps=40, lr=lambda step: 0.5 if step < 20 else 0.2, controller=FAST.controller, level=0.8, channels=3, **stop
     )
@@ -349,7 +349,7 @@ def test_a_new_best_restarts_near_itself() -> None:
         plain = Inversion(steps=2, lr=lr(1.0), jitter=jitter, controller=Controller(start=1.0))
         plain(cast(Encoder, Watched()), white(), shrink, size=8, seed=seeded(0), start=start)
         moved = sizes[1] - sizes[0]  # a mask half as dense lets more of the white through
-        assert moved > 0.1 if jitter == 0 else abs(moved) < 0.004  # back at the best, not where Adam went
+        assert moved > 0.1 if jitter == 0 else abs(moved) < 0.004  # back at the best, not at Adam's position
 
 
 def test_the_pattern_restarts_with_its_mask() -> None:
@@ -379,7 +379,7 @@ def test_the_pattern_restarts_with_its_mask() -> None:
 
 
 def test_it_stops_when_nothing_improves() -> None:
-    """The best comes at update 1; then nothing new, so that the count exceeds 3 at update 5, an epoch's end."""
+    """The best comes at update 1; no later one does, so that the count exceeds 3 at update 5, an epoch's end."""
 
     def grow(features: Tensor) -> tuple[Tensor, Tensor]:
         return -features.sum((1, 2)), torch.ones(len(features))
@@ -412,7 +412,7 @@ def test_the_learning_rate_is_asked_at_every_update() -> None:
     assert asked[-4:] == [0, 1, 2, 3]
 
 
-# What it leaves
+# Restored state
 
 
 def test_the_encoder_comes_back_as_it_was() -> None:

@@ -1,4 +1,4 @@
-"""Isolation: what plugin code leaves changed in torch and in the process is put back; what was replaced is named."""
+"""Isolation: changes of plugin code to torch and the process are undone; replaced names are reported."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ BACKENDS: Any = torch.backends
 
 
 def the_state() -> dict[str, object]:
-    """Every setting that a result may depend on, read afresh."""
+    """Every setting that a result may depend on, read anew."""
     names = ("", "cuda.matmul", "cudnn", "cudnn.conv", "cudnn.rnn", "mkldnn", "mkldnn.matmul", "mkldnn.conv")
     owners = dict.fromkeys(names, BACKENDS)
     for name in filter(None, names):
@@ -70,7 +70,7 @@ def the_state() -> dict[str, object]:
 
 
 def gradient() -> object:
-    """Of a square, and who looks on at what is saved for it."""
+    """The gradient of a square, and the hooks on the tensors saved for it."""
     x = torch.full((1,), 3.0, dtype=torch.float32, device="cpu", requires_grad=True)
     product = x * x
     if product.requires_grad:
@@ -142,7 +142,7 @@ LEFT: list[Callable[[], object]] = [
     lambda: np.seterr(all="raise"),
     lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
     lambda: logging.disable(logging.CRITICAL),
-    lambda: logging.config.dictConfig({"version": 1}),  # by default it silences every logger there is
+    lambda: logging.config.dictConfig({"version": 1}),  # by default it silences every logger
     lambda: Zeros().__enter__(),
     lambda: NoOperators().__enter__(),
     lambda: torch.autograd.graph.saved_tensors_hooks(lambda x: x * 0, lambda x: x).__enter__(),
@@ -233,10 +233,10 @@ def test_what_was_replaced_is_put_back_and_named(
 @pytest.mark.fixed_draw("it asks what torch wraps, not what an optimizer finds")
 def test_what_torch_wraps_at_first_use_stays(caplog: pytest.LogCaptureFixture) -> None:
     class Fresh(torch.optim.SGD):
-        """An optimizer that nobody has made one of."""
+        """An optimizer class without any instance."""
 
     class Net(nn.Module):
-        """A class of the plugin's own is its own affair."""
+        """A class of the plugin's own may change."""
 
     with isolated("attack plain"):
         weight = torch.ones(2, requires_grad=True)
@@ -281,7 +281,7 @@ def test_global_random_numbers_of_a_block_are_its_own() -> None:
 
 @pytest.mark.parametrize("axis", AXIS)
 def test_what_our_own_methods_are_asked_changes_nothing(axis: str, registry: Registry) -> None:
-    """So a plan may ask them without looking at everything before and after each answer."""
+    """So a plan may ask them without comparing everything before and after each answer."""
     for name in registry.names(axis):
         cls = registry.get(axis, name)
         assert isinstance(asking(name, cls), nullcontext)
@@ -302,7 +302,7 @@ def test_a_class_of_a_stranger_is_asked_in_isolation() -> None:
 
 @pytest.mark.fixed_draw("nothing is drawn that it looks at")
 def test_the_first_optimizer_of_a_process_is_no_change() -> None:
-    """torch wraps ``step`` in the class of the first optimizer, which AdamW inherits: nobody replaced anything."""
+    """torch wraps ``step`` in the class of the first optimizer, which AdamW inherits: no plugin replaced anything."""
     code = """
 import logging, torch
 from torch import nn

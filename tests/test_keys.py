@@ -1,7 +1,7 @@
-"""The guard of every move: keys of stages, names of the front door and built tables stay what they are.
+"""The guard of every move: keys of stages, exported names and built tables stay the same.
 
 A key changes only together with a method's ``version``, on purpose; then ``python -m tests.test_keys`` writes
-tests/keys.json anew, and the diff shows which.
+tests/keys.json anew, and the diff shows which keys changed.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def first_party() -> list[type[BaseModel]]:
 
 
 def late_faults(frozen: dict[str, dict[str, Any]], found: dict[str, dict[str, Any]]) -> list[str]:
-    """What is wrong with late options, each with what to do about it."""
+    """The faults of late options, each with the remedy."""
     write = "`python -m tests.test_keys` writes it down"
     faults = []
     for option in {**frozen, **found}:

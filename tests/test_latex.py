@@ -1,4 +1,4 @@
-"""LaTeX: ASCII alone, nothing lost between dollars, and pages that compile and say what the Markdown says."""
+"""LaTeX: ASCII alone, nothing lost between dollars, and pages that compile and contain what the Markdown contains."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def compiled(text: str, folder: Path, paper: str) -> tuple[str, list[tuple[float
     (folder / "main.tex").write_text(
         rf"\documentclass[{paper}]{{article}}{packages}\pagestyle{{empty}}\begin{{document}}\input{{board}}\end{{document}}"
     )
-    for _ in range(4):  # longtable learns its widths from the run before
+    for _ in range(4):  # longtable reads its widths from the run before
         run(folder, "pdflatex", "-interaction=nonstopmode", "-halt-on-error", "main.tex")
     log = re.sub(r"\n(?!\n)", "", (folder / "main.log").read_text(encoding="latin-1"))
     assert "Warning" not in log

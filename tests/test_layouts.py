@@ -1,4 +1,4 @@
-"""Trees as the hub, Kaggle and users write them: shards, names of splits, label columns, pools without labels."""
+"""Folders as the hub, Kaggle and users write them: shards, names of splits, label columns, pools without labels."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_what_lies_there_is_named(library: DataLibrary) -> None:
 
 
 def test_names_that_are_no_utf_8(library: DataLibrary) -> None:
-    """Pictures are read whatever they are called; a class or a data set must have a name that a record can hold."""
+    """Pictures may have any name; a class or a data set needs a name that a record can contain."""
     strange = os.fsdecode(b"caf\xe9")
     put(library.root / "toy" / "train", f"ant/{strange}.png")
     (library.root / "toy" / "train" / "ant" / f"{strange}.txt").write_text("")
@@ -239,7 +239,7 @@ def test_labels_may_be_names(library: DataLibrary) -> None:
     assert images.labels.tolist() == [2, 0, 10]
 
 
-# GTSRB as Kaggle has it
+# GTSRB as on Kaggle
 
 
 def write_kaggle(folder: Path) -> None:
@@ -277,7 +277,7 @@ def test_gtsrb_as_kaggle_has_it(library: DataLibrary) -> None:
 
 
 def test_gtsrb_with_kaggles_folders_twice(library: DataLibrary, caplog: pytest.LogCaptureFixture) -> None:
-    """Its zip holds Train/ and train/, Test/ and test/: those are read that the tables name."""
+    """Kaggle's zip contains Train/ and train/, Test/ and test/: the folders that the tables name are read."""
     library.datasets["gtsrb"] = Gtsrb()
     folder = library.root / "gtsrb"
     write_kaggle(folder)
@@ -286,7 +286,7 @@ def test_gtsrb_with_kaggles_folders_twice(library: DataLibrary, caplog: pytest.L
     caplog.clear()
     for name in ("Train", "Test"):
         shutil.copytree(folder / name, folder / name.lower())
-    (folder / "train" / "0" / "00000_00000_00000.png").unlink()  # no matter what is in the other
+    (folder / "train" / "0" / "00000_00000_00000.png").unlink()  # the content of the other one does not matter
     assert {split: again(library).info("gtsrb", split).digest for split in alone} == alone
     fresh = DataLibrary(library.datasets, library.root, library.cache.with_name("other"))
     caplog.clear()
@@ -299,7 +299,7 @@ def test_gtsrb_with_kaggles_folders_twice(library: DataLibrary, caplog: pytest.L
 
 @pytest.mark.parametrize("name", ["1.0", "-1", "+2", "3.", " 1", "", " "])
 def test_a_number_that_is_no_label_is_no_class_name(library: DataLibrary, name: str) -> None:
-    """As text it would be sorted: 10.0 before 2.0, and -1 behind all."""
+    """Sorted as text, 10.0 would come before 2.0, and -1 behind all."""
     root, said = library.root, f"class {name!r}: a class has a name, or the number that is its label: 0, 1, 2 ..."
     shard(root / "names" / "train.parquet", columns={"label": pa.array(["0", name, "2"])})
     assert f"train.parquet: {said}" in message(library, "names")
@@ -346,7 +346,7 @@ def test_parquet_and_pictures_in_one_folder_are_two_layouts(library: DataLibrary
 
 @pytest.mark.parametrize("name", ["part-00000.snappy.parquet", "train-00000-of-00001.parquet"])
 def test_a_folder_of_shards_may_be_called_train_parquet(library: DataLibrary, name: str) -> None:
-    """As Spark writes them."""
+    """As Spark writes Parquet."""
     shard(library.root / "toy" / "train.parquet" / name)
     assert library.info("toy", "train").count == 3
 
@@ -421,7 +421,7 @@ def test_frames_and_transparency_that_are_left_out_are_said(
 
 
 def test_labels_that_may_surprise_are_said(library: DataLibrary, caplog: pytest.LogCaptureFixture) -> None:
-    """In any layout: a class without pictures, and names that are not those that the data set declares."""
+    """In any layout: a class without pictures, and names that the data set does not declare."""
     values = np.array([1, 3, 1, 3])
     shard(library.root / "parquet" / "train.parquet", columns={"label": pa.array(values)}, count=4)
     write_npz(library.root / "npz" / "train.npz", pictures(4), values)

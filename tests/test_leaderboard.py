@@ -51,7 +51,7 @@ def only(table: pd.DataFrame, **where: object) -> pd.Series:
 
 
 def markdown_rows(text: str) -> list[dict[str, str]]:
-    """The pipe tables of a text, read back as a browser would."""
+    """The pipe tables of a text, parsed as a browser parses them."""
     rows: list[dict[str, str]] = []
     header: list[str] = []
     for line in text.splitlines():
@@ -84,7 +84,7 @@ def test_frame_has_a_line_per_record_with_flat_columns() -> None:
 def test_ra_has_columns_where_records_count_it() -> None:
     records = [make_record(seed=seed, metrics=(80.0, 9.0, acc)) for seed, acc in ((0, 40.0), (1, 50.0))]
     row = only(frame_of_rows(records), defense="none")
-    assert (row.ra, row.ra_b) == (55.0, 82.0)  # of 60 and 50; what the trigger leaves of the clean encoder's 82
+    assert (row.ra, row.ra_b) == (55.0, 82.0)  # 55 of 60 and 50; the trigger lowers the clean encoder's accuracy to 82
     assert row.ra_half == pytest.approx(12.706205 * 7.0710678 / 2**0.5, abs=1e-4)
     (line,) = csv.DictReader(io.StringIO(render(records, "csv")))
     assert (line["ra"], line["ra_b"]) == ("55.0", "82.0")
@@ -100,7 +100,7 @@ def test_certified_accuracy_has_a_column_where_a_row_has_it() -> None:
     sure = {"defense": "ft", "undefended": make_record().metrics}
     records = [make_record(), *(make_record(seed=seed, counts=each, **sure) for seed, each in enumerate(counts))]
     row = only(frame_of_rows(records), defense="ft")
-    assert row.certified == 15.0  # of 10 and 20
+    assert row.certified == 15.0  # the mean of 10 and 20
     text = render(records, "text")
     assert "cert." in text.splitlines()[2]
     assert "cert.: right, and certified." in " ".join(text.split())

@@ -1,4 +1,4 @@
-"""Tensors in files: what is written to a mapping reaches neither the file nor another mapping."""
+"""Tensors in files: writing to a mapping changes neither the file nor another mapping."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_a_region_of_a_file_starts_anywhere(tmp_path: Path, offset: int) -> None
     assert torch.equal(found, values.view(10, 100))
     found.zero_()
     assert file.read_bytes()[offset:] == values.numpy().tobytes() + b"more"
-    assert found.untyped_storage().nbytes() == values.nbytes  # nothing else of the file can be reached from it
+    assert found.untyped_storage().nbytes() == values.nbytes  # it gives access to no other part of the file
 
 
 def test_a_region_that_a_file_does_not_hold_is_refused(tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_a_large_tensor_lies_where_it_should(made: str, tmp_path: Path, monkeypa
 
 
 def anonymous() -> int:
-    """Bytes of this process that no file holds."""
+    """Bytes of this process that belong to no file."""
     status = Path("/proc/self/status").read_text()
     return int(status.split("RssAnon:")[1].split()[0]) * 1024
 
@@ -208,4 +208,4 @@ def test_neither_filling_nor_reading_takes_memory_of_the_process() -> None:
     assert int(copy.view(torch.int64).count_nonzero()) == size // 8
     assert anonymous() - before < size / 4
     copy.fill_(2)
-    assert anonymous() - before > size / 2  # the measure would see it
+    assert anonymous() - before > size / 2  # the measure would show it

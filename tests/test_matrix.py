@@ -1,4 +1,4 @@
-"""The whole grid: which methods there are, what table1 costs, and that a change recomputes what stands on it alone."""
+"""The whole grid: its methods, the cost of table1, and that a change recomputes only what depends on it."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_table1_is_108_cells_on_the_stages_that_they_share(tmp_path: Path, regis
     attacks = [stage for stage in made.stages if stage.kind == "attack"]
     assert [stage.method_name for stage in attacks].count("bassl") == 6
     assert all(cost(stage) for stage in made.stages)  # every stage has an estimate, absent data or not
-    for stage in attacks:  # to poison the pool is to pre-train again
+    for stage in attacks:  # poisoning the pool means pre-training again
         if stage.method_name == "bassl":
             assert cost(stage) == cost(stage.parents["encoder"])
 

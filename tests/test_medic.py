@@ -1,4 +1,4 @@
-"""MEDIC: statistics, importance and the loss against hand values and a naive form, and what a run leaves alone."""
+"""MEDIC: statistics, importance and the loss against hand values and a naive form, and what a run does not change."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def test_weights_of_a_sample_sum_to_at_most_one(teacher: Encoder, images: ImageS
 
 
 def test_importance_is_a_matter_of_the_sample_alone(teacher: Encoder, images: ImageSet, views: Views) -> None:
-    """The first view of another image moves nothing, not even the size of the gradient."""
+    """The first view of another image changes nothing, not even the size of the gradient."""
     statistics, medic = channel_statistics(teacher, images), Medic()
     first = views[0].clone()
     first[0] = 0.5
@@ -189,7 +189,7 @@ def test_importance_is_a_matter_of_the_sample_alone(teacher: Encoder, images: Im
 
 
 def test_a_dormant_neuron_weighs_less_than_uniform(teacher: Encoder, images: ImageSet, views: Views) -> None:
-    """Channel 3 is silent on all clean images, channel 5 on most: on those it has little."""
+    """Channel 3 is silent on all clean images, channel 5 on most: on those its weight is small."""
     norm: Any = teacher.get_submodule("body.layer1.0.bn1")
     x = images.pixels.float() / 255
     with torch.no_grad():
@@ -208,12 +208,12 @@ def test_a_dormant_neuron_weighs_less_than_uniform(teacher: Encoder, images: Ima
         assert float(w[:, 5].mean()) < uniform
     assert float(w[:, 5].max()) < uniform  # without impact it is so everywhere
     s, t = draw(*w.shape), draw(*w.shape, seed=1)
-    s[:, 3] = 1e6  # what the student does there is its own affair
+    s[:, 3] = 1e6  # the student may do anything there
     assert float(clone_distance(s, t, w, statistics["layer1.0.relu"])) < 10
 
 
 def test_a_neuron_that_fires_seldom_weighs_more_than_uniform_where_it_does(teacher: Encoder, images: ImageSet) -> None:
-    """At one position in a thousand: sigma is small, z is large, and the other entries are left little."""
+    """At one position in a thousand: sigma is small, z is large, and the weight of the other entries is small."""
     norm: Any = teacher.get_submodule("body.layer1.0.bn1")
     x = images.pixels.float() / 255
     with torch.no_grad():
@@ -228,7 +228,7 @@ def test_a_neuron_that_fires_seldom_weighs_more_than_uniform_where_it_does(teach
         assert float(w[:, 5][fires].mean()) > 5 / w[0].numel()
         assert float(w[:, 5][~fires].max()) < 1 / w[0].numel()
         where = (w[:, 5] * fires).sum((1, 2))
-        assert float((where > w.sum((1, 2, 3)) - where).float().mean()) > 0.7  # in most images it is nearly alone
+        assert float((where > w.sum((1, 2, 3)) - where).float().mean()) > 0.7  # mostly it has nearly all weight
 
 
 def test_the_released_impact_is_inert(teacher: Encoder, images: ImageSet) -> None:
@@ -347,7 +347,7 @@ def test_one_batch_for_both_views_differs_by_batchnorm_alone(teacher: Encoder, i
 
 
 def test_nothing_flows_into_the_teacher(teacher: Encoder, images: ImageSet, views: Views) -> None:
-    """Not even where its weights could take a gradient; and the views, which the caller owns, are not marked."""
+    """Not even if its weights could take a gradient; and the views, which the caller owns, are not marked."""
     statistics, s, open_teacher = channel_statistics(teacher, images), student(), teacher.copy()
     torch.stack([*Medic().losses(s, open_teacher, statistics, views).values()]).sum().backward()
     assert all(p.grad is None for p in open_teacher.parameters())

@@ -1,4 +1,4 @@
-"""Counts, percentages and intervals against figures worked out by hand."""
+"""Counts, percentages and intervals against figures computed by hand."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_auroc_interval_contains_its_value_narrows_with_size_and_mirrors() -> No
         mirrored = auroc_interval(0.2, n, n)
         assert (1 - mirrored[1], 1 - mirrored[0]) == pytest.approx((low, high), abs=1e-9)
         widths.append(high - low)
-        for p in (low, high):  # both ends stand on the bound itself
+        for p in (low, high):  # both ends lie exactly on the bound
             divergence = 0.8 * math.log(0.8 / p) + 0.2 * math.log(0.2 / (1 - p))
             assert math.exp(-n * divergence) == pytest.approx(0.025, rel=1e-6)
     assert widths == sorted(widths, reverse=True)

@@ -47,7 +47,7 @@ def student() -> Encoder:
 
 @contextmanager
 def recording(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, bool, int]]]:
-    """(who, in training mode, images) of every forward in the block. A teacher has no gradients."""
+    """(net, in training mode, images) of every forward in the block. A teacher has no gradients."""
     calls: list[tuple[str, bool, int]] = []
     inner = Encoder.intermediates
 
@@ -175,7 +175,7 @@ def test_negative_weights_are_refused_before_anything_runs(teacher: Encoder, ima
 
 
 def naive_losses(s: Encoder, t: Encoder, views: tuple[Tensor, Tensor], beta: dict[str, float], tau: float) -> Losses:
-    """The step as the released code walks it: the student passes v1 twice more than needed, stage by stage, the
+    """The released code's step: the student passes v1 twice more than needed, stage by stage, the
     teacher passes twice and with gradients, NT-Xent is a double loop."""
 
     def features(e: Encoder, x: Tensor) -> Tensor:
@@ -247,7 +247,7 @@ def test_one_batch_for_both_views_is_another_loss(teacher: Encoder, views: tuple
     in_eval = [
         losses(Mimic(bn_views=v), student().eval(), teacher.frozen(), views, BETA) for v in ("separate", "joint")
     ]
-    torch.testing.assert_close(*in_eval)  # only BatchNorm's statistics make the difference
+    torch.testing.assert_close(*in_eval)  # only BatchNorm's statistics cause the difference
 
 
 def test_both_views_copied_is_the_mean_over_views(teacher: Encoder, views: tuple[Tensor, Tensor]) -> None:

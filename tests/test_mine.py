@@ -102,7 +102,7 @@ def test_moving_average_is_that_of_the_exponentials() -> None:
 
 
 def test_the_gradient_divides_by_the_moving_average(monkeypatch: pytest.MonkeyPatch) -> None:
-    """E_P[dT] - E_Q[exp(T) dT] / average at every step, where this batch's own mean is another number."""
+    """E_P[dT] - E_Q[exp(T) dT] / average at every step; this batch's own mean gives another number."""
     asked: list[tuple[Statistic, Tensor, Tensor, tuple[int, ...] | range]] = []
     made: list[list[Tensor | None]] = []
     forward, step = Statistic.forward, torch.optim.Adam.step
@@ -144,7 +144,7 @@ def test_saturation_is_finite_and_reported() -> None:
 def test_only_pairs_near_the_upper_bound_are_at_the_bound(
     of_pairs: float, at_bound: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A fifth of the unrelated pairs near -10, as T learns to put those that it can tell apart."""
+    """A fifth of the unrelated pairs near -10: T learns to put those that it recognises there."""
     forward = Statistic.forward
 
     def planted(self: Statistic, f: Tensor, z: Tensor, shifts: tuple[int, ...] | range) -> tuple[Tensor, Tensor]:
@@ -178,7 +178,7 @@ def test_numbers_that_are_not_finite_give_nan() -> None:
 
 
 def test_one_reading_that_is_not_finite_is_no_estimate() -> None:
-    """The rest would be averaged as if T had not left the numbers on the way."""
+    """The rest would be averaged although T became NaN on the way."""
     assert math.isnan(_estimate([0.5, 0.6, math.nan], 3.0, 0.0).nats)
     assert math.isnan(_estimate([0.5, math.inf, 0.4], 3.0, 0.0).nats)
     assert _estimate([0.5, 0.7], 3.0, 0.0).nats == pytest.approx(0.6)

@@ -1,4 +1,4 @@
-"""Plugins that misbehave: whatever one raises or says, the run goes on without it, or does not begin."""
+"""Plugins that misbehave: whatever one raises or returns, the run continues without it, or does not begin."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ ALONE = {"attacks": ("none",), "defenses": ("none", "odd")}
 
 
 class Odd(Mitigation):
-    """A defense that does what a test tells it."""
+    """A defense that follows the test's instructions."""
 
     name = "odd"
     paper = "test"
@@ -91,7 +91,7 @@ def raising(error: Any) -> Any:
 
 
 class Bye(BaseException):
-    """Of no kind that anybody expects."""
+    """An error of an unexpected type."""
 
 
 class MuteError(Exception):
@@ -205,7 +205,7 @@ def test_a_note_is_what_it_was_when_it_was_noted(again: Callable[..., Tiny]) -> 
 
 def test_an_evaluator_and_a_detector_that_leave(again: Callable[..., Tiny]) -> None:
     class Judge(Evaluator):
-        """Leaves."""
+        """Exits."""
 
         name = "judge"
         paper = "test"
@@ -216,7 +216,7 @@ def test_an_evaluator_and_a_detector_that_leave(again: Callable[..., Tiny]) -> N
             raise Bye
 
     class Guard(Detection):
-        """Leaves."""
+        """Exits."""
 
         name = "guard"
         paper = "test"
@@ -233,7 +233,7 @@ def test_an_evaluator_and_a_detector_that_leave(again: Callable[..., Tiny]) -> N
     assert (found.status, found.reason) == ("failed", "detect guard: StoreError: not yours")
 
 
-# Encoders that are not what they say --------------------------------------------------------------------------------
+# Encoders that are not what they claim --------------------------------------------------------------------------------
 
 
 class Saved(W16):
@@ -345,7 +345,7 @@ def test_an_encoder_is_stored_as_its_weights(again: Callable[..., Tiny], act: An
     Encoder.load(tiny.blob(stored.stages["defend"], ENCODER))
 
 
-# What a plan asks --------------------------------------------------------------------------------------------------
+# A plan's calls -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("told", [-1, float("nan"), "many", True, 10**30, Bye("no"), 1.5])
@@ -638,7 +638,7 @@ def test_defaults_of_every_sort_are_shown(clean: Tiny, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("letter", ["x", "\u00e9"])
 def test_a_record_of_long_names_is_written_and_read(again: Callable[..., Tiny], letter: str) -> None:
-    """Data sets are folders, whose names may be as long as a file's: two make a name too long."""
+    """Data sets are folders, whose names may be as long as a file's: two give a name that is too long."""
     tiny = again()
     long = letter * (200 // len(letter.encode()))
     for name in ("pool", "task"):

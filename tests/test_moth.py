@@ -1,4 +1,4 @@
-"""MOTH: pseudo-classes, the choice of pairs, inversion on planted backdoors, and what a hardening step changes."""
+"""MOTH: pseudo-classes, the choice of pairs, inversion on planted backdoors, and the effect of a hardening step."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ SIMILAR: dict[str, Any] = {
 
 
 class Planted(W16):
-    """Features are the mean colour, and much green where a 3x3 patch in the corner is white. Only that is trained."""
+    """Features are the mean colour, and much green if a 3x3 patch in the corner is white. Only that part is trained."""
 
     def __init__(self) -> None:
         super().__init__("w16")
@@ -130,7 +130,7 @@ def triggers(sizes: list[float], size: int = SIZE) -> Inverted:
 
 
 def blobs(sizes: list[int]) -> tuple[Tensor, Tensor]:
-    """Unit vectors close to orthogonal axes, shuffled, and which axis each is close to."""
+    """Unit vectors close to orthogonal axes, shuffled, and the axis that each is close to."""
     labels = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
     labels = labels[torch.randperm(len(labels), generator=stream(0, "shuffle"))]
     noise = 0.05 * torch.randn(len(labels), 8, generator=stream(0, "blobs"))
@@ -158,7 +158,7 @@ def test_small_clusters_begin_again() -> None:
         assert len(centroids) == 4
         assert int(torch.bincount(labels).min()) >= 10
     _, labels = spherical_kmeans(points, 3, 1, stream(0, "k"))
-    assert int(torch.bincount(labels).min()) == 2  # where two members are enough, they stay
+    assert int(torch.bincount(labels).min()) == 2  # if two members are enough, they stay
 
 
 def test_points_that_are_all_alike_are_one_cluster() -> None:
@@ -265,7 +265,7 @@ def test_gain_by_hand_and_no_entry_is_shared() -> None:
 
 
 def test_growth_from_a_trigger_of_no_size_is_finite() -> None:
-    """A mask that saturates at 0 has size 0; 0 / 0 would be chosen by every argmax from then on."""
+    """A mask that reaches 0 has size 0; every later argmax would choose 0 / 0."""
     zeros = torch.zeros(3, 3, dtype=torch.float64)
     pairs = Pairs(zeros, zeros.clone(), zeros.clone(), torch.zeros(3, 3, 1, 4, 4), torch.zeros(3, 3, 3, 4, 4), zeros)
     pairs.measured((0, 1), 0.0)
@@ -306,7 +306,7 @@ def test_a_planted_trigger_is_found(images: ImageSet) -> None:
     assert float(found.size[green]) < 0.5 * float(found.size[others].min())
     mask = found.mask[green, 0]
     assert float(mask[-4:-1, -4:-1].mean()) > 3 * float(mask.mean())
-    held_out = images.pixels[classes.labels != green][16:].float() / 255  # most were not inverted on
+    held_out = images.pixels[classes.labels != green][16:].float() / 255  # the inversion did not use most of them
     arrived = classes.logits(encoder(found.stamp(held_out, green))).argmax(1) == green
     assert float(arrived.float().mean()) >= 0.99
     assert not promise.diagonal().any()
@@ -396,7 +396,7 @@ def test_similarity_hardens_a_planted_backdoor(knowledge: DefenderKnowledge) -> 
     assert moved(repaired) < 0.6 * moved(encoder)
     noted: Any = found.notes["moth"]
     assert noted["stamped"] + noted["skipped"] == 6
-    assert noted["stamped"] >= 1  # once it is hardened, no trigger is left to stamp
+    assert noted["stamped"] >= 1  # after hardening, no trigger is left to stamp
 
 
 # A hardening step
@@ -540,7 +540,7 @@ def test_a_failure_is_followed_by_a_long_inversion(
     assert calls == [(2, 1.1, 1e-3, 0.1, 1)] + [(2, 1.1, 1e-3, 0.1, 1)] * 4
     calls.clear()
     run(Moth(**QUICK | {"refine_passes": 0}), toy_encoder(seeded(0)), knowledge)
-    assert len(calls) == 1 + 2  # the universal one, and one a period
+    assert len(calls) == 1 + 2  # the universal one, and one per period
 
 
 @pytest.mark.usefixtures("always")
@@ -563,7 +563,7 @@ def test_the_inversions_of_similarity(knowledge: DefenderKnowledge, monkeypatch:
 
 @dataclass
 class Call:
-    """An inversion that was asked for: its passes, the encoder's first weights at that time, and the start's sizes."""
+    """A requested inversion: its passes, the encoder's first weights at that time, and the start's sizes."""
 
     passes: int
     weights: Tensor
@@ -572,7 +572,7 @@ class Call:
 
 
 def scripted(monkeypatch: pytest.MonkeyPatch, sizes: list[list[float]]) -> list[Call]:
-    """Inversions find even masks of the next sizes, the last ones for ever, in an ink of a hundredth of the size."""
+    """Inversions find even masks of the next sizes, then always of the last, in an ink of a hundredth of the size."""
     calls: list[Call] = []
 
     def script(passes: int, *protocol: Any, **more: Any) -> Any:
@@ -594,7 +594,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, sizes: list[list[float]]) -> list[
 def test_a_trigger_is_inverted_on_the_encoder_as_it_then_is(
     options: dict[str, Any], knowledge: DefenderKnowledge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The universal triggers, and the first of similarity, on the given one; then on one that every step changes."""
+    """The universal triggers, and the first of similarity, use the given encoder; later ones the current encoder."""
     calls = scripted(monkeypatch, [[20.0] * 3, [20.0] * 2] if options is QUICK else [[20.0]])
     encoder = toy_encoder(seeded(0))
     run(Moth(**options | {"lr": 0.1}), encoder, knowledge)

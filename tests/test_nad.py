@@ -1,4 +1,4 @@
-"""NAD: without attention it is FT, bit for bit; with it, the student comes to look where its teacher looks."""
+"""NAD: without attention it is FT, bit for bit; with it, the student's attention approaches the teacher's."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_it_passes_the_suite() -> None:
     ids=str,
 )
 def test_without_attention_it_is_ft_bit_for_bit(images: ImageSet, options: dict[str, Any]) -> None:
-    """Whatever the teacher is: one of no steps, of other steps, or of as many."""
+    """For every teacher: one of no steps, of other steps, or of as many."""
     wanted = repair(FT(batch=8, **options), images)
     for teacher_steps, form in ((0, "mse"), (2, "l2"), (4, "mse")):
         found = repair(NAD(batch=8, beta=0, at_form=form, teacher_steps=teacher_steps, **options), images)
@@ -118,7 +118,7 @@ def distances(student: Encoder, teacher: Encoder, images: ImageSet) -> list[floa
 
 
 def test_the_student_comes_to_look_where_the_teacher_looks(images: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a fixed clean batch; the teacher went its own way first, so that there is a distance to close."""
+    """On a fixed clean batch; the teacher was trained first, so that there is a distance to close."""
     with distillers(monkeypatch) as used:
         student = NAD(steps=30, teacher_steps=30, batch=16).repair(toy_encoder().copy(), DefenderKnowledge(images, 1))
     teacher = used[0].teacher
@@ -221,7 +221,7 @@ def test_passes_of_a_step(images: ImageSet, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_how_long_the_teacher_trains() -> None:
-    """A budget names steps and batch alone; it must bound the teacher too."""
+    """A budget names steps and batch alone; it must limit the teacher too."""
     for method, expected in (
         (NAD(), (7500, 7500)),
         (NAD(steps=200), (200, 200)),

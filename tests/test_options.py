@@ -1,4 +1,4 @@
-"""From text to validated fields, and what is said where it does not work out."""
+"""From text to validated fields, and the messages for text that is not valid."""
 
 from __future__ import annotations
 

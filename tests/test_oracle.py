@@ -1,10 +1,9 @@
-"""No oracle: a defense that searches everything it is handed meets no trigger, target, test image, label, name or path.
+"""No oracle: a defense that searches all its arguments finds no trigger, target, test image, label, name or path.
 
-Two searches. One goes through the bytes of a handover, its sealed files included. The other walks from a method's
+Two searches. One reads the bytes of a handover, its sealed files included. The other walks from a method's
 arguments: attributes (of instances, slots and classes), containers, closures, defaults, bound objects, hooks, autograd
-graphs and the whole storage behind every tensor. The walk does not follow the globals of functions, imported modules or
-the frames of the interpreter: within one process these lead anywhere, and nothing here claims otherwise. The last test
-shows such a way.
+graphs and the whole storage of every tensor. The walk does not follow the globals of functions, imported modules or
+the frames of the interpreter: within one process these lead everywhere, which the last test shows.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ OPAQUE = (types.ModuleType, types.FrameType, types.CodeType, torch.dtype, torch.
 def walk(*roots: object) -> Iterator[tuple[str, object]]:
     """(path, object) of everything within reach, each object once."""
     waiting: list[tuple[str, object]] = [(f"argument {i}", root) for i, root in enumerate(roots)]
-    seen: dict[int, object] = {}  # holds on to what it saw, so that no address is used twice
+    seen: dict[int, object] = {}  # keeps each object, so that no address is used twice
     while waiting:
         path, found = waiting.pop()
         if id(found) in seen or isinstance(found, OPAQUE):
@@ -65,7 +64,7 @@ def walk(*roots: object) -> Iterator[tuple[str, object]]:
 
 
 def parts(found: Any) -> Iterator[tuple[str, object]]:
-    """What can be reached from one object in one step."""
+    """The objects that can be reached from one object in one step."""
     if isinstance(found, str | bytes | int | float | complex | None):
         return
     if isinstance(found, dict | types.MappingProxyType):
@@ -110,7 +109,7 @@ def filled(cell: types.CellType) -> bool:
 
 
 class Secrets:
-    """What no defender may meet, and how to recognise it."""
+    """Secrets that no defender may find, and how to recognise them."""
 
     def __init__(self, tiny: Tiny, library: DataLibrary) -> None:
         self.trigger = Trigger.square(10)
@@ -136,7 +135,7 @@ class Secrets:
             yield type(found).__name__
         if isinstance(found, ImageSet) and (found.labels is not None or found.classes or found.mean is not None):
             yield "labels or statistics"
-        if isinstance(found, str) and len(found) < 300:  # docstrings may speak of tasks
+        if isinstance(found, str) and len(found) < 300:  # docstrings may mention tasks
             yield from (
                 f"the word {word!r}" for word in self.words if word == found or (len(word) > 6 and word in found)
             )
@@ -161,7 +160,7 @@ class Secrets:
 
 
 class Bytes:
-    """What no defender may meet, as bytes: the search through a handover."""
+    """Secrets that no defender may find, as bytes: the search through a handover."""
 
     def __init__(self, tiny: Tiny, library: DataLibrary) -> None:
         trigger, test = Trigger.square(10), library.load("animals", "test").pixels
@@ -187,12 +186,12 @@ class Bytes:
         data, regions = handed.pack()
         whole = b"".join([data, *(content(region.map()) for region in regions)])
         found = [name for name, secret in {**self.tensors, **self.words}.items() if secret in whole]
-        if re.search(rb'"/[ -~]{4,}?"', whole):  # JSON quotes its strings; two bytes alone stand in weights too
+        if re.search(rb'"/[ -~]{4,}?"', whole):  # JSON quotes its strings; two bytes alone occur in weights too
             found.append("an absolute path")
         return found + [f"a stamped image in {name}" for name, part in handed.tensors.items() if self.stamped(part)]
 
     def stamped(self, pixels: Tensor) -> list[int]:
-        """Rows of images that hold the trigger where it goes."""
+        """Rows of images that contain the trigger at its position."""
         if pixels.dtype != torch.uint8 or pixels.ndim != 4:
             return []
         there = pixels.flatten(1)[:, self._place] == self._pattern
@@ -204,7 +203,7 @@ def content(tensor: Tensor) -> bytes:
 
 
 class Cheat(Mitigation):
-    """Looks at everything it is handed."""
+    """Searches all its arguments."""
 
     name = "cheat"
     paper = "a test"
@@ -216,7 +215,7 @@ class Cheat(Mitigation):
 
 
 class CheatingDetector(Detection):
-    """Looks at everything it is handed."""
+    """Searches all its arguments."""
 
     name = "cheat"
     paper = "a test"
@@ -228,7 +227,7 @@ class CheatingDetector(Detection):
 
 
 class Reader(ClassifierDetection):
-    """Looks at a classifier and at everything else that it is handed."""
+    """Searches a classifier and all its other arguments."""
 
     name = "reader"
     paper = "a test"
@@ -240,7 +239,7 @@ class Reader(ClassifierDetection):
 
 
 class Careless(Attack):
-    """Leaves on its encoder whatever it knows, as attributes, hooks and gradients."""
+    """Leaves its whole knowledge on its encoder, as attributes, hooks and gradients."""
 
     name = "careless"
     paper = "a test"
@@ -282,7 +281,7 @@ class Beasts(Animals):
 
 
 class Taught(ToyPretraining):
-    """Is handed the pool's labels."""
+    """Receives the pool's labels."""
 
     name = "taught"
     paper = "a test"
@@ -310,7 +309,7 @@ def tiny(tmp_path: Path) -> Tiny:
 
 @pytest.fixture
 def handovers(monkeypatch: pytest.MonkeyPatch) -> list[Handover]:
-    """Every handover, as the executor gets it."""
+    """Every handover, as the executor receives it."""
     seen: list[Handover] = []
     submit = Inline.submit
 
@@ -328,7 +327,7 @@ def test_no_bytes_of_a_secret_are_in_what_a_defender_is_handed(tiny: Tiny, hando
     session.inspect()
     secrets = Bytes(tiny, session.library)
     defenders = [handed for handed in handovers if handed.kind in ("defend", "detect")]
-    assert len(defenders) == 6  # a mitigation and a detector, before three encoders
+    assert len(defenders) == 6  # a mitigation and a detector, for three encoders
     for handed in defenders:
         assert secrets.found_in(handed) == []
     attacked = next(handed for handed in handovers if handed.kind == "attack")
@@ -409,7 +408,7 @@ def test_of_a_poisoned_clean_set_only_the_stamped_images_hold_the_trigger(
 
 
 class Keeper(Mitigation):
-    """Keeps the first encoder that it ever saw, and gives that one back."""
+    """Keeps the first encoder that it received, and returns it every time."""
 
     name = "keeper"
     paper = "a test"
@@ -422,9 +421,10 @@ class Keeper(Mitigation):
 
 
 def test_what_one_process_does_not_stop(tmp_path: Path) -> None:
-    """A class outlives a stage: a defense that saw the clean encoder repairs the attacked one with it. The handover
-    holds no clean encoder; only a process of its own keeps the method from what it kept. So do the interpreter's
-    frames, ``gc.get_objects()``, ``sys.argv`` and the modules of benchbd, which this process shares with a method."""
+    """A class outlives a stage: a defense that received the clean encoder repairs the attacked one with it. The
+    handover contains no clean encoder; only a process per stage separates the method from what it kept. So it does from
+    the interpreter's frames, ``gc.get_objects()``, ``sys.argv`` and benchbd's modules, which this process shares with
+    it."""
     Keeper.first = None
     board = TINY.replace('defenses = ["none", "scratch", "ft"]', 'defenses = ["keeper"]')
     tiny = Tiny(tmp_path, load_registry(extra={"keeper": offering(benchbd_defenses=[Keeper])}), board)
@@ -432,7 +432,7 @@ def test_what_one_process_does_not_stop(tmp_path: Path) -> None:
     assert (clean.attack, attacked.attack) == ("none", "badencoder")
     assert clean.stages["pretrain"] == attacked.stages["pretrain"]
     blobs = [tiny.blob(record.stages["defend"], ENCODER).read_bytes() for record in (clean, attacked)]
-    assert blobs[0] == blobs[1]  # the oracle's repair: it is told here, and stopped by a process a stage
+    assert blobs[0] == blobs[1]  # the oracle's repair: visible here, and prevented by a process per stage
 
 
 def test_a_cheating_defense_finds_nothing(tiny: Tiny) -> None:
@@ -442,12 +442,12 @@ def test_a_cheating_defense_finds_nothing(tiny: Tiny) -> None:
     assert {record.status for record in (*records, *inspected)} <= {"ok", "attack-failed"}
     secrets = Secrets(tiny, session.library)
     defenders = [handed for handed in HANDED if isinstance(handed[-1], DefenderKnowledge)]
-    assert len(defenders) == 6  # a mitigation and a detector, before three encoders
+    assert len(defenders) == 6  # a mitigation and a detector, for three encoders
     for handed in defenders:
         assert secrets.found_in(*handed) == []
     attackers = [handed for handed in HANDED if isinstance(handed[-1], AttackerKnowledge)]
     found = "\n".join(secrets.found_in(*attackers[0]))
-    assert "the trigger's pattern" in found  # the walk sees what is there to be seen
+    assert "the trigger's pattern" in found  # the walk finds secrets that are there
     assert "a downstream training image" in found
     assert "a test image" not in found  # an attacker has no test images either
 
@@ -493,7 +493,7 @@ def test_the_walk_would_find_a_leak(tiny: Tiny, leak: Callable[[DefenderKnowledg
 
 
 def test_the_defenders_images_own_their_storage(tiny: Tiny) -> None:
-    """Nothing lies behind the clean images: their storage ends where they end, and is shared with nobody."""
+    """The clean images' storage ends with the images, and no other tensor shares it."""
     session = tiny.session(attacks=["none"])
     session.run()
     pool = session.library.load("pool", "pool").pixels

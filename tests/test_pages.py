@@ -1,4 +1,4 @@
-"""What the pages say holds: concepts are facts, examples are plugins, and commands run."""
+"""The pages are right: concepts are facts, examples are plugins, and commands run."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_roles_are_those_of_the_page(registry: Registry) -> None:
 
 
 def test_image_forwards_are_counted_as_the_page_says() -> None:
-    """One image, so that the meter shows what the table says; a backward is counted beside its forward."""
+    """One image, so that the meter's counts equal the table's; a backward is counted with its forward."""
 
     def spent(*, weights: bool, inputs: bool) -> int:
         encoder, x = toy_encoder().requires_grad_(weights), torch.rand(1, 3, 32, 32, requires_grad=inputs)

@@ -1,4 +1,4 @@
-"""From a board to cells and stages: sharing, keys, options, departures, and what is wrong said in one line."""
+"""From a board to cells and stages: sharing, keys, options, departures, and one line for every fault."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_one_option_recomputes_its_stage_and_what_stands_on_it(tiny: Tiny) -> No
         ("evaluate", "mlp"),
         ("evaluate", "mlp"),
     ]
-    # Pre-training stands under everything but the control that sees no encoder.
+    # Every chain begins with pre-training, except the control that does not use the encoder.
     kept = keys(tiny.plan()) & keys(tiny.plan(options=("simclr.temperature=0.3",)))
     assert {(before[key].kind, before[key].method_name) for key in kept} == {("defend", "scratch"), ("evaluate", "mlp")}
 
@@ -132,7 +132,7 @@ def test_beside_a_defense_stand_the_undefended_row_the_floor_and_scratch(tiny: T
 
 def test_a_control_is_no_more_defended_in_the_context(tiny: Tiny) -> None:
     asked = crossed(tiny, attacks=["bassl", "bassl-control"], defenses=["ft"])
-    assert {d for a, d in asked if a == "bassl-control"} == {"none", "scratch", "ft"}  # both named: meant
+    assert {d for a, d in asked if a == "bassl-control"} == {"none", "scratch", "ft"}  # both named, so both are meant
     board = tiny.board.read_text().replace('attacks = ["none", "badencoder"]', 'attacks = ["bassl", "bassl-control"]')
     tiny.board.write_text(board)
     assert {d for a, d in crossed(tiny, defenses=["ft"]) if a == "bassl-control"} == {"none"}
@@ -175,7 +175,7 @@ def test_departures(tiny: Tiny) -> None:
     assert tiny.plan(attacks=("badencoder",), defenses=("mimic",)).departures == []
     assert tiny.plan(tasks=("task",)).departures == []
     assert tiny.plan(tasks=("task:1",)).departures == []
-    assert tiny.plan(options=("ft.lr=0.001",)).departures == []  # the default, said aloud
+    assert tiny.plan(options=("ft.lr=0.001",)).departures == []  # the default, given explicitly
     assert tiny.plan(options=("ft.lr=0.01",)).departures == ["ft.lr=0.01 (the board's: 0.001)"]
     assert tiny.plan(options=("trigger.size=5",)).departures == ["trigger.size=5 (the board's: 10)"]
     assert tiny.plan(tasks=("task:2",)).departures == ["task pool -> task:2"]
@@ -208,8 +208,8 @@ def test_a_value_that_could_never_work_is_refused(tiny: Tiny, option: str, said:
 
 @pytest.mark.parametrize("axis", ["attack", "defense", "evaluator", "detection", "pretraining"])
 def test_every_number_of_our_methods_has_two_bounds(axis: str, registry: Registry) -> None:
-    """A number without an upper one would be taken, computed with, and fail or mean nothing after hours."""
-    free = {("knn", "temperature")}  # right at any value: its votes are relative
+    """A number without an upper bound would be accepted, computed with, and fail or mean nothing after hours."""
+    free = {("knn", "temperature")}  # valid at any value: its votes are relative
     for name in registry.names(axis):
         for about in fields_of(registry.get(axis, name)):
             if about["type"].split(" | ")[0] in ("int", "float") and (name, about["name"]) not in free:
@@ -229,7 +229,7 @@ def test_a_departure_is_of_the_cells_that_stand_on_it(tmp_path: Path, registry: 
     for option in ("badencoder.steps=3 (the board's: 2)", "reference.count=2 (the board's: 1)"):
         found = departed(tiny, options=[option.partition(" ")[0]])
         assert found == {("badencoder", defense): (option,) for defense in ("none", "scratch", "ft")}
-    budget = ("budget.steps=3 (the board's: 2)",)  # one table for all that it reaches, and no more
+    budget = ("budget.steps=3 (the board's: 2)",)  # one table for all methods of the budget, and no more
     found = departed(tiny, options=["budget.steps=3"])
     assert found == {(attack, d): budget for attack in ("none", "badencoder") for d in ("scratch", "ft")}
     found = departed(tiny, options=["budget.steps=3", "ft.steps=4"])

@@ -1,4 +1,4 @@
-"""The registry: every plugin is loaded by itself, and one with a problem is named and takes no other down."""
+"""The registry: every plugin is loaded alone; one with a fault is named and affects no other."""
 
 from __future__ import annotations
 
@@ -283,7 +283,7 @@ def test_two_strangers_with_one_name_are_both_named(plugins: Path) -> None:
 
 
 def test_an_entry_point_may_carry_a_name_of_ours(plugins: Path) -> None:
-    """Names of methods are unique, names of entry points need not be: another distribution cannot know ours."""
+    """Names of methods are unique, names of entry points need not be: two distributions cannot agree on them."""
     found = load_registry(installed(plugins, ft=GOOD.format(cls="Good", name="good")))
     assert found.problems == []
     assert "good" in found.names("defense")

@@ -1,4 +1,4 @@
-"""The predictions beside a record: equal bytes for equal predictions, and counts that follow from them."""
+"""The predictions beside a record: equal bytes for equal predictions, and counts that follow from predictions."""
 
 from __future__ import annotations
 

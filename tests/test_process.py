@@ -54,7 +54,7 @@ def test_messages_on_a_full_device_are_lost_and_no_more(monkeypatch: pytest.Monk
         with messages_may_be_lost():
             for _ in range(3):
                 print("x" * 10_000, file=sys.stderr, flush=True)
-        assert sys.stderr is full  # and what it holds can be let go of
+        assert sys.stderr is full  # and its buffer can be discarded
 
 
 def test_messages_that_can_be_written_are(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""What a board gives defender and attacker: clean images, some of them stamped, and the shadow set."""
+"""A board's inputs for defender and attacker: clean images, some of them stamped, and the shadow set."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ ENCODERS: list[Encoder] = []
 
 
 class Keeps(Mitigation):
-    """Keeps what it is handed."""
+    """Keeps its arguments."""
 
     name = "keeps"
     version = "1"
@@ -52,7 +52,7 @@ class Keeps(Mitigation):
 
 
 class Looks(Detection):
-    """Keeps what it is handed."""
+    """Keeps its arguments."""
 
     name = "looks"
     version = "1"
@@ -63,7 +63,7 @@ class Looks(Detection):
 
 
 class Tunes(Attack):
-    """Keeps what it is handed."""
+    """Keeps its arguments."""
 
     name = "tunes"
     version = "1"
@@ -74,7 +74,7 @@ class Tunes(Attack):
 
 
 class Taught(ToyPretraining):
-    """Keeps what it is handed, labels too."""
+    """Keeps its arguments, labels too."""
 
     name = "taught"
     paper = "test"
@@ -97,7 +97,7 @@ def tiny(tmp_path: Path) -> Tiny:
 
 
 def stamped_rows(tiny: Tiny, seen: torch.Tensor, rows: list[int]) -> list[int]:
-    """Which of the defender's images are not what the pool has there."""
+    """The defender's images that differ from those at the same place in the pool."""
     pool = tiny.session().library.load("pool", "pool").pixels
     return [i for i, row in enumerate(rows) if not torch.equal(seen[i], pool[row])]
 
@@ -119,7 +119,7 @@ def test_the_share_of_the_images_that_were_drawn_last_is_stamped(tiny: Tiny) -> 
     assert (set(vars(knowledge)), knowledge.prepared) == (
         {"images", "seed", "prepared"},
         {},
-    )  # nothing tells the defense
+    )  # the defense gets no hint
     assert record.departures == ["clean.poisoned=0.3 (the board's: 0.0)"]
 
 
@@ -237,7 +237,7 @@ def test_a_labelled_pre_training_and_its_attacker_get_labels(tiny: Tiny) -> None
     assert len(defenders) == 1
     found = [Encoder.load(path) for path in tiny.store.glob("stages/*/*/encoder.safetensors")]
     classifiers = [encoder.classifier for encoder in (*found, ENCODERS[-1])]
-    assert len(classifiers) == 4  # pre-trained, attacked, repaired; and as the defense got it
+    assert len(classifiers) == 4  # pre-trained, attacked, repaired; and the defense's input
     for classifier in classifiers:
         assert classifier is not None
         assert classifier.classes == train.classes

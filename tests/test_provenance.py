@@ -1,4 +1,4 @@
-"""What records say of where, by what and by whom they were computed."""
+"""The provenance in records: where, by which software and by whom a stage was computed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def ran(tiny: Tiny) -> list[Record]:
 def test_a_record_says_what_computed_each_stage(tmp_path: Path, registry: Registry) -> None:
     tiny = Tiny(tmp_path, registry)
     _, record = ran(tiny)
-    assert set(record.plugins) == {"pretrain", "attack", "defend", "evaluate"}  # of the reference, no method
+    assert set(record.plugins) == {"pretrain", "attack", "defend", "evaluate"}  # the reference has no method
     source = Path(benchbd_plugins.ft.__file__).read_bytes()
     assert record.plugins["defend"] == Origin(
         distribution="benchbd", version=__version__, source=hashlib.sha256(source).hexdigest()
@@ -62,7 +62,7 @@ def test_the_source_is_one_of_store_and_machine_and_tells_neither(
     assert Store(tmp_path / "other").source != source
     monkeypatch.setattr("socket.gethostname", lambda: "elsewhere")
     assert Store(tiny.store).source != source
-    assert {record.source for record in ran(tiny)} == sources  # of where they were computed
+    assert {record.source for record in ran(tiny)} == sources  # that of the machine that computed them
 
 
 @LINUX

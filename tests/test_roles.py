@@ -1,4 +1,4 @@
-"""Roles: what the harness asks methods for, whatever they are called, and what records say of them."""
+"""Roles: the harness asks for methods by role, whatever their names, and records contain the roles."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ BOARD = TINY.replace('"none", "badencoder"', '"untouched", "badencoder"').replac
 
 
 def without(*names: str, **extra: Any) -> Registry:
-    """A registry in which these of benchbd's plugins are not."""
+    """A registry without these of benchbd's plugins."""
     return load_registry([point for point in entry_points(group=GROUP) if point.name not in names], extra)
 
 
@@ -66,7 +66,7 @@ def test_core_names_no_method(registry: Registry) -> None:
     found = {}
     for path in (path for path in CORE.rglob("*.py") if "papers" not in path.parts):
         texts = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
-        if named := (texts & ours) - {"none"}:  # a word as any other
+        if named := (texts & ours) - {"none"}:  # a word like any other
             found[path.relative_to(CORE).as_posix()] = named
     assert found == {
         "contract/roles.py": {"scratch"},  # the role

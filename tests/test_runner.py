@@ -1,4 +1,4 @@
-"""The runner: every record right, nothing twice, failures kept to their cells, damage healed, methods sealed in."""
+"""The runner: every record is right, nothing is computed twice, failures stay in their cells, damage is repaired."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ from .chance import seeded
 from .conftest import write_npz_set
 
 ENCODER, PREDICTIONS, MANIFEST = "encoder.safetensors", "predictions.safetensors", "manifest.json"
-LABELS = torch.arange(30) % 3  # of the tiny task's test images; the target is class 1
+LABELS = torch.arange(30) % 3  # labels of the tiny task's test images; the target is class 1
 
 
 class First(SimpleNamespace):
-    """The tiny board, run once for all tests: they copy its store and leave it as it is."""
+    """The tiny board, run once for all tests: they copy its store and do not change it."""
 
     tiny: Tiny
     records: list[Record]
@@ -72,7 +72,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> First:
 
 @pytest.fixture
 def again(first: First, tmp_path: Path) -> Callable[..., tuple[Tiny, Watch]]:
-    """The tiny board with a copy of the first run's store, an observer, and whatever plugins are given."""
+    """The tiny board with a copy of the first run's store, an observer, and the given plugins."""
 
     def copied(**plugins: Any) -> tuple[Tiny, Watch]:
         watch = Watch()
@@ -143,7 +143,7 @@ def test_records_land_in_the_store(first: First) -> None:
 
 
 def scripted(monkeypatch: pytest.MonkeyPatch, nontarget_hits: dict[str, int]) -> None:
-    """Predictions as if ``nontarget_hits`` of the 20 non-target images, and no other, went to the target."""
+    """Predictions as if ``nontarget_hits`` of the 20 non-target images, and no others, had gone to the target."""
 
     def read(artifact: Any) -> Predictions:
         label = artifact.manifest["label"]
@@ -195,7 +195,7 @@ def test_a_missed_reference_is_reported(tmp_path: Path, registry: Registry, monk
 
 
 def test_references_need_three_images() -> None:
-    """Half of two is one, whose features have no deviation: every probability would be NaN and every guess class 0."""
+    """Half of two is one image, whose features have no deviation: all probabilities would be NaN, all guesses 0."""
     few = toy_images(2)
     with pytest.raises(DataError, match=r"^reference inputs are chosen from at least 3 training images, not 2$"):
         choose_references(toy_encoder(), few, target=1, count=1, seed=0)
@@ -236,7 +236,7 @@ def test_a_rerun_computes_nothing(first: First, again: Callable[..., tuple[Tiny,
 
 
 def test_two_stores_hold_the_same_bits(first: First, tmp_path: Path, registry: Registry) -> None:
-    torch.rand(7), np.random.rand(7), random.random()  # whatever the global generators hold
+    torch.rand(7), np.random.rand(7), random.random()  # whatever the state of the global generators
     other = Tiny(tmp_path, registry)
     records = other.run()
     for stage in first.tiny.plan().stages:
@@ -295,7 +295,7 @@ def test_damage_is_named_and_healed(
         records = tiny.run()
     (warning,) = caplog.messages
     assert f"{name} of stage {key[:12]} is damaged; set aside" in warning
-    assert [key for _, key, _ in watch.of("started")] == [key]  # and nothing that stands on it
+    assert [key for _, key, _ in watch.of("started")] == [key]  # and nothing that depends on it
     assert len(list((tiny.store / "damaged").iterdir())) == 1
     assert [r.metrics for r in records] == [r.metrics for r in first.records]
     assert [r.status for r in records] == [r.status for r in first.records]
@@ -307,7 +307,7 @@ def test_damage_is_named_and_healed(
 
 
 class Odd(Mitigation):
-    """A defense that does what a test tells it."""
+    """A defense that follows the test's instructions."""
 
     name = "odd"
     paper = "test"
@@ -394,7 +394,7 @@ def test_a_failure_stays_in_its_cells(
         assert cell(records, attack, "ft").status in ("ok", "attack-failed")
         assert cell(records, attack, "ft").metrics is not None
     assert len(watch.of(status)) == 2
-    assert {kind for kind, *_ in watch.of("started")} == {"defend"}  # its evaluations were not even begun
+    assert {kind for kind, *_ in watch.of("started")} == {"defend"}  # its evaluations were not even started
     assert len(list((tiny.store / "logs").iterdir())) == 2 * traceback
 
 
@@ -442,14 +442,14 @@ def test_failures_are_not_cached(again: Callable[..., tuple[Tiny, Watch]]) -> No
     records = tiny.run(defenses=("odd",))
     assert len(Odd.calls) == 4
     assert "failed" not in {record.status for record in records}
-    # It hands the encoder on, so its figures are the undefended ones.
+    # It returns the encoder, so its figures are the undefended ones.
     assert all(record.metrics == record.undefended for record in records)
     tiny.run(defenses=("odd",))
     assert len(Odd.calls) == 4
 
 
 class Wild(Attack):
-    """An attack that does what a test tells it."""
+    """An attack that follows the test's instructions."""
 
     name = "wild"
     paper = "test"
@@ -491,7 +491,7 @@ def test_a_failed_attack_takes_what_stands_on_it(
 
 
 class Judge(Evaluator):
-    """An evaluator that answers what a test tells it."""
+    """An evaluator that answers as the test demands."""
 
     name = "judge"
     paper = "test"
@@ -531,7 +531,7 @@ def test_an_evaluator_that_writes_spoils_only_its_own(
         zeros = torch.zeros(len(probe.test)).long()
         for pixels in (probe.train.pixels, probe.test, probe.triggered):
             pixels.zero_()
-        return Predictions(zeros, zeros)  # one tensor twice is as good as two
+        return Predictions(zeros, zeros)  # the same tensor twice is allowed
 
     tiny, _ = again(judge=offering(benchbd_evaluators=[Judge]))
     monkeypatch.setattr(Judge, "answer", vandal)
@@ -590,7 +590,7 @@ def test_a_raising_observer_only_warns(
     assert len(watch.of("cached")) == len(tiny.plan().stages)
 
 
-# Sealed in -----------------------------------------------------------------------------------------------------------
+# Isolation ----------------------------------------------------------------------------------------------------------
 
 
 def walk(thing: Any, seen: dict[int, Any]) -> dict[int, Any]:
@@ -638,7 +638,7 @@ def test_a_defender_gets_clean_images_and_nothing_else(again: Callable[..., tupl
         assert knowledge.prepared == {}
         assert torch.equal(images.pixels, pool.pixels[record.clean_images])
         assert images.pixels.untyped_storage().data_ptr() != pool.pixels.untyped_storage().data_ptr()
-        assert images.pixels.untyped_storage().nbytes() == images.pixels.numel()  # nothing lies beyond its edge
+        assert images.pixels.untyped_storage().nbytes() == images.pixels.numel()  # the storage contains nothing else
         reached = walk((encoder, knowledge), {}).values()
         assert not [x for x in reached if isinstance(x, (Trigger, PurePath, Store, Session, bytes))]
         secrets = {"pool", "task", "badencoder", str(tiny.folder), *(stage.key for stage in tiny.plan().stages)}
@@ -710,7 +710,7 @@ def test_two_processes_share_a_store(first: First, tmp_path: Path, registry: Reg
 
 
 def test_a_second_run_computes_what_the_first_has_not_begun(first: First, tmp_path: Path, registry: Registry) -> None:
-    """Only when nothing else is left does it wait; and where the other dies, it computes that stage too."""
+    """It waits only if nothing else is left; and if the other run dies, it computes that stage too."""
     tiny, logs = Tiny(tmp_path, registry), [tmp_path / "log1", tmp_path / "log2"]
     one = drive(logs[0], "run", *tiny.arguments, "--quiet", hang="defend")
     in_flight(one, logs[0], "defend")
@@ -742,7 +742,7 @@ def test_kill_9_loses_the_stage_in_flight(first: First, tmp_path: Path) -> None:
     ended(process)
     assert process.returncode == -signal.SIGKILL
     *finished, lost = [line.split()[1] for line in log.read_text().splitlines()]
-    records = tiny.run()  # its lock died with it
+    records = tiny.run()  # its lock was released when it died
     assert {key for _, key, _ in watch.of("cached")} == set(finished)
     assert {key for _, key, _ in watch.of("started")} == keys(tiny.plan()) - set(finished)
     assert lost in {key for _, key, _ in watch.of("computed")}

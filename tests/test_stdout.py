@@ -1,4 +1,4 @@
-"""Stdout is the document's: whatever a plugin prints, and however, goes to stderr."""
+"""Stdout contains only the document: all that a plugin prints, in any way, goes to stderr."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_stdout_is_given_back_where_the_process_goes_on(tmp_path: Path) -> None:
 
 
 def test_every_line_for_stdout_is_said() -> None:
-    """What click writes by itself goes to stderr while a command works."""
+    """Click's own output goes to stderr while a command works."""
     sources = [path.read_text() for path in Path(benchbd.cli.main.__file__).parent.glob("*.py")]
     assert len(sources) > 5
     lines = [line for source in sources for line in source.splitlines()]

@@ -302,7 +302,7 @@ def test_a_file_system_without_locks_is_one_line(store: Store, monkeypatch: pyte
 
 def test_a_lock_that_may_not_be_written_is_no_matter_of_the_file_system(store: Store) -> None:
     place = store.root / "locks" / f"{KEY}.lock"
-    place.mkdir()  # root may write to any file, but to no folder
+    place.mkdir()  # root may write to any file, but a folder is no file
     with pytest.raises(StoreError) as caught:
         store.hold(KEY, wait=False)
     assert str(caught.value) == (

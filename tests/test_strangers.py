@@ -1,6 +1,6 @@
-"""Six plugins of strangers in distributions of their own, written from the generated docs alone: see strangers/.
+"""Six plugins of strangers, in their own distributions, written from the generated docs alone: see strangers/.
 
-Each is built from its pyproject.toml, installed as its wheel is, and run by the command line in fresh processes.
+Each is built from its pyproject.toml, installed as its wheel, and run by the command line in fresh processes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ PLUGINS: dict[str, tuple[str, str, str, dict[str, Any]]] = {
     "benchbd-shrink-perturb": ("defense", "ShrinkPerturb", "shrink-perturb", {}),
 }
 
-# setuptools works in the current folder and keeps state: a process builds them all, each in its own folder.
+# setuptools works in the current folder and keeps state: one process builds all of them, each in its own folder.
 BUILD = """
 import os, sys
 from setuptools import build_meta
@@ -49,7 +49,7 @@ for folder in folders:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that holds what installing the six wheels leaves there."""
+    """A folder with the content of the six installed wheels."""
     folder = tmp_path_factory.mktemp("strangers")
     sources, wheels, site = folder / "sources", folder / "wheels", folder / "site"
     shutil.copytree(SOURCES, sources)  # a build leaves files beside the source
@@ -117,7 +117,7 @@ def test_all_six_cross_on_smoke(site: Path, tmp_path: Path) -> None:
     for (attack, judge), status in statuses.items():  # five steps may bring no backdoor
         assert status in ({"ok"} if attack == "none" else {"ok", "attack-failed"}), (attack, judge)
     said = {origin["distribution"] for record in records for origin in record["plugins"].values()}
-    assert said >= set(PLUGINS) - {"benchbd-gratings"}  # data are known by their digest
+    assert said >= set(PLUGINS) - {"benchbd-gratings"}  # data sets appear by their digest
 
 
 @pytest.mark.fixed_draw("asserts what holds after any step: the contract")

@@ -1,4 +1,4 @@
-"""Sweeps of a board: points are planned beside the grid, share its stages, and have tables of their own."""
+"""Sweeps of a board: points are planned beside the grid, share its stages, and have their own tables."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def test_points_stand_beside_the_grid_and_share_its_stages(tiny: Tiny) -> None:
     moved = {str(point): 0 for point in points if point}
     for cell in plan.cells[6:]:
         moved[str(dict(cell.point))] += 1
-    # Another trigger moves every cell; a rate only those of ft; the values of the board move none.
+    # Another trigger changes every cell; a rate only those of ft; the board's own values change none.
     assert moved == {"{'trigger.size': 3}": 6, "{'ft.lr': 0.0001}": 2, "{'ft.lr': 0.1, 'ft.steps': 1}": 2}
     assert plan.departures == []
     size = next(cell for cell in plan.cells if cell.point == {"trigger.size": 3})
     alone = tiny.plan(options=["trigger.size=3"], sweeps=["rates"])
     assert size.judged.key in keys(alone)
-    assert size.floors[0].key != plan.cells[0].floors[0].key  # a floor is that of its own point
+    assert size.floors[0].key != plan.cells[0].floors[0].key  # a point has its own floor
 
 
 def test_a_sweep_asked_for_is_the_only_one(tiny: Tiny) -> None:
@@ -105,7 +105,7 @@ def test_records_of_points_have_names_and_tables_of_their_own(tiny: Tiny) -> Non
     floor = rows["trigger.size=3", "none", "none"]
     assert own.asr_nontarget_to_floor.mean == pytest.approx(own.asr_nontarget.mean - floor.asr_nontarget.mean)
     slow = rows["ft.lr=0.0001", "badencoder", "ft"]
-    assert slow.scratch_seeds == (1,)  # from scratch is no other under the point
+    assert slow.scratch_seeds == (1,)  # scratch is the same under the point
     assert "| point" not in markdown.write(table)
     unnamed = document(records).sections[1].tables  # without the board
     assert {each.heading.partition(":")[0] for each in unnamed} == {"Sweep points that the board does not name"}
@@ -134,7 +134,7 @@ def test_a_point_may_name_the_pre_training(tmp_path: Path) -> None:
 
 def test_detectors_get_the_encoders_of_points_that_are_others(tiny: Tiny) -> None:
     found = [(each.attack, dict(each.point)) for each in tiny.plan(detections=["decree"]).inspections]
-    # The clean encoder is the same under another trigger; no rate of ft changes what is published.
+    # The clean encoder is the same under another trigger; ft's rate does not change the attacked encoder.
     assert found == [("none", {}), ("badencoder", {}), ("badencoder", {"trigger.size": 3})]
 
 

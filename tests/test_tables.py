@@ -1,4 +1,4 @@
-"""What strangers call their things reaches no terminal, heading or formula as anything but text."""
+"""Names from strangers reach terminals, headings and formulas only as text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run tells its user: exact lines where it is piped, a restored terminal where it is live."""
+"""The progress of a run for its user: exact lines if it is piped, a restored terminal if it is live."""
 
 from __future__ import annotations
 

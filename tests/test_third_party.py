@@ -1,4 +1,4 @@
-"""A defense by strangers: one file in a small distribution of its own, installed beside benchbd, offline."""
+"""A stranger's defense: one file in a small distribution of its own, installed beside benchbd, offline."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def benchbd_defenses():
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that holds what installing the wheel of benchbd-shrink 1.2 leaves there."""
+    """A folder with the content of the installed wheel of benchbd-shrink 1.2."""
     folder = tmp_path_factory.mktemp("third")
     wheel, site = folder / "benchbd_shrink-1.2-py3-none-any.whl", folder / "site"
     info = "benchbd_shrink-1.2.dist-info"
@@ -96,7 +96,7 @@ def test_it_runs_and_lands_in_the_table(site: Path, tmp_path: Path) -> None:
     assert (found["status"], found["departures"]) == ("ok", ["shrink.factor=0.5 (the board's: 0.9)"])
     identity = found["identity"]["defend"]["method"]
     assert identity["options"] == {"factor": 0.5}
-    assert identity["version"].startswith("source-")  # it declares none, so an edit of the file is a fresh run
+    assert identity["version"].startswith("source-")  # it declares none, so an edited file is computed anew
 
 
 def test_it_passes_the_suite(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Seeds, the loop over steps, NT-Xent, and the plugins that are nothing but contrastive training."""
+"""Seeds, the loop over steps, NT-Xent, and the plugins that consist of contrastive training alone."""
 
 from __future__ import annotations
 

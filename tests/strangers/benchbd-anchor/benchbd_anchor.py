@@ -1,4 +1,4 @@
-"""An attack that keeps how the features of clean images lie to each other, and not where they lie."""
+"""An attack that keeps the cosines between the features of clean images, but not the features themselves."""
 
 import torch
 from pydantic import Field
@@ -16,8 +16,8 @@ def cosines(features: Tensor) -> Tensor:
 class Anchor(Attack):
     """Tunes the encoder until images under a faint trigger have the references' feature, the anchor.
 
-    The anchor moves with the encoder. Clean images keep their cosines to each other. BatchNorm stays on its
-    statistics, so that stamped images cannot be told by those of their batch.
+    The anchor moves with the encoder. Clean images keep their cosines to each other. BatchNorm keeps its
+    statistics, so that the statistics of a batch do not reveal stamped images.
     """
 
     name = "anchor"

@@ -1,4 +1,4 @@
-"""Barlow Twins: the projections of two views agree in every number, and no two numbers say the same."""
+"""Barlow Twins: the projections of two views agree in every number, and no two numbers are correlated."""
 
 import torch
 from pydantic import Field

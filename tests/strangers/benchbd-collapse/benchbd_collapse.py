@@ -1,4 +1,4 @@
-"""Does a plain square make all images alike to the encoder? A search for a trigger without a gradient."""
+"""Does a plain square make all features alike? A search for a trigger without a gradient."""
 
 from itertools import product
 

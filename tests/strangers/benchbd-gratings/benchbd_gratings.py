@@ -1,4 +1,4 @@
-"""Gratings, rings and checks in random colours: a data set of textures that is drawn, at any size."""
+"""Gratings, rings and checks in random colours: a data set of textures that is drawn at any size."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Shrink and perturb: part of the weights is forgotten, then BatchNorm's statistics are computed again."""
+"""Shrink and perturb: forget a part of the weights, then compute BatchNorm's statistics again."""
 
 import torch
 from pydantic import Field
@@ -25,7 +25,7 @@ class ShrinkPerturb(Mitigation):
         return encoder
 
     def estimate(self, encoder: Encoder, knowledge: DefenderKnowledge) -> None:
-        """The mean of the batches' statistics, in place of the running one."""
+        """Set the running statistics to the mean of the batches' statistics."""
         norms: list[nn.BatchNorm2d] = list(encoder.norms().values())
         momenta = [norm.momentum for norm in norms]
         for norm in norms:
@@ -33,7 +33,7 @@ class ShrinkPerturb(Mitigation):
             norm.momentum = None  # a cumulative mean
             norm.train()
         for x in knowledge.images.batches(self.batch):
-            if len(x) > 1:  # one image has no variance where a map is 1x1
+            if len(x) > 1:  # one image has no variance if a map is 1x1
                 encoder(x)
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
