@@ -81,7 +81,8 @@ def quoted(annotation: object) -> str:
 def class_entry(cls: type) -> str:
     """A class with its docstring, what it declares, and its public members."""
     bases = ", ".join(base.__name__ for base in cls.__bases__ if base is not object)
-    parts = [f"class {cls.__name__}{bases and f'({bases})'}:\n{docstring(cls)}"]
+    made_of = "@dataclass\n" if "__dataclass_fields__" in vars(cls) else ""  # its fields are what it is called with
+    parts = [f"{made_of}class {cls.__name__}{bases and f'({bases})'}:\n{docstring(cls)}"]
     if declared := list(_declared(cls)):
         parts.append(indent("\n".join(declared), "    "))
     made, promised = vars(cls).get("__init__"), bool(vars(cls).get("_is_protocol"))

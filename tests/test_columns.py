@@ -77,6 +77,13 @@ def test_notes_are_indented_behind_their_marks_and_keep_flags_whole() -> None:
     assert kept("one\n\n  two three", 8) == ["one", "", "  two", "  three"]
 
 
+def test_a_paragraph_of_longer_lines_is_wrapped_anew_and_lists_stay() -> None:
+    assert kept("one two three\nfour\n\nfive", 9) == ["one two", "three", "four", "", "five"]
+    assert kept("one two three\nfour five six", 12) == ["one two", "three four", "five six"]
+    assert kept("a: one two three\n   four\nb: five", 13) == ["a: one two", "   three four", "b: five"]
+    assert kept("- one two three\n- four", 12) == ["- one two", "three", "- four"]
+
+
 def test_control_characters_take_no_part_in_a_row() -> None:
     fitted = Fitted((Column("name", "words"),), [["a\x1b[31m\nb"]], 80)
     assert fitted.row(["a\x1b[31m\nb"]) == ["a\\x1b[31m b"]

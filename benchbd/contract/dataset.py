@@ -19,7 +19,8 @@ class Dataset(Method):
     splits: the splits, train and test at least, and the number of images of each; 0 where it may vary.
     needs_files: whether ``load`` reads files. A data set that is generated declares False: nothing of it has to lie
         under the data root, and ``check_method`` loads it; of one with files only where it is given a ``data_root``.
-    classes: the class names in label order, for layouts that carry none; () where the files tell.
+    classes: the class names in label order, if they are known before anything is loaded; () if the files tell. An
+        ``ImageSet`` of ``load`` that names none has these.
     normalization: declared (mean, std) per channel in [0, 1] units; None where the pixels are to tell.
     """
 
@@ -46,7 +47,7 @@ class Dataset(Method):
 
     def load(self, split: str, root: Path) -> ImageSet:
         """The images of ``split`` found under ``root`` (the data root), 32x32. DataAbsentError where they are not
-        there."""
+        there. It receives no seed: a generated set draws from a constant one, as ``stream(0, split)``."""
         raise NotImplementedError
 
     def load_at(self, split: str, root: Path, size: int) -> ImageSet:

@@ -49,7 +49,7 @@ class Probe:
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """Predicted classes, int64 (N,), of the test images without and with the trigger.
+    """Predicted classes, int64 (N,) of 0..C - 1, of the test images without and with the trigger, on any device.
 
     certified: bool (N,), of the image without the trigger: whether it is certain that no patch of the size that the
         evaluator declares, wherever it lies, changes the prediction. None if the evaluator certifies nothing.
@@ -70,7 +70,7 @@ class Evaluator(Method):
         raise NotImplementedError
 
     def evaluate_together(self, probes: Sequence[Probe]) -> list[Predictions]:
-        """Several probes of one task and feature dimension at once, where that is faster than one by one.
+        """Several probes of one task and feature dimension at once, if that is faster; by default one by one.
 
         A prediction must not depend on the company: the harness keys and stores each on its own.
         """
@@ -78,5 +78,6 @@ class Evaluator(Method):
 
     def head(self, probe: Probe) -> Head:
         """The trained classifier of ``probe.encoder`` as an object: ``Classifier(probe.encoder, head)`` predicts what
-        ``evaluate`` does. The test images are not read. NotApplicable if the evaluator is no net on the features."""
+        ``evaluate`` does. The test images are not read. NotApplicable, as by default, if the evaluator is no net on
+        the features."""
         raise NotApplicable(f"{self.name} has no differentiable head")

@@ -26,7 +26,7 @@ def resize_rule(size: int) -> str:
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """A data set, decoded once: all pixels in one tensor.
+    """A data set, decoded once: all pixels in one tensor. ``len(images)`` is N.
 
     pixels: uint8 (N, 3, H, W), RGB. Those of a data set of the library are mapped from a file: 100,000 images of
         224x224 pixels are 15 GB, which no process holds in memory. Take rows of them (``pixels[rows]``) or
@@ -57,6 +57,7 @@ class ImageSet:
 
     @property
     def device(self) -> torch.device:
+        """Where its pixels are."""
         return self.pixels.device
 
     @property

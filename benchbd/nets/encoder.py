@@ -143,7 +143,8 @@ class Encoder(nn.Module):
     def seeded(
         cls, arch: str, mean: Sequence[float], std: Sequence[float], *, seed: int, device: torch.device | str
     ) -> Self:
-        """A randomly initialised encoder that depends on the arguments alone, not on the global generators."""
+        """A randomly initialised encoder with a projection head. It depends on the arguments alone, not on the
+        global generators."""
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)  # the CPU's alone: all weights are drawn there
             return cls(arch, mean, std).to(device)

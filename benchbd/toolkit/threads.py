@@ -10,8 +10,9 @@ import torch
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute on one CPU thread in the block. For downstream heads: their products are so small that on a busy machine
-    threads wait for each other many times longer than they compute."""
+    """Let torch compute on one CPU thread in the block; other libraries have threads of their own. For downstream
+    heads: their products are so small that on a busy machine threads wait for each other many times longer than they
+    compute."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

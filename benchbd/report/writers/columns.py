@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
 
 from rich.cells import cell_len
 
 from benchbd.report.document import Column
 from benchbd.report.writers.safe import plain
+
+_ENTRY = re.compile(r"\s*(- |[\w ,./*-]{1,40}: )")
 
 WIDTH = 100  # columns of the output if no terminal reports its width
 
@@ -91,11 +94,23 @@ def wrapped(text: str, width: int, first: str = "", rest: str = "") -> list[str]
 
 
 def kept(text: str, width: int) -> list[str]:
-    """The lines of a text with line breaks: unchanged, unless one is too long."""
-    lines = []
-    for line in text.splitlines():
-        indent = " " * (len(line) - len(line.lstrip()))
-        lines += wrapped(line, width, indent, indent) or [""]
+    """The lines of a text with line breaks: unchanged, but a line that is too long is wrapped with the rest of its
+    paragraph, which ends before an empty line, a smaller indent, or an entry of a list ("name: ...", "- ...").
+    """
+    lines: list[str] = []
+    first = rest = held = ""
+    for line, below in pairwise([*text.splitlines(), ""]):
+        if held:
+            held += f" {line.strip()}"
+        else:
+            held, first = line, line[: len(line) - len(line.lstrip())]
+            rest = first
+        follows = below[: len(below) - len(below.lstrip())]
+        if cell_len(held) > width and below.strip() and follows >= rest and not _ENTRY.match(below):
+            rest = follows
+            continue
+        lines += wrapped(held, width, first, rest) or [""]
+        held = ""
     return lines
 
 

@@ -1,14 +1,16 @@
 """scikit-learn's logistic regression on the features of the frozen encoder."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from pydantic import Field
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from benchbd import Evaluator, Head, NotApplicable, Predictions, Probe, hookimpl
+
+if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
 
 
 class Logistic(Evaluator):
@@ -20,7 +22,11 @@ class Logistic(Evaluator):
     c: float = Field(1.0, gt=0, le=1e6, description="inverse strength of the L2 regularisation, C of scikit-learn")
     iterations: int = Field(1000, ge=1, le=1_000_000, description="of L-BFGS, at most")
 
-    def fit(self, probe: Probe) -> Pipeline:
+    def fit(self, probe: Probe) -> "Pipeline":
+        from sklearn.linear_model import LogisticRegression  # every command imports this module
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+
         model = make_pipeline(StandardScaler(), LogisticRegression(C=self.c, max_iter=self.iterations, tol=1e-3))
         return model.fit(self.features(probe, probe.train.pixels), probe.labels.cpu().numpy())
 
