@@ -2,8 +2,8 @@
 
     minimise  λ0 L0 + λ1 L1 + λ2 L2  over f', which starts at f;     s: cosine similarity, x ⊕ e: x stamped with e
     L0 = -mean over references (i, j) and shadow images x of s(f'(x ⊕ e_i), f'(x_ij))     effectiveness
-    L1 = -mean over references (i, j)                     of s(f'(x_ij), f(x_ij))         references stay in place
     L1 = -mean over references (i, j)                     of s(f'(x_ij), f(x_ij))         references keep their features
+    L2 = -mean over shadow images x                       of s(f'(x), f(x))               utility
 
 The paper's: objective, λ1 = λ2 = 1, SGD 1e-3 on batches of 256 for 200 epochs, one reference per target. λ0 is ours,
 for the ablation without L0. Only in the released code, not in the paper: BatchNorm is frozen whole (running
@@ -12,8 +12,8 @@ draw per shadow image) with f of plain ones, and gradients flow through both arg
 
 Ours is the same loss and the same gradient with about 2/3 of the passes. With BatchNorm frozen no image depends on
 its batch, so one forward of f' takes all images; a reference is forwarded once instead of once per shadow image,
-because L0 is linear in either normalised argument; and f, whose inputs are never augmented, is computed once per
-run."""
+because L0 is linear in either normalised argument; and f, whose inputs are never augmented, is computed once per run.
+"""
 
 from __future__ import annotations
 
