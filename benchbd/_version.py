@@ -1,3 +1,3 @@
-"""The version, said once: packaging and records read it here."""
+"""The version, defined once: packaging and records read it here."""
 
 __version__ = "0.1.0"

@@ -60,7 +60,7 @@ def cell(
     trigger: str | None = None,
     **fields: Any,
 ) -> Record:
-    """A record under the papers' protocol, CIFAR10 -> GTSRB, unless told otherwise."""
+    """A record under the papers' protocol, CIFAR10 -> GTSRB, unless the test changes it."""
     identity = {
         "pretrain": {"method": {"name": "simclr", "options": {"arch": arch, "epochs": 1000, "steps": None}}},
         "evaluate": {"params": {"trigger": trigger or published().trigger}},

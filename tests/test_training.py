@@ -58,7 +58,7 @@ SHORT: dict[str, Any] = {"steps": 3, "batch": 8}
 
 
 def test_derived_seeds_are_stable_and_distinct() -> None:
-    """A change of these numbers changes every published result: raise every version if you must."""
+    """A change of these numbers changes every published result: if it is necessary, raise every version."""
     assert derive_seed(0) == 3_456_079_177_858_693_020
     assert derive_seed(7, "attack", "views") == 7_567_308_948_280_595_208
     seeds = {derive_seed(s, *names) for s in range(50) for names in ((), ("order",), ("views",), ("order", "views"))}
@@ -90,7 +90,7 @@ def test_steps_count_and_report_the_last_loss() -> None:
     assert [h[0] for h in heard] == sorted({h[0] for h in heard})
     assert len(heard) <= 5
     heard.clear()
-    assert list(Steps(3)) == [0, 1, 2]  # nobody listens any more, and a loss is no duty
+    assert list(Steps(3)) == [0, 1, 2]  # no reporter is left, and a loss is optional
     assert list(Steps(0)) == []
     assert heard == []
 
@@ -185,7 +185,7 @@ def test_nt_xent_does_not_depend_on_order_or_length() -> None:
     assert float(nt_xent(second, first)) == pytest.approx(loss, rel=1e-6)
     assert float(nt_xent(first[order], second[order])) == pytest.approx(loss, rel=1e-6)
     assert float(nt_xent(first * 7, second * torch.rand(12, 1).add(0.1))) == pytest.approx(loss, rel=1e-5)
-    assert abs(float(nt_xent(first[order], second)) - loss) > 1e-3  # pairs are pairs
+    assert abs(float(nt_xent(first[order], second)) - loss) > 1e-3  # the pairing matters
 
 
 def test_nt_xent_of_an_untrained_net_is_near_the_log_of_its_choices() -> None:
@@ -231,7 +231,7 @@ def test_collapsed_and_infinite_features_are_divergence() -> None:
 
 
 def test_features_that_leave_float32_are_divergence() -> None:
-    """The features are finite, the square of their length is not: normalised, they would be 0."""
+    """The features are finite, but the square of their length is not: their normalised form would be 0."""
     pixels = smooth_pixels(16)
     net = encoder()
     with torch.no_grad():
@@ -247,7 +247,7 @@ def test_features_that_leave_float32_are_divergence() -> None:
 
 
 def test_vanished_features_are_divergence() -> None:
-    """Cosine similarity divides by no less than 1e-8: features of length 1e-9 would be unlike themselves."""
+    """Cosine similarity divides by at least 1e-8: features of length 1e-9 would not be similar to themselves."""
     images = ImageSet(smooth_pixels(16))
     net = encoder()
     net.mask.mul_(1e-9)
@@ -275,7 +275,7 @@ def test_a_loss_that_is_not_finite_stops_the_loop(value: float, said: str) -> No
 
 
 def test_gradients_whose_squares_overflow_are_divergence() -> None:
-    """Adam would divide by infinity and leave every weight of f where it is, at a loss that is finite throughout."""
+    """Adam would divide by infinity and never change a weight of f, at a loss that is always finite."""
     images = ImageSet(smooth_pixels(16))
 
     def huge(encoder: Encoder, views: Views) -> Tensor:
@@ -367,7 +367,7 @@ def test_ft_may_leave_the_statistics_of_batchnorm_alone() -> None:
 
 
 def test_fit_lowers_the_loss_it_is_given() -> None:
-    """A loss of one's own replaces SimCLR's; it sees the views that SimCLR's would have seen, once a step."""
+    """A given loss replaces SimCLR's and gets the views that SimCLR's would get, once per step."""
     images, seen = ImageSet(smooth_pixels(20)), []
 
     def loss(net: Encoder, views: Views) -> Tensor:
@@ -460,7 +460,7 @@ def test_a_loop_inside_another_reports_nothing_but_still_stops_on_nan() -> None:
         for _ in Steps(2):
             for _ in Steps(50):
                 pass
-        for _ in Steps(3):  # after the outer one, a loop is an outer one again
+        for _ in Steps(3):  # after the outer loop, the next loop is an outer one again
             pass
         for _ in Steps(2):
             inner = Steps(3)

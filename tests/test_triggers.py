@@ -1,4 +1,4 @@
-"""The kinds of trigger: what each makes of a pixel, what it is known by, and how a board names it."""
+"""The kinds of trigger: the effect of each on a pixel, its identity, and its name on a board."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from .chance import seeded
 
 
 class Shift(TriggerFunction):
-    """Moves every image to the right; the columns that come free are black."""
+    """Moves every image to the right; the freed columns are black."""
 
     name = "shift"
     version = "1"
@@ -108,7 +108,7 @@ def test_noise_is_drawn_anew_for_every_image_and_equal_in_all_channels() -> None
     assert torch.equal(first[:, 0], first[:, 2])
     assert len({image.numpy().tobytes() for image in first}) == 300
     counts = torch.bincount(first[:, 0].flatten().long(), minlength=256) / (300 * 1024)
-    assert counts.min() > 0.8 / 256  # uniform: 1,200 of each of the 256 values are expected, give or take 35
+    assert counts.min() > 0.8 / 256  # uniform: 1,200 of each of the 256 values are expected, with a deviation of 35
     assert counts.max() < 1.2 / 256
 
     mixed = replace(trigger, opacity=0.2).stamp(images, torch.Generator().manual_seed(5))
@@ -120,7 +120,7 @@ def test_noise_is_drawn_anew_for_every_image_and_equal_in_all_channels() -> None
 
 @pytest.mark.parametrize("kind", ["blend", "add", "noise"])
 def test_every_kind_of_data_wanders(kind: Any) -> None:
-    """At any place the patch does to the pixels under it what it does where it is fixed."""
+    """At any place the patch changes the pixels under it as it does at its fixed place."""
     fixed = make_trigger(spec(kind=kind, size=5, **({"pattern": "blocks"} if kind != "noise" else {})), 32)
     wandering = fixed.within(0.1, 0.9)
     images = torch.full((40, 3, 32, 32), 120, dtype=torch.uint8)
@@ -191,7 +191,7 @@ def test_what_a_function_writes_to_is_its_own() -> None:
     assert torch.get_default_dtype() == torch.float32
 
 
-# What a trigger is known by
+# The identity of a trigger
 
 
 FAMILY = {
@@ -217,7 +217,7 @@ def family() -> dict[str, Trigger]:
 
 
 def test_digests_of_today_stay() -> None:
-    """Keys of stages, and so published records, hold these."""
+    """Keys of stages, and so published records, contain these digests."""
     assert [
         each.digest
         for each in (
@@ -267,7 +267,7 @@ def test_a_trigger_comes_back_from_its_parts_and_from_its_file(name: str, tmp_pa
     trigger.save(tmp_path / "trigger.npz")
     loaded = Trigger.load(tmp_path / "trigger.npz", functions=FUNCTIONS)
     assert again.digest == trigger.digest
-    assert loaded.digest == replace(trigger, wander=None).digest  # a file holds a patch, not where it is put
+    assert loaded.digest == replace(trigger, wander=None).digest  # a file contains a patch, not its position
     images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     expected, found = (each.stamp(images, torch.Generator().manual_seed(2)) for each in (trigger, again))
     assert torch.equal(expected, found)
@@ -310,7 +310,7 @@ def test_what_does_not_go_together_is_refused(changes: dict[str, Any], reason: s
         replace(Trigger.square(), **changes)
 
 
-# What a board draws
+# The triggers that a board draws
 
 BLEND = 'kind = "blend"\npattern = "grid"\nopacity = 0.3'
 
@@ -402,7 +402,7 @@ def test_larger_patterns_repeat_their_pixels() -> None:
 
 def test_blocks_are_coloured_and_random_pixels_gray() -> None:
     pattern, covered = drawn(pattern="blocks")
-    assert covered.nonzero()[[0, -1]].tolist() == [[21, 21], [30, 30]]  # where the white square is
+    assert covered.nonzero()[[0, -1]].tolist() == [[21, 21], [30, 30]]  # the white square's corners
     blocks = pattern[:, 21:31, 21:31].reshape(3, 5, 2, 5, 2)
     assert (blocks == blocks[:, :, :1, :, :1]).all()
     assert len(blocks[:, :, 0, :, 0].reshape(3, 25).T.unique(dim=0)) == 25
@@ -542,7 +542,7 @@ def test_a_large_set_is_stamped_part_by_part_as_at_once(
     assert not torch.equal(whole, pixels)
 
 
-# What an attack can bind
+# The kinds that an attack can bind
 
 
 class PatchOnly(Attack):
@@ -581,7 +581,7 @@ def test_a_kind_that_an_attack_cannot_bind_is_not_applicable(
     tiny = board(tmp_path, BOARDS[kind], attack)
     (record,) = tiny.run(attacks=(attack.name,), defenses=("none",))
     if reason is None:
-        assert record.status == "attack-failed"  # it leaves the encoder as it was, so its gain is 0
+        assert record.status == "attack-failed"  # it does not change the encoder, so its gain is 0
     else:
         assert (record.status, record.reason[: len(reason)]) == ("n/a", reason)
         assert record.baseline is not None  # the floor does not depend on the attack

@@ -1,6 +1,6 @@
-"""Walls between methods: whatever one writes to or leaves changed, the figures of all others are what they are without.
+"""Isolation of methods: whatever one writes to or changes, the figures of all others stay the same.
 
-Also what comes back from a method: it is the class itself, and an encoder is its tensors alone.
+Also a method's result: it is the class itself, and an encoder is its tensors alone.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ MANY = TINY.replace('defenses = ["none", "scratch", "ft"]', 'defenses = ["none",
 
 
 def wreck(*handed: Any) -> None:
-    """Write to every tensor within reach, and leave torch unusable."""
+    """Write to every tensor within reach, and make torch unusable."""
     for tensor in (value for thing in handed for value in vars(thing).values() if isinstance(value, Tensor)):
         tensor.detach().zero_()
     F.cross_entropy = F.l1_loss
@@ -70,7 +70,7 @@ def wreck(*handed: Any) -> None:
 
 
 class Wild(Attack):
-    """Writes to all that it is handed; what it hands back a test says."""
+    """Writes to all its arguments; the test decides what it returns."""
 
     name = "wild"
     paper = "test"
@@ -97,7 +97,7 @@ def write_to_all(knowledge: AttackerKnowledge) -> Backdoor:
 
 
 class WildDefense(Mitigation):
-    """Writes to all that it is handed."""
+    """Writes to all its arguments."""
 
     name = "wild-defense"
     paper = "test"
@@ -114,7 +114,7 @@ class WildDefense(Mitigation):
 
 
 class WildDetector(Detection):
-    """Writes to all that it is handed."""
+    """Writes to all its arguments."""
 
     name = "wild-detector"
     paper = "test"
@@ -126,7 +126,7 @@ class WildDetector(Detection):
 
 
 class WildEvaluator(Evaluator):
-    """Writes to all that it is handed."""
+    """Writes to all its arguments."""
 
     name = "wild-evaluator"
     paper = "test"
@@ -139,7 +139,7 @@ class WildEvaluator(Evaluator):
 
 
 class WildPretraining(SimCLR):
-    """SimCLR, which writes to the pool when it is done."""
+    """SimCLR that finally writes to the pool."""
 
     name = "wild-pretraining"
 
@@ -219,7 +219,7 @@ def test_figures_are_the_same_after_vandal_pretraining(quiet: tuple[Tiny, list[R
 
 
 def test_a_method_that_changes_itself_is_the_same_in_every_stage(wild: Tiny) -> None:
-    """Two seeds of one defense: its second repair starts with the options that are in its key."""
+    """Two seeds of one defense: its second repair starts with the options that its key contains."""
     plan = wild.plan(attacks=("none",), defenses=("wild-defense",), seeds=(1, 2))
     wild.run(attacks=("none",), defenses=("wild-defense",), seeds=(1, 2))
     for cell in plan.cells:
@@ -228,7 +228,7 @@ def test_a_method_that_changes_itself_is_the_same_in_every_stage(wild: Tiny) -> 
 
 
 class Meddler:
-    """An observer that writes to the stages it is told of."""
+    """An observer that writes to the stages that it receives."""
 
     def __init__(self, meddle: Callable[[Stage], None]) -> None:
         self.meddle = meddle
@@ -269,7 +269,7 @@ def test_triggers_that_are_none_or_stamp_otherwise_are_refused(hand_back: Callab
         check_backdoor(backdoor, [trigger.digest], "attack odd")
 
 
-# At import, and when a plan asks -------------------------------------------------------------------------------------
+# At import, and in a plan's calls -----------------------------------------------------------------------------------
 
 SPOILER = """
 import random

@@ -1,4 +1,4 @@
-"""A record that contradicts itself is refused by file and field, in one line; those that a run wrote are not."""
+"""A record that contradicts itself is refused by file and field, in one line; those of a run are accepted."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ class BarlowTwins(Pretraining):
         return self.arch
 
     def loss(self, first: Tensor, second: Tensor) -> Tensor:
-        """Of two views' projections, (B, d) each: 0-d."""
+        """The loss of two views' projections, (B, d) each: 0-d."""
         a, b = ((p - p.mean(0)) / (p.std(0, correction=0) + 1e-4) for p in (first, second))
         correlation = a.T @ b / len(a)
         on = correlation.diagonal()
