@@ -1,4 +1,4 @@
-"""The axis of attacks, and what an attacker knows."""
+"""The axis of attacks, and an attacker's knowledge."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """One goal of an attacker: make triggered inputs of a downstream task come out as one class.
+    """One goal of an attacker: triggered inputs of a downstream task are classified as one class.
 
     label, name: the target class in the task's label space.
-    trigger: the trigger to bind to it, of one of the kinds that the attack ``binds``.
+    trigger: the trigger to bind to it, of one of the kinds in the attack's ``binds``.
     references: uint8 (r, 3, H, W), images that the attacker believes to be of the target class.
-    images: downstream TRAIN images of the target class (data poisoning stamps those); never test images.
+    images: downstream TRAIN images of the target class, which data poisoning stamps; never test images.
     """
 
     label: int
@@ -38,10 +38,10 @@ class Target:
 
 @dataclass(frozen=True, eq=False)
 class AttackerKnowledge:
-    """What an attacker has. Test images are not among it.
+    """An attacker's knowledge. It contains no test images.
 
     encoder: the clean encoder, a copy.
-    pretraining, pool, pool_seed: how, on what and with which seed it was trained; enough to train again. The pool has
+    pretraining, pool, pool_seed: the encoder's training method, images and seed; enough to train again. The pool has
         labels and class names only if the pre-training is ``labelled``.
     shadow: the unlabelled images that the attacker tunes on.
     targets: one entry per (task, class) under attack.
@@ -59,9 +59,9 @@ class AttackerKnowledge:
 
 @dataclass(frozen=True, eq=False)
 class Backdoor:
-    """What an attack leaves behind: the encoder that is published and, per target, the trigger bound to it.
+    """The result of an attack: the encoder that is published and, per target, the trigger bound to it.
 
-    The triggers are the knowledge's own: a board fixes the trigger, so that the clean floor is measured with the same.
+    The triggers are those of the knowledge: a board fixes the trigger, and the clean floor is measured with the same.
     """
 
     encoder: Encoder
@@ -71,12 +71,12 @@ class Backdoor:
 class Attack(Method):
     """Turns a clean encoder into a backdoored one.
 
-    binds: the kinds of trigger that ``inject`` can bind; by default patch, blend, add and noise, which are data. The
-        harness gives it no other: the cell is not applicable. An attack that uses a trigger through
+    binds: the kinds of trigger that ``inject`` can bind; by default patch, blend, add and noise, which are data. With
+        a trigger of another kind the cell is not applicable. An attack that uses a trigger through
         ``trigger.stamp(images, generator)`` alone can bind ``function`` too.
-    retrains: True where ``inject`` runs the knowledge's pre-training again, and so costs what that did.
-    control_of: the name of the attack whose control this is, of one whose role is CONTROL. A control is never gated,
-        and a board plans it without defenses: its own undefended row is what it is for.
+    retrains: True if ``inject`` runs the knowledge's pre-training again, and so costs as much.
+    control_of: for a class of role CONTROL, the name of the attack that it controls. A control is never gated,
+        and a board plans it without defenses: only its undefended row is needed.
     """
 
     axis: ClassVar[str] = "attack"
@@ -85,12 +85,12 @@ class Attack(Method):
     control_of: ClassVar[str] = ""
 
     def inject(self, knowledge: AttackerKnowledge) -> Backdoor:
-        """The backdoored encoder. NotApplicable where the attack makes no sense for ``knowledge``."""
+        """The backdoored encoder. NotApplicable if the attack makes no sense for ``knowledge``."""
         raise NotImplementedError
 
 
 def check_binds(attack: Attack, triggers: Iterable[Trigger]) -> None:
-    """NotApplicable if one of the triggers is of a kind that the attack cannot bind."""
+    """Raise NotApplicable if the attack cannot bind the kind of one of the triggers."""
     for trigger in triggers:
         if trigger.kind not in attack.binds:
             raise NotApplicable(f"it cannot bind a trigger of kind {trigger.kind}; it binds {', '.join(attack.binds)}")

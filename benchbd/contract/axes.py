@@ -24,12 +24,12 @@ class Axis:
     name: "attack". The option is ``--attack``, the argument ``attack=``, the hook ``benchbd_attacks``.
     kind: the class in that module that its methods derive from, by name.
     work: the members that a method must define, the method that does the work first.
-    stage: the kind of the stages that its methods work in: the file ``benchbd/stages/STAGE.py``; "" if they have none.
-    grid: what a board crosses of this axis if its file does not say: several names, one name as text, or None if a
+    stage: the kind of its methods' stages: the file ``benchbd/stages/STAGE.py``; "" if they have no stages.
+    grid: the methods that a board crosses by default: several names, one name as text, or None if a
         board has no field for the axis.
     about: description of the board's field, and of the option of ``run`` and ``plan``.
-    inspects: whether every encoder of a board goes before its methods. What they find is a record of the class
-        KINDRecord in ``benchbd/records/NAME.py``; ``benchbd/report/NAME.py`` makes a document of these.
+    inspects: whether its methods inspect every encoder of a board. A result is a record of the class
+        KINDRecord in ``benchbd/records/NAME.py``; ``benchbd/report/NAME.py`` makes a document of such records.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Axis:
 
     @cached_property
     def base(self) -> type[Method]:
-        """The class that the methods of this axis derive from."""
+        """The base class of this axis's methods."""
         found: type[Method] = getattr(import_module(f"benchbd.contract.{self.name}"), self.kind)
         return found
 
@@ -57,12 +57,12 @@ class Axis:
 
     @property
     def several(self) -> bool:
-        """Whether a board crosses any number of its methods; else one."""
+        """Whether a board crosses any number of its methods, or only one."""
         return not isinstance(self.grid, str)
 
     @property
     def field(self) -> str:
-        """What a board calls its methods."""
+        """The name of the board's field for its methods."""
         return self.plural if self.several else self.name
 
 
@@ -82,10 +82,10 @@ AXIS = {axis.name: axis for axis in AXES}
 """The rows by name."""
 
 GRID = tuple(axis for axis in AXES if axis.grid is not None)
-"""The axes that boards and requests name methods of."""
+"""The axes for which boards and requests name methods."""
 
 INSPECTING = tuple(axis for axis in AXES if axis.inspects)
-"""The axes whose methods every encoder of a board goes before."""
+"""The axes whose methods inspect every encoder of a board."""
 
 RESERVED = {*SECTIONS, *AXIS, "board"}
 """Names that no method may have."""

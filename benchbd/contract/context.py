@@ -1,4 +1,4 @@
-"""What a method may call while it runs: seeds, random streams, notes, progress."""
+"""Functions that a method may call while it runs: seeds, random streams, notes, progress."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def derive_seed(seed: int, *names: str) -> int:
 
 
 def stream(seed: int, name: str, device: torch.device | str = "cpu") -> torch.Generator:
-    """The named random stream of a method: streams of other names do not move it."""
+    """The named random stream of a method; streams of other names are independent of it."""
     return torch.Generator(device=device).manual_seed(derive_seed(seed, name))
 
 
@@ -44,20 +44,20 @@ def reporting(reporter: Reporter) -> AbstractContextManager[object]:
 
 @dataclass
 class Findings:
-    """What a method found out on its way. notes: JSON by name. tensors: what pictures are made of, by name."""
+    """Findings of a method. notes: JSON by name. tensors: for pictures, by name."""
 
     notes: dict[str, Json] = field(default_factory=dict)
     tensors: dict[str, Tensor] = field(default_factory=dict)
 
 
 def note(name: str, value: Json) -> None:
-    """Keep something that a method found out on its way (chosen units, layer weights) with the result of its stage.
+    """Store something that a method found (chosen units, layer weights) with the result of its stage.
 
-    The note named ``remarks``, a list of lines, is what a reader of the table must know: each becomes a footnote.
-    PluginError where the value is no JSON, which has neither NaN nor inf.
+    The note named ``remarks`` is a list of lines for the reader of the table: each becomes a footnote.
+    PluginError if the value is no JSON, which has neither NaN nor inf.
     """
     try:
-        value = as_json({name: value})[name]  # a copy: what the method does to its own later changes nothing
+        value = as_json({name: value})[name]  # a copy: later changes by the method have no effect
     except (TypeError, ValueError, RecursionError, KeyError) as error:
         raise PluginError(f"note {shown(name)} cannot be kept as JSON: {says(error)}") from error
     if name == "remarks" and not (isinstance(value, list) and all(isinstance(line, str) for line in value)):
@@ -67,7 +67,7 @@ def note(name: str, value: Json) -> None:
 
 
 def keep(name: str, tensor: Tensor) -> None:
-    """Keep a small tensor (an inverted trigger) with the result of the stage, for ``benchbd figures``."""
+    """Store a small tensor (an inverted trigger) with the result of the stage, for ``benchbd figures``."""
     if not (isinstance(name, str) and isinstance(tensor, Tensor)):
         raise PluginError(f"keep takes a name and a tensor, not {shown(name)} and {shown(tensor)}")
     if (findings := _findings.get()) is not None:
@@ -76,7 +76,7 @@ def keep(name: str, tensor: Tensor) -> None:
 
 @contextmanager
 def collecting() -> Iterator[Findings]:
-    """What every method that runs in the block notes and keeps."""
+    """In the block, collect what a method notes and keeps."""
     findings = Findings()
     with scoped(_findings, findings):
         yield findings
@@ -85,8 +85,8 @@ def collecting() -> Iterator[Findings]:
 class Steps:
     """``for step in (steps := Steps(n)): ...; steps.loss(value)``: counts, reports progress, stops on NaN and inf.
 
-    The loss is read back from the device a few times a second at most, so that a GPU is never waited for. A loop inside
-    another one (an inversion within a training) stops on them too, but only the outer one reports.
+    The loss is read back from the device a few times per second at most, so that the CPU rarely waits for a GPU. A loop
+    inside another one (an inversion within a training) stops on NaN and inf too, but only the outer one reports.
     """
 
     INTERVAL = 0.25  # seconds between two reports
@@ -96,7 +96,7 @@ class Steps:
         self._latest: Tensor | None = None
 
     def loss(self, value: Tensor) -> None:
-        """Hand in this step's loss (0-d)."""
+        """Pass this step's loss (0-d)."""
         self._latest = value.detach()
 
     def __iter__(self) -> Iterator[int]:

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 class Dataset(Method):
     """A named data set that needs more than a folder in a known layout.
 
-    splits: the splits, train and test at least, and the number of images of each; 0 where it may vary.
-    needs_files: whether ``load`` reads files. A data set that is generated declares False: nothing of it has to lie
-        under the data root, and ``check_method`` loads it; of one with files only where it is given a ``data_root``.
-    classes: the class names in label order, if they are known before anything is loaded; () if the files tell. An
-        ``ImageSet`` of ``load`` that names none has these.
-    normalization: declared (mean, std) per channel in [0, 1] units; None where the pixels are to tell.
+    splits: the splits, train and test at least, and the number of images of each; 0 if it may vary.
+    needs_files: whether ``load`` reads files. A generated data set declares False: it needs no files under the data
+        root, and ``check_method`` loads it; a data set with files is only loaded if ``data_root`` is given.
+    classes: the class names in label order, if they are known before loading; () if the files contain them. An
+        ``ImageSet`` of ``load`` without class names gets these.
+    normalization: declared (mean, std) per channel in [0, 1] units; None: computed from the pixels.
     """
 
     axis: ClassVar[str] = "dataset"
@@ -33,7 +33,7 @@ class Dataset(Method):
     def sources(self, split: str, root: Path) -> list[Path]:
         """The files that ``load`` reads, in a fixed order: their names and contents are the key of the decoded cache.
 
-        By default all files in ``root/name``, none where ``needs_files`` is False. DataAbsentError where there are
+        By default all files in ``root/name``, none if ``needs_files`` is False. DataAbsentError if there are
         none.
         """
         if not self.needs_files:
@@ -46,19 +46,19 @@ class Dataset(Method):
         return files
 
     def load(self, split: str, root: Path) -> ImageSet:
-        """The images of ``split`` found under ``root`` (the data root), 32x32. DataAbsentError where they are not
-        there. It receives no seed: a generated set draws from a constant one, as ``stream(0, split)``."""
+        """The images of ``split`` found under ``root`` (the data root), 32x32. DataAbsentError if they do not
+        exist. It gets no seed: a generated set draws from a constant one, as ``stream(0, split)``."""
         raise NotImplementedError
 
     def load_at(self, split: str, root: Path, size: int) -> ImageSet:
         """The images of ``split`` for a board whose images are ``size`` x ``size`` pixels, 32 to 224.
 
-        By default those of ``load``, which are 32x32 and which benchbd resizes (bilinear). A data set that has larger
-        pictures, or draws its own, overrides it and gives ``size`` x ``size``, and ``load`` calls it with 32.
-        ``decode_images``, ``resize_images`` and ``blank_images`` make sets that need no memory.
+        By default those of ``load``, which are 32x32 and which benchbd resizes (bilinear). A data set with larger
+        pictures, or one that is drawn, overrides it and returns ``size`` x ``size``; its ``load`` calls it with 32.
+        ``decode_images``, ``resize_images`` and ``blank_images`` make sets that take no memory.
         """
         return self.load(split, root)
 
     def download(self, root: Path) -> None:
-        """Fetch the official archives into ``root``."""
+        """Download the official archives into ``root``."""
         raise NotImplementedError

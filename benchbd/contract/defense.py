@@ -1,4 +1,4 @@
-"""The axis of defenses that repair an encoder, and what a defender knows."""
+"""The axis of defenses that repair an encoder, and a defender's knowledge."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class DefenderKnowledge:
-    """What a defender has: a few clean images without labels, and a seed. No trigger, target, test data or path.
+    """A defender's knowledge: a few clean images without labels, and a seed. No trigger, target, test data or path.
 
-    prepared: what ``Detection.prepare`` of the detector gave; empty for everybody else.
+    prepared: the result of the detector's ``Detection.prepare``; empty for all other methods.
     """
 
     images: ImageSet

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a detector thinks of one encoder.
+    """A detector's verdict on one encoder.
 
-    score: higher is more suspicious, finite; populations of encoders are compared by it alone.
+    score: higher is more suspicious, finite; it alone compares populations of encoders.
     flagged: the detector's own decision.
     """
 
@@ -30,7 +30,7 @@ class Verdict:
 
 
 class Detection(Method):
-    """Tells backdoored encoders from clean ones. Judged on populations: many encoders of either kind.
+    """Distinguishes backdoored encoders from clean ones. Judged on populations: many encoders of either kind.
 
     prepares: whether ``prepare`` learns something once for all the encoders of a board.
     """
@@ -39,7 +39,7 @@ class Detection(Method):
     prepares: ClassVar[bool] = False
 
     def prepare(self, blank: Encoder, knowledge: DefenderKnowledge) -> Mapping[str, Tensor]:
-        """What ``inspect`` finds in ``knowledge.prepared``, tensors by name. Called once for a board, its architecture
+        """The tensors, by name, for ``knowledge.prepared`` of ``inspect``. Called once per board, with its architecture
         and the clean images of its first seed. ``blank`` is an encoder with random weights that may be changed."""
         raise NotImplementedError
 
@@ -50,10 +50,10 @@ class Detection(Method):
 
 @dataclass(frozen=True, eq=False)
 class TaskKnowledge:
-    """What the owner of a downstream classifier has: labelled training images of its task, without class names, and a
-    seed. No trigger, target, test data or path.
+    """The knowledge of a downstream classifier's owner: labelled training images of its task, without class names, and
+    a seed. No trigger, target, test data or path.
 
-    prepared: what ``Detection.prepare`` gave.
+    prepared: the result of ``Detection.prepare``.
     """
 
     images: ImageSet
@@ -62,7 +62,7 @@ class TaskKnowledge:
 
 
 class ClassifierDetection(Detection):
-    """Tells classifiers on backdoored encoders from those on clean ones: one inspection an encoder and
+    """Distinguishes classifiers on backdoored encoders from those on clean ones: one inspection per encoder and
     data set of its tasks.
 
     The classifier is the encoder with the head of the board's first evaluator; the cell is not applicable if that

@@ -1,4 +1,4 @@
-"""The axis of downstream classifiers, and what they are handed."""
+"""The axis of downstream classifiers, and their input."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Probe:
-    """One encoder to be judged on one downstream task.
+    """One encoder to be evaluated on one downstream task.
 
     encoder: frozen.
     train: labelled downstream training images.
@@ -36,14 +36,14 @@ class Probe:
 
     @property
     def labels(self) -> Tensor:
-        """The training labels, int64 (N,), on the encoder's device. DataError where there are none."""
+        """The training labels, int64 (N,), on the encoder's device. DataError if there are none."""
         if self.train.labels is None:
             raise DataError("a downstream classifier needs labelled training images")
         return self.train.labels.to(self.encoder.device)
 
     @property
     def classes(self) -> int:
-        """How many classes the task has."""
+        """The number of classes of the task."""
         return len(self.train.classes) or int(self.labels.max()) + 1
 
 
@@ -51,8 +51,8 @@ class Probe:
 class Predictions:
     """Predicted classes, int64 (N,) of 0..C - 1, of the test images without and with the trigger, on any device.
 
-    certified: bool (N,), of the image without the trigger: whether it is certain that no patch of the size that the
-        evaluator declares, wherever it lies, changes the prediction. None if the evaluator certifies nothing.
+    certified: bool (N,), for images without the trigger: whether it is certain that no patch of the size that the
+        evaluator declares, at any position, changes the prediction. None if the evaluator certifies nothing.
     """
 
     clean: Tensor
@@ -70,14 +70,14 @@ class Evaluator(Method):
         raise NotImplementedError
 
     def evaluate_together(self, probes: Sequence[Probe]) -> list[Predictions]:
-        """Several probes of one task and feature dimension at once, if that is faster; by default one by one.
+        """Evaluate several probes of one task and feature dimension at once, if faster; by default one by one.
 
-        A prediction must not depend on the company: the harness keys and stores each on its own.
+        A prediction must not depend on the other probes: the harness keys and stores each separately.
         """
         return [self.evaluate(probe) for probe in probes]
 
     def head(self, probe: Probe) -> Head:
-        """The trained classifier of ``probe.encoder`` as an object: ``Classifier(probe.encoder, head)`` predicts what
-        ``evaluate`` does. The test images are not read. NotApplicable, as by default, if the evaluator is no net on
+        """The trained classifier of ``probe.encoder`` as an object: ``Classifier(probe.encoder, head)`` predicts as
+        ``evaluate`` does, without reading test images. NotApplicable, as by default, if the evaluator is no net on
         the features."""
         raise NotApplicable(f"{self.name} has no differentiable head")

@@ -1,7 +1,7 @@
-"""What crosses between the harness and a method, and back: plain data, the same in one process and in several.
+"""What passes between the harness and a method, and back: plain data, the same in one process and in several.
 
-A ``Handover`` is all that reaches a method, a ``Product`` or ``Failure`` all that comes back. Both turn into bytes
-(large tensors into sealed files) and back, so whatever is not in them cannot be reached through them: no board, no
+A ``Handover`` is a method's whole input, a ``Product`` or ``Failure`` its whole output. Both are converted to bytes
+(large tensors to sealed files) and back, so they give access to nothing else: no board, no
 store, no parent stage, no other data.
 """
 
@@ -19,18 +19,18 @@ from benchbd.base.packed import packed, unpacked
 from benchbd.contract.context import Reporter
 from benchbd.contract.method import Call
 
-INLINE = "inline"  # the executor that works in the process of the run: benchbd's own
+INLINE = "inline"  # benchbd's own executor, which works in the process of the run
 
-LARGE = 2**20  # bytes from which a tensor crosses as a file and not as a part of the bytes
+LARGE = 2**20  # bytes from which a tensor is passed as a file instead of as bytes
 
 
 @dataclass(frozen=True, eq=False)
 class Handover:
-    """All that a stage's work is done from.
+    """The whole input of a stage's work.
 
     kind: of the stage. methods: the method that does the work (``own``), and those that it may call.
     seed: the stage's own. precision: ``fp32`` or ``bf16``; tf32: whether CUDA may use it for float32.
-    json, tensors, encoders: what the method is handed, by name; an encoder as the bytes of its safetensors file.
+    json, tensors, encoders: the method's input, by name; an encoder as the bytes of its safetensors file.
     """
 
     kind: str
@@ -43,9 +43,9 @@ class Handover:
     encoders: Mapping[str, bytes] = field(default_factory=dict)
 
     def pack(self, *, files: bool = True) -> tuple[bytes, list[Region]]:
-        """Everything as bytes, but for tensors of ``LARGE`` bytes and more: those are sealed files, in order.
+        """Everything as bytes, except tensors of ``LARGE`` bytes and more: those become sealed files, in order.
 
-        files: False for a place that takes no open files: all tensors are in the bytes.
+        files: False if the receiver takes no open files: all tensors are then in the bytes.
         """
         large = [name for name, tensor in self.tensors.items() if files and tensor.nbytes >= LARGE]
         regions = [region_of(self.tensors[name]) or seal(self.tensors[name]) for name in large]
@@ -56,20 +56,20 @@ class Handover:
 
     @classmethod
     def unpack(cls, data: bytes, regions: Sequence[Region]) -> Self:
-        """What ``pack`` packed. The large tensors are mapped: what is written to one reaches nobody else."""
+        """The handover from the result of ``pack``. Large tensors are mapped: writing to one changes no other copy."""
         facts, small, encoders = unpacked(data)
         large = {name: region.map() for name, region in zip(facts.pop("large"), regions, strict=True)}
         methods = {role: Call(**call) for role, call in facts.pop("methods").items()}
         return cls(**facts, methods=methods, tensors=small | large, encoders=encoders)
 
     def private(self) -> Self:
-        """A copy whose tensors share no storage with anybody's: what a method writes to them stays with it."""
+        """A copy whose tensors share no storage with others: a method's writes to them stay in the copy."""
         return replace(self, tensors={name: private(tensor) for name, tensor in self.tensors.items()})
 
 
 @dataclass(frozen=True, eq=False)
 class Product:
-    """What a method's work gave.
+    """The result of a method's work.
 
     json, tensors: the result, by name. encoder: the bytes of its safetensors file, if the work makes one.
     notes, kept: what the method noted and kept on its way.
@@ -102,10 +102,10 @@ class Product:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a method's work gave nothing.
+    """The reason why a method's work has no result.
 
-    status: ``n/a`` if the method says that it does not apply, else ``failed``. reason: one line.
-    traceback: the text of it; empty if the reason says everything.
+    status: ``n/a`` if the method does not apply, else ``failed``. reason: one line.
+    traceback: its text; empty if the reason is enough.
     """
 
     status: Literal["n/a", "failed"]
@@ -114,22 +114,22 @@ class Failure:
 
 
 class Executor:
-    """Where stages are worked on. A plugin derives from it and offers its class by the hook ``benchbd_executors``.
+    """Computes stages, in any process. A plugin derives from it and offers its class by the hook ``benchbd_executors``.
 
-    name: how users call it, as in ``benchbd run --executor NAME``. slots: how many handovers it works on at once.
-    ``carry_out`` does the work of a handover, in whatever process it is called.
+    name: for users, as in ``benchbd run --executor NAME``. slots: the number of handovers that it works on at once.
+    ``carry_out`` does the work of a handover, in any process.
     """
 
     name: ClassVar[str] = ""
     slots: int = 1
 
     def __init__(self, device: str) -> None:
-        """device: on which the work is to be done, as torch names it."""
+        """device: of the work, in torch's notation."""
         self.device = device
 
     def submit(self, handed: Handover, report: Reporter) -> Future[Product | Failure]:
-        """Begin the work of a handover. What a method raises is no exception of the future but a ``Failure``.
+        """Begin the work of a handover. An error of a method is no exception of the future but a ``Failure``.
 
-        report: to be called with step, steps and loss as the work goes on, on whatever thread.
+        report: call it with step, steps and loss as the work proceeds, from any thread.
         """
         raise NotImplementedError

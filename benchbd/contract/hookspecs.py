@@ -1,8 +1,8 @@
-"""The hooks of benchbd: one per axis, the architectures, and the observers. All results are collected, none stops at
-the first.
+"""The hooks of benchbd: one per axis, the architectures, and the observers. The results of all plugins are
+collected.
 
 A plugin is a module named under the entry-point group ``benchbd``; it implements any of these with ``@hookimpl``.
-A method class that carries a name which another plugin took already is an error that names both.
+It is an error, which names both plugins, if two plugins offer method classes of the same name.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def benchbd_architectures() -> list[type[Encoder]]:  # type: ignore[empty-body]
     """Return the architectures of this plugin, classes derived from ``Encoder``. A pre-training method names one by its
     ``arch``. Called when the registry is built, and by a script that makes an ``Encoder`` without one.
 
-    Nothing is built then: what takes long to import, such as torchvision, is imported in ``build``.
+    Do not build a net in the hook: import slow libraries, such as torchvision, in ``build``.
     """
 
 
@@ -93,7 +93,7 @@ def benchbd_stage_started(stage: ObservedStage, position: int, total: int) -> No
 def benchbd_stage_progress(stage: ObservedStage, step: int, steps: int, loss: float | None) -> None:
     """Optimiser step ``step`` of ``steps`` in ``stage`` is done. Called a few times a second at most.
 
-    loss: the latest loss that was read back from the device, or None where none is known yet.
+    loss: the latest loss that was read back from the device, or None if none is known yet.
     """
 
 

@@ -1,4 +1,4 @@
-"""Images as the whole harness sees them: uint8 tensors, and the triggers that are stamped on them."""
+"""Images in the form that the whole harness uses: uint8 tensors."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from benchbd.base.errors import DataError
 from benchbd.base.mapped import private
 from benchbd.base.pieces import map_pieces, pieces
 
-SIZE = 32  # pixels: height and width of all images, if a board declares no other
+SIZE = 32  # pixels: height and width of all images, unless a board declares others
 
 
 def resize_rule(size: int) -> str:
-    """How a picture of another size became size x size; part of every content digest."""
+    """The rule for resizing a picture to size x size; part of every content digest."""
     return f"pil-bilinear-{size}"
 
 
@@ -29,11 +29,11 @@ class ImageSet:
     """A data set, decoded once: all pixels in one tensor. ``len(images)`` is N.
 
     pixels: uint8 (N, 3, H, W), RGB. Those of a data set of the library are mapped from a file: 100,000 images of
-        224x224 pixels are 15 GB, which no process holds in memory. Take rows of them (``pixels[rows]``) or
+        224x224 pixels are 15 GB, more than a process can hold. Use some rows (``pixels[rows]``) or
         ``batches``; ``to_float`` or ``clone`` of all of them would be in memory.
-    labels: int64 (N,), -1 where unknown, or None where there are none.
+    labels: int64 (N,), -1 if unknown, or None if there are none.
     classes: the class names, in label order.
-    mean, std: per channel in [0, 1] units; an encoder that is trained on these images adopts them. Where a data
+    mean, std: per channel in [0, 1] units; an encoder that is trained on these images adopts them. If a data
         set declares none they are computed from the pixels.
     """
 
@@ -87,13 +87,13 @@ class ImageSet:
         return replace(self, pixels=self.pixels.to(device), labels=labels)
 
     def copy(self) -> Self:
-        """The same images, whose storage is their own: what is written to them reaches nobody else. Pixels that lie in
+        """The same images in their own storage: writing to them changes no others. Pixels that lie in
         a file are mapped once more, copy-on-write, and take no memory."""
         labels = None if self.labels is None else self.labels.clone()
         return replace(self, pixels=private(self.pixels), labels=labels)
 
     def subset(self, indices: Tensor) -> Self:
-        """The rows of ``indices`` (int64), copied: the result owns its storage, as that of ``copy``."""
+        """The rows of ``indices`` (int64), copied: the result owns its storage, like that of ``copy``."""
         indices = indices.to(self.device)
         labels = None if self.labels is None else self.labels[indices]
         return replace(self, pixels=map_pieces(lambda rows: self.pixels[rows], indices, self.pixels), labels=labels)
@@ -105,7 +105,7 @@ class ImageSet:
         return self.subset((self.labels == label).nonzero()[:, 0])
 
     def unlabeled(self) -> Self:
-        """A ``copy`` without labels or class names: what a defender gets."""
+        """A ``copy`` without labels or class names, for a defender."""
         return replace(self, pixels=private(self.pixels), labels=None, classes=())
 
     def batches(self, size: int) -> Iterator[Tensor]:

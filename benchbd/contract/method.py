@@ -1,8 +1,8 @@
-"""The contracts: what a method is, and what each axis hands it and expects back.
+"""The base of all methods: hyperparameters, identity and cost.
 
-A method is a frozen pydantic model. Its fields are its hyperparameters: type, default, bounds and description are said
-once and drive validation, ``-o NAME.FIELD=VALUE``, ``benchbd show``, the docs, the cache key and the record.
-The threat model is in the signatures: what an argument does not hold, a method cannot use.
+A method is a frozen pydantic model. Its fields are its hyperparameters: type, default, bounds and description are
+declared once and determine validation, ``-o NAME.FIELD=VALUE``, ``benchbd show``, the docs, the key and the record.
+The signatures enforce the threat model: a method cannot use what its arguments do not contain.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ M = TypeVar("M", bound=BaseModel)
 R = TypeVar("R")
 C = TypeVar("C", bound="Method")
 
-MOST_FORWARDS = 10**18  # more is no estimate
+MOST_FORWARDS = 10**18  # a larger number is no estimate
 
 
 class Method(BaseModel):
     """The base of every method: a frozen set of hyperparameters, each with a default.
 
-    name: how users call it, in lower-case letters, digits, '-' and '_'; unique on its axis.
-    paper: where it comes from, one line; empty for controls.
-    version: raise it when results change. Where a class declares none, it is the digest of the module's source, so
-        that an author who edits the code gets a fresh run.
-    late: names of options that the identity leaves out while they have their default: options that came after results
-        were published, whose keys stay what they were. A late default changes only together with ``version``.
-    role: what the method is in a board, where it is not a method as any other.
+    name: for users, in lower-case letters, digits, '-' and '_'; unique on its axis.
+    paper: the source, one line; empty for controls.
+    version: raise it when results change. If a class declares none, it is the digest of the module's source, so
+        that edited code is computed anew.
+    late: names of options that the identity omits while they have their default: options added after results were
+        published, so that the published keys stay valid. A late default changes only together with ``version``.
+    role: the method's role in a board, if it is no ordinary method.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
@@ -53,7 +53,7 @@ class Method(BaseModel):
     late: ClassVar[frozenset[str]] = frozenset()
     role: ClassVar[Role] = Role.METHOD
     passthrough: ClassVar[bool] = False
-    """True for a control that hands on what it was given: it needs no stage of its own."""
+    """True for a control that returns its input unchanged: it needs no stage of its own."""
 
     @classmethod
     def effective_version(cls) -> str:
@@ -64,11 +64,11 @@ class Method(BaseModel):
         return f"source-{source[:16]}"
 
     def identity(self) -> dict[str, Any]:
-        """What of this method goes into a cache key: axis, name, version and every field, of ``late`` ones those that
-        do not have their default.
+        """This method's part of a cache key: axis, name, version and every field, except ``late`` fields that have
+        their default.
 
-        A field that is or holds a ``Path`` counts by what lies there: one file at two places is one method. A path as
-        a string is refused: it would count by its name, and records, which are published, would tell it.
+        A field that is or contains a ``Path`` counts by content: one file at two places is one method. A path as
+        a string is refused: it would count by its name, and published records would reveal it.
         """
         return {
             "axis": self.axis,
@@ -82,7 +82,7 @@ class Method(BaseModel):
         return None
 
     def shortened(self, images: int) -> str | None:
-        """A line for the table where these options cost less than nine tenths of the defaults; else None."""
+        """A line for the table if these options cost less than nine tenths of the defaults; else None."""
         own, full = self.forwards(images), type(self)().forwards(images)
         if not own or not full or own >= 0.9 * full:
             return None
@@ -104,20 +104,20 @@ def _sha256(text: str) -> str:
 
 
 def ask(method: Method, what: str, work: Callable[..., Any], *arguments: object) -> Any:
-    """What a method's ``work`` returns, in isolation: a question changes no answer of another method."""
+    """The result of a method's ``work``, in isolation: a call changes no answer of another method."""
     with asking(f"{method.axis} {method.name}", type(method)):
         return asked(what, work, *arguments)
 
 
 def version_of(cls: type[Method]) -> str:
-    """What ``cls.effective_version()`` says, in isolation; it was found to be a line when the class was registered."""
+    """The value of ``cls.effective_version()``, in isolation; registration checked that it is one line."""
     with asking(f"{cls.axis} {cls.name}", cls):
         return cls.effective_version()
 
 
 def identity_of(method: Method) -> dict[str, Any]:
-    """What ``method.identity()`` says, as JSON. PluginError where it raises, says no JSON, says something else when
-    asked again, or leaves out what every method's identity holds."""
+    """The value of ``method.identity()`` as JSON. PluginError if it raises, returns no JSON, returns another value when
+    called again, or lacks what every method's identity contains."""
     own, second, plain = ask(
         method, "identity()", lambda: (method.identity(), method.identity(), Method.identity(method))
     )
@@ -138,7 +138,7 @@ def identity_of(method: Method) -> dict[str, Any]:
 
 
 def forwards_of(method: Method, images: int) -> int | None:
-    """What ``method.forwards(images)`` says; PluginError where it raises or says no number of forwards."""
+    """The value of ``method.forwards(images)``; PluginError if it raises or returns no number of forwards."""
     told = ask(method, "forwards()", method.forwards, images)
     if told is None:
         return None
@@ -148,7 +148,7 @@ def forwards_of(method: Method, images: int) -> int | None:
 
 
 def shortened_of(method: Method, images: int) -> str | None:
-    """What ``method.shortened(images)`` says, a line or None; PluginError where it raises or says no text."""
+    """The value of ``method.shortened(images)``, a line or None; PluginError if it raises or returns no text."""
     told = ask(method, "shortened()", method.shortened, images)
     if not (told is None or isinstance(told, str)):
         raise PluginError(f"shortened() must give a line or None, not {shown(told)}")
@@ -156,8 +156,8 @@ def shortened_of(method: Method, images: int) -> str | None:
 
 
 def build(cls: type[M], values: Mapping[str, Any], name: str, folder: Path | None = None) -> M:
-    """A validated ``cls``. The first problem becomes a one-line UsageError that names ``name.field``; what else a
-    plugin's validator raises, a PluginError.
+    """A validated ``cls``. The first problem becomes a one-line UsageError that names ``name.field``; any other error
+    of a plugin's validator becomes a PluginError.
 
     folder: what relative paths of ``Content`` fields are relative to; None: the working directory.
     """
@@ -170,7 +170,7 @@ def build(cls: type[M], values: Mapping[str, Any], name: str, folder: Path | Non
 class Call:
     """A method by axis and name, with every option: enough to build it wherever its plugin is installed.
 
-    version: of the method that the stage was planned with; another one would give another result.
+    version: of the method when the stage was planned; another version would give another result.
     """
 
     axis: str
@@ -185,7 +185,7 @@ def call_of(method: Method) -> Call:
 
 def called(call: Call, classes: Mapping[str, type[C]]) -> C:
     """The method of a call, whose class is one of ``classes`` by name. UnknownNameError if it is none of them,
-    PluginError if another version of it is installed than the call was made with."""
+    PluginError if the installed version is not the call's."""
     if call.name not in classes:
         raise UnknownNameError(call.axis, call.name, classes)
     cls = classes[call.name]
@@ -195,8 +195,8 @@ def called(call: Call, classes: Mapping[str, type[C]]) -> C:
 
 
 def exactly(kind: type[R], value: object, who: str) -> R:
-    """The value, where it is of this very class. PluginError for another or a subclass: what that overrides is not what
-    the harness uses."""
+    """The value, if it is of exactly this class. PluginError for another class or a subclass, whose overridden methods
+    the harness would not use."""
     if type(value) is kind:
         return value
     name = type(value).__name__

@@ -1,4 +1,4 @@
-"""What observers see of stages and records: the part that hooks promise, whatever else the objects hold."""
+"""The parts of stages and records that hooks promise to observers, whatever else the objects contain."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class ObservedStage(Protocol):
     """A stage that starts, goes on or ends.
 
     kind: ``pretrain``, ``reference``, ``attack``, ``defend``, ``detect`` or ``evaluate``. key: 64 hex digits, one for
-    every content. label: one line for people. method_name: the method's name; the kind where the harness does the work.
+    every content. label: one line for people. method_name: the method's name; the kind if the harness does the work.
     """
 
     kind: str
@@ -22,9 +22,9 @@ class ObservedStage(Protocol):
 class ObservedRecord(Protocol):
     """A finished record, of a cell (with ``defense``, ``task``, ``metrics``) or of an inspection (``detection``).
 
-    attack, pretrain, seed, evaluator: where it stands. status and, unless it is ``ok``, reason: how it ended.
-    key: that of the stage that the record is about. identity: by kind of stage, all that determined the result.
-    ``to_json()`` gives everything.
+    attack, pretrain, seed, evaluator: its place in the board. status and, unless it is ``ok``, reason: how it ended.
+    key: of the stage that the record is about. identity: by kind of stage, all that determined the result.
+    ``to_json()`` returns everything.
     """
 
     attack: str

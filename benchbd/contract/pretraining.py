@@ -27,7 +27,7 @@ Architecture = Annotated[str, AfterValidator(_ready), """The name of an architec
 
 
 def architecture_of(method: Pretraining) -> str:
-    """What ``method.architecture`` says; PluginError if it raises or names none."""
+    """The value of ``method.architecture``; PluginError if it raises or names none."""
     told = ask(method, "architecture", lambda: method.architecture)
     try:
         architecture(told if isinstance(told, str) else "")
@@ -38,13 +38,13 @@ def architecture_of(method: Pretraining) -> str:
 
 
 def check_size(arch: str, pixels: int) -> None:
-    """UsageError if an architecture does not take images of so many pixels."""
+    """Raise UsageError if an architecture does not take images of this many pixels."""
     if (size := architecture(arch).image_size) not in (None, pixels):
         raise UsageError(f"{arch} takes images of {size} pixels, the board's have {pixels}: set image_size = {size}")
 
 
 def flaw_of_architecture(cls: type[Encoder]) -> str:
-    """What keeps a class from being an architecture, in one line; empty if nothing does."""
+    """The reason that a class is no valid architecture, in one line; empty if it is valid."""
     arch = getattr(cls, "arch", "")
     if not (isinstance(arch, str) and re.fullmatch(r"[a-z0-9][a-z0-9_-]{,39}", arch)):
         return f"its arch must be up to 40 lower-case letters, digits, '-' and '_', not {shown(arch)}"
@@ -60,8 +60,8 @@ def flaw_of_architecture(cls: type[Encoder]) -> str:
 class Pretraining(Method):
     """Training of an encoder from random weights.
 
-    labelled: True if it learns from labels: its pool, and the attacker's, keeps labels and class names. It cannot be of
-        a data set with unlabelled images.
+    labelled: True if it learns from labels: its pool, and the attacker's, keeps labels and class names. Such a method
+        cannot use a data set with unlabelled images.
     """
 
     axis: ClassVar[str] = "pretraining"
@@ -69,9 +69,9 @@ class Pretraining(Method):
 
     @property
     def architecture(self) -> str:
-        """Name of the architecture that ``pretrain`` returns: all that a control like ``scratch`` may know of it."""
+        """Name of the architecture that ``pretrain`` returns; a control like ``scratch`` uses nothing else of it."""
         raise NotImplementedError
 
     def pretrain(self, images: ImageSet, seed: int) -> Encoder:
-        """An encoder trained on ``images``, on their device, in eval mode. They have labels if it is ``labelled``."""
+        """An encoder trained on ``images``, on their device, in eval mode. If ``labelled``, the images have labels."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""Finding plugins: one entry point at a time, so that a broken one is named and takes no other down."""
+"""Find plugins: one entry point at a time, so that a broken one is named and affects no other."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ GROUP = "benchbd"
 
 FIRST_PARTY = "benchbd"
 
-LONGEST_NAME = 40  # characters: the names of several methods make the name of one file
+LONGEST_NAME = 40  # characters: one file name contains the names of several methods
 
 OBSERVERS = {"terminal"}
-"""Plugins that commands register under these names themselves."""
+"""Names under which commands register plugins themselves."""
 
 log = logging.getLogger("benchbd")
 
 
 @dataclass
 class Plugin:
-    """One entry point: where it comes from, what it adds per axis, and what is wrong with it."""
+    """One entry point: its distribution, what it adds per axis, and its fault, if any."""
 
     name: str
     distribution: str
@@ -92,7 +92,7 @@ class Registry:
         return self.methods[axis][name]
 
     def find(self, name: str, besides: Iterable[str] = ()) -> list[type[Method]]:
-        """Every method called ``name``, on whichever axis; of ``AXIS:NAME``, that one. UnknownNameError where there is
+        """Every method called ``name``, on any axis; for ``AXIS:NAME``, that one. UnknownNameError if there is
         none, with the nearest of these and of ``besides``."""
         axis, _, bare = name.rpartition(":")
         if axis and axis not in self.methods:
@@ -124,7 +124,7 @@ class Registry:
             ARCHITECTURES.update(self.architectures)  # before the pre-training methods that name one by default
 
     def _add(self, plugin: Plugin, kind: str, cls: Any) -> str:
-        """Add a class that a plugin offers; what is wrong with it, if anything is."""
+        """Add a class that a plugin offers, and return its fault, empty if there is none."""
         _, base, flaw_in = _OFFERED[kind]
         if not (isinstance(cls, type) and issubclass(cls, base)):
             return f"offers {_called(cls)} as {kind}, which is not a class derived from benchbd.{base.__name__}"
@@ -153,19 +153,19 @@ def _flaw_of_executor(cls: type[Executor]) -> str:
 
 
 def flaw_of(cls: type[Method]) -> str:
-    """What keeps a class from being a method of its axis, in one line; empty where nothing does."""
+    """The reason that a class is no valid method of its axis, in one line; empty if it is valid."""
     try:
         return next(_flaws(cls), "")
     except UsageError as error:
         return f"a default is not valid: {error}"
     except PluginError as error:
         return str(error)
-    except DataError:  # a file that an option names is not on this machine: a run that needs it says so
+    except DataError:  # a file of an option's default is not on this machine: a run that needs it raises the error
         return ""
 
 
 def _flaws(cls: type[Method]) -> Iterator[str]:
-    """All that ``flaw_of`` looks for, one line each. UsageError, PluginError or DataError if the defaults make none."""
+    """All faults for ``flaw_of``, one line each. UsageError, PluginError or DataError if the defaults are invalid."""
     name = getattr(cls, "name", "")
     if flaw := _flaw_of_name(name):
         yield flaw
@@ -205,11 +205,11 @@ _OFFERED: dict[str, tuple[str, type, Callable[[Any], str]]] = {
     **{axis.name: (axis.hook, axis.base, flaw_of) for axis in AXES},
     "executor": ("benchbd_executors", Executor, _flaw_of_executor),
 }
-"""What plugins offer: the hook, what the classes derive from, and what is wrong with one."""
+"""What plugins offer: the hook, the base class, and the function that finds a class's fault."""
 
 
 def check_plannable(method: Method) -> None:
-    """PluginError where what a plan asks of a method, its identity and architecture, is not to be had."""
+    """Raise PluginError if a plan cannot get a method's identity or architecture."""
     identity_of(method)
     if isinstance(method, Pretraining):
         architecture_of(method)
@@ -219,7 +219,7 @@ _Line = Annotated[str, Field(max_length=100, pattern=r"^( |[^\pC\pZ])*$")]  # as
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
 _Above = Annotated[_Finite, Field(gt=0)]
 _Kinds = Annotated[tuple[TriggerKind, ...], Field(min_length=1)]
-_Splits = Annotated[Mapping[str, NonNegativeInt], Field(strict=False)]  # any Mapping, not a dict alone
+_Splits = Annotated[Mapping[str, NonNegativeInt], Field(strict=False)]  # any Mapping, not only a dict
 _Normalization = tuple[tuple[_Finite, _Finite, _Finite], tuple[_Above, _Above, _Above]]
 
 _TOLD: dict[str, tuple[str, Any]] = {
@@ -236,11 +236,11 @@ _TOLD: dict[str, tuple[str, Any]] = {
     "classes": ("a tuple of names", tuple[str, ...]),
     "normalization": ("None or (mean, std), three finite numbers each", _Normalization | None),
 }
-"""What a class says of itself: in words, and as a type."""
+"""What a class must declare: a description, and a type."""
 
 
 def _is(kind: Any, value: object) -> bool:
-    """Whether a value is of a type, to the letter: 1 is no bool."""
+    """Whether a value has exactly this type: 1 is no bool."""
     try:
         TypeAdapter(kind, config=ConfigDict(strict=True)).validate_python(value)
     except ValidationError:
@@ -249,7 +249,7 @@ def _is(kind: Any, value: object) -> bool:
 
 
 def _offered(hook: str, function: Callable[[], object]) -> list[Any]:
-    """What a hook offers. PluginError where that is no list."""
+    """The list that a hook returns. PluginError if it returns no list."""
     returned = function()
     if isinstance(returned, Iterable):
         return list(returned)
@@ -257,14 +257,14 @@ def _offered(hook: str, function: Callable[[], object]) -> list[Any]:
 
 
 def _called(thing: object) -> str:
-    """What to call a thing that is not what it should be."""
+    """The name, for a message, of an object of a wrong type."""
     return f"the class {thing.__name__}" if isinstance(thing, type) else shown(thing)
 
 
 def load_registry(points: Iterable[EntryPoint] | None = None, extra: Mapping[str, object] | None = None) -> Registry:
-    """Load every plugin, our own first, then by distribution; log one warning for each that has a problem.
+    """Load every plugin, our own first, then by distribution; log one warning for each with a problem.
 
-    points: instead of the installed entry points. extra: modules or objects to register besides, by name.
+    points: instead of the installed entry points. extra: further modules or objects to register, by name.
     """
     manager, plugins = pluggy.PluginManager(GROUP), []
     manager.add_hookspecs(hookspecs)
@@ -284,7 +284,7 @@ def _itself(module: object) -> object:
 
 
 def _distribution(point: EntryPoint) -> tuple[str, str]:
-    """Name and version of the distribution that an entry point is of, as far as its metadata tell."""
+    """Name and version of an entry point's distribution, as far as its metadata contain them."""
     dist = point.dist
     return (dist.name or "?", dist.version or "") if dist is not None else ("?", "")
 
@@ -292,9 +292,9 @@ def _distribution(point: EntryPoint) -> tuple[str, str]:
 def _register(
     manager: pluggy.PluginManager, name: str, distribution: str, version: str, *, load: Callable[[], object]
 ) -> Plugin:
-    """Import and register one plugin; whatever goes wrong becomes its ``problem`` and it is left out.
+    """Import and register one plugin; any error becomes its ``problem``, and the plugin is skipped.
 
-    A name that another distribution's entry point took is told apart by the distribution.
+    If the entry-point name is taken, the plugin is registered as DISTRIBUTION:NAME.
     """
     plugin = Plugin(_free_name(manager, name, distribution), distribution, version)
     try:
@@ -307,7 +307,7 @@ def _register(
 
 
 def _enter(manager: pluggy.PluginManager, name: str, load: Callable[[], object]) -> None:
-    """Import a plugin and let pluggy know its hooks. PluginError for what is no plugin of benchbd."""
+    """Import a plugin and register its hooks with pluggy. PluginError if it is no plugin of benchbd."""
     try:
         with isolated(f"plugin {name!r}"):
             module = load()
@@ -331,13 +331,13 @@ def _enter(manager: pluggy.PluginManager, name: str, load: Callable[[], object])
 
 
 def _free_name(manager: pluggy.PluginManager, name: str, distribution: str) -> str:
-    """``name``, or where that is taken one that also says of which distribution."""
+    """``name`` or, if it is taken, a name that contains the distribution too."""
     again = (f"{distribution}:{name}" + (f"#{number}" if number > 1 else "") for number in count(1))
     return next(free for free in chain([name], again) if free not in OBSERVERS and not manager.has_plugin(free))
 
 
 def _explained(message: str) -> str:
-    """pluggy's message without its internals: an unknown hook with the nearest one, or what a hook cannot be given."""
+    """pluggy's message without its internals: an unknown hook with the nearest one, or an argument no hook has."""
     if unknown := re.search(r"unknown hook '(\w+)'", message):
         return str(
             UnknownNameError("hook", unknown[1], (name for name in vars(hookspecs) if name.startswith("benchbd_")))

@@ -1,4 +1,4 @@
-"""What a method is in a board, beside what it does."""
+"""A method's role in a board, in addition to its axis."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from enum import StrEnum
 
 
 class Role(StrEnum):
-    """Declared by a class, copied into records. The harness asks for methods of a role, and knows none by name.
+    """Declared by a class, copied into records. The harness asks for methods by role, never by name.
 
-    METHOD: an attack or a defense as any other.
+    METHOD: an ordinary attack or defense.
     FLOOR: changes nothing. Floor under floor is the clean encoder, whose ACC is CA and whose ASR is ASR-B.
-    SCRATCH: a defense that never saw the encoder: what the clean images alone are worth.
+    SCRATCH: a defense that does not use the encoder's weights: it measures the value of the clean images alone.
     BN: a defense that only computes the statistics of batch normalisation again, on the clean images.
-    CONTROL: an attack without what makes it one, to be subtracted from the attack that ``control_of`` names; never
+    CONTROL: an attack without its effective part, to be subtracted from the attack named by ``control_of``; never
         gated.
     """
 

@@ -1,4 +1,4 @@
-"""Parts of a protocol that ``-o`` reaches like methods. Nothing here imports torch."""
+"""Parts of a protocol that ``-o`` can set like methods. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from benchbd.base.options import Content
 
 TriggerKind = Literal["patch", "blend", "add", "noise", "function"]
-"""The kinds of trigger; ``benchbd.Trigger`` says what each makes of an image."""
+"""The kinds of trigger; ``benchbd.Trigger`` describes the effect of each on an image."""
 
 KINDS: tuple[TriggerKind, ...] = get_args(TriggerKind)
 
 OF_DATA: tuple[TriggerKind, ...] = ("patch", "blend", "add", "noise")
-"""The kinds whose triggers are data alone; a function is a plugin's code."""
+"""The kinds whose triggers are only data; a function is a plugin's code."""
 
 
 class Table(BaseModel):
-    """late: fields that an identity leaves out while they have their default, as ``Method.late``."""
+    """late: fields that an identity omits while they have their default, as ``Method.late``."""
 
     late: ClassVar[frozenset[str]] = frozenset()
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -27,17 +27,17 @@ class Table(BaseModel):
 class TriggerSpec(Table):
     """The trigger of a board: a kind, and a pattern or a file: the released npz, a PNG or a .npy.
 
-    kind: what the trigger does to the pixels that it covers. patch replaces them; blend mixes the pattern in by its
+    kind: the effect on the covered pixels. patch replaces them; blend mixes the pattern in by its
     opacity; add adds it; noise mixes in gray noise that is drawn anew for every image; function is a plugin's.
 
     pattern: white, a square with a margin of one pixel. grid, the 3x3 pattern of supervised BadNets, flush with the
-    corner. four_corner, four such patterns in the corners. random_pixel, one gray value a pixel, drawn by ``seed``.
+    corner. four_corner, four such patterns in the corners. random_pixel, one gray value per pixel, drawn by ``seed``.
     blocks, 5x5 blocks of random colours, drawn by ``seed``. frequency, of kind add alone: CTRL's waves over the whole
     image. Larger patterns repeat the pixels of these. Kind add scales a pattern's white to ``magnitude``.
 
-    position: fixed, the papers' corner, or the place that the file has the patch at. center: in the middle. random:
-    every image gets the patch at a place of its own, as in the official BASSL; an attack that poisons images may keep
-    it nearer to their middle.
+    position: fixed, the papers' corner, or the patch's place in the file. center: in the middle. random:
+    every image gets the patch at a different place, as in the official BASSL; an attack that poisons images may
+    restrict it to a range nearer to the middle.
     """
 
     kind: TriggerKind = Field("patch", description="what becomes of the pixels under the trigger")
@@ -54,7 +54,7 @@ class TriggerSpec(Table):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        """A ValueError for an option that a trigger of this kind, pattern or file does not have."""
+        """Raise ValueError for an option that a trigger of this kind, pattern or file does not have."""
         if self.kind == "function" and self.function is None:
             raise ValueError("kind function needs the name of a plugin's trigger, as in function = 'warp'")
         patterned = self.kind in ("patch", "blend", "add")
@@ -84,16 +84,16 @@ class TriggerSpec(Table):
 
     @property
     def wander(self) -> tuple[float, float] | None:
-        """The part of the sides of a test image that the patch stays within; None if its position is fixed."""
+        """The range of a test image's sides that contains the patch; None if its position is fixed."""
         return (0.10, 0.90) if self.position == "random" else None
 
 
 class ReferenceSpec(Table):
-    """Where the attacker's reference inputs come from.
+    """The source of the attacker's reference inputs.
 
-    Without a file: the ``count`` images of the target class that the clean classifier is surest of, among the half of
-    the task's training split that it was not fitted on. A stronger attacker than the paper's, whose images come from
-    elsewhere; records say ``reference=train_split``.
+    Without a file: the ``count`` images of the target class of which the clean classifier is most certain, among the
+    half of the task's training split on which it was not fitted. A stronger attacker than the paper's, whose images
+    have another source; records contain ``reference=train_split``.
     """
 
     count: int = Field(1, ge=1, le=1_000_000, description="reference inputs per target")
@@ -101,7 +101,7 @@ class ReferenceSpec(Table):
 
 
 class Pin(Table):
-    """What a data set must be for a run to be on-board: counts per split, or content digests."""
+    """A data set's required counts per split, or content digests, for a run to be on-board."""
 
     train: int | str | None = Field(None, description="of the training images")
     test: int | str | None = Field(None, description="of the test images")
@@ -109,17 +109,17 @@ class Pin(Table):
 
 
 class Budget(Table):
-    """Steps and batch that every defense gets which has such fields; said once for the whole board."""
+    """Steps and batch of every defense that has such fields, set once for the whole board."""
 
     steps: int | None = Field(None, ge=0, le=1_000_000_000, description="optimiser steps; null: each defense's own")
     batch: int | None = Field(None, ge=2, le=1_000_000, description="images per step; null: each defense's own")
 
 
 class CleanSpec(Table):
-    """What a defender gets besides an encoder: unlabelled images of the pool.
+    """A defender's input besides an encoder: unlabelled images of the pool.
 
     ``poisoned`` is the share of them that an attacker stamped before the defender collected them: the last of the
-    list, in the order that it was drawn in. No defense is told.
+    list, in the order of the draw. No defense gets this share.
     """
 
     images: int = Field(2000, ge=2, le=100_000_000, description="clean unlabelled images of the pool")
@@ -127,7 +127,7 @@ class CleanSpec(Table):
 
 
 class ShadowSpec(Table):
-    """What an attacker tunes on: unlabelled images of the pool, or of another set, as ``cifar10:test``."""
+    """The images on which an attacker tunes: unlabelled images of the pool, or of another set, as ``cifar10:test``."""
 
     images: int = Field(50_000, ge=2, le=1_000_000_000, description="at most so many unlabelled images")
     set: str | None = Field(
@@ -137,7 +137,7 @@ class ShadowSpec(Table):
     @field_validator("set")
     @classmethod
     def _of_a_split(cls, value: str | None) -> str | None:
-        """A ValueError if it names no split."""
+        """Raise ValueError if it names no split."""
         name, _, split = (value or "").rpartition(":")
         if value is not None and (not name or split not in ("train", "test", "unlabeled", "pool")):
             raise ValueError("it is not of the form DATASET:SPLIT, with split train, test, unlabeled or pool")
@@ -145,7 +145,7 @@ class ShadowSpec(Table):
 
 
 class TaskSpec(Table):
-    """What a detector of downstream classifiers gets besides a classifier: labelled training images of its task."""
+    """The input of a detector of downstream classifiers besides a classifier: labelled training images of its task."""
 
     images: int = Field(1000, ge=2, le=100_000_000, description="at most so many labelled training images")
 
@@ -158,4 +158,4 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "task": TaskSpec,
     "budget": Budget,
 }
-"""Parts of the protocol that ``-o`` reaches like methods."""
+"""Parts of the protocol that ``-o`` can set like methods."""

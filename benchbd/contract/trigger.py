@@ -1,4 +1,4 @@
-"""Triggers: what an attacker puts on images."""
+"""Triggers: the changes that an attacker makes to images."""
 
 from __future__ import annotations
 
@@ -43,28 +43,28 @@ class _Said(BaseModel):
 
 @dataclass(frozen=True, eq=False)
 class Trigger:
-    """What an attacker puts on uint8 images: the pixels of ``keep`` stay, and each other pixel x becomes, by kind,
+    """A change that an attacker makes to uint8 images: ``keep`` pixels stay, and each other pixel x becomes, by kind,
 
     patch: the pattern's pixel p.
     blend: (1 - opacity) * x + opacity * p.
     add: x + p.
-    noise: (1 - opacity) * x + opacity * n, with n one uniform integer of 0..255 a pixel, equal in all channels, drawn
-        anew for every image.
-    function: what the ``stamp`` of a plugin's class makes of it.
+    noise: (1 - opacity) * x + opacity * n, with n one uniform integer of 0..255 per pixel, equal in all channels,
+        drawn anew for every image.
+    function: the result of the ``stamp`` of a plugin's class.
 
-    Results are clipped to 0..255; fractions are cut off, as NumPy's cast to uint8 does.
+    Results are clipped to 0..255; fractions are cut off, as in NumPy's cast to uint8.
 
-    pattern: uint8 (3, H, W), 0 wherever the image is kept; int16, -255..255, of ``add``; all 0 of ``noise`` and
+    pattern: uint8 (3, H, W), 0 where the image is kept; int16, -255..255, for ``add``; all 0 for ``noise`` and
         ``function``.
     keep: bool (3, H, W), True where the image stays.
-    wander: None for a patch that stays where ``pattern`` has it. With (a, b), 0 <= a <= b <= 1, every image gets the
-        patch at a place of its own: the top row of its box is uniform over int(a * H) .. int(b * H - height), both
+    wander: None for a patch at ``pattern``'s position. With (a, b), 0 <= a <= b <= 1, every image gets the
+        patch at a different place: the top row of its box is uniform over int(a * H) .. int(b * H - height), both
         included, the left column likewise. If that range is empty, the lower end is used, clipped so that the whole
         patch stays inside the image. A ``function`` does not wander.
-    opacity: 0 < opacity <= 1; below 1 of ``blend`` and ``noise`` alone.
-    function: of kind ``function`` alone.
+    opacity: 0 < opacity <= 1; below 1 only for ``blend`` and ``noise``.
+    function: only for kind ``function``.
 
-    UsageError if these do not go together.
+    UsageError if these values do not fit together.
     """
 
     pattern: Tensor
@@ -118,16 +118,16 @@ class Trigger:
     def load(
         cls, path: str | Path, image_size: int = 32, functions: Mapping[str, type[TriggerFunction]] = NO_FUNCTIONS
     ) -> Trigger:
-        """A trigger from a file, which is told by what is in it.
+        """A trigger from a file, whose content determines its type.
 
         npz: ``t`` (pattern) and ``tm`` (1 = keep) of the images' size, (1, H, W, 3) or (H, W, 3), integer or float. A
-            release that repeats its trigger once per reference, (r, H, W, 3), holds one. It is a patch, unless
+            release that repeats its trigger once per reference, (r, H, W, 3), counts as one. It is a patch, unless
             ``save`` wrote a trigger of another kind.
-        PNG, npy: (H, W, 4) with alpha, 0 where the image is kept and 255 where it is replaced; or (H, W, 3), of which
-            black is kept, as in ``t``, if it has the size of the images, and which else replaces all it covers. A
-            patch smaller than images of ``image_size`` goes where ``square`` has its corner.
+        PNG, npy: (H, W, 4) with alpha, 0 where the image is kept and 255 where it is replaced; or (H, W, 3): if that
+            has the size of the images, its black pixels are kept, as in ``t``; else it replaces all it covers. A
+            patch smaller than images of ``image_size`` is put at the corner position of ``square``.
         functions: the classes of trigger functions by name, for a file of kind ``function``.
-        DataError if it is anything else, several triggers, too large, empty, or in units of 0..1.
+        DataError if the file is anything else, has several triggers, is too large, empty, or in units of 0..1.
         """
         said, tensors = read_trigger(expanded(path), image_size)
         return cls.from_parts(said, tensors, functions)
@@ -136,12 +136,12 @@ class Trigger:
         """Write the released format: ``t`` float64 and ``tm`` int64, both (1, H, W, 3); if it is no patch, also
         ``parts``, the JSON of ``to_parts``.
 
-        It has no place for ``wander``: a file is a patch, and whether it wanders is said where it is used.
+        The format has no ``wander``: a file is a patch, and the board sets whether it wanders.
         """
         write_trigger(expanded(path), *replace(self, wander=None).to_parts())
 
     def to_parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """The trigger as plain data, JSON and tensors: what another process makes the same trigger of."""
+        """The trigger as plain data, JSON and tensors, from which another process makes the same trigger."""
         function = None if self.function is None else _Function(**vars(call_of(self.function)))
         said = _Said(kind=self.kind, opacity=self.opacity, wander=self.wander, function=function)
         return said.model_dump(mode="json"), {"pattern": self.pattern, "keep": self.keep}
@@ -153,7 +153,7 @@ class Trigger:
         tensors: Mapping[str, Tensor],
         functions: Mapping[str, type[TriggerFunction]] = NO_FUNCTIONS,
     ) -> Trigger:
-        """The trigger that ``to_parts`` took apart. functions: the classes of trigger functions by name.
+        """The trigger from the result of ``to_parts``. functions: the classes of trigger functions by name.
 
         UnknownNameError if the function is not among them, PluginError if its version is another.
         """
@@ -167,19 +167,19 @@ class Trigger:
 
     @property
     def size(self) -> int:
-        """Height (and width) of the images it fits."""
+        """Height (and width) of the images that the trigger fits."""
         return self.pattern.shape[-1]
 
     @property
     def draws(self) -> bool:
-        """Whether ``stamp`` draws random numbers: places, noise, or whatever a function draws."""
+        """Whether ``stamp`` draws random numbers: places, noise, or those of a function."""
         return self.wander is not None or self.kind in ("noise", "function")
 
     @cached_property
     def box(self) -> tuple[int, int, int, int] | None:
         """(top, left, bottom, right), inclusive, of the pixels that are not kept; None for an empty trigger.
 
-        Of one that wanders, only height and width of this box hold on an image.
+        For a trigger that wanders, only height and width of this box apply to an image.
         """
         rows, columns = (~self.keep).any(0).nonzero(as_tuple=True)
         if not len(rows):
@@ -188,9 +188,9 @@ class Trigger:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 over pattern and mask as arrays, and over what else it is: equal triggers have equal digests.
+        """sha256 over pattern and mask as arrays, and over all other properties: equal triggers have equal digests.
 
-        The text grows only with what a fixed patch has not, so that digests of patches stay what they were.
+        A fixed patch adds nothing to the text, so that digests of patches stay the same.
         """
         said = [] if self.kind == "patch" else [f"kind {self.kind}"]
         said += [f"opacity {float(self.opacity)!r}"] if self.kind in ("blend", "noise") else []
@@ -202,7 +202,7 @@ class Trigger:
         return replace(self, pattern=self.pattern.to(device), keep=self.keep.to(device))
 
     def copy(self, device: torch.device | str) -> Trigger:
-        """The same trigger with its own storage: whoever writes to it changes nobody else's."""
+        """The same trigger with its own storage: writing to it changes no other."""
         pattern, keep = (a.to(device, copy=True) for a in (self.pattern, self.keep))
         function = None if self.function is None else self.function.model_copy(deep=True)
         return replace(self, pattern=pattern, keep=keep, function=function)
@@ -212,11 +212,10 @@ class Trigger:
         return replace(self, wander=(low, high))
 
     def stamp(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """A stamped copy of uint8 (..., 3, H, W) images; it lies in a file without a name if it is large, and was made
-        part by part.
+        """A stamped copy of uint8 (..., 3, H, W) images; a large copy lies in an unnamed file and is made part by part.
 
-        generator: where a trigger that ``draws`` draws from: first the places, two numbers an image, then the noise.
-            Any other leaves it alone.
+        generator: for a trigger that ``draws``: first the places, two numbers per image, then the noise.
+            Other triggers do not use it.
         UsageError if the images have another size, or if a trigger that draws gets no generator.
         """
         if pixels.shape[-2:] != self.pattern.shape[-2:]:
@@ -245,18 +244,18 @@ class Trigger:
         return map_pieces(stamped, torch.arange(len(flat), device=flat.device), flat).view(pixels.shape)
 
     def _after(self, before: Tensor, pattern: Tensor, generator: torch.Generator | None) -> Tensor:
-        """What becomes of pixels, uint8 (N, 3, h, w), that nothing keeps, under a pattern of (3, h, w)."""
+        """The result for pixels, uint8 (N, 3, h, w), none of which is kept, under a pattern of (3, h, w)."""
         if self.kind == "patch":
             return pattern
         if self.kind == "add":
-            return (before + pattern).clamp(0, 255).to(torch.uint8)  # in int16, as the pattern
+            return (before + pattern).clamp(0, 255).to(torch.uint8)  # in int16, like the pattern
         if generator is not None and self.function is not None:
             return stamped_by(self.function, before, generator)
         if generator is not None and self.kind == "noise":
             shape, device = (len(before), 1, *pattern.shape[1:]), generator.device
             pattern = torch.randint(256, shape, dtype=torch.uint8, generator=generator, device=device)
         patterns = pattern.to(before.device).expand(len(before), -1, -1, -1)
-        size = max(1, LARGE // (before[:1].nbytes or 1))  # at a time: doubles take eight times the memory
+        size = max(1, LARGE // (before[:1].nbytes or 1))  # pieces, because doubles take eight times the memory
         parts = zip(before.split(size), patterns.split(size), strict=True)
         return torch.cat([_blended(x, p, self.opacity) for x, p in parts])
 
@@ -266,7 +265,7 @@ class Trigger:
         if self.wander is None:
             return places
         for side in keep.shape[1:]:
-            # Rounded first, since 0.29 * 100 is 28.999999999999996.
+            # Round first, since 0.29 * 100 is 28.999999999999996.
             low, high = (int(round(share * self.size, 9)) for share in self.wander)
             low = min(low, self.size - side)
             most = max(low, high - side)
@@ -280,12 +279,12 @@ class Trigger:
 
 
 def _boxes(images: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, ...]:
-    """An index that picks (N, 3, height, width) of ``images``, of each its own rows and columns."""
+    """An index that picks (N, 3, height, width) of ``images``, with rows and columns for each image."""
     image = torch.arange(len(images), device=images.device)[:, None, None, None]
     channel = torch.arange(images.shape[1], device=images.device)[:, None, None]
     return image, channel, rows[:, None, :, None], columns[:, None, None, :]
 
 
 def _blended(pixels: Tensor, pattern: Tensor, opacity: float) -> Tensor:
-    """In doubles, one rounding a step, as NumPy: the same pixels on every device."""
+    """Blend in doubles, with NumPy's rounding at each step: the same pixels on every device."""
     return ((1 - opacity) * pixels.double() + opacity * pattern.double()).clamp(0, 255).to(torch.uint8)

@@ -21,14 +21,14 @@ class TriggerFunction(Method):
     def stamp(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """The stamped images, uint8 (N, 3, H, W), of ``images``, uint8 (N, 3, H, W) of any N >= 1, on their device.
 
-        generator: where all random numbers come from; it may be on another device. An attack stamps every batch that
+        generator: the source of all random numbers; it may be on another device. An attack stamps every batch that
         it trains on; the harness stamps all test images, on a CPU 16 MB of them at a time, with one generator.
         """
         raise NotImplementedError
 
 
 def stamped_by(function: TriggerFunction, images: Tensor, generator: torch.Generator) -> Tensor:
-    """What a copy of ``function`` makes of a copy of ``images``, in isolation.
+    """The result of a copy of ``function`` for a copy of ``images``, in isolation.
 
     PluginError if it raises, or returns anything but uint8 images of the same shape and device.
     """

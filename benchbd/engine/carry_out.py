@@ -1,4 +1,4 @@
-"""Carrying out a handover, wherever that is: under the stage's seed and numerics, metered, failures as data."""
+"""Carry out a handover, in any process: under the stage's seed and numerics, metered, failures as data."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from benchbd.stages.kinds import KINDS
 
 
 def carry_out(handed: Handover, device: str, report: Reporter, registry: Registry | None = None) -> Product | Failure:
-    """What the work of a handover gives. Whatever a method raises is a Failure; only an interrupt of the user's is
+    """The result of a handover's work. Any error of a method is a Failure; only the user's interrupt is
     raised.
 
-    device: as torch names it. report: called with step, steps and loss. registry: the methods that are installed; those
+    device: in torch's notation. report: called with step, steps and loss. registry: the installed methods; those
     of this process if None.
     """
     give_back()
@@ -63,9 +63,9 @@ def _installed() -> Registry:
 
 
 def failure_of(error: BaseException) -> Failure:
-    """An error in one line; with a traceback, unless the line says it all."""
+    """An error in one line; with a traceback, unless the line is enough."""
     status: Literal["n/a", "failed"] = "n/a" if isinstance(error, NotApplicable) else "failed"
-    if isinstance(error, StoreError):  # a method's word: an error of the store itself ends the run
+    if isinstance(error, StoreError):  # a method raised it: an error of the store itself ends the run
         return Failure(status, named(error))
     if isinstance(error, BenchbdError):
         return Failure(status, says(error))

@@ -1,4 +1,4 @@
-"""Where stages are worked on: in this process, or wherever a plugin's executor has its workers."""
+"""Executors: stages are computed in this process, or in the workers of a plugin's executor."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from benchbd.engine.carry_out import carry_out
 
 
 class Inline(Executor):
-    """One stage at a time, in this process, done when ``submit`` returns.
+    """One stage at a time, in this process; the work is done when ``submit`` returns.
 
-    roundtrip: whether handovers and products go through their bytes, as they do between processes. Without it they are
-    copied, so a method shares no storage with anybody either way.
+    roundtrip: whether handovers and products are converted to bytes and back, as between processes. Otherwise they
+    are copied, so a method shares no storage with others in either case.
     """
 
     name = INLINE
@@ -38,7 +38,7 @@ class Inline(Executor):
 
 
 def executor_called(name: str, registry: Registry, device: torch.device) -> Executor:
-    """The executor of a name. UnknownNameError with the nearest one if nobody offers it."""
+    """The executor of this name. UnknownNameError with the nearest one if no plugin offers it."""
     if name == INLINE:
         return Inline(registry, device)
     if name not in registry.executors:

@@ -1,4 +1,4 @@
-"""Telling observers what happens; one that fails is named once and stops nothing."""
+"""Call observers; one that fails is named once and does not stop the run."""
 
 from __future__ import annotations
 

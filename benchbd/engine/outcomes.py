@@ -1,4 +1,4 @@
-"""What came of the stages of a run."""
+"""The outcomes of a run's stages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from benchbd.store.artifact import Artifact
 
 
 class StageFailed(Exception):  # noqa: N818 - private to the engine
-    """A stage, or one that it stands on, did not come out; ``status`` is ``failed`` or ``n/a``."""
+    """A stage, or one that it depends on, has no result; ``status`` is ``failed`` or ``n/a``."""
 
     def __init__(self, status: Status, reason: str) -> None:
         super().__init__(reason)
@@ -20,20 +20,20 @@ class StageFailed(Exception):  # noqa: N818 - private to the engine
 
 @dataclass
 class Outcomes:
-    """artifacts, failures: by key of the stage. A settled stage is in one of them."""
+    """artifacts, failures: by key of the stage. Every settled stage is in one of them."""
 
     artifacts: dict[str, Artifact] = field(default_factory=dict)
     failures: dict[str, StageFailed] = field(default_factory=dict)
 
     def settled(self, stage: Stage) -> bool:
-        """Whether nothing is left to do about a stage: it is there, or it failed."""
+        """Whether a stage needs no more work: it has an artifact, or it failed."""
         return stage.key in self.artifacts or stage.key in self.failures
 
     def blocked(self, stage: Stage) -> StageFailed | None:
-        """Why a stage cannot be computed: one that it stands on failed. None if nothing blocks it."""
+        """The failure of a stage that this one depends on, so that it cannot be computed; None if nothing blocks it."""
         failed = (self.failures.get(parent.key) for parent in stage.parents.values())
         return next((failure for failure in failed if failure is not None), None)
 
     def artifact(self, stage: Stage) -> Artifact:
-        """What a computed stage left. KeyError if it is not there."""
+        """The artifact of a computed stage. KeyError if there is none."""
         return self.artifacts[stage.key]

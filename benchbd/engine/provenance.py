@@ -1,4 +1,4 @@
-"""Where, by what and at which expense a stage was computed: in manifests and records, never in keys."""
+"""Where, with which software and at which cost a stage was computed: in manifests and records, never in keys."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ISOLATION = "none"  # every method is called in the driver's process
 
 
 def provenance(stage: Stage, registry: Registry, store: Store, device: torch.device) -> dict[str, Any]:
-    """What a manifest says of how its stage came about, beside what it cost."""
+    """A manifest's facts about how its stage was computed, besides the cost."""
     return {
         "machine": machine(device),
         "plugin": origin(stage, registry),
@@ -27,7 +27,7 @@ def provenance(stage: Stage, registry: Registry, store: Store, device: torch.dev
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """Device, instructions and threads that computed, and the versions of what did."""
+    """Device, instructions and threads of the computation, and the versions of its software."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine() + " CPU"
     return {
         "device": name,
@@ -40,7 +40,7 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def origin(stage: Stage, registry: Registry) -> dict[str, str | None] | None:
-    """Distribution and version that the method of a stage is of, and sha256 of its module's source; None for a stage
+    """Distribution and version of a stage's method, and sha256 of its module's source; None for a stage
     without a method."""
     if not isinstance(stage.method, Method):
         return None

@@ -1,4 +1,4 @@
-"""From what came of the stages to records: one per cell and evaluator, one per inspection."""
+"""From the outcomes of stages to records: one per cell and evaluator, one per inspection."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from benchbd.stages.inputs import draw_rows
 from benchbd.store.store import Store
 
 _WORKING = {axis.stage for axis in AXES if axis.inspects or axis.name == "defense"}
-"""The kinds of stage whose seconds, clean images and budget a record is about."""
+"""The kinds of stage whose seconds, clean images and budget a record reports."""
 
 
 class Recorder:
-    """Makes the records of one run: its board, and what came of its stages on which device."""
+    """Makes the records of one run from its board, the outcomes of its stages, and their device."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class Recorder:
         return count(predicted, test.labels, target)
 
     def record(self, case: Case) -> Entry:
-        """The record of a case, whether it came out or not."""
+        """The record of a case, with or without a result."""
         gains: dict[str, Gain] = {}
         found: dict[str, Any] = {}
         status: Status = "ok"
@@ -83,7 +83,7 @@ class Recorder:
         return INSPECTED[case.axis](**told, **named, **inspected)
 
     def _cell(self, cell: Cell, told: Mapping[str, Any], gains: Mapping[str, Gain]) -> Record:
-        """The record of a cell, with its predictions if it came out. told: what all records hold."""
+        """The record of a cell, with its predictions if it has a result. told: the fields that all records have."""
         values: dict[str, Any] = {}
         if gains:
             values["undefended"] = metrics(gains[str(cell.task)].counts)
@@ -108,7 +108,7 @@ class Recorder:
         return record if packed is None else record.with_packed(packed)
 
     def _entry(self, case: Case) -> dict[str, Any]:
-        """What all records hold. Seconds and clean images are those of the defense or of what inspects."""
+        """The fields that all records have. Seconds and clean images are those of the defense or of the inspection."""
         chain = (*case.chain, case.judged)
         names = _names(chain)
         known = {
@@ -147,7 +147,7 @@ class Recorder:
         }
 
     def _public(self, told: Any) -> Any:
-        """What a method or an error said, with no folder of this machine in it: records are published."""
+        """A text of a method or an error, without any folder of this machine, because records are published."""
         if isinstance(told, str):
             return without_paths(told, {self.store.root: "STORE", self.library.root: "DATA"})
         if isinstance(told, dict):
@@ -155,7 +155,7 @@ class Recorder:
         return [self._public(value) for value in told] if isinstance(told, list) else told
 
     def _reference(self, case: Case) -> dict[str, Any]:
-        """What the reference stage of the cell's own task found; empty where there is none."""
+        """The findings of the reference stage of the cell's own task; empty if there is none."""
         keys = [stage.key for stage in case.chain if stage.kind == "reference"]
         return self.results.artifacts[keys[0]].result if keys and keys[0] in self.results.artifacts else {}
 
@@ -170,8 +170,8 @@ class Recorder:
         ]
 
     def _remarks(self, chain: Iterable[Stage]) -> list[str]:
-        """What a reader of the table must know of these stages: where a budget cuts a defense or detector, and what
-        the methods themselves remarked."""
+        """Remarks on these stages for the reader of the table: a budget that shortens a defense or detector, and
+        the methods' own remarks."""
         known = [stage for stage in chain if stage.key in self.results.artifacts]
         lines = [self._shortened(stage) for stage in known if stage.kind in _WORKING]
         for stage in known:
@@ -198,7 +198,7 @@ def _short_of_gate(gain: Gain) -> str:
 
 
 def _names(chain: Sequence[Stage]) -> dict[str, str]:
-    """A name for each stage of a chain: its kind, numbered where several are of one kind (reference, reference2)."""
+    """A name for each stage of a chain: its kind, numbered if several have one kind (reference, reference2)."""
     names: dict[str, str] = {}
     for stage in chain:
         twins = sum(name.rstrip("0123456789") == stage.kind for name in names.values())

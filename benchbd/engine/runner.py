@@ -1,4 +1,4 @@
-"""Running a plan: its stages are settled block by block, and each case gets its record."""
+"""Run a plan: its stages are settled block by block, and each case gets its record."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from benchbd.store.store import Store
 
 
 class Runner:
-    """Computes what a plan needs and hands out one record per case.
+    """Computes the stages that a plan needs and yields one record per case.
 
-    author: who runs it, for the records. executor: where stages are worked on; in this process if none is given.
+    author: the person who runs it, for the records. executor: computes stages; in this process if None.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Runner:
         self.recorder = Recorder(plan.board.name, library, store, device, self.results, self.observers, author)
 
     def run(self, cases: Sequence[Case]) -> Iterator[Entry]:
-        """Compute, and yield the record of each case as soon as its block is done, in the order of the plan."""
+        """Compute the cases and yield each record as soon as its block is done, in the order of the plan."""
         self.scheduler.open(stage for case in cases for stage in case.stages)
         for block in blocks(cases):
             self.scheduler.settle(stage for case in block for stage in case.stages)

@@ -1,4 +1,4 @@
-"""What is computed when: each distinct stage once, what the store has not at all, and what blocks nobody first."""
+"""The order of computing: each distinct stage once, unless the store has it, and stages that wait for none first."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from benchbd.stages.inputs import Inputs
 from benchbd.stages.kinds import KINDS
 from benchbd.store.store import Store
 
-HEADS_TOGETHER = 8  # heads that are trained together on a GPU; on a CPU it takes no less time than one by one
+HEADS_TOGETHER = 8  # heads that are trained together on a GPU; on a CPU this saves no time
 
 log = logging.getLogger("benchbd")
 
@@ -39,7 +39,7 @@ class _Submitted:
 class Scheduler:
     """Settles stages: each ends in ``results``, as an artifact or a failure.
 
-    Runs that share a store share the work: a stage that another run is computing is left to it.
+    Runs that share a store share the work: this run does not compute a stage that another run is computing.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Scheduler:
         self._total = 0
 
     def open(self, needed: Iterable[Stage]) -> None:
-        """Load what the store has, verified, so that a damaged stage is known before anything is computed."""
+        """Load the stages that the store has, verified, so that a damaged one is found before anything is computed."""
         stages = [stage for stage in distinct(needed) if stage.key not in self.results.artifacts]
         cached = [stage for stage in stages if self._load(stage)]
         self._total += len(stages) - len(cached)
@@ -63,8 +63,8 @@ class Scheduler:
             self._tell_finished(stage, "cached")
 
     def settle(self, needed: Iterable[Stage]) -> None:
-        """Settle the stages. While another run computes one of them, this run goes on with the rest, then with what
-        comes later in the plan, and waits only if nothing else is left."""
+        """Settle the stages. While another run computes one of them, this run continues with the rest, then with later
+        stages of the plan, and waits only if nothing else is left."""
         wanted = distinct(needed)
         try:
             with beside(self.store.root):
@@ -80,7 +80,7 @@ class Scheduler:
             self._locks.clear()
 
     def _load(self, stage: Stage) -> bool:
-        """Whether the store has the stage, verified."""
+        """Load a stage from the store, verified; False if the store does not have it."""
         artifact = self.store.get(stage.key)
         if artifact is not None:
             self.results.artifacts[stage.key] = artifact
@@ -94,8 +94,8 @@ class Scheduler:
             yield group
 
     def _groups(self, stages: Sequence[Stage]) -> Iterator[list[Stage]]:
-        """Stages whose parents are settled by the time they are asked for: those that share nothing, one by one; then
-        those that their kind finds alike, together on a GPU."""
+        """Stages whose parents are settled when the next is requested: those that share nothing, one by one; then
+        groups of stages with equal ``alike``, together on a GPU."""
         alike: dict[Hashable, list[Stage]] = {}
         for stage in stages:
             if not self._ready(stage):
@@ -110,28 +110,28 @@ class Scheduler:
             yield from (group[start : start + size] for start in range(0, len(group), size))
 
     def _ready(self, stage: Stage) -> bool:
-        """Whether it can be started: it is neither settled nor under way here, and its parents are settled."""
+        """Whether the stage can be started: it is neither settled nor started here, and its parents are settled."""
         if self.results.settled(stage) or stage.key in self._locks:
             return False
         return all(map(self.results.settled, stage.parents.values()))
 
     def _start(self, group: Sequence[Stage], *, wait: bool = False) -> bool:
-        """Settle or submit the group. Returns False, with nothing done, if another run holds one of its stages and this
-        one is not to wait."""
+        """Settle or submit the group. Returns False, with nothing done, if another run holds one of its stages and
+        ``wait`` is False."""
         for stage in group:
             if (failure := self.results.blocked(stage)) is not None:
                 self.results.failures[stage.key] = failure
         todo = [stage for stage in group if not self.results.settled(stage)]
         if wait:
-            self._announce(todo)  # another run computes it: show it as started while this one waits
+            self._announce(todo)  # Another run is computing it: show it as started while we wait.
         if not self._hold(todo, wait=wait):
             return False
         ours = [stage for stage in todo if not self._load(stage)]
         if not wait:
             self._announce(ours)
         for stage in todo:
-            if stage not in ours:  # another run has computed it since
-                self._position += not wait  # not announced, and counted, so that the last stage is [total/total]
+            if stage not in ours:  # another run has computed it meanwhile
+                self._position += not wait  # computed before we announced it; counted to end at [total/total]
                 self._release(stage)
                 self._tell_finished(stage, "cached")
         if ours:
@@ -139,7 +139,7 @@ class Scheduler:
         return True
 
     def _hold(self, stages: Sequence[Stage], *, wait: bool) -> bool:
-        """Take the locks of all stages, in one order everywhere, or of none."""
+        """Take the locks of all stages, in the same order in every run, or of none."""
         for stage in sorted(stages, key=lambda stage: stage.key):
             held = self.store.hold(stage.key, wait=False)
             if held is None and wait:
@@ -162,7 +162,7 @@ class Scheduler:
             self.observers.tell("benchbd_stage_started", stage=stage, position=self._position, total=self._total)
 
     def _submit(self, stages: Sequence[Stage]) -> None:
-        """Hand the stages over together. What the executor has done by then is collected at once."""
+        """Submit the stages together. Collect at once what the executor has finished by then."""
         started = time.perf_counter()
         report = partial(self._report, stages[0])
         try:
@@ -184,7 +184,7 @@ class Scheduler:
         self.observers.tell("benchbd_stage_progress", stage=stage, step=step, steps=steps, loss=loss)
 
     def _collect(self) -> bool:
-        """Wait until something that was submitted is done, and finish it. False if nothing was."""
+        """Wait until a submitted stage is done, and finish it. False if none was submitted."""
         done = wait([each.future for each in self._submitted], return_when=FIRST_COMPLETED).done
         for submitted in [each for each in self._submitted if each.future in done]:
             self._submitted.remove(submitted)
@@ -192,7 +192,7 @@ class Scheduler:
         return bool(done)
 
     def _finish(self, submitted: _Submitted) -> None:
-        """Commit what came back. If several stages failed together, hand them over one by one."""
+        """Commit a result. If several stages failed together, submit them one by one."""
         stages, result = submitted.stages, _result_of(submitted.future)
         failure = self._commit(stages, result) if isinstance(result, Product) else result
         if failure is not None and len(stages) > 1:
@@ -211,8 +211,8 @@ class Scheduler:
             self._release(stage)
 
     def _commit(self, stages: Sequence[Stage], product: Product) -> Failure | None:
-        """Put what the product gives into the store. Returns why it is not accepted, or None. StoreError is raised: it
-        is no stage's fault."""
+        """Write the product to the store. Returns the reason if it is not accepted, else None. StoreError is raised: it
+        is not the stage's fault."""
         try:
             outcomes = KINDS[stages[0].kind].accept(stages, product, self.inputs)
             kept = kept_blobs(product)
@@ -244,7 +244,7 @@ class Scheduler:
         return None
 
     def _explained(self, stage: Stage, failure: Failure) -> str:
-        """One line for the table; the traceback goes to a file that the line names."""
+        """The failure in one line for the table; the traceback goes to a file that the line names."""
         if not failure.traceback:
             return failure.reason
         told = f"{stage.kind} {stage.label}\n\n{failure.traceback}"
@@ -256,7 +256,7 @@ class Scheduler:
 
 
 def _result_of(future: Future[Product | Failure]) -> Product | Failure:
-    """What an executor gives; what its future raises, because a worker died, is a failure of the stage."""
+    """An executor's result; an exception of its future, because a worker died, is a failure of the stage."""
     try:
         return future.result()
     except BaseException as error:
@@ -266,8 +266,8 @@ def _result_of(future: Future[Product | Failure]) -> Product | Failure:
 
 
 def kept_blobs(product: Product) -> Blobs:
-    """What a method kept for pictures, as one more file; none if it kept nothing."""
+    """The tensors that a method kept for pictures, as one more file; none if it kept nothing."""
     if not product.kept:
         return {}
-    content = save(dict(product.kept))  # now: what cannot be saved is the method's failure, not the store's
+    content = save(dict(product.kept))  # now: tensors that cannot be saved are the method's failure, not the store's
     return {KEPT: lambda path: path.write_bytes(content)}

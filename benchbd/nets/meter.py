@@ -25,8 +25,8 @@ def precision(value: Precision) -> AbstractContextManager[object]:
 
 
 class ForwardMeter:
-    """Counts image-forwards, the unit of every budget: a forward is 1 per image, a backward 2 where a weight gets a
-    gradient and 1 where only the input (or something that is no convolution) does. A backward that ends above the stem,
+    """Counts image-forwards, the unit of every budget: a forward is 1 per image, a backward 2 if a weight gets a
+    gradient and 1 if only the input (or something that is no convolution) does. A backward that ends above the stem,
     at a later stage's map, is not seen."""
 
     def __init__(self) -> None:

@@ -30,7 +30,7 @@ DEFAULT = "demo"
 log = logging.getLogger("benchbd")
 
 RENAMED = {"clean_images": ("clean", "images"), "shadow_images": ("shadow", "images")}
-"""Table and field that took the place of a field of a board."""
+"""Table and field that replaced a field of a board."""
 
 
 def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
@@ -40,7 +40,7 @@ def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
     return seeds
 
 
-LARGEST_SEED = 2**63 - 1  # a seed is a part of the names of files
+LARGEST_SEED = 2**63 - 1  # the names of files contain the seed
 
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 
@@ -50,10 +50,10 @@ Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_distinc
 class Row(Table):
     """One pre-training set and the downstream tasks attacked together on it, each ``DATASET:TARGET``.
 
-    also: tasks that the row's encoders are evaluated on and that nobody attacks. Their images get the first task's
-        trigger, so that their ASR tells what of the attack reaches them; no gate applies.
+    also: tasks that are evaluated on the row's encoders but not attacked. Their images get the first task's
+        trigger, so that their ASR measures the attack's effect on them; no gate applies.
 
-    triggers: one per task where several are attacked at once; without them the board's trigger serves all.
+    triggers: one per task if several are attacked at once; without them all tasks share the board's trigger.
     """
 
     pretrain: str = Field(description="data set that the encoder is pre-trained on")
@@ -68,9 +68,9 @@ class Row(Table):
 
 
 class Sweep(Table):
-    """One factor that a board moves: an option with its values, or points of several assignments each.
+    """One factor that a board varies: an option with its values, or points of several assignments each.
 
-    A point is the board under other assignments, as ``-o`` takes them; its cells are of the board.
+    A point is the board with other assignments, as ``-o`` takes them; its cells are on-board.
     """
 
     name: str = Field(pattern=r"^\w[\w.-]*$", description="heading, and what --sweep asks for")
@@ -82,7 +82,7 @@ class Sweep(Table):
 
     @model_validator(mode="after")
     def _moves_one_thing(self) -> Self:
-        """A ValueError unless there is an option with values, or points."""
+        """Raise ValueError unless there is an option with values, or points."""
         if (self.option is None) != (not self.values) or (self.option is None) == (not self.points):
             raise ValueError(f"sweep {self.name} needs an option with its values, or points")
         return self
@@ -102,7 +102,7 @@ def _grid_field(axis: Axis) -> tuple[Any, Any]:
 
 
 if TYPE_CHECKING:
-    _Grid = _Head  # what a board crosses of an axis is asked with ``Board.names``
+    _Grid = _Head  # ``Board.names`` returns the methods of an axis
 else:
     _Grid = create_model("_Grid", __base__=_Head, **{axis.field: _grid_field(axis) for axis in GRID})
 
@@ -134,12 +134,12 @@ class Board(_Grid):
 
     @property
     def folder(self) -> Path | None:
-        """What relative paths in its tables of options are relative to: the folder of its file; None without one."""
+        """The folder for relative paths in the board's tables of options: that of its file; None without a file."""
         return self._folder
 
 
 def boards_folder() -> Path:
-    """The boards that come with benchbd: inside an installed wheel, or beside the package in a checkout."""
+    """The folder of benchbd's boards: inside an installed wheel, or beside the package in a checkout."""
     here = Path(__file__).resolve().parent.parent
     packed = here / "leaderboards"
     return packed if packed.is_dir() else here.parent / "leaderboards"
@@ -150,7 +150,7 @@ def board_names() -> list[str]:
 
 
 def board_path(board: str | Path) -> Path:
-    """The TOML file of a board given by name, by file, or by the folder that holds its ``board.toml``."""
+    """The TOML file of a board given by name, by file, or by the folder that contains its ``board.toml``."""
     path = expanded(board)
     if path.is_dir() and (path / "board.toml").is_file():
         return path / "board.toml"
@@ -165,9 +165,9 @@ def board_path(board: str | Path) -> Path:
 
 
 def load_board(board: str | Path) -> Board:
-    """Read and check a board; UsageError names the file and the first thing that is wrong.
+    """Read and check a board; UsageError names the file and its first fault.
 
-    A board from elsewhere may not take the name of one that comes with benchbd: their records would mix.
+    A board from elsewhere must not have the name of one of benchbd's: their records would mix.
     """
     path = board_path(board)
     name = path.parent.resolve().name if path.name == "board.toml" else path.stem
@@ -190,16 +190,16 @@ def load_board(board: str | Path) -> Board:
 
 
 def _in_new_words(data: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The tables of a board's file, with fields of old names where they are now; one warning line names them all.
+    """The tables of a board's file, with old names of fields replaced; one warning line names all of them.
 
-    UsageError if a field stands there under both names.
+    UsageError if a field occurs under both names.
     """
     old = [field for field in RENAMED if field in data]
     data = dict(data)
     for field in old:
         table, option = RENAMED[field]
         inside = data.get(table, {})
-        if isinstance(inside, dict):  # what else it is, validation says
+        if isinstance(inside, dict):  # validation rejects any other type
             if option in inside:
                 raise UsageError(f"board {path}: {field} is the old name of {table}.{option}: leave one of them out")
             data[table] = {**inside, option: data[field]}
@@ -213,7 +213,7 @@ def _in_new_words(data: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def _first_fault(error: ValidationError) -> str:
-    """The first thing that is wrong in a board's file; where it is an unknown field, with the nearest one."""
+    """The first fault of a board's file; for an unknown field, with the nearest one."""
     first = error.errors()[0]
     place = ".".join(map(str, first["loc"]))
     if first["type"] != "extra_forbidden":

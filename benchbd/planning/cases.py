@@ -1,4 +1,4 @@
-"""What a plan is made of: cells and inspections, with every stage that they need."""
+"""The cases of a plan: cells and inspections, with every stage that they need."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from benchbd.stages.task import Task
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Case:
-    """One encoder and its judge, with every stage that they need: what gets a record.
+    """One encoder and its judge, with every stage that they need; each case gives a record.
 
-    attack, attack_role, pretrain, seed: where the encoder comes from.
-    tasks: those that tell whether its attack took, under ``evaluator``.
+    attack, attack_role, pretrain, seed: of the encoder.
+    tasks: those that decide whether its attack took, under ``evaluator``.
     chain: the stages that lead to it, in order. judged: the last stage, which the record is about.
     undefended, floors: evaluations of the attacked encoder as published and of the clean one, one per task, under the
     same evaluator and seed.
-    departures: in what it differs from the board, by its own stages, place and seed; empty for an on-board one.
+    departures: the differences of its own stages, place and seed from the board; empty if on-board.
     point: of a sweep, value by option; empty for the board's grid.
     """
 
@@ -58,9 +58,9 @@ class Case:
 class Cell(Case):
     """One entry of the grid, of one task: a defense, judged by an evaluator.
 
-    defense, defense_role: the defense and what it is in a board.
-    beside: the tasks under attack, if its own is none of them; empty else.
-    context: whether it was not asked for, but stands beside what was.
+    defense, defense_role: the defense and its role in a board.
+    beside: for a task that is not attacked, the attacked tasks; else empty.
+    context: whether it was not requested, but is computed for comparison.
     """
 
     defense: str
@@ -83,7 +83,7 @@ class Cell(Case):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Inspection(Case):
-    """An encoder before a method of an axis that inspects, such as a detector.
+    """An encoder inspected by a method of an axis that inspects, such as a detector.
 
     axis, method: the axis and the method by name.
     """
@@ -106,12 +106,12 @@ class Plan:
 
     @property
     def inspections(self) -> list[Inspection]:
-        """The encoders before detectors."""
+        """The inspections of encoders."""
         return [case for case in self.cases if isinstance(case, Inspection)]
 
     @property
     def departures(self) -> list[str]:
-        """In what any of them differs from the board, each once."""
+        """All differences of the cases from the board, each once."""
         return list(dict.fromkeys(text for case in self.cases for text in case.departures))
 
     @property

@@ -1,4 +1,4 @@
-"""What stages may cost, before they are computed: from what methods declare and what past stages took."""
+"""Estimate the cost of stages from methods' declarations and past stages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ log = logging.getLogger("benchbd")
 
 
 def known_forwards(stages: Iterable[Stage]) -> dict[str, int | None]:
-    """Estimated image-forwards by key; None where nobody knows. A method that says no such thing is named, once."""
+    """Estimated image-forwards by key; None if unknown. A method whose estimate is invalid is named, once."""
     known: dict[str, int | None] = {}
     complaints: dict[str, None] = {}
     for stage in stages:
@@ -34,9 +34,9 @@ def estimate_seconds(
     manifests: Iterable[Mapping[str, Any]],
     device: str,
 ) -> dict[str, float | None]:
-    """Estimated wall seconds by key, from the image-forwards a second of past stages in this store; None if unknown.
+    """Estimated wall seconds by key, from the image-forwards per second of past stages in this store; None if unknown.
 
-    Only stages of the same method and architecture on the same device tell anything. device: its name in manifests.
+    Only stages of the same method and architecture on the same device count. device: its name in manifests.
     """
     past: dict[tuple[str, ...], list[float]] = {}
     for manifest in manifests:

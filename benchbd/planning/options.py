@@ -14,11 +14,11 @@ from benchbd.planning.board import RENAMED, Board
 M = TypeVar("M", bound=BaseModel)
 
 Options = dict[str, dict[str, Any]]
-"""Field values by method name, or by ``axis:name`` where a name stands on two axes."""
+"""Field values by method name, or by ``axis:name`` if two axes have the name."""
 
 
 def parse_options(arguments: Iterable[str]) -> Options:
-    """``["mimic.lr=0.01", "defense:none.x=1"]`` -> values by name. A value is JSON where it parses, else a string."""
+    """``["mimic.lr=0.01", "defense:none.x=1"]`` -> values by name. A value is JSON if it parses, else a string."""
     options: Options = {}
     for argument in arguments:
         path, equals, text = argument.partition("=")

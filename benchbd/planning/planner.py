@@ -1,4 +1,4 @@
-"""From a board and what was asked for to cells, and from cells to the stages that they share."""
+"""From a board and a user's selection to cells, and from cells to the stages that they share."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ def make_plan(
 ) -> Plan:
     """Resolve names, options, targets and data. Nothing is computed.
 
-    The board's grid comes first, then what the points of its sweeps change.
+    The board's grid comes first, then the cells that the points of its sweeps change.
 
-    strict: raise DataAbsentError where a data set is absent; otherwise its stages get provisional keys.
+    strict: raise DataAbsentError if a data set is absent; otherwise its stages get provisional keys.
     """
     plan = _Planner(board, selection, registry, library, precision, strict).plan()
     known = {case.judged.key for case in plan.cases}
@@ -65,14 +65,14 @@ def make_plan(
                 found = _Planner(moved, selection, registry, library, precision, strict).plan().cases
             except UsageError as error:
                 raise UsageError(f"board {board.name}: sweep {sweep.name}: {error}") from error
-            # What a point does not move is the board's own case, or that of a point before.
+            # If a point changes nothing of a case, the case is the board's own, or that of an earlier point.
             plan.cases += [replace(case, point=point) for case in found if case.judged.key not in known]
             known |= {case.judged.key for case in found}
     return plan
 
 
 class _Line(NamedTuple):
-    """A row to compute, for these of its tasks, and in what it is not one of the board's."""
+    """A row to compute, for these of its tasks, and its differences from the board's rows."""
 
     row: Row
     tasks: list[str]
@@ -84,7 +84,7 @@ _Goal = tuple[Task, Trigger]
 
 
 class _Encoder(NamedTuple):
-    """An encoder as an attack published it under a run seed, and the clean one that it was."""
+    """An encoder that an attack published under a run seed, and the clean encoder that it came from."""
 
     attack: Attack
     seed: int
@@ -93,7 +93,7 @@ class _Encoder(NamedTuple):
 
 
 class _Planner:
-    """asked: attacks and defenses by name; what else is among ``attacks`` and ``defenses`` is context."""
+    """asked: attacks and defenses by name; all others in ``attacks`` and ``defenses`` are context."""
 
     def __init__(
         self,
@@ -119,7 +119,7 @@ class _Planner:
             (axis, each) for axis in INSPECTING for each in self.settings.methods(axis.base, self._asked(axis.name))
         ]
 
-    # What was asked for ------------------------------------------------------------------------------------------
+    # The selection ----------------------------------------------------------------------------------------------
 
     def _lines(self) -> list[_Line]:
         """The board's rows, narrowed or changed by --pretrain and --task, with the tasks of each to evaluate."""
@@ -152,7 +152,7 @@ class _Planner:
         return name == split_task(task)[0] and (target is None or self.sources.task(wanted) == self.sources.task(task))
 
     def _check_new_task(self, wanted: str) -> None:
-        """UsageError where a task that no row names lacks its target, or is unknown altogether."""
+        """Raise UsageError if a task that no row names lacks its target, or is unknown."""
         name, target = split_task(wanted)
         if target is not None:
             return
@@ -175,12 +175,12 @@ class _Planner:
         for line in self._lines():
             cells += self._cells(line)
             for inspection in self._inspections(line) if self.inspecting else ():
-                # An encoder goes before a detector once: clean ones are shared by rows, or by seeds where pinned.
+                # A detector inspects an encoder once: rows share clean ones, and so do seeds if they are pinned.
                 inspections.setdefault(inspection.judged.key, inspection)
         return Plan(self.board, [*cells, *inspections.values()])
 
     def _cells(self, line: _Line) -> Iterator[Cell]:
-        """The cells of one row, for those of its tasks that are asked for; an attack always gets the whole row."""
+        """The cells of one row, for the selected tasks; an attack always gets the whole row."""
         row = line.row
         goals = self._goals(row)
         attacked = [(*goal, ()) for goal in goals]
@@ -211,7 +211,7 @@ class _Planner:
                 yield _Encoder(attack, seed, clean, self._attack(attack, goals, seed, clean))
 
     def _judging(self, line: _Line, of: _Encoder, evaluator: Evaluator, goals: Sequence[_Goal]) -> dict[str, Any]:
-        """What all cases hold: where the encoder comes from, and what tells whether its attack took."""
+        """The fields that all cases have: the encoder's origin, and the evaluations that decide whether its attack took."""
         judges = [(evaluator, task, of.seed, trigger) for task, trigger in goals]
         return {
             "attack": of.attack.name,
@@ -233,11 +233,11 @@ class _Planner:
         return list(zip(tasks, self._triggers(row), strict=True))
 
     def _asked(self, axis: str) -> Sequence[str]:
-        """The methods of an axis by name: those asked for, else the board's."""
+        """The methods of an axis by name: the selected ones, else the board's."""
         return self.selection.names(axis) or self.board.names(axis)
 
     def _beside(self) -> tuple[list[str], list[str]]:
-        """The attacks and defenses that stand beside the defenses asked for: a repair says nothing without the clean
+        """The attacks and defenses to compare the selected defenses with: a repair means nothing without the clean
         encoder, the undefended one and, if there is such a defense, one from scratch."""
         if self.selection.only or not self.selection.names("defense"):
             return [], []
@@ -254,28 +254,28 @@ class _Planner:
         return names[0]
 
     def _crosses(self, attack: Attack, defense: Mitigation) -> bool:
-        """Whether a board means this pair: the control of an attack is not defended, unless both are asked for, and of
-        the clean encoder only the floor is wanted if nobody asked for it."""
+        """Whether a board includes this pair: the control of an attack is not defended, unless both are selected, and
+        the clean encoder is only a floor if it is not selected."""
         if attack.name not in self.asked[0]:
             return defense.passthrough
         asked = attack.name in self.selection.names("attack") and self.selection.names("defense")
         return attack.role is not Role.CONTROL or defense.passthrough or bool(asked)
 
     def _departures(self, of: Case, line: _Line, seed: int | None) -> tuple[str, ...]:
-        """In what a case differs from the board: by its own stages, and by where it stands.
+        """The differences of a case from the board: in its own stages, and in its place.
 
-        seed: the run seed, None where the board pins the one seed that matters.
+        seed: the run seed, None if the board pins the one seed that matters.
         """
         board = self.board
         place = list(line.departures)
         if of.evaluator not in board.names("evaluator"):
             place.append(f"evaluator {of.evaluator}")
-        if seed not in (None, *board.seeds):  # the record says which: all of them are one row of one table
+        if seed not in (None, *board.seeds):  # the record contains the seed: all of them are one row of one table
             place.append(f"seed not of the board (its seeds: {', '.join(map(str, board.seeds))})")
         return tuple(dict.fromkeys([*(text for stage in of.stages for text in stage.departed), *place]))
 
     def _inspections(self, line: _Line) -> Iterator[Inspection]:
-        """Every encoder of the row, clean and attacked, before every method. The board's first evaluator gates."""
+        """Inspect every encoder of the row, clean and attacked, by every method. The board's first evaluator gates."""
         (floor,) = self.settings.methods(Attack, [self._floor("attack")])
         (evaluator,) = self.settings.methods(Evaluator, self.board.names("evaluator")[:1])
         row, pinned = line.row, self.board.pretrain_seed
@@ -285,7 +285,7 @@ class _Planner:
             if of.attack is floor and pinned is not None:  # several seeds share it: it is inspected under its own
                 of = of._replace(seed=pinned)
             for axis, method in self.inspecting:
-                # A classifier is of one data set; an encoder is inspected once, whatever its tasks.
+                # A classifier belongs to one data set; an encoder is inspected once, whatever its tasks.
                 names = [task.name if isinstance(method, ClassifierDetection) else "" for task, _ in goals]
                 for name in dict.fromkeys(names):
                     part = [goal for goal, own in zip(goals, names, strict=True) if own == name]
@@ -301,7 +301,7 @@ class _Planner:
                     yield replace(inspection, departures=self._departures(inspection, line, seed))
 
     def _judged(self, axis: Axis, method: Method, row: Row, of: _Encoder, evaluator: Evaluator, task: Task) -> Stage:
-        """What a method finds of an encoder, or of the classifier on it for ``task``."""
+        """The stage of a method's inspection of an encoder, or of the classifier on it for ``task``."""
         departures, head = list(self.settings.departures(method)), None
         if isinstance(method, ClassifierDetection):
             departures += self.settings.departed("task")
@@ -324,8 +324,9 @@ class _Planner:
         return [self._trigger(spec, size) for spec in specs]
 
     def _trigger_departures(self, trigger: Trigger) -> Iterable[str]:
-        """In what the trigger of an evaluation is not the board's; only a board whose rows have none can have others.
-        By content: a file that holds the board's trigger is the board's, and equal files are equal wherever they lie.
+        """The differences of an evaluation's trigger from the board's; only a board whose rows have no triggers can
+        have any. By content: a file with the board's trigger is the board's, and equal files are equal wherever they
+        lie.
         """
         own = [] if trigger.function is None else self.settings.departures(trigger.function)
         if self.settings.trigger == self.board.trigger:

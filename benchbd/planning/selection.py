@@ -1,4 +1,4 @@
-"""What a user asked for."""
+"""The part of a board that a user selects."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from benchbd.contract.axes import GRID
 
 @dataclass(frozen=True)
 class Selection:
-    """What a user asked for; empty means the board's own.
+    """A user's selection; empty means the board's own.
 
-    methods: names by axis. only: leave out the cells that defenses asked for bring for comparison.
-    sweeps: points of these sweeps alone, beside the board itself.
+    methods: names by axis. only: omit the cells that selected defenses add for comparison.
+    sweeps: only points of these sweeps, beside the board itself.
     """
 
     methods: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -33,5 +33,5 @@ class Selection:
         return cls({axis: (names,) if isinstance(names, str) else names for axis, names in named.items()}, **asked)
 
     def names(self, axis: str) -> Sequence[str]:
-        """The methods of an axis that are asked for."""
+        """The selected methods of an axis."""
         return self.methods.get(axis, ())

@@ -1,4 +1,4 @@
-"""A board's protocol with a user's changes: validated methods, and in what each departs from the board."""
+"""A board's protocol with a user's changes: validated methods, and the differences of each from the board."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ M = TypeVar("M", bound=Method)
 
 
 class Settings:
-    """What ``-o`` and the board's tables make of the protocol.
+    """The protocol after ``-o`` and the board's tables.
 
     trigger, reference, clean, shadow, task, budget: the parts of the protocol, changed or not.
     """
@@ -57,7 +57,7 @@ class Settings:
         own = self._boards(cls)
         budget = self._budgeted(cls, self.budget) if "budget" in self._asked else {}
         ours = build(cls, own, name, self.board.folder)
-        placed = {field: value for field, value in ours if holds_path(value)}  # the board's paths, where they lie
+        placed = {field: value for field, value in ours if holds_path(value)}  # the board's paths as resolved files
         theirs = build(cls, own | placed | budget | _named(self._asked, axis, name), name)
         for method in (ours, theirs):
             try:
@@ -68,21 +68,21 @@ class Settings:
         return theirs
 
     def departures(self, method: Method) -> list[str]:
-        """In what a method that ``methods`` gave differs from the board's, one "NAME.FIELD=VALUE (the board's: ...)"
-        an option. What the budget changes is said of the budget, in the same words for all that it reaches."""
+        """The differences of a method of ``methods`` from the board's, one "NAME.FIELD=VALUE (the board's: ...)" per
+        option. A change by the budget is reported for the budget, in the same words for all methods that it reaches."""
         return self._departures[method.axis, method.name]
 
     def departed(self, section: str) -> list[str]:
-        """The same for a part of the protocol."""
+        """The same differences for a part of the protocol."""
         board, own = getattr(self.board, section), getattr(self, section)
         return list(differences(section, board.model_dump(), own.model_dump()).values())
 
     def _boards(self, cls: type[Method]) -> dict[str, Any]:
-        """What the board says of a method: its part of the budget, and its tables on top."""
+        """The board's settings for a method: its part of the budget, then its tables."""
         return self._budgeted(cls, self.board.budget) | _named(self.board.options, cls.axis, cls.name)
 
     def _check_tables(self) -> None:
-        """UsageError where a table of the board does not fit the method, or any of those, that bear its name."""
+        """Raise UsageError if a table `[options.NAME]` is valid for no method called NAME."""
         for table in self.board.options:
             problems: list[UsageError] = []
             classes = self.registry.find(table)
@@ -96,7 +96,7 @@ class Settings:
 
     @staticmethod
     def _budgeted(cls: type[Method], budget: Any) -> dict[str, Any]:
-        """The part of the budget that a defense has fields for; nothing for other axes."""
+        """The fields of the budget that a defense has; none for other axes."""
         values = budget.model_dump() if cls.axis == "defense" else {}
         return {field: value for field, value in values.items() if value is not None and field in cls.model_fields}
 
@@ -107,7 +107,7 @@ class Settings:
         return [of_budget[option] if option in shared & of_budget.keys() else own[option] for option in own]
 
     def reject_unused(self) -> None:
-        """UsageError where ``-o`` speaks of something that takes no part in the run."""
+        """Raise UsageError if ``-o`` names a method that takes no part in the run."""
         unused = [name for name in self._asked if name not in self._used]
         for name in unused:
             self.registry.find(name, besides=SECTIONS)
@@ -116,7 +116,7 @@ class Settings:
 
 
 def differences(name: str, board: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, str]:
-    """What the values of ``run`` that are not those of ``board`` are called, by option."""
+    """The values of ``run`` that differ from those of ``board``, as text by option."""
     return {
         option: without_paths(f"{name}.{option}={value} (the board's: {board.get(option)})")
         for option, value in run.items()
@@ -125,5 +125,5 @@ def differences(name: str, board: Mapping[str, Any], run: Mapping[str, Any]) -> 
 
 
 def _named(options: Options, axis: str, name: str) -> dict[str, Any]:
-    """What tables say of a method: under its bare name, and under ``axis:name``, which wins."""
+    """The values of tables for a method: under its bare name, then under ``axis:name``, which takes precedence."""
     return options.get(name, {}) | options.get(f"{axis}:{name}", {})

@@ -1,4 +1,4 @@
-"""Points of a board's sweeps: the same board under a few other assignments."""
+"""Points of a board's sweeps: the same board with a few other assignments."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Point = Mapping[str, Any]
 
 
 def chosen(board: Board, names: Sequence[str]) -> list[Sweep]:
-    """The sweeps of these names; all of the board where none is named. UnknownNameError for a name of none."""
+    """The sweeps of these names; all sweeps of the board if none is named. UnknownNameError for an unknown name."""
     known = {sweep.name: sweep for sweep in board.sweeps}
     for name in names:
         if name not in known:
@@ -45,7 +45,7 @@ def point_text(point: Point) -> str:
 
 
 def at(board: Board, point: Point, sweep: str) -> Board:
-    """The board under the assignments of a point. UsageError, which names the sweep, for one that cannot be."""
+    """The board with a point's assignments. UsageError, which names the sweep, if the point is invalid."""
     changed: dict[str, Any] = {}
     parts: dict[str, dict[str, Any]] = {}
     options = {name: dict(table) for name, table in board.options.items()}
@@ -59,12 +59,12 @@ def at(board: Board, point: Point, sweep: str) -> Board:
             elif name in SECTIONS:
                 parts.setdefault(name, {})[field] = value
             else:
-                for table, fields in options.items():  # under AXIS:NAME it would win
+                for table, fields in options.items():  # an option under AXIS:NAME would take precedence
                     bare = table.rpartition(":")[2]
                     if bare == name.rpartition(":")[2] and name in (table, bare):
                         fields.pop(field, None)
                 options.setdefault(name, {})[field] = value
-        for name, fields in parts.items():  # together: what one allows may hang on another
+        for name, fields in parts.items():  # together: validity may depend on several fields
             changed[name] = validated(SECTIONS[name], {**dict(getattr(board, name)), **fields}, name)
     except UsageError as error:
         raise UsageError(f"board {board.name}: sweep {sweep}: {error}") from error

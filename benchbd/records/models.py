@@ -83,7 +83,7 @@ class Baseline(_Part):
 class Cost(_Part):
     """The measured cost of computing one stage.
 
-    image_forwards: a forward of one image is 1, its backward 2 (1 where no weight gets a gradient).
+    image_forwards: a forward of one image is 1, its backward 2 (1 if no weight gets a gradient).
     seconds, cpu_seconds: wall and process CPU time.
     memory, gpu_memory: most bytes of the process and of the GPU during the stage; None if not measured.
     """

@@ -1,4 +1,4 @@
-"""attack: a clean encoder becomes a backdoored one."""
+"""attack: turn a clean encoder into a backdoored one."""
 
 from __future__ import annotations
 
@@ -37,15 +37,16 @@ def plan(
     shadow: ShadowSpec,
     departures: Iterable[str],
 ) -> Stage:
-    """On the clean encoder of a ``pretrain`` stage. targets: task, trigger and ``reference`` stage of each.
+    """The stage of an attack on the encoder of a ``pretrain`` stage. targets: task, trigger, ``reference`` stage of
+    each.
 
-    UsageError if the shadow set would show the attacker the test images of a task.
+    UsageError if the shadow set would give the attacker the test images of a task.
     """
     pool = clean.data["pool"]
     others = (
         {} if shadow.set is None else {"shadow": _shadow(sources, shadow.set, pool, [task for task, *_ in targets])}
     )
-    # A set that is no larger is the shadow set, whole.
+    # If the set has no more images, the whole set is the shadow set.
     drawn = {"shadow": {"count": shadow.images, "seed": derive_seed(seed, "shadow")}}
     larger = others.get("shadow", pool).count > shadow.images
     aims = [
@@ -71,7 +72,7 @@ def plan(
 
 
 def _shadow(sources: Sources, named: str, pool: DataRef, tasks: Sequence[Task]) -> DataRef:
-    """The set that a board names as the shadow set."""
+    """The data set that a board names as the shadow set."""
     name, _, split = named.rpartition(":")
     shadow = sources.ref(name, split)
     for task in tasks:
@@ -147,7 +148,7 @@ def work(methods: Mapping[str, Any], handed: Handover, device: torch.device) -> 
 
 
 def _shadow_images(handed: Handover, pool: ImageSet, device: torch.device) -> ImageSet:
-    """The set that the board names, as it was drawn; else what is drawn of the pool."""
+    """The shadow images as drawn from the set that the board names; else drawn from the pool."""
     drawn, other = handed.json["shadow"], handed.json["shadow_set"]
     if other is not None:
         return images_from(other, handed.tensors["shadow"], None, device)
@@ -169,18 +170,18 @@ def _target(methods: Mapping[str, Any], handed: Handover, i: int, device: torch.
 
 
 def check_backdoor(backdoor: object, digests: Sequence[str], who: str) -> None:
-    """PluginError if an attack does not hand back the triggers of these digests, as they are now."""
+    """Raise PluginError if an attack does not return the triggers with these digests, recomputed."""
     triggers = exactly(Backdoor, backdoor, who).triggers
     if not isinstance(triggers, tuple | list):
         raise PluginError(f"{who} must return its triggers as a tuple, not {type(triggers).__name__}")
     own = [exactly(Trigger, trigger, who) for trigger in triggers]
     if any("stamp" in vars(trigger) for trigger in own):
         raise PluginError(f"{who} must return triggers without a stamp of their own, which is not used")
-    if [trigger.copy("cpu").digest for trigger in own] != list(digests):  # a copy has no digest of before
+    if [trigger.copy("cpu").digest for trigger in own] != list(digests):  # a copy has no cached digest
         raise PluginError(f"{who} must return the triggers that it was given, unchanged and one per target")
 
 
 def forwards(stage: Stage) -> int | None:
-    """What the attack says; of one that trains again, what the pre-training says."""
+    """The attack's own estimate; for an attack that trains again, the pre-training's."""
     assert isinstance(stage.method, Attack)
     return pretrain.forwards(stage.parents["encoder"]) if stage.method.retrains else base.forwards(stage)

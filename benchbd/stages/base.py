@@ -1,7 +1,7 @@
-"""What a stage is: one unit of work, identified by everything that determines its result and by nothing else.
+"""A stage: one unit of work, identified by everything that determines its result and by nothing else.
 
 Stages are plain data: a method's fields, names of data sets with their digests, seeds and parents. Equal stages have
-equal keys, so a grid computes each once, and a change recomputes what stands on it and no more.
+equal keys, so a grid computes each once, and a change recomputes only what depends on it.
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ class DataRef:
 
 @dataclass(frozen=True, eq=False)
 class Stage:
-    """What to compute. ``key`` is the sha256 of the identity; names of data sets and labels are not part of it.
+    """A unit of work. ``key`` is the sha256 of the identity; names of data sets and labels are not part of it.
 
     kind: the file of ``stages/`` that does the work.
     method: the method that does the work, or the specification of the reference inputs.
     seed: the stage's own seed, derived from the run seed and the kind alone.
     data: data sets by role. params: further JSON that determines the result. parents: stages by role.
-    numerics: precision and TF32. architecture: of the encoder that the stage makes or looks at.
+    numerics: precision and TF32. architecture: of the encoder that the stage makes or uses.
     attachments: objects (triggers, references) whose digests are in ``params``.
-    departures: in what the stage itself differs from the board's. Neither of the last three is part of the identity.
+    departures: the stage's own differences from the board. The last three fields are not part of the identity.
     """
 
     kind: str
@@ -96,7 +96,7 @@ class Stage:
 
     @cached_property
     def departed(self) -> tuple[str, ...]:
-        """In what it and the stages that it stands on differ from the board's, each once."""
+        """The differences from the board of this stage and those that it depends on, each once."""
         above = [departure for parent in self.parents.values() for departure in parent.departed]
         return tuple(dict.fromkeys([*above, *self.departures]))
 
@@ -108,32 +108,32 @@ class Stage:
 
     @property
     def images(self) -> int:
-        """How many images the method trains on; 0 if nobody knows."""
+        """The number of images that the method trains on; 0 if unknown."""
         drawn = self.params.get("clean") or self.params.get("task") or self.params.get("shadow") or {}
         whole = self.data.get("shadow") or self.data.get("pool")
         return int(drawn.get("count", whole.count if whole else 0))
 
     def shortened(self) -> str | None:
-        """How far below its own length the method of this stage is cut, in a line; None if it is not. PluginError if
-        the method says nothing of the sort."""
+        """A line with the stage's cost relative to the method's own length, if options reduce it; else None.
+        PluginError if the method returns no such line."""
         return shortened_of(self.method, self.images) if isinstance(self.method, Method) and self.images else None
 
     def check_unchanged(self) -> None:
-        """PluginError if the stage is not what it was when it was planned, because a plugin wrote to it in memory."""
-        if replace(self).key != self.key:  # a copy has no key of before
+        """Raise PluginError if a plugin changed the stage in memory after it was planned."""
+        if replace(self).key != self.key:  # a copy has no cached key
             raise PluginError(f"{self.kind} {self.label} was changed in memory by a plugin; run without it")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a stage leaves in the store. blobs: functions that write a file each. result: small JSON."""
+    """A stage's output for the store. blobs: functions that write a file each. result: small JSON."""
 
     blobs: Blobs
     result: dict[str, Any]
 
 
 def forwards(stage: Stage) -> int | None:
-    """What the stage's method says that its work costs, in image-forwards."""
+    """The method's own estimate of the stage's cost, in image-forwards."""
     assert isinstance(stage.method, Method)
     return forwards_of(stage.method, stage.images) if stage.images else None
 

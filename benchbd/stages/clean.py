@@ -1,4 +1,4 @@
-"""What a defender gets besides an encoder: clean images of the pool, drawn once a seed for every attack and defense."""
+"""A defender's clean images of the pool, drawn once per seed for every attack and defense."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from benchbd.stages.sources import Sources
 
 @dataclass(frozen=True)
 class Clean:
-    """pool: the data set that the images are drawn from. spec: how many, and the share that is stamped.
+    """pool: the data set that the images are drawn from. spec: their number, and the share that is stamped.
 
-    triggers: of the tasks of the row. departures: in what these differ from the board's.
+    triggers: of the tasks of the row. departures: the differences from the board's.
     """
 
     pool: str
@@ -37,18 +37,18 @@ class Clean:
 
     @property
     def poisoned(self) -> int:
-        """How many images are stamped: the share, rounded down; as the decimal that it is, 0.29 of 100 is 29."""
+        """The number of stamped images: the share, rounded down; as a decimal number, 0.29 of 100 is 29."""
         return int(Decimal(str(self.spec.poisoned)) * self.spec.images)
 
 
 @dataclass(frozen=True)
 class Suspect:
-    """An encoder before a method that inspects.
+    """An encoder for a method that inspects.
 
-    published: the stage that left it. clean: the images that a defender has. seed: the run seed; first_seed: the first
+    published: the stage that made it. clean: the defender's images. seed: the run seed; first_seed: the first
     one of the board.
-    head, images: of a method that inspects a classifier on it, the stage of the head, and how many labelled images of
-    its task there are at most.
+    head, images: for a method that inspects classifiers, the stage of the head, and the maximum number of labelled
+    images of its task.
     """
 
     published: Stage
@@ -60,8 +60,8 @@ class Suspect:
 
 
 def plan_clean(sources: Sources, clean: Clean, seed: int) -> dict[str, Any]:
-    """The parameters of a stage that gets clean images: how many, and the seed that they are drawn with; if some are
-    stamped, how many, and by which triggers."""
+    """The parameters of a stage that gets clean images: their number, and the seed of the draw; if some are
+    stamped, their number, and the digests of the triggers."""
     pool = sources.ref(clean.pool, "pool")
     if pool.count and clean.spec.images > pool.count:
         raise UsageError(
@@ -79,8 +79,8 @@ def attachments_of(clean: Clean) -> dict[str, Any]:
 
 
 def hand_over_clean(stage: Stage, inputs: Inputs, json: Mapping[str, Any]) -> Handover:
-    """The encoder, if there is one, and the clean images without labels, names or the pool's declared statistics:
-    nothing in them points back to anything. Nothing says which of them are stamped, or whether any are."""
+    """The encoder, if there is one, and the clean images without labels, names or the pool's declared statistics: they
+    reveal neither their source nor whether or which of them are stamped."""
     rows = draw_rows(stage.data["pool"].count, stage.params["clean"])
     images = inputs.images(stage.data["pool"]).subset(rows).pixels  # a copy
     if "poisoned" in stage.params["clean"]:
@@ -91,21 +91,21 @@ def hand_over_clean(stage: Stage, inputs: Inputs, json: Mapping[str, Any]) -> Ha
 
 
 def _poison(images: Tensor, stage: Stage) -> None:
-    """Stamp the images that were drawn last, of several triggers the i-th by trigger i mod t.
+    """Stamp the images that were drawn last, with several triggers the i-th image by trigger i mod t.
 
-    The images lie in the order of the pool, so that the last of them could all be of one class; those drawn last are
-    of any. Whatever a trigger draws comes from the stage's own seed.
+    The images are in the order of the pool, so its last images could all be of one class; those drawn last are
+    of any class. All random numbers of a trigger come from the stage's own seed.
     """
     last = drawn_last(stage.data["pool"].count, stage.params["clean"])
     generator, digests = stream(stage.seed, "positions"), stage.params["trigger"]
     for number, (trigger, digest) in enumerate(zip(stage.attachments["triggers"], digests, strict=True)):
         own = last[number :: len(digests)]
-        with isolated("the trigger"):  # one of kind function is a plugin's code
+        with isolated("the trigger"):  # kind function is a plugin's code
             images[own] = verified(trigger, digest).stamp(images[own], generator)
 
 
 def drawn_last(pool: int, drawn: Mapping[str, int]) -> Tensor:
-    """Where the last ``poisoned`` images that were drawn lie among ``draw_rows``, int64, in the order of the draw."""
+    """Positions in ``draw_rows`` of the ``poisoned`` images that were drawn last, int64, in the order of the draw."""
     order = draw_order(pool, drawn)
     return order.argsort().argsort()[len(order) - drawn["poisoned"] :]
 

@@ -1,4 +1,4 @@
-"""defend: an encoder is repaired, by somebody who has it and a few clean images."""
+"""defend: a defender repairs an encoder with a few clean images."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ accept, alike = accept_encoder, alone
 def plan(
     sources: Sources, defense: Mitigation, published: Stage, clean: Clean, seed: int, departures: Iterable[str]
 ) -> Stage:
-    """Of the encoder that a stage published. One that does not use its weights is keyed without them."""
+    """The stage of a repair of another stage's encoder. A method that uses no weights is keyed without them."""
     params, parents, origin = plan_clean(sources, clean, seed), {"encoder": published}, published.label
     if not defense.uses_weights:
         params["architecture"] = published.architecture
@@ -55,7 +55,7 @@ def work(methods: Mapping[str, Any], handed: Handover, device: torch.device) -> 
     knowledge, arch = knowledge_of(handed, device), handed.json["architecture"]
     if "given" in handed.encoders:
         encoder = Encoder.from_bytes(handed.encoders["given"], device).copy()
-    else:  # a control that may know the architecture and nothing else
+    else:  # a control that may use only the architecture
         encoder = Encoder.seeded(arch, *knowledge.images.normalization(), seed=handed.seed, device=device)
     seen, who = knowledge.images.pixels[:COMPARED].clone(), f"defense {method.name}"
     with isolated(who):

@@ -1,5 +1,5 @@
-"""detect: a verdict on an encoder, by somebody who has it and a few clean images; or on a classifier on it, by somebody
-who has that and a few labelled ones."""
+"""detect: a defender judges an encoder with a few clean images, or the owner of a classifier on it judges the
+classifier with a few labelled ones."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ alike = alone
 
 
 def plan(sources: Sources, detection: Detection, suspect: Suspect, departures: Iterable[str]) -> Stage:
-    """Of the encoder that a stage published, or of the classifier on it; after what the detector prepares."""
+    """The stage of an inspection of an encoder, or of the classifier on it, after the detector's ``prepare`` stage."""
     published, clean, seed, departures = suspect.published, suspect.clean, suspect.seed, list(departures)
     parents = {"encoder": published}
     if detection.prepares:
@@ -65,7 +65,7 @@ def plan(sources: Sources, detection: Detection, suspect: Suspect, departures: I
 
 
 def _drawn(count: int, images: int, seed: int) -> dict[str, int]:
-    """How many training images of a task are drawn, and by which seed; all if there are no more."""
+    """The number of training images of a task to draw, and the seed; all images if there are no more."""
     return {"count": min(images, count) if count else images, "seed": derive_seed(seed, "task")}
 
 
@@ -87,7 +87,7 @@ def hand_over(stages: Sequence[Stage], inputs: Inputs) -> Handover:
 
 
 def with_prepared(handed: Handover, stage: Stage, inputs: Inputs) -> Handover:
-    """The handover with what the detector prepared, if it did."""
+    """The handover, with the tensors that the detector prepared, if it did."""
     if "prepared" not in stage.parents:
         return handed
     prepared = load_file(inputs.fetch(stage.parents["prepared"]).blob(PREPARED))
@@ -112,7 +112,7 @@ def work(methods: Mapping[str, Any], handed: Handover, device: torch.device) -> 
 
 
 def _inside(handed: Handover, start: str) -> dict[str, Tensor]:
-    """The tensors whose names start so, by the rest of the name."""
+    """The tensors whose names have this prefix, by the rest of the name."""
     return {name.removeprefix(start): part for name, part in handed.tensors.items() if name.startswith(start)}
 
 

@@ -1,4 +1,4 @@
-"""Encoders that methods hand back: rebuilt from their tensors where they were made, and looked at by the harness."""
+"""Encoders that methods return: rebuilt from their tensors where they were made, and checked by the harness."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ from benchbd.nets.rebuild import rebuild
 from benchbd.stages.base import ENCODER, Outcome, Stage
 from benchbd.stages.inputs import Inputs, draw_rows, unlabeled
 
-SAMPLE, COMPARED = 256, 32  # images that a new encoder is checked on, and that it is compared with its twin on
-ALIKE = 1e-2  # by how much the features of an encoder and of its rebuilt twin may differ, relative to their norm
-SHORTEST = 1e-6  # of features: lengths of trained encoders are some 1 to 100
+SAMPLE, COMPARED = 256, 32  # images on which a new encoder is checked, and on which it is compared with its twin
+ALIKE = 1e-2  # maximum difference of the features of an encoder and its rebuilt twin, relative to their norm
+SHORTEST = 1e-6  # of features: lengths of trained encoders are about 1 to 100
 
 
 def product_of(encoder: object, arch: str, pixels: Tensor, who: str) -> Product:
-    """An encoder as its file. PluginError if it is no encoder of ``arch``, or does what its tensors do not say.
+    """An encoder as its file. PluginError if it is no encoder of ``arch``, or if its outputs do not follow from its
+    tensors.
 
-    pixels: uint8 (N, 3, H, W) that the method has not had in its hands, to compare the two on.
+    pixels: uint8 (N, 3, H, W) that the method did not receive, to compare the two on.
     """
     with isolated(who):
         plain = rebuild(cast(Encoder, encoder), arch, who).to(pixels.device)
@@ -37,7 +38,7 @@ def product_of(encoder: object, arch: str, pixels: Tensor, who: str) -> Product:
 
 
 def accept_encoder(stages: Sequence[Stage], product: Product, inputs: Inputs) -> list[Outcome]:
-    """``accept`` of every kind that makes an encoder: it has the stage's architecture, and its features live."""
+    """``accept`` of every kind that makes an encoder: it has the stage's architecture, and its features are usable."""
     (stage,) = stages
     who = f"{stage.kind} {stage.method_name}"
     if product.encoder is None:
@@ -56,8 +57,8 @@ def _sample(stage: Stage, inputs: Inputs) -> ImageSet:
 
 
 def check_alike(encoder: Encoder, plain: Encoder, pixels: Tensor, who: str) -> None:
-    """PluginError if an encoder does something that its tensors do not say: its rebuilt twin is what is stored."""
-    encoder.eval()  # as it will be used: the mode is no part of what is stored
+    """Raise PluginError if an encoder's outputs do not follow from its tensors: the store gets its rebuilt twin."""
+    encoder.eval()  # as it will be used: the mode is not stored
     for own, stored in zip(_outputs(encoder, pixels), _outputs(plain, pixels), strict=True):
         if not (own - stored).norm() <= ALIKE * stored.norm():
             raise PluginError(f"{who} must return an encoder that is its weights alone: they give other features")
@@ -72,10 +73,10 @@ def _outputs(encoder: Encoder, pixels: Tensor) -> list[Tensor]:
 
 
 def check_features(encoder: Encoder, images: ImageSet) -> None:
-    """Raise Diverged if the features of some images are not finite, all alike, or shorter than losses can tell.
+    """Raise Diverged if the features of some images are not finite, all alike, or too short for the losses.
 
-    Cosines are computed of no length below 1e-8, so that shorter features would silently count as orthogonal. Charged
-    to nobody.
+    Cosines are computed with lengths of at least 1e-8, so shorter features would silently count as orthogonal. No
+    meter counts these forwards.
     """
     with unmetered():
         features = encoder.extract(images.pixels[:SAMPLE])

@@ -1,4 +1,5 @@
-"""evaluate: a downstream classifier on an encoder's features predicts test images, with the trigger and without."""
+"""evaluate: train a downstream classifier on an encoder's features and predict test images, with the trigger and
+without."""
 
 from __future__ import annotations
 
@@ -36,7 +37,7 @@ def plan(
     trigger: Trigger,
     departures: Iterable[str],
 ) -> Stage:
-    """Of the encoder that a stage left, on one task, whose test images get the trigger."""
+    """The stage of an evaluation of another stage's encoder on one task, whose test images get the trigger."""
     return sources.stage(
         "evaluate",
         f"{evaluator.name} {task} seed {seed} of {encoder.label}",
@@ -52,7 +53,7 @@ def plan(
 
 
 def alike(stage: Stage, inputs: Inputs) -> Hashable | None:
-    """Evaluations of one evaluator and task, of encoders of one architecture, are trained together if that pays."""
+    """Evaluator, data and architecture: evaluations in which they are equal are trained together if that is faster."""
     arch = inputs.fetch(stage.parents["encoder"]).result["arch"]
     return canonical(stage.identity["method"]), stage.data["train"].digest, stage.data["test"].digest, arch
 
@@ -68,10 +69,10 @@ def hand_over(stages: Sequence[Stage], inputs: Inputs) -> Handover:
     for number, stage in enumerate(stages):
         place = (stage.params["trigger"], stage.seed)
         if place not in triggered:
-            # Whatever a trigger draws comes from the stage's own seed, whatever else is evaluated.
+            # A trigger's random numbers come from the stage's own seed, whatever else is evaluated.
             triggered[place] = f"triggered{len(triggered)}"
             trigger = verified(stage.attachments["trigger"], stage.params["trigger"])
-            with isolated("the trigger"):  # one of kind function is a plugin's code
+            with isolated("the trigger"):  # kind function is a plugin's code
                 tensors[triggered[place]] = trigger.stamp(test, stream(stage.seed, "positions"))
         members.append({"encoder": f"encoder{number}", "triggered": triggered[place], "seed": stage.seed})
     return handover(
@@ -88,7 +89,7 @@ def work(methods: Mapping[str, Any], handed: Handover, device: torch.device) -> 
     train = images_from(handed.json["train"], handed.tensors["train"], handed.tensors["labels"], device)
     names = {"test", *(member["triggered"] for member in members)}
     shown = {name: handed.tensors[name].to(device) for name in sorted(names)}
-    # The probes share the images: an evaluator that writes to them spoils only its own.
+    # The probes share the images: an evaluator that writes to them affects only its own probes.
     probes = [
         Probe(
             encoder=Encoder.from_bytes(handed.encoders[member["encoder"]], device).frozen(),
@@ -123,7 +124,7 @@ def accept(stages: Sequence[Stage], product: Product, inputs: Inputs) -> list[Ou
 
 
 def forwards(stage: Stage) -> int | None:
-    """Feature extraction; the head is not counted in encoder forwards."""
+    """The cost of feature extraction; the head takes no encoder forwards."""
     train, test = stage.data["train"].count, stage.data["test"].count
     return train + 2 * test if train and test else None
 
@@ -133,8 +134,8 @@ def read_predictions(artifact: Artifact) -> Predictions:
 
 
 def checked_predictions(predictions: object, images: int, classes: int, who: str) -> dict[str, Tensor]:
-    """Copies of the predictions, by name; PluginError if they are no int64 (images,) of classes. What is certified is
-    among them if the evaluator says it, bool (images,)."""
+    """Copies of the predictions, by name; PluginError if they are no int64 (images,) of classes. If the evaluator
+    certifies, ``certified``, bool (images,), is among them."""
     predictions = exactly(Predictions, predictions, who)
     tensors = {"clean": predictions.clean, "triggered": predictions.triggered}
     if predictions.certified is not None:
@@ -153,7 +154,7 @@ def checked_predictions(predictions: object, images: int, classes: int, who: str
 
 
 def evaluated_together(results: object, probes: int, who: str) -> list[object]:
-    """What an evaluator gave for several probes; PluginError if it is no list of one result a probe."""
+    """An evaluator's results for several probes; PluginError if they are no list of one result per probe."""
     if not isinstance(results, list | tuple):
         raise PluginError(f"{who} must give a list from evaluate_together, not {type(results).__name__}")
     if len(results) != probes:

@@ -32,7 +32,7 @@ alike = alone
 def plan(
     sources: Sources, evaluator: Evaluator, encoder: Stage, task: Task, seed: int, departures: Iterable[str]
 ) -> Stage:
-    """Of the encoder that a stage left, on one task; trained as the one that predicts in ``evaluate``."""
+    """The stage of a classifier on another stage's encoder, on one task; trained like the one in ``evaluate``."""
     return sources.stage(
         "head",
         f"{evaluator.name} {task} seed {seed} of {encoder.label}",
@@ -80,10 +80,10 @@ def accept(stages: Sequence[Stage], product: Product, inputs: Inputs) -> list[Ou
 
 
 def forwards(stage: Stage) -> int | None:
-    """Features of the training split."""
+    """The cost of the features of the training split."""
     return stage.data["train"].count or None
 
 
 def read_head(artifact: Artifact) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What a head is made with, without names of classes, and its tensors."""
+    """The arguments of a head, without names of classes, and its tensors."""
     return {**artifact.result, "classes": []}, load_file(artifact.blob(HEAD))

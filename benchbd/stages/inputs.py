@@ -1,4 +1,4 @@
-"""What stages are made from, on the harness's side: artifacts, images, and what is drawn of them."""
+"""The harness's inputs of stages: artifacts, images, and the rows drawn from them."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from benchbd.store.artifact import Artifact
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the harness makes a handover of.
+    """The source of handovers.
 
-    fetch: gives the verified artifact of a stage that was computed before. device: on which encoders are looked at.
+    fetch: returns the verified artifact of a stage that was computed before. device: for checking encoders.
     """
 
     library: DataLibrary
@@ -31,11 +31,11 @@ class Inputs:
     device: torch.device
 
     def images(self, ref: DataRef) -> ImageSet:
-        """A split, on the CPU; shared, so nobody writes to it."""
+        """A split, on the CPU; shared, so it must not be written to."""
         return self.library.load(ref.name, ref.split, ref.size)
 
     def encoder(self, stage: Stage) -> bytes:
-        """The file of the encoder that a stage left."""
+        """The file of a stage's encoder."""
         return self.fetch(stage).blob(ENCODER).read_bytes()
 
 
@@ -62,18 +62,18 @@ def handover(
 
 
 def draw_rows(pool: int, drawn: Mapping[str, int]) -> Tensor:
-    """Rows of the pool, int64 (count,), sorted: drawn without replacement from a seed of their own."""
+    """Rows of the pool, int64 (count,), sorted: drawn without replacement with their own seed."""
     return draw_order(pool, drawn).sort().values
 
 
 def draw_order(pool: int, drawn: Mapping[str, int]) -> Tensor:
-    """The rows of ``draw_rows`` in the order that they are drawn in."""
+    """The rows of ``draw_rows`` in the order of the draw."""
     generator = torch.Generator().manual_seed(drawn["seed"])
     return torch.randperm(pool, generator=generator)[: drawn["count"]]
 
 
 def facts_of(images: ImageSet) -> dict[str, Any]:
-    """What is said of images besides their pixels, as JSON."""
+    """The facts about images besides their pixels, as JSON."""
     return {"classes": images.classes, "mean": images.mean, "std": images.std}
 
 
@@ -88,7 +88,7 @@ def alone(stage: Stage, inputs: Inputs) -> None:
 
 
 def verified(trigger: Trigger, digest: str) -> Trigger:
-    """A copy of the board's trigger. PluginError if it is not the one that the stage is keyed by."""
+    """A copy of the board's trigger. PluginError if its digest is not the one in the stage's key."""
     copy = trigger.copy("cpu")
     if copy.digest != digest:
         raise PluginError("a trigger of the board was changed in memory by a plugin; run without it")

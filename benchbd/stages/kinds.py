@@ -1,4 +1,4 @@
-"""The kinds of stages: one file each, by the name that stands in a stage."""
+"""The kinds of stages: one file each, by the name of the kind."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from benchbd.stages.sources import Sources
 
 
 class StageKind(Protocol):
-    """What a file of a kind does, besides ``plan``, which makes a stage of it and takes what the kind needs.
+    """The functions in the file of a kind, besides ``plan``, whose arguments depend on the kind.
 
-    A function that takes several stages gets one, unless ``alike`` says that several share a handover.
+    A function that takes several stages gets one, unless ``alike`` groups several in one handover.
     """
 
     def hand_over(self, stages: Sequence[Stage], inputs: Inputs) -> Handover:
-        """All that the work may see. The harness's side: it sees everything and decides."""
+        """The whole input of the work. The harness calls it: it may read everything and selects."""
 
     def work(self, methods: Mapping[str, Method], handed: Handover, device: torch.device) -> Product:
-        """The work itself, anywhere: it sees the handover alone. methods: those of the handover, built."""
+        """Do the work, in any process, with the handover alone. methods: those of the handover, built."""
 
     def accept(self, stages: Sequence[Stage], product: Product, inputs: Inputs) -> list[Outcome]:
-        """What each stage leaves, once the product is found to be what was asked for. The harness's side."""
+        """Each stage's output, once the product is checked. The harness calls it."""
 
     def forwards(self, stage: Stage) -> int | None:
-        """Estimated cost in image-forwards; None if nobody knows. PluginError if a method says no such thing."""
+        """Estimated cost in image-forwards; None if unknown. PluginError if a method returns no such number."""
 
     def alike(self, stage: Stage, inputs: Inputs) -> Hashable | None:
-        """Stages with equal answers may share one handover; None: alone."""
+        """Stages with equal values may share one handover; None: alone."""
 
 
 class InspectingKind(StageKind, Protocol):
-    """The kind of an axis that inspects: its stages are of an encoder and of what a defender has."""
+    """The kind of an axis that inspects: its stages take an encoder and a defender's input."""
 
     def plan(self, sources: Sources, method: Method, suspect: Suspect, departures: Iterable[str]) -> Stage:
         """The stage of ``method`` on an encoder."""

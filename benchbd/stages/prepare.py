@@ -1,4 +1,4 @@
-"""prepare: what a detector learns once, for all the encoders of one architecture."""
+"""prepare: a detector learns once for all the encoders of one architecture."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ alike = alone
 def plan(
     sources: Sources, detection: Detection, architecture: str, clean: Clean, seed: int, departures: Iterable[str]
 ) -> Stage:
-    """From the clean images of one seed, for encoders of an architecture."""
+    """The stage of a detector's preparation from the clean images of one seed, for encoders of an architecture."""
     return sources.stage(
         "prepare",
         f"{detection.name} for {architecture} on clean images of {clean.pool} seed {seed}",
@@ -66,12 +66,12 @@ def accept(stages: Sequence[Stage], product: Product, inputs: Inputs) -> list[Ou
 
 
 def forwards(stage: Stage) -> int | None:
-    """Nobody knows: ``forwards`` of a detector speaks of an inspection."""
+    """Unknown: a detector's ``forwards`` is about an inspection."""
     return None
 
 
 def checked_prepared(prepared: object, who: str) -> dict[str, Tensor]:
-    """Copies of what was prepared, by name; PluginError if it is no mapping of names to tensors."""
+    """Copies of the prepared tensors, by name; PluginError if they are no mapping of names to tensors."""
     if not isinstance(prepared, Mapping) or not all(
         isinstance(name, str) and isinstance(part, Tensor) for name, part in prepared.items()
     ):

@@ -1,4 +1,4 @@
-"""pretrain: an encoder trained from random weights on the pool of a data set."""
+"""pretrain: train an encoder from random weights on the pool of a data set."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ accept, alike = accept_encoder, alone
 
 
 def plan(sources: Sources, method: Pretraining, name: str, seed: int, departures: Iterable[str]) -> Stage:
-    """Of the data set ``name`` under the run seed ``seed``. UsageError if the method needs labels that it lacks."""
+    """The stage of a pre-training on the data set ``name``, run seed ``seed``. UsageError if it lacks needed labels."""
     split = "train" if method.labelled else "pool"
     info = sources.info(name, split)
     if more := max(0, sources.info(name, "pool").count - info.count):
@@ -53,7 +53,7 @@ def hand_over(stages: Sequence[Stage], inputs: Inputs) -> Handover:
 
 
 def pool_of(stage: Stage, inputs: Inputs) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What a handover says of the pool of a ``pretrain`` stage, and its tensors; labels only for a labelled method."""
+    """The JSON and tensors of a ``pretrain`` stage's pool for a handover; labels only for a labelled method."""
     assert isinstance(stage.method, Pretraining)
     pool = inputs.images(stage.data["pool"])
     if not stage.method.labelled:

@@ -1,4 +1,5 @@
-"""reference: the attacker's reference inputs, images that a clean classifier is surest of. The harness's own work."""
+"""reference: choose the attacker's reference inputs, images of which a clean classifier is most certain. The harness
+does this work."""
 
 from __future__ import annotations
 
@@ -33,7 +34,7 @@ def plan(
     clean: Stage,
     departures: Iterable[str],
 ) -> Stage:
-    """Of one task, by the clean encoder of a ``pretrain`` stage. given: the reference inputs of the file, if any."""
+    """The stage of a task's reference inputs, chosen by a ``pretrain`` stage's encoder. given: those of a file."""
     train = sources.info(task.name, "train")
     if given is None and not train.absent and spec.count > (most := train.histogram[task.label]):
         raise UsageError(
@@ -44,7 +45,7 @@ def plan(
     return sources.stage(
         "reference",
         f"{task} on {clean.data['pool'].name} seed {seed}",
-        spec.model_copy(update={"file": None}),  # a file is identified by what is in it
+        spec.model_copy(update={"file": None}),  # a file is identified by its content
         derive_seed(seed, "reference"),
         data={"train": sources.ref(task.name, "train")},
         params={"target": task.label, "count": spec.count if given is None else len(given), "file": digest},
@@ -97,5 +98,5 @@ def accept(stages: Sequence[Stage], product: Product, inputs: Inputs) -> list[Ou
 
 
 def forwards(stage: Stage) -> int | None:
-    """Features of the training split."""
+    """The cost of the features of the training split."""
     return stage.data["train"].count or None

@@ -1,4 +1,4 @@
-"""What stages are planned from: data sets by digest and count, what a board pins of them, and the run's numerics."""
+"""The sources of stages in a plan: data sets by digest and count, a board's pins of them, and the run's numerics."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from benchbd.stages.task import Task, class_index, resolve_target, split_task
 
 
 class Sources:
-    """Data sets as a plan sees them.
+    """Data sets as a plan uses them.
 
-    pins: what data sets must be for a run to be on-board. size: height and width of all images, in pixels.
+    pins: the required data sets for a run to be on-board. size: height and width of all images, in pixels.
     numerics: precision and TF32 of every stage.
     strict: whether an absent data set is a DataAbsentError; otherwise its stages get provisional keys.
     """
@@ -47,7 +47,7 @@ class Sources:
         return DataRef(name, split, info.digest, info.count, info.size)
 
     def task(self, text: str) -> Task:
-        """The task that ``DATASET:TARGET`` names; one line if it names none, or no target that can be attacked."""
+        """The task ``DATASET:TARGET``; a one-line error if it names no task, or no target that can be attacked."""
         name, target = split_task(text)
         if target is None:
             write = f"write {brief(text)}:TARGET, an index or a class name"
@@ -76,20 +76,20 @@ class Sources:
         departures: Iterable[str],
         **others: Any,
     ) -> Stage:
-        """A stage under the run's numerics. departures: those of its method; those of its data are found here. others:
+        """A stage under the run's numerics. departures: those of its method; those of its data are added here. others:
         the other fields of ``Stage``."""
         told = (*departures, *(text for ref in data.values() for text in self._off_pins(ref.name, ref.split)))
         return Stage(kind, label, method, seed, data=data, numerics=self.numerics, departures=told, **others)
 
     def _official_count(self, name: str, split: str) -> int:
-        """How many images an absent split will have, for the estimate of cost; 0 if nobody knows."""
+        """The number of images of an absent split, for the estimate of cost; 0 if unknown."""
         dataset = self.library.datasets.get(name)
         splits = dataset.splits if dataset is not None else {}
         wanted = ("train", "unlabeled") if split == "pool" else (split,)
         return sum(splits.get(part, 0) for part in wanted)
 
     def _off_pins(self, name: str, split: str) -> Iterator[str]:
-        """In what a split is not what the board pins; a pool is pinned by its parts."""
+        """The differences of a split from the board's pins; a pool is pinned by its parts."""
         pin, info = self.pins.get(name), self.info(name, split)
         if pin is None or info.absent:
             return

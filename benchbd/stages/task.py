@@ -18,12 +18,12 @@ def split_task(text: str) -> tuple[str, str | None]:
 
 
 def class_index(target: str) -> int | None:
-    """The index that a target is, negative ones too; None where it can only be a name."""
+    """The index that a target is, negative ones too; None if it can only be a name."""
     return int(target) if re.fullmatch("-?[0-9]{1,9}", target) else None
 
 
 def resolve_target(task: str, target: str, classes: Sequence[str], count: int) -> tuple[int, str]:
-    """(index, name) of a target given as index or unique class name; UsageError where the task has no such class."""
+    """(index, name) of a target given as index or unique class name; UsageError if the task has no such class."""
     names = list(classes) or [str(i) for i in range(count)]
     index = class_index(target)
     if target in names:
