@@ -52,10 +52,10 @@ def _resident_peak() -> int | None:
 
 
 def give_back() -> None:
-    """Return memory that was freed to the system, and have the C library return arrays of ``LARGE`` bytes and more as
-    soon as they are freed, unless MALLOC_MMAP_THRESHOLD_ says from which size on. Without glibc this does nothing.
+    """Return freed memory to the system, and make the C library return arrays of ``LARGE`` bytes and more as soon as
+    they are freed, unless MALLOC_MMAP_THRESHOLD_ sets another size. Without glibc this does nothing.
 
-    glibc raises that limit to 32 MB once such an array was freed. From then on arrays of images come from its heap,
+    glibc raises that limit to 32 MB once such an array was freed. Arrays of images then come from its heap,
     whose holes grow with the number of batches, so a larger set would take more memory.
     """
     if (libc := _glibc()) is not None:

@@ -211,7 +211,7 @@ class _Planner:
                 yield _Encoder(attack, seed, clean, self._attack(attack, goals, seed, clean))
 
     def _judging(self, line: _Line, of: _Encoder, evaluator: Evaluator, goals: Sequence[_Goal]) -> dict[str, Any]:
-        """The fields that all cases have: the encoder's origin, and the evaluations that decide whether its attack took."""
+        """The fields of all cases: the encoder's origin, and the evaluations that decide whether its attack took."""
         judges = [(evaluator, task, of.seed, trigger) for task, trigger in goals]
         return {
             "attack": of.attack.name,
