@@ -17,7 +17,6 @@ from benchbd.contract.axes import AXIS, GRID
 from benchbd.contract.dataset import Dataset
 from benchbd.contract.handover import INLINE
 from benchbd.contract.method import build
-from benchbd.contract.registry import Registry, load_registry
 from benchbd.data.library import DataLibrary, find_data_root
 from benchbd.engine.executors import executor_called
 from benchbd.engine.runner import Runner
@@ -30,6 +29,7 @@ from benchbd.records.detection import DetectionRecord
 from benchbd.records.files import write_records
 from benchbd.records.models import LONGEST_AUTHOR, Entry, Inspected, Record
 from benchbd.records.places import records_folder
+from benchbd.registry import Registry, load_registry
 from benchbd.stages.base import ENCODER
 from benchbd.store.store import Store, find_root
 

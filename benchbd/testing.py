@@ -45,7 +45,6 @@ from benchbd.contract.evaluator import Evaluator, Probe
 from benchbd.contract.images import SIZE, ImageSet
 from benchbd.contract.method import Method, build, exactly, forwards_of, shortened_of
 from benchbd.contract.pretraining import Pretraining
-from benchbd.contract.registry import check_plannable, flaw_of
 from benchbd.contract.trigger import Trigger
 from benchbd.contract.trigger_function import TriggerFunction
 from benchbd.data.layouts import WITHOUT_LABELS
@@ -54,6 +53,7 @@ from benchbd.nets.classifier import Classifier
 from benchbd.nets.encoder import Encoder
 from benchbd.nets.head import Head
 from benchbd.nets.rebuild import rebuild
+from benchbd.registry import check_plannable, flaw_of
 from benchbd.stages.attack import check_backdoor
 from benchbd.stages.detect import checked_verdict
 from benchbd.stages.encoders import check_alike

@@ -26,13 +26,13 @@ from benchbd import api
 from benchbd.cli.describe import document, fields_of
 from benchbd.cli.main import main
 from benchbd.contract.axes import AXIS
-from benchbd.contract.registry import FIRST_PARTY, Registry, load_registry
 from benchbd.contract.specs import SECTIONS, Pin
 from benchbd.planning.board import Board, Sweep, board_names, boards_folder, load_board
 from benchbd.planning.board import Row as BoardRow
 from benchbd.records.detection import DetectionRecord
 from benchbd.records.files import read_records
 from benchbd.records.models import Baseline, Cost, Counts, Gain, Metrics, Origin, Record
+from benchbd.registry import FIRST_PARTY, Registry, load_registry
 from benchbd.report.document import Column, Document, Section, Table
 from benchbd.report.rows import Order, TableRow, summarise
 from benchbd.report.statistics import Interval

@@ -12,8 +12,8 @@ from benchbd import testing
 from benchbd.contract import hookspecs, observed
 from benchbd.contract.axes import AXES, RESERVED, Axis
 from benchbd.contract.method import Method
-from benchbd.contract.registry import LONGEST_NAME
 from benchbd.figures.noted import Information
+from benchbd.registry import LONGEST_NAME
 from docs.python import class_entry, code, entry, stub
 
 HERE = Path(__file__).parent

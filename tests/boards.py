@@ -17,10 +17,10 @@ import torch
 
 from benchbd import hookimpl
 from benchbd.api import Session
-from benchbd.contract.registry import Registry
 from benchbd.planning.cases import Plan
 from benchbd.planning.selection import Selection
 from benchbd.records.models import Inspected, Record
+from benchbd.registry import Registry
 from benchbd.stages.base import Stage
 
 from .chance import seeded

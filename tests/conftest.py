@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchbd.contract.registry import Registry, load_registry
 from benchbd.engine.executors import Inline
+from benchbd.registry import Registry, load_registry
 
 from .chance import Watch
 

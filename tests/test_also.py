@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from benchbd.base.errors import DataError, UsageError
-from benchbd.contract.registry import Registry
 from benchbd.planning.board import load_board
 from benchbd.records.files import read_records
 from benchbd.records.places import records_folder
+from benchbd.registry import Registry
 from benchbd.report.leaderboard import document, frame_of_rows
 from benchbd.report.rows import Order
 from benchbd.report.writers import markdown

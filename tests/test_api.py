@@ -13,9 +13,9 @@ from benchbd import UsageError
 from benchbd.api import Request, Work, pick_device
 from benchbd.base.errors import DataAbsentError, StoreError, UnknownNameError
 from benchbd.cli import main as cli
-from benchbd.contract.registry import load_registry
 from benchbd.planning.cases import Plan
 from benchbd.records.files import read_records, write_records
+from benchbd.registry import load_registry
 from benchbd.report.leaderboard import build
 from benchbd.testing import toy_encoder
 

@@ -25,10 +25,10 @@ from benchbd import DefenderKnowledge, Encoder, ImageSet, Mitigation, NotApplica
 from benchbd.api import Session
 from benchbd.contract.method import build
 from benchbd.contract.pretraining import Pretraining, flaw_of_architecture
-from benchbd.contract.registry import Registry, load_registry
 from benchbd.nets.encoder import ARCHITECTURES, W16
 from benchbd.nets.meter import ForwardMeter, precision
 from benchbd.nets.rebuild import rebuild
+from benchbd.registry import Registry, load_registry
 
 from .boards import FIVE_STEPS, completed, offering
 

@@ -166,7 +166,7 @@ def benchbd_audits():
 
 PROGRAM = """
 import sys, toy, benchbd, benchbd.api
-from benchbd.contract import registry
+from benchbd import registry
 from benchbd.cli.main import main
 from benchbd.planning.board import load_board
 from benchbd.testing import check_method

@@ -9,11 +9,11 @@ from statistics import fmean
 import pytest
 
 from benchbd.api import Session
-from benchbd.contract.registry import Registry
 from benchbd.planning.board import boards_folder, load_board
 from benchbd.planning.selection import Selection
 from benchbd.records.files import read_records
 from benchbd.records.models import Record
+from benchbd.registry import Registry
 from benchbd.report.detection import populations
 from benchbd.report.rows import Order, summarise
 

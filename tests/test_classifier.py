@@ -18,8 +18,8 @@ from torch import nn
 from benchbd import Classifier, Encoder, Evaluator, Head, Mitigation, NotApplicable
 from benchbd.base.errors import BenchbdError, DataError, PluginError
 from benchbd.contract.method import build
-from benchbd.contract.registry import Registry, load_registry
 from benchbd.nets.rebuild import rebuild
+from benchbd.registry import Registry, load_registry
 from benchbd.stages.encoders import product_of
 from benchbd.testing import toy_defender, toy_encoder, toy_images, toy_probe
 

@@ -22,9 +22,9 @@ from benchbd import (
     Verdict,
     note,
 )
-from benchbd.contract.registry import Registry, flaw_of, load_registry
 from benchbd.planning.cases import Inspection
 from benchbd.records.detection import DetectionRecord
+from benchbd.registry import Registry, flaw_of, load_registry
 from benchbd.report.detection import populations
 from benchbd.stages.base import ENCODER, PREDICTIONS
 from benchbd.stages.head import HEAD

@@ -21,9 +21,9 @@ from PIL import Image
 
 from benchbd import Mitigation, NotApplicable, Trigger
 from benchbd.cli.main import main
-from benchbd.contract.registry import load_registry
 from benchbd.planning.board import boards_folder
 from benchbd.records.models import Record
+from benchbd.registry import load_registry
 
 from .boards import TINY, Tiny, drive, ended, flip, in_flight, offering
 from .conftest import write_npz_set
@@ -316,7 +316,7 @@ def test_an_axis_without_methods_says_so() -> None:
     registry = load_registry()
     registry.methods["detection"] = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("benchbd.contract.registry.load_registry", lambda: registry)
+        patch.setattr("benchbd.registry.load_registry", lambda: registry)
         assert call("list", "detection").stdout == "no detection is registered\n"
 
 

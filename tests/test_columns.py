@@ -139,7 +139,7 @@ def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "plugin_hostile.py").write_text(HOSTILE)
     monkeypatch.syspath_prepend(str(tmp_path))
     point = EntryPoint("\x1b]0;title\x07", "plugin_hostile", "benchbd")
-    monkeypatch.setattr("benchbd.contract.registry.entry_points", lambda group: [point])
+    monkeypatch.setattr("benchbd.registry.entry_points", lambda group: [point])
 
 
 @pytest.mark.usefixtures("hostile")

@@ -27,7 +27,7 @@ from benchbd import (
 )
 from benchbd.base.errors import StoreError
 from benchbd.contract.axes import AXIS
-from benchbd.contract.registry import load_registry
+from benchbd.registry import load_registry
 from benchbd.testing import ContractError, ToyPretraining, check_method, toy_defender
 
 QUICK: dict[str, dict[str, Any]] = {

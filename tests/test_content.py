@@ -14,8 +14,8 @@ from benchbd import Content, DataError, DefenderKnowledge, Encoder, Mitigation
 from benchbd.base.options import ContentPath, identity_options
 from benchbd.cli.main import main
 from benchbd.contract.method import identity_of
-from benchbd.contract.registry import Registry, load_registry
 from benchbd.contract.specs import Table
+from benchbd.registry import Registry, load_registry
 
 from .boards import TINY, Tiny, offering
 

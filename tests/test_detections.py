@@ -15,10 +15,10 @@ import benchbd
 from benchbd import DefenderKnowledge, Detection, Encoder, NotApplicable, Verdict
 from benchbd.base.errors import DataError, UnknownNameError, UsageError
 from benchbd.cli.main import main
-from benchbd.contract.registry import Registry, load_registry
 from benchbd.records.detection import DetectionRecord
 from benchbd.records.files import read_inspected, write_records
 from benchbd.records.models import Counts, Gain
+from benchbd.registry import Registry, load_registry
 from benchbd.report.detection import document, frame, populations
 from benchbd.report.leaderboard import build
 from benchbd.report.writers.forms import write

@@ -12,9 +12,9 @@ import pytest
 import benchbd
 from benchbd.contract import hookspecs
 from benchbd.contract.axes import AXES
-from benchbd.contract.registry import Registry, load_registry
 from benchbd.planning.board import boards_folder, load_board
 from benchbd.records.files import read_inspected, read_records
+from benchbd.registry import Registry, load_registry
 from benchbd.report.leaderboard import build
 from benchbd.report.rows import Order
 from benchbd.testing import check_method

@@ -14,9 +14,9 @@ from benchbd import Executor, Failure, Handover, Product, UsageError
 from benchbd.api import Session
 from benchbd.base.mapped import blank, region_of
 from benchbd.contract.context import Reporter
-from benchbd.contract.registry import load_registry
 from benchbd.engine.executors import Inline, executor_called
 from benchbd.planning.selection import Selection
+from benchbd.registry import load_registry
 
 from . import pool
 from .boards import Tiny, offering, weights

@@ -24,7 +24,6 @@ from torch import Tensor
 from benchbd import DefenderKnowledge, Encoder, Trigger, UsageError, keep, stream
 from benchbd.base.errors import BenchbdError, DataError, StoreError
 from benchbd.contract.evaluator import Predictions
-from benchbd.contract.registry import load_registry
 from benchbd.contract.specs import TriggerSpec
 from benchbd.data.library import DataLibrary
 from benchbd.figures.pictures import (
@@ -47,6 +46,7 @@ from benchbd.figures.pictures import (
 from benchbd.figures.scene import Absent, Scene, find_trigger, plane, spread
 from benchbd.planning.board import Board, Row, boards_folder
 from benchbd.records.models import Record
+from benchbd.registry import load_registry
 from benchbd.toolkit.patterns import make_trigger
 
 from .boards import TINY, Tiny, offering

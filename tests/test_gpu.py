@@ -41,9 +41,9 @@ from benchbd import (
     stream,
 )
 from benchbd.api import Session
-from benchbd.contract.registry import Registry
 from benchbd.engine.carry_out import tf32
 from benchbd.nets.meter import ForwardMeter, Precision, precision
+from benchbd.registry import Registry
 from benchbd.toolkit.augment import affine_colour as affine
 from benchbd.toolkit.augment import crop_and_flip, crop_boxes, draw_jitter
 from benchbd.toolkit.augment import exact_colour as exact

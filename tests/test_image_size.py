@@ -11,8 +11,8 @@ from benchbd_plugins.shapes import Shapes
 from PIL import Image
 
 from benchbd.contract.dataset import Dataset
-from benchbd.contract.registry import Registry, load_registry
 from benchbd.planning.cases import Plan
+from benchbd.registry import Registry, load_registry
 
 from .boards import FIVE_STEPS, Tiny, completed, offering
 from .footprint import STATUS

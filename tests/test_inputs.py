@@ -181,7 +181,7 @@ def test_scarcity_is_a_line_of_every_command(monkeypatch: pytest.MonkeyPatch, er
     def scarce(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("benchbd.contract.registry.load_registry", scarce)
+    monkeypatch.setattr("benchbd.registry.load_registry", scarce)
     for command in (["list"], ["show", "ft"], ["plugins"]):
         done = CliRunner().invoke(main, command)
         assert (done.exit_code, done.stderr.splitlines()) == (2, [said])

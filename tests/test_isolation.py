@@ -32,7 +32,7 @@ from benchbd.base.isolation import asking, isolated, restoring, seeded
 from benchbd.contract.axes import AXIS
 from benchbd.contract.method import build, forwards_of, identity_of, shortened_of
 from benchbd.contract.pretraining import architecture_of
-from benchbd.contract.registry import Registry
+from benchbd.registry import Registry
 
 BACKENDS: Any = torch.backends
 

@@ -22,10 +22,10 @@ from benchbd.api import Session
 from benchbd.base.options import options_of
 from benchbd.contract.axes import AXIS
 from benchbd.contract.method import Method
-from benchbd.contract.registry import FIRST_PARTY, load_registry
 from benchbd.contract.specs import SECTIONS
 from benchbd.planning.board import boards_folder
 from benchbd.records.files import read_records
+from benchbd.registry import FIRST_PARTY, load_registry
 
 from .conftest import write_npz_set
 

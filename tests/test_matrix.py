@@ -9,10 +9,10 @@ import pytest
 
 from benchbd import Attack, AttackerKnowledge, Backdoor, Pretraining, Role
 from benchbd.api import Session
-from benchbd.contract.registry import Registry, load_registry
 from benchbd.planning.board import load_board
 from benchbd.planning.cases import Plan
 from benchbd.planning.selection import Selection
+from benchbd.registry import Registry, load_registry
 from benchbd.stages.base import Stage
 from benchbd.stages.kinds import KINDS
 

@@ -32,9 +32,9 @@ from benchbd import (
 from benchbd.base.errors import DataError, PluginError, StoreError, UsageError
 from benchbd.base.process import Stopped
 from benchbd.cli.main import main
-from benchbd.contract.registry import load_registry
 from benchbd.nets.encoder import W16
 from benchbd.records.files import read_records
+from benchbd.registry import load_registry
 from benchbd.stages.base import ENCODER
 from benchbd.testing import toy_images
 
@@ -607,7 +607,7 @@ def test_a_run_with_a_plugin_called_terminal(clean: Tiny, monkeypatch: pytest.Mo
 
 def test_an_entry_point_of_300_characters_leaves_the_table_its_width(monkeypatch: pytest.MonkeyPatch) -> None:
     registry = load_registry(extra={"e" * 300: offered(variant(name="odd"))})
-    monkeypatch.setattr("benchbd.contract.registry.load_registry", lambda: registry)
+    monkeypatch.setattr("benchbd.registry.load_registry", lambda: registry)
     result = CliRunner().invoke(main, ["plugins"], env={"COLUMNS": "80"})
     assert max(map(len, result.stdout.splitlines())) <= 80
     assert "e" * 30 + "..." in result.stdout
@@ -628,7 +628,7 @@ def test_defaults_of_every_sort_are_shown(clean: Tiny, monkeypatch: pytest.Monke
 
     registry = load_registry(extra={"shown": offered(Shown)})
     assert registry.problems == []
-    monkeypatch.setattr("benchbd.contract.registry.load_registry", lambda: registry)
+    monkeypatch.setattr("benchbd.registry.load_registry", lambda: registry)
     result = CliRunner().invoke(main, ["show", "shown", "--json"])
     assert result.exit_code == 0, result.output
     defaults = {option["name"]: option["default"] for option in json.loads(result.stdout)["options"]}

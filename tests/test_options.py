@@ -11,8 +11,8 @@ from benchbd import UsageError
 from benchbd.base.errors import UnknownNameError
 from benchbd.contract.axes import AXIS
 from benchbd.contract.method import Method, build
-from benchbd.contract.registry import load_registry
 from benchbd.planning.options import parse_options
+from benchbd.registry import load_registry
 
 
 class Knob(Method):

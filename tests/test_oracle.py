@@ -39,9 +39,9 @@ from benchbd import (
 )
 from benchbd.contract.context import Reporter
 from benchbd.contract.handover import LARGE, Failure, Handover, Product
-from benchbd.contract.registry import load_registry
 from benchbd.data.library import DataLibrary
 from benchbd.engine.executors import Inline
+from benchbd.registry import load_registry
 from benchbd.stages.base import ENCODER
 from benchbd.testing import ToyPretraining, toy_images
 

@@ -17,11 +17,11 @@ from click.testing import CliRunner
 from benchbd.api import Session
 from benchbd.cli.main import main
 from benchbd.contract.axes import AXES, Axis
-from benchbd.contract.registry import Registry, load_registry
 from benchbd.contract.roles import ROLES, Role
 from benchbd.nets.meter import ForwardMeter
 from benchbd.planning.selection import Selection
 from benchbd.records.models import GATE, Status
+from benchbd.registry import Registry, load_registry
 from benchbd.testing import check_method, toy_encoder
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -107,7 +107,7 @@ def test_the_commands_of_the_page_run(tmp_path: Path) -> None:
 
 @pytest.mark.fixed_draw("a few steps for exit codes; no figure is read")
 def test_the_commands_for_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchbd.contract.registry.load_registry", with_examples)
+    monkeypatch.setattr("benchbd.registry.load_registry", with_examples)
     monkeypatch.setattr("benchbd.api.load_registry", with_examples)
     assert with_examples().problems == []
     for arguments in console(PLUGIN_API):

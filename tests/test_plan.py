@@ -13,8 +13,8 @@ from benchbd_plugins.simclr import SimCLR
 from benchbd.base.content import sealed
 from benchbd.base.errors import DataAbsentError, DataError, UnknownNameError, UsageError
 from benchbd.cli.describe import fields_of
-from benchbd.contract.registry import Registry, load_registry
 from benchbd.contract.trigger import Trigger
+from benchbd.registry import Registry, load_registry
 
 from .boards import TINY, Tiny, keys, offering
 from .conftest import write_npz_set

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from benchbd import Dataset, Mitigation, Pretraining, UsageError
 from benchbd.cli.main import main
 from benchbd.contract.axes import AXIS
-from benchbd.contract.registry import Registry, flaw_of, load_registry
+from benchbd.registry import Registry, flaw_of, load_registry
 
 GOOD = '''
 from benchbd import DefenderKnowledge, Encoder, Mitigation, hookimpl
@@ -366,7 +366,7 @@ def test_an_interrupt_of_the_user_is_one(plugins: Path) -> None:
 
 def test_the_command_shows_it(plugins: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     points = installed(plugins, misspelt=BROKEN["misspelt"][0], good=GOOD.format(cls="Good", name="good"))
-    monkeypatch.setattr("benchbd.contract.registry.entry_points", lambda group: points)
+    monkeypatch.setattr("benchbd.registry.entry_points", lambda group: points)
     result = CliRunner().invoke(main, ["plugins"])
     assert result.exit_code == 0
     assert result.stderr == ""

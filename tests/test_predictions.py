@@ -17,10 +17,10 @@ from safetensors.numpy import save
 
 from benchbd import Evaluator, Predictions, Probe
 from benchbd.base.errors import DataError
-from benchbd.contract.registry import Registry, load_registry
 from benchbd.records.counts import count
 from benchbd.records.files import read_records, write_records
 from benchbd.records.predictions import pack, path_of, unpack
+from benchbd.registry import Registry, load_registry
 from benchbd.report.leaderboard import build
 from benchbd.testing import check_method
 

@@ -24,10 +24,10 @@ from benchbd import (
 )
 from benchbd.base.errors import UsageError
 from benchbd.contract.context import stream
-from benchbd.contract.registry import load_registry
 from benchbd.contract.specs import CleanSpec
 from benchbd.contract.trigger import Trigger
 from benchbd.planning.board import load_board
+from benchbd.registry import load_registry
 from benchbd.stages.clean import Clean
 from benchbd.testing import ToyPretraining, check_method
 

@@ -19,10 +19,10 @@ from benchbd.api import Session
 from benchbd.base import memory
 from benchbd.base.errors import DataError
 from benchbd.cli.main import main
-from benchbd.contract.registry import Registry
 from benchbd.engine import provenance
 from benchbd.records.files import read_records, write_records
 from benchbd.records.models import Origin, Record
+from benchbd.registry import Registry
 from benchbd.store.store import Store
 
 from .boards import Tiny

@@ -14,10 +14,10 @@ from benchbd_plugins.none import NoAttack, NoDefense
 from benchbd_plugins.scratch import Scratch
 
 from benchbd import Attack, Mitigation, Role, UsageError
-from benchbd.contract.registry import FIRST_PARTY, GROUP, Registry, flaw_of, load_registry
 from benchbd.planning.board import boards_folder
 from benchbd.records.files import read_inspected, read_record, read_records, write_records
 from benchbd.records.models import SCHEMA
+from benchbd.registry import FIRST_PARTY, GROUP, Registry, flaw_of, load_registry
 from benchbd.report.leaderboard import document
 from benchbd.report.rows import BY_NAME, summarise
 from benchbd.report.writers.forms import write

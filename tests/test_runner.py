@@ -41,8 +41,8 @@ from benchbd import (
     note,
 )
 from benchbd.api import Session
-from benchbd.contract.registry import Registry, load_registry
 from benchbd.records.models import GATE, Record
+from benchbd.registry import Registry, load_registry
 from benchbd.store.store import Store
 from benchbd.testing import toy_encoder, toy_images
 from benchbd.toolkit.references import choose_references

@@ -47,8 +47,8 @@ SAID = ("by print", "by descriptor", "by a child", "by C", "by the other name", 
 PROGRAM = """
 import sys
 from importlib.metadata import EntryPoint
-import benchbd.contract.registry
-benchbd.contract.registry.entry_points = lambda group: [EntryPoint("chatty", "chatty", "benchbd")]
+import benchbd.registry
+benchbd.registry.entry_points = lambda group: [EntryPoint("chatty", "chatty", "benchbd")]
 from benchbd.cli.main import main
 main(sys.argv[1:])
 """

@@ -8,8 +8,8 @@ import pytest
 from benchbd_plugins.simclr import SimCLR
 
 from benchbd.base.errors import UnknownNameError, UsageError
-from benchbd.contract.registry import Registry, load_registry
 from benchbd.planning.board import load_board
+from benchbd.registry import Registry, load_registry
 from benchbd.report.leaderboard import document
 from benchbd.report.rows import Order, summarise
 from benchbd.report.writers import markdown

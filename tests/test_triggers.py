@@ -18,11 +18,11 @@ from benchbd.base import pieces
 from benchbd.base.errors import PluginError, UnknownNameError
 from benchbd.base.mapped import region_of
 from benchbd.contract.method import build
-from benchbd.contract.registry import flaw_of, load_registry
 from benchbd.contract.specs import KINDS, TriggerSpec
 from benchbd.figures.panels import marks
 from benchbd.figures.scene import find_trigger
 from benchbd.planning.board import load_board
+from benchbd.registry import flaw_of, load_registry
 from benchbd.stages.attack import check_backdoor
 from benchbd.testing import ContractError, check_method, toy_attacker
 from benchbd.toolkit.patterns import described, make_trigger

@@ -39,9 +39,9 @@ from benchbd import (
     hookimpl,
 )
 from benchbd.base.errors import PluginError
-from benchbd.contract.registry import GROUP, load_registry
 from benchbd.planning.cost import known_forwards
 from benchbd.records.models import Record
+from benchbd.registry import GROUP, load_registry
 from benchbd.stages.attack import check_backdoor
 from benchbd.stages.base import ENCODER, PREDICTIONS, Stage
 from benchbd.testing import toy_encoder

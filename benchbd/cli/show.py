@@ -38,9 +38,9 @@ LONGEST = 30  # characters of the name of an entry point or a distribution that 
 @click.option("--json", "as_json", is_flag=True, help="Names by axis as JSON on stdout.")
 def list_(axis: str | None, data_root: Path | None, as_json: bool) -> None:
     from benchbd.cli.describe import summary
-    from benchbd.contract.registry import load_registry
     from benchbd.data.library import DataLibrary, find_data_root
     from benchbd.planning.board import board_names, load_board
+    from benchbd.registry import load_registry
 
     registry, root = load_registry(), find_data_root(data_root)
     axes: dict[str, list[str]] = {name: registry.names(name) for name in AXIS}
@@ -84,9 +84,9 @@ def show(name: str, as_json: bool, as_toml: bool) -> None:
     or a part of the protocol that -o can set too: trigger, reference, clean, shadow, task, budget.
     """
     from benchbd.cli.describe import document, section
-    from benchbd.contract.registry import load_registry
     from benchbd.contract.specs import SECTIONS
     from benchbd.planning.board import board_names
+    from benchbd.registry import load_registry
 
     registry = load_registry()
     methods = {known for axis in AXIS for known in registry.names(axis)}
@@ -178,7 +178,7 @@ def _points(sweep: Sweep) -> str:
 @click.option("--json", "as_json", is_flag=True, help="As JSON on stdout.")
 def plugins(as_json: bool) -> None:
     """List every plugin: its distribution, version, what it adds, and what is wrong with it."""
-    from benchbd.contract.registry import load_registry
+    from benchbd.registry import load_registry
 
     log = logging.getLogger("benchbd")
     log.disabled = True  # the table contains what the warnings would

@@ -18,8 +18,8 @@ from benchbd.base.memory import give_back, peak_memory
 from benchbd.contract.context import Reporter, collecting, reporting
 from benchbd.contract.handover import Failure, Handover, Product
 from benchbd.contract.method import called
-from benchbd.contract.registry import Registry, load_registry
 from benchbd.nets.meter import ForwardMeter, precision
+from benchbd.registry import Registry, load_registry
 from benchbd.stages.kinds import KINDS
 
 

@@ -9,8 +9,8 @@ import torch
 from benchbd.base.errors import UnknownNameError
 from benchbd.contract.context import Reporter
 from benchbd.contract.handover import INLINE, Executor, Failure, Handover, Product
-from benchbd.contract.registry import Registry
 from benchbd.engine.carry_out import carry_out
+from benchbd.registry import Registry
 
 
 class Inline(Executor):

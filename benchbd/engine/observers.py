@@ -7,7 +7,7 @@ from typing import Any
 
 from benchbd.base.errors import is_interrupt, named
 from benchbd.base.isolation import isolated
-from benchbd.contract.registry import Registry
+from benchbd.registry import Registry
 
 log = logging.getLogger("benchbd")
 

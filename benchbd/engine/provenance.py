@@ -9,7 +9,7 @@ import torch
 
 from benchbd._version import __version__
 from benchbd.contract.method import Method, source_digest
-from benchbd.contract.registry import Registry
+from benchbd.registry import Registry
 from benchbd.stages.base import Stage
 from benchbd.store.store import Store
 

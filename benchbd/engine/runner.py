@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from benchbd.contract.handover import Executor
-from benchbd.contract.registry import Registry
 from benchbd.data.library import DataLibrary
 from benchbd.engine.executors import Inline
 from benchbd.engine.observers import Observers
@@ -16,6 +15,7 @@ from benchbd.engine.recording import Recorder
 from benchbd.engine.scheduler import Scheduler
 from benchbd.planning.cases import Case, Plan, blocks
 from benchbd.records.models import Entry
+from benchbd.registry import Registry
 from benchbd.stages.inputs import Inputs
 from benchbd.store.store import Store
 

@@ -18,7 +18,6 @@ from benchbd.base.errors import DataAbsentError, DataError, UsageError
 from benchbd.contract.context import stream
 from benchbd.contract.evaluator import Predictions
 from benchbd.contract.images import SIZE, ImageSet
-from benchbd.contract.registry import load_registry
 from benchbd.contract.specs import TriggerSpec
 from benchbd.contract.trigger import Trigger
 from benchbd.contract.trigger_function import TriggerFunction
@@ -29,6 +28,7 @@ from benchbd.planning.board import Board
 from benchbd.planning.settings import Settings
 from benchbd.planning.sweeps import at, point_text
 from benchbd.records.models import Record
+from benchbd.registry import load_registry
 from benchbd.stages.base import ENCODER, KEPT, REFERENCES
 from benchbd.stages.evaluate import read_predictions
 from benchbd.store.artifact import Artifact

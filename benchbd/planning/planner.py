@@ -15,7 +15,6 @@ from benchbd.contract.evaluator import Evaluator
 from benchbd.contract.images import content_digest
 from benchbd.contract.method import Method
 from benchbd.contract.pretraining import Pretraining, architecture_of, check_size
-from benchbd.contract.registry import Registry
 from benchbd.contract.roles import Role
 from benchbd.contract.specs import ReferenceSpec, TriggerSpec
 from benchbd.contract.trigger import Trigger
@@ -27,6 +26,7 @@ from benchbd.planning.cases import Case, Cell, Inspection, Plan
 from benchbd.planning.selection import Selection
 from benchbd.planning.settings import Settings, differences
 from benchbd.planning.sweeps import at, chosen, labelled
+from benchbd.registry import Registry
 from benchbd.stages import attack as attacking
 from benchbd.stages import defend, evaluate, pretrain, reference
 from benchbd.stages import head as heads

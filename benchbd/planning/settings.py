@@ -10,10 +10,10 @@ from benchbd.base.content import without_paths
 from benchbd.base.errors import PluginError, UsageError, brief
 from benchbd.base.options import holds_path, options_of
 from benchbd.contract.method import Method, build
-from benchbd.contract.registry import Registry, check_plannable
 from benchbd.contract.specs import SECTIONS
 from benchbd.planning.board import Board
 from benchbd.planning.options import Options, parse_options
+from benchbd.registry import Registry, check_plannable
 
 M = TypeVar("M", bound=Method)
 
