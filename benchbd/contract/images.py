@@ -57,7 +57,7 @@ class ImageSet:
 
     @property
     def device(self) -> torch.device:
-        """Where its pixels are."""
+        """The device of the pixels."""
         return self.pixels.device
 
     @property

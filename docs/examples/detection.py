@@ -1,4 +1,4 @@
-"""How close together an encoder puts clean images: an example, not a detector."""
+"""Measure how close together an encoder puts clean images: an example, not a detector."""
 
 from torch.nn.functional import normalize
 
