@@ -60,7 +60,6 @@ class Audit(Method):
 STAGE = '''"""audit: a look at an encoder."""
 
 from benchbd.base.isolation import isolated
-from benchbd.contract.context import derive_seed
 from benchbd.contract.handover import Product
 from benchbd.nets.encoder import Encoder
 from benchbd.stages.base import Outcome
@@ -74,17 +73,14 @@ def plan(sources, method, suspect, departures):
         "audit",
         f"{method.name} of {suspect.published.label}",
         method,
-        derive_seed(suspect.seed, "audit"),
+        suspect.seed,
+        departures,
         data={},
-        params={},
         parents={"encoder": suspect.published},
-        architecture=suspect.published.architecture,
-        departures=departures,
     )
 
 
-def hand_over(stages, inputs):
-    (stage,) = stages
+def hand_over(inputs, stage):
     return handover(stage, encoders={"given": inputs.encoder(stage.parents["encoder"])})
 
 
@@ -93,7 +89,7 @@ def work(methods, handed, device):
         return Product(json={"parameters": methods["own"].look(Encoder.from_bytes(handed.encoders["given"], device))})
 
 
-def accept(stages, product, inputs):
+def accept(inputs, product, stage):
     return [Outcome({}, dict(product.json))]
 
 

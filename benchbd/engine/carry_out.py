@@ -46,14 +46,9 @@ def carry_out(handed: Handover, device: str, report: Reporter, registry: Registr
             methods = {role: called(call, registry.methods[call.axis]) for role, call in handed.methods.items()}
             product = KINDS[handed.kind].work(methods, handed, where)
     except BaseException as error:
-        if is_interrupt(error):
-            raise
         return failure_of(error)
-    cost = {
-        "seconds": time.perf_counter() - wall,
-        "cpu_seconds": time.process_time() - cpu,
-        "image_forwards": meter.images,
-    }
+    seconds, cpu_seconds = time.perf_counter() - wall, time.process_time() - cpu
+    cost = {"seconds": seconds, "cpu_seconds": cpu_seconds, "image_forwards": meter.images}
     return replace(product, notes=findings.notes, kept=findings.tensors, cost=cost, memory=peak)
 
 
@@ -63,7 +58,9 @@ def _installed() -> Registry:
 
 
 def failure_of(error: BaseException) -> Failure:
-    """An error in one line; with a traceback, unless the line is enough."""
+    """An error in one line; with a traceback, unless the line is enough. An interrupt by the user is raised."""
+    if is_interrupt(error):
+        raise error
     status: Literal["n/a", "failed"] = "n/a" if isinstance(error, NotApplicable) else "failed"
     if isinstance(error, StoreError):  # a method raised it: an error of the store itself ends the run
         return Failure(status, named(error))

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
-
-import torch
 
 from benchbd.base.content import without_paths
 from benchbd.base.errors import BenchbdError
 from benchbd.contract.axes import AXES
 from benchbd.contract.evaluator import Predictions
-from benchbd.data.library import DataLibrary
 from benchbd.engine.observers import Observers
 from benchbd.engine.outcomes import Outcomes, StageFailed
 from benchbd.engine.provenance import ISOLATION, machine
@@ -23,7 +20,7 @@ from benchbd.records.models import GATE, Cost, Counts, Entry, Gain, Record, Stat
 from benchbd.records.predictions import pack
 from benchbd.stages.base import Stage
 from benchbd.stages.evaluate import read_predictions
-from benchbd.stages.inputs import draw_rows
+from benchbd.stages.inputs import Inputs, draw_rows
 from benchbd.store.store import Store
 
 _WORKING = {axis.stage for axis in AXES if axis.inspects or axis.name == "defense"}
@@ -31,30 +28,21 @@ _WORKING = {axis.stage for axis in AXES if axis.inspects or axis.name == "defens
 
 
 class Recorder:
-    """Makes the records of one run from its board, the outcomes of its stages, and their device."""
+    """Makes the records of one run from its board and the outcomes of its stages."""
 
     def __init__(
-        self,
-        board: str,
-        library: DataLibrary,
-        store: Store,
-        device: torch.device,
-        results: Outcomes,
-        observers: Observers,
-        author: str,
+        self, board: str, author: str, store: Store, inputs: Inputs, results: Outcomes, observers: Observers
     ) -> None:
-        self.board, self.library, self.store, self.device = board, library, store, device
-        self.results, self.observers, self.author = results, observers, author
+        self.board, self.author, self.store, self.inputs = board, author, store, inputs
+        self.results, self.observers = results, observers
 
     def _counts(self, stage: Stage, target: int, predicted: Predictions | None = None) -> Counts:
         """The counts behind the metrics of an evaluate stage, or StageFailed. predicted: if they were read already."""
         if stage.key in self.results.failures:
             raise self.results.failures[stage.key]
-        predicted = predicted or read_predictions(self.results.artifact(stage))
-        ref = stage.data["test"]
-        test = self.library.load(ref.name, ref.split, ref.size)
-        assert test.labels is not None
-        return count(predicted, test.labels, target)
+        labels = self.inputs.images(stage.data["test"]).labels
+        assert labels is not None
+        return count(predicted or read_predictions(self.results.artifact(stage)), labels, target)
 
     def record(self, case: Case) -> Entry:
         """The record of a case, with or without a result."""
@@ -84,9 +72,7 @@ class Recorder:
 
     def _cell(self, cell: Cell, told: Mapping[str, Any], gains: Mapping[str, Gain]) -> Record:
         """The record of a cell, with its predictions if it has a result. told: the fields that all records have."""
-        values: dict[str, Any] = {}
-        if gains:
-            values["undefended"] = metrics(gains[str(cell.task)].counts)
+        values: dict[str, Any] = {"undefended": metrics(gains[str(cell.task)].counts)} if gains else {}
         packed: bytes | None = None
         if told["status"] in ("ok", "attack-failed"):
             predicted = read_predictions(self.results.artifact(cell.judged))
@@ -109,28 +95,20 @@ class Recorder:
 
     def _entry(self, case: Case) -> dict[str, Any]:
         """The fields that all records have. Seconds and clean images are those of the defense or of the inspection."""
-        chain = (*case.chain, case.judged)
+        chain, done = (*case.chain, case.judged), self.results.artifacts
         names = _names(chain)
-        known = {
-            names[stage.key]: self.results.artifacts[stage.key].manifest
-            for stage in chain
-            if stage.key in self.results.artifacts
-        }
+        known = {names[stage.key]: done[stage.key].manifest for stage in chain if stage.key in done}
         cost = {name: Cost(**manifest["cost"], **manifest.get("memory", {})) for name, manifest in known.items()}
-        here = {"machine": machine(self.device), "isolation": ISOLATION, "source": self.store.source}
+        here = {"machine": machine(self.inputs.device), "isolation": ISOLATION, "source": self.store.source}
         last = list(known.values())[-1] if known else here
         worker = next((stage for stage in chain if stage.kind in _WORKING), None)
         spent = 0.0 if worker is None else None
         clean = None if worker is None else worker.params.get("clean")
         return {
+            **{name: getattr(case, name) for name in ("attack", "attack_role", "pretrain", "seed", "evaluator")},
             "board": self.board,
             "on_board": not case.departures,
             "departures": list(case.departures),
-            "attack": case.attack,
-            "attack_role": case.attack_role,
-            "pretrain": case.pretrain,
-            "seed": case.seed,
-            "evaluator": case.evaluator,
             "point": dict(case.point),
             "key": chain[-1].key,
             "seconds": cost[worker.kind].seconds if worker and worker.kind in cost else spent,
@@ -138,7 +116,7 @@ class Recorder:
             "stages": {name: manifest["key"] for name, manifest in known.items()},
             "identity": {names[stage.key]: stage.identity for stage in chain},
             "clean_images": draw_rows(worker.data["pool"].count, clean).tolist() if worker and clean else [],
-            "notes": self._public([*self._missed_references(case), *self._remarks(chain)]),
+            "notes": self._public([line for line in self._remarks(case) if line and isinstance(line, str)]),
             "findings": {name: self._public(noted) for name, manifest in known.items() if (noted := manifest["notes"])},
             "plugins": {name: plugin for name, manifest in known.items() if (plugin := manifest.get("plugin"))},
             "precision": chain[-1].numerics["precision"],
@@ -149,7 +127,7 @@ class Recorder:
     def _public(self, told: Any) -> Any:
         """A text of a method or an error, without any folder of this machine, because records are published."""
         if isinstance(told, str):
-            return without_paths(told, {self.store.root: "STORE", self.library.root: "DATA"})
+            return without_paths(told, {self.store.root: "STORE", self.inputs.library.root: "DATA"})
         if isinstance(told, dict):
             return {self._public(name): self._public(value) for name, value in told.items()}
         return [self._public(value) for value in told] if isinstance(told, list) else told
@@ -159,33 +137,28 @@ class Recorder:
         keys = [stage.key for stage in case.chain if stage.kind == "reference"]
         return self.results.artifacts[keys[0]].result if keys and keys[0] in self.results.artifacts else {}
 
-    def _missed_references(self, case: Case) -> list[str]:
-        reference = self._reference(case)
-        missed = sum(predicted != case.tasks[0].label for predicted in reference.get("predicted", []))
-        if not missed or not isinstance(case, Cell):
-            return []
-        return [
-            f"{missed} of {len(reference['predicted'])} reference inputs are not classified as the target "
-            f"{case.task.label} by the clean classifier; expect a low ASR"
-        ]
-
-    def _remarks(self, chain: Iterable[Stage]) -> list[str]:
-        """Remarks on these stages for the reader of the table: a budget that shortens a defense or detector, and
-        the methods' own remarks."""
-        known = [stage for stage in chain if stage.key in self.results.artifacts]
-        lines = [self._shortened(stage) for stage in known if stage.kind in _WORKING]
+    def _remarks(self, case: Case) -> Iterator[object]:
+        """Remarks for the reader of the table: reference inputs that miss the target, a budget that shortens a defense
+        or detector, and the methods' own remarks, which may be of any type."""
+        predicted = self._reference(case).get("predicted", [])
+        missed = sum(each != case.tasks[0].label for each in predicted)
+        if missed and isinstance(case, Cell):
+            yield (
+                f"{missed} of {len(predicted)} reference inputs are not classified as the target "
+                f"{case.task.label} by the clean classifier; expect a low ASR"
+            )
+        known = [stage for stage in (*case.chain, case.judged) if stage.key in self.results.artifacts]
+        yield from (self._shortened(stage) for stage in known if stage.kind in _WORKING)
         for stage in known:
             remarks = self.results.artifacts[stage.key].manifest["notes"].get("remarks")
-            lines += remarks if isinstance(remarks, list) else []
-        return [line for line in lines if line and isinstance(line, str)]
+            yield from remarks if isinstance(remarks, list) else []
 
     def _shortened(self, stage: Stage) -> str | None:
         try:
             return stage.shortened()
         except BenchbdError as error:
-            self.observers.complain(
-                f"{stage.kind} {stage.method_name}:", f"{error}; no remark tells whether its budget is cut"
-            )
+            what = f"{error}; no remark tells whether its budget is cut"
+            self.observers.complain(f"{stage.kind} {stage.method_name}:", what)
             return None
 
 

@@ -39,7 +39,7 @@ class Runner:
         self.plan, self.results, self.observers = plan, Outcomes(), Observers(registry)
         inputs = Inputs(library, self.results.artifact, device)
         self.scheduler = Scheduler(store, inputs, executor or Inline(registry, device), self.results, self.observers)
-        self.recorder = Recorder(plan.board.name, library, store, device, self.results, self.observers, author)
+        self.recorder = Recorder(plan.board.name, author, store, inputs, self.results, self.observers)
 
     def run(self, cases: Sequence[Case]) -> Iterator[Entry]:
         """Compute the cases and yield each record as soon as its block is done, in the order of the plan."""

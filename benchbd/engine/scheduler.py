@@ -4,36 +4,30 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
+from typing import Any, TypeVar
 
 from safetensors.torch import save
 
-from benchbd.base.errors import is_interrupt
 from benchbd.base.mapped import beside
 from benchbd.contract.handover import Executor, Failure, Product
 from benchbd.engine.carry_out import failure_of
 from benchbd.engine.observers import Observers
 from benchbd.engine.outcomes import Outcomes, StageFailed
 from benchbd.engine.provenance import provenance
-from benchbd.stages.base import KEPT, Blobs, Stage, distinct
+from benchbd.stages.base import KEPT, Blobs, Outcome, Stage, distinct
 from benchbd.stages.inputs import Inputs
 from benchbd.stages.kinds import KINDS
 from benchbd.store.store import Store
 
 HEADS_TOGETHER = 8  # heads that are trained together on a GPU; on a CPU this saves no time
 
+R = TypeVar("R")
+
 log = logging.getLogger("benchbd")
-
-
-@dataclass(frozen=True, eq=False)
-class _Submitted:
-    stages: Sequence[Stage]
-    future: Future[Product | Failure]
-    started: float
 
 
 class Scheduler:
@@ -48,10 +42,9 @@ class Scheduler:
         self.store, self.inputs, self.executor = store, inputs, executor
         self.results, self.observers = results, observers
         self._planned: list[Stage] = []
-        self._submitted: list[_Submitted] = []
+        self._submitted: dict[Future[Product | Failure], tuple[Sequence[Stage], float]] = {}
         self._locks: dict[str, ExitStack] = {}
-        self._position = 0
-        self._total = 0
+        self._position = self._total = 0
 
     def open(self, needed: Iterable[Stage]) -> None:
         """Load the stages that the store has, verified, so that a damaged one is found before anything is computed."""
@@ -118,20 +111,19 @@ class Scheduler:
     def _start(self, group: Sequence[Stage], *, wait: bool = False) -> bool:
         """Settle or submit the group. Returns False, with nothing done, if another run holds one of its stages and
         ``wait`` is False."""
-        for stage in group:
-            if (failure := self.results.blocked(stage)) is not None:
-                self.results.failures[stage.key] = failure
-        todo = [stage for stage in group if not self.results.settled(stage)]
+        if (failure := self.results.blocked(group[0])) is not None:  # such a group is of one
+            self.results.failures[group[0].key] = failure
+            return True
         if wait:
-            self._announce(todo)  # Another run is computing it: show it as started while we wait.
-        if not self._hold(todo, wait=wait):
+            self._announce(group)  # another run computes it: show it as started while this one waits
+        if not self._hold(group, wait=wait):
             return False
-        ours = [stage for stage in todo if not self._load(stage)]
+        ours = [stage for stage in group if not self._load(stage)]
         if not wait:
             self._announce(ours)
-        for stage in todo:
-            if stage not in ours:  # another run has computed it meanwhile
-                self._position += not wait  # computed before we announced it; counted to end at [total/total]
+        for stage in group:
+            if stage not in ours:  # another run has computed it since
+                self._position += not wait  # not announced, and counted, so that the last stage is [total/total]
                 self._release(stage)
                 self._tell_finished(stage, "cached")
         if ours:
@@ -164,42 +156,39 @@ class Scheduler:
     def _submit(self, stages: Sequence[Stage]) -> None:
         """Submit the stages together. Collect at once what the executor has finished by then."""
         started = time.perf_counter()
-        report = partial(self._report, stages[0])
-        try:
-            for stage in stages:
-                stage.check_unchanged()
-            future = self.executor.submit(KINDS[stages[0].kind].hand_over(stages, self.inputs), report)
-        except BaseException as error:
-            if is_interrupt(error):
-                raise
-            future = Future()
-            future.set_result(failure_of(error))
-        submitted = _Submitted(stages, future, started)
-        if future.done():
-            self._finish(submitted)
+        submitted = attempt(self._handed, stages)
+        if isinstance(submitted, Failure):
+            self._finish(stages, started, submitted)
+        elif submitted.done():
+            self._finish(stages, started, attempt(submitted.result))
         else:
-            self._submitted.append(submitted)
+            self._submitted[submitted] = (stages, started)
+
+    def _handed(self, stages: Sequence[Stage]) -> Future[Product | Failure]:
+        """What the executor gives for the stages. An error is a failure of theirs."""
+        for stage in stages:
+            stage.check_unchanged()
+        handed = KINDS[stages[0].kind].hand_over(self.inputs, *stages)
+        return self.executor.submit(handed, partial(self._report, stages[0]))
 
     def _report(self, stage: Stage, step: int, steps: int, loss: float | None) -> None:
         self.observers.tell("benchbd_stage_progress", stage=stage, step=step, steps=steps, loss=loss)
 
     def _collect(self) -> bool:
         """Wait until a submitted stage is done, and finish it. False if none was submitted."""
-        done = wait([each.future for each in self._submitted], return_when=FIRST_COMPLETED).done
-        for submitted in [each for each in self._submitted if each.future in done]:
-            self._submitted.remove(submitted)
-            self._finish(submitted)
+        done = wait(self._submitted, return_when=FIRST_COMPLETED).done
+        for future in [each for each in self._submitted if each in done]:
+            self._finish(*self._submitted.pop(future), attempt(future.result))
         return bool(done)
 
-    def _finish(self, submitted: _Submitted) -> None:
+    def _finish(self, stages: Sequence[Stage], started: float, result: Product | Failure) -> None:
         """Commit a result. If several stages failed together, submit them one by one."""
-        stages, result = submitted.stages, _result_of(submitted.future)
         failure = self._commit(stages, result) if isinstance(result, Product) else result
         if failure is not None and len(stages) > 1:
             for stage in stages:
                 self._submit([stage])
             return
-        seconds = time.perf_counter() - submitted.started
+        seconds = time.perf_counter() - started
         for stage in stages:
             if failure is None:
                 self._tell_finished(stage, "computed", seconds)
@@ -213,33 +202,26 @@ class Scheduler:
     def _commit(self, stages: Sequence[Stage], product: Product) -> Failure | None:
         """Write the product to the store. Returns the reason if it is not accepted, else None. StoreError is raised: it
         is not the stage's fault."""
-        try:
-            outcomes = KINDS[stages[0].kind].accept(stages, product, self.inputs)
-            kept = kept_blobs(product)
-        except BaseException as error:
-            if is_interrupt(error):
-                raise
-            return failure_of(error)
-        share = len(stages)
+        outcomes = attempt(_outcomes, self.inputs, product, stages)
+        if isinstance(outcomes, Failure):
+            return outcomes
+        share, spent = len(stages), product.cost
         cost = {
-            "seconds": round(product.cost["seconds"] / share, 3),
-            "cpu_seconds": round(product.cost["cpu_seconds"] / share, 3),
-            "image_forwards": int(product.cost["image_forwards"]) // share,
+            "seconds": round(spent["seconds"] / share, 3),
+            "cpu_seconds": round(spent["cpu_seconds"] / share, 3),
+            "image_forwards": int(spent["image_forwards"]) // share,
         }
         for stage, outcome in zip(stages, outcomes, strict=True):
+            meta = {
+                "label": stage.label,
+                "architecture": stage.architecture,
+                "cost": cost,
+                "notes": product.notes,
+                "memory": product.memory,
+                **provenance(stage, self.observers.registry, self.store, self.inputs.device),
+            }
             self.results.artifacts[stage.key] = self.store.put(
-                stage.key,
-                {**outcome.blobs, **kept},
-                identity=stage.identity,
-                result=outcome.result,
-                meta={
-                    "label": stage.label,
-                    "architecture": stage.architecture,
-                    "cost": cost,
-                    "notes": product.notes,
-                    "memory": product.memory,
-                    **provenance(stage, self.observers.registry, self.store, self.inputs.device),
-                },
+                stage.key, outcome.blobs, identity=stage.identity, result=outcome.result, meta=meta
             )
         return None
 
@@ -255,19 +237,19 @@ class Scheduler:
         self.observers.tell("benchbd_stage_finished", stage=stage, status=status, seconds=seconds, message=message)
 
 
-def _result_of(future: Future[Product | Failure]) -> Product | Failure:
-    """An executor's result; an exception of its future, because a worker died, is a failure of the stage."""
+def attempt(work: Callable[..., R], *arguments: Any) -> R | Failure:
+    """What ``work`` gives. What it raises is a failure of the stage that it is for."""
     try:
-        return future.result()
+        return work(*arguments)
     except BaseException as error:
-        if is_interrupt(error):
-            raise
         return failure_of(error)
 
 
-def kept_blobs(product: Product) -> Blobs:
-    """The tensors that a method kept for pictures, as one more file; none if it kept nothing."""
+def _outcomes(inputs: Inputs, product: Product, stages: Sequence[Stage]) -> list[Outcome]:
+    """What the stages leave, if the product is what was asked for; what a method kept for pictures is one more file."""
+    outcomes = KINDS[stages[0].kind].accept(inputs, product, *stages)
     if not product.kept:
-        return {}
-    content = save(dict(product.kept))  # now: tensors that cannot be saved are the method's failure, not the store's
-    return {KEPT: lambda path: path.write_bytes(content)}
+        return outcomes
+    content = save(dict(product.kept))  # now: what cannot be saved is the method's failure, not the store's
+    kept: Blobs = {KEPT: lambda path: path.write_bytes(content)}
+    return [Outcome({**outcome.blobs, **kept}, outcome.result) for outcome in outcomes]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from torch import Tensor
 
 from benchbd.base.errors import PluginError, UsageError, shown
 from benchbd.base.isolation import isolated
@@ -21,7 +21,7 @@ from benchbd.nets.encoder import Encoder
 from benchbd.stages import base, pretrain
 from benchbd.stages.base import REFERENCES, DataRef, Stage
 from benchbd.stages.encoders import COMPARED, accept_encoder, product_of
-from benchbd.stages.inputs import Inputs, alone, draw_rows, facts_of, handover, images_from, unlabeled, verified
+from benchbd.stages.inputs import Inputs, alone, draw_rows, handover, images_from, inside, prefixed, unlabeled, verified
 from benchbd.stages.sources import Sources
 from benchbd.stages.task import Task
 
@@ -42,32 +42,27 @@ def plan(
 
     UsageError if the shadow set would give the attacker the test images of a task.
     """
-    pool = clean.data["pool"]
-    others = (
-        {} if shadow.set is None else {"shadow": _shadow(sources, shadow.set, pool, [task for task, *_ in targets])}
-    )
-    # If the set has no more images, the whole set is the shadow set.
-    drawn = {"shadow": {"count": shadow.images, "seed": derive_seed(seed, "shadow")}}
-    larger = others.get("shadow", pool).count > shadow.images
+    pool, tasks = clean.data["pool"], [task for task, *_ in targets]
+    others = {} if shadow.set is None else {"shadow": _shadow(sources, shadow.set, pool, tasks)}
+    trains = {f"train{i}": sources.ref(task.name, "train") for i, task in enumerate(tasks)}
+    references = {f"reference{i}": reference for i, (*_, reference) in enumerate(targets)}
     aims = [
         {"data": sources.info(task.name, "train").digest, "label": task.label, "trigger": trigger.digest}
         for task, trigger, _ in targets
     ]
+    params: dict[str, Any] = {"targets": aims, "pool_seed": clean.seed}
+    if others.get("shadow", pool).count > shadow.images:  # a set that is no larger is the shadow set, whole
+        params["shadow"] = {"count": shadow.images, "seed": derive_seed(seed, "shadow")}
     return sources.stage(
         "attack",
-        f"{attack.name} {pool.name} -> {' + '.join(str(task) for task, *_ in targets)} seed {seed}",
+        f"{attack.name} {pool.name} -> {' + '.join(map(str, tasks))} seed {seed}",
         attack,
-        derive_seed(seed, "attack"),
-        data={
-            "pool": pool,
-            **others,
-            **{f"train{i}": sources.ref(task.name, "train") for i, (task, *_) in enumerate(targets)},
-        },
-        params={"targets": aims, "pool_seed": clean.seed, **(drawn if larger else {})},
-        parents={"encoder": clean, **{f"reference{i}": reference for i, (*_, reference) in enumerate(targets)}},
-        architecture=clean.architecture,
-        departures=departures,
-        attachments={"targets": tuple((task, trigger) for task, trigger, _ in targets)},
+        seed,
+        departures,
+        data={"pool": pool, **others, **trains},
+        parents={"encoder": clean, **references},
+        params=params,
+        attached={"targets": tuple((task, trigger) for task, trigger, _ in targets)},
     )
 
 
@@ -88,46 +83,32 @@ def _shadow(sources: Sources, named: str, pool: DataRef, tasks: Sequence[Task]) 
     return shadow
 
 
-def hand_over(stages: Sequence[Stage], inputs: Inputs) -> Handover:
-    (stage,) = stages
-    clean = stage.parents["encoder"]
-    pool, tensors = pretrain.pool_of(clean, inputs)
+def hand_over(inputs: Inputs, stage: Stage) -> Handover:
+    clean, drawn = stage.parents["encoder"], stage.params.get("shadow")
     assert isinstance(clean.method, Method)
-    told, others = [], {"pretraining": clean.method}
-    drawn, other = stage.params.get("shadow"), None
+    others, images = {"pretraining": clean.method}, {"pool": pretrain.pool_of(clean, inputs)}
     if "shadow" in stage.data:
         shadow = unlabeled(inputs.images(stage.data["shadow"]))
-        other = facts_of(shadow)
-        tensors["shadow"] = shadow.pixels if drawn is None else shadow.pixels[draw_rows(len(shadow), drawn)]
+        images["shadow"] = shadow if drawn is None else shadow.subset(draw_rows(len(shadow), drawn))
+    told, tensors = [], dict[str, Tensor]()
     for i, (task, trigger) in enumerate(stage.attachments["targets"]):
         own = verified(trigger, stage.params["targets"][i]["trigger"])
-        facts, parts = own.to_parts()
         if own.function is not None:
             others[f"trigger{i}"] = own.function
-        images = unlabeled(inputs.images(stage.data[f"train{i}"]).of_class(task.label))
-        references = load_file(inputs.fetch(stage.parents[f"reference{i}"]).blob(REFERENCES))["pixels"]
-        told.append({"label": task.label, "name": task.target, "trigger": facts, "images": facts_of(images)})
-        tensors |= {f"trigger{i}.{name}": part for name, part in parts.items()}
-        tensors |= {f"images{i}": images.pixels, f"references{i}": references}
-    return handover(
-        stage,
-        others=others,
-        json={
-            "pool": pool,
-            "pool_seed": stage.params["pool_seed"],
-            "shadow": drawn,
-            "shadow_set": other,
-            "targets": told,
-            "architecture": stage.architecture,
-        },
-        tensors=tensors,
-        encoders={"clean": inputs.encoder(clean)},
-    )
+        facts, parts = own.to_parts()
+        told.append({"label": task.label, "name": task.target, "trigger": facts})
+        images[f"images{i}"] = unlabeled(inputs.images(stage.data[f"train{i}"]).of_class(task.label))
+        tensors |= prefixed(f"trigger{i}", parts)
+        tensors[f"references{i}"] = inputs.tensors(stage.parents[f"reference{i}"], REFERENCES)["pixels"]
+    seed, arch = stage.params["pool_seed"], stage.architecture
+    json = {"pool_seed": seed, "drawn": drawn, "targets": told, "architecture": arch}
+    encoders = {"clean": inputs.encoder(clean)}
+    return handover(stage, others=others, json=json, images=images, tensors=tensors, encoders=encoders)
 
 
 def work(methods: Mapping[str, Any], handed: Handover, device: torch.device) -> Product:
     method: Attack = methods["own"]
-    pool = pretrain.pool_from(handed, device)
+    pool = images_from(handed, "pool", device)
     targets = tuple(_target(methods, handed, i, device) for i in range(len(handed.json["targets"])))
     knowledge = AttackerKnowledge(
         encoder=Encoder.from_bytes(handed.encoders["clean"], device).copy(),
@@ -149,23 +130,22 @@ def work(methods: Mapping[str, Any], handed: Handover, device: torch.device) -> 
 
 def _shadow_images(handed: Handover, pool: ImageSet, device: torch.device) -> ImageSet:
     """The shadow images as drawn from the set that the board names; else drawn from the pool."""
-    drawn, other = handed.json["shadow"], handed.json["shadow_set"]
-    if other is not None:
-        return images_from(other, handed.tensors["shadow"], None, device)
+    if "shadow" in handed.json:
+        return images_from(handed, "shadow", device)
+    drawn = handed.json["drawn"]
     return pool if drawn is None else pool.subset(draw_rows(len(pool), drawn))
 
 
 def _target(methods: Mapping[str, Any], handed: Handover, i: int, device: torch.device) -> Target:
-    told, start = handed.json["targets"][i], f"trigger{i}."
-    function = methods.get(f"trigger{i}")
+    told, function = handed.json["targets"][i], methods.get(f"trigger{i}")
     functions = {} if function is None else {function.name: type(function)}
-    parts = {name.removeprefix(start): part for name, part in handed.tensors.items() if name.startswith(start)}
+    trigger = Trigger.from_parts(told["trigger"], inside(f"trigger{i}", handed.tensors), functions)
     return Target(
         label=told["label"],
         name=told["name"],
-        trigger=Trigger.from_parts(told["trigger"], parts, functions).to(device),
+        trigger=trigger.to(device),
         references=handed.tensors[f"references{i}"].to(device),
-        images=images_from(told["images"], handed.tensors[f"images{i}"], None, device),
+        images=images_from(handed, f"images{i}", device),
     )
 
 

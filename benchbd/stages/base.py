@@ -9,11 +9,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import BaseModel
+from safetensors.torch import save_file
+from torch import Tensor
 
 from benchbd.base.content import canonical
 from benchbd.base.errors import PluginError
@@ -26,6 +29,8 @@ SCHEMA = 1  # raise it when a stage of the harness itself (the reference inputs,
 
 ENCODER, REFERENCES, PREDICTIONS = "encoder.safetensors", "references.safetensors", "predictions.safetensors"
 KEPT = "kept.safetensors"
+
+EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 Blobs = dict[str, Callable[[Path], object]]
 
@@ -130,6 +135,11 @@ class Outcome:
 
     blobs: Blobs
     result: dict[str, Any]
+
+    @classmethod
+    def of_tensors(cls, name: str, tensors: Mapping[str, Tensor], result: Mapping[str, Any] = EMPTY) -> Outcome:
+        """Tensors, as the safetensors file ``name``."""
+        return cls({name: partial(save_file, dict(tensors))}, dict(result))
 
 
 def forwards(stage: Stage) -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -16,10 +16,11 @@ from benchbd.contract.context import derive_seed, stream
 from benchbd.contract.defense import DefenderKnowledge
 from benchbd.contract.handover import Handover
 from benchbd.contract.images import ImageSet
+from benchbd.contract.method import Method
 from benchbd.contract.specs import CleanSpec
 from benchbd.contract.trigger import Trigger
 from benchbd.stages.base import Stage
-from benchbd.stages.inputs import Inputs, draw_order, draw_rows, handover, verified
+from benchbd.stages.inputs import Inputs, draw_order, draw_rows, handover, images_from, verified
 from benchbd.stages.sources import Sources
 
 
@@ -59,26 +60,36 @@ class Suspect:
     images: int = 0
 
 
-def plan_clean(sources: Sources, clean: Clean, seed: int) -> dict[str, Any]:
-    """The parameters of a stage that gets clean images: their number, and the seed of the draw; if some are
-    stamped, their number, and the digests of the triggers."""
+def plan_clean(
+    sources: Sources,
+    kind: str,
+    label: str,
+    method: Method,
+    clean: Clean,
+    seed: int,
+    departures: Iterable[str],
+    parents: Mapping[str, Stage],
+    arch: str,
+) -> Stage:
+    """A stage whose method gets clean images. Its parameters: their number, and the seed of the draw; if some are
+    stamped, their number, and the digests of the triggers; without an encoder, the architecture."""
     pool = sources.ref(clean.pool, "pool")
     if pool.count and clean.spec.images > pool.count:
         raise UsageError(
             f"the board gives defenders {clean.spec.images} clean images, but the pool {clean.pool} has {pool.count}"
         )
-    drawn = {"count": clean.spec.images, "seed": derive_seed(seed, "clean")}
-    if not clean.poisoned:
-        return {"clean": drawn}
-    return {"clean": {**drawn, "poisoned": clean.poisoned}, "trigger": [each.digest for each in clean.triggers]}
+    drawn: dict[str, Any] = {"count": clean.spec.images, "seed": derive_seed(seed, "clean")}
+    params: dict[str, Any] = {"clean": drawn} if parents else {"clean": drawn, "architecture": arch}
+    if clean.poisoned:
+        drawn["poisoned"], params["trigger"] = clean.poisoned, [trigger.digest for trigger in clean.triggers]
+    told, attached = [*departures, *clean.departures], {"triggers": clean.triggers} if clean.poisoned else {}
+    data = {"pool": pool}
+    return sources.stage(
+        kind, label, method, seed, told, data=data, parents=parents, params=params, attached=attached, arch=arch
+    )
 
 
-def attachments_of(clean: Clean) -> dict[str, Any]:
-    """The triggers behind the digests of ``plan_clean``."""
-    return {"triggers": clean.triggers} if clean.poisoned else {}
-
-
-def hand_over_clean(stage: Stage, inputs: Inputs, json: Mapping[str, Any]) -> Handover:
+def hand_over_clean(inputs: Inputs, stage: Stage) -> Handover:
     """The encoder, if there is one, and the clean images without labels, names or the pool's declared statistics: they
     reveal neither their source nor whether or which of them are stamped."""
     rows = draw_rows(stage.data["pool"].count, stage.params["clean"])
@@ -87,7 +98,8 @@ def hand_over_clean(stage: Stage, inputs: Inputs, json: Mapping[str, Any]) -> Ha
         _poison(images, stage)
     parent = stage.parents.get("encoder")
     encoders = {} if parent is None else {"given": inputs.encoder(parent)}
-    return handover(stage, json=json, tensors={"images": images}, encoders=encoders)
+    told = {"architecture": stage.architecture}
+    return handover(stage, json=told, images={"images": ImageSet(images)}, encoders=encoders)
 
 
 def _poison(images: Tensor, stage: Stage) -> None:
@@ -111,4 +123,4 @@ def drawn_last(pool: int, drawn: Mapping[str, int]) -> Tensor:
 
 
 def knowledge_of(handed: Handover, device: torch.device) -> DefenderKnowledge:
-    return DefenderKnowledge(ImageSet(handed.tensors["images"].to(device)), handed.seed)
+    return DefenderKnowledge(images_from(handed, "images", device), handed.seed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -37,9 +36,8 @@ def product_of(encoder: object, arch: str, pixels: Tensor, who: str) -> Product:
     return Product(encoder=plain.to_bytes())
 
 
-def accept_encoder(stages: Sequence[Stage], product: Product, inputs: Inputs) -> list[Outcome]:
+def accept_encoder(inputs: Inputs, product: Product, stage: Stage) -> list[Outcome]:
     """``accept`` of every kind that makes an encoder: it has the stage's architecture, and its features are usable."""
-    (stage,) = stages
     who = f"{stage.kind} {stage.method_name}"
     if product.encoder is None:
         raise PluginError(f"{who} must return an encoder")

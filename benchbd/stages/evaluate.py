@@ -3,26 +3,24 @@ without."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import fields
-from functools import partial
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from benchbd.base.content import canonical
 from benchbd.base.errors import PluginError
 from benchbd.base.isolation import isolated
-from benchbd.contract.context import derive_seed, stream
+from benchbd.contract.context import stream
 from benchbd.contract.evaluator import Evaluator, Predictions, Probe
 from benchbd.contract.handover import Handover, Product
 from benchbd.contract.method import exactly
 from benchbd.contract.trigger import Trigger
 from benchbd.nets.encoder import Encoder
 from benchbd.stages.base import PREDICTIONS, Outcome, Stage
-from benchbd.stages.inputs import Inputs, facts_of, handover, images_from, verified
+from benchbd.stages.inputs import Inputs, handover, images_from, inside, prefixed, verified
 from benchbd.stages.sources import Sources
 from benchbd.stages.task import Task
 from benchbd.store.artifact import Artifact
@@ -38,17 +36,11 @@ def plan(
     departures: Iterable[str],
 ) -> Stage:
     """The stage of an evaluation of another stage's encoder on one task, whose test images get the trigger."""
+    label, parents = f"{evaluator.name} {task} seed {seed} of {encoder.label}", {"encoder": encoder}
+    data = {split: sources.ref(task.name, split) for split in ("train", "test")}
+    params, attached = {"trigger": trigger.digest}, {"trigger": trigger}
     return sources.stage(
-        "evaluate",
-        f"{evaluator.name} {task} seed {seed} of {encoder.label}",
-        evaluator,
-        derive_seed(seed, "evaluate"),
-        data={"train": sources.ref(task.name, "train"), "test": sources.ref(task.name, "test")},
-        params={"trigger": trigger.digest},
-        parents={"encoder": encoder},
-        architecture=encoder.architecture,
-        departures=departures,
-        attachments={"trigger": trigger},
+        "evaluate", label, evaluator, seed, departures, data=data, parents=parents, params=params, attached=attached
     )
 
 
@@ -58,68 +50,60 @@ def alike(stage: Stage, inputs: Inputs) -> Hashable | None:
     return canonical(stage.identity["method"]), stage.data["train"].digest, stage.data["test"].digest, arch
 
 
-def hand_over(stages: Sequence[Stage], inputs: Inputs) -> Handover:
+def hand_over(inputs: Inputs, *stages: Stage) -> Handover:
     """One handover for all: they share the images, and those with one trigger and seed the triggered ones too."""
     first = stages[0]
-    train, test = inputs.images(first.data["train"]), inputs.images(first.data["test"]).pixels
-    assert train.labels is not None
-    triggered: dict[tuple[str, int], str] = {}
-    tensors = {"train": train.pixels, "labels": train.labels, "test": test}
-    members = []
-    for number, stage in enumerate(stages):
+    test = inputs.images(first.data["test"]).pixels
+    shown, triggered, members = {"test": test}, dict[tuple[str, int], str](), []
+    for stage in stages:
         place = (stage.params["trigger"], stage.seed)
         if place not in triggered:
             # A trigger's random numbers come from the stage's own seed, whatever else is evaluated.
             triggered[place] = f"triggered{len(triggered)}"
             trigger = verified(stage.attachments["trigger"], stage.params["trigger"])
-            with isolated("the trigger"):  # kind function is a plugin's code
-                tensors[triggered[place]] = trigger.stamp(test, stream(stage.seed, "positions"))
-        members.append({"encoder": f"encoder{number}", "triggered": triggered[place], "seed": stage.seed})
+            with isolated("the trigger"):  # one of kind function is a plugin's code
+                shown[triggered[place]] = trigger.stamp(test, stream(stage.seed, "positions"))
+        members.append({"triggered": triggered[place], "seed": stage.seed})
     return handover(
         first,
-        json={"train": facts_of(train), "members": members},
-        tensors=tensors,
+        json={"members": members},
+        images={"train": inputs.images(first.data["train"])},
+        tensors=shown,
         encoders={f"encoder{number}": inputs.encoder(stage.parents["encoder"]) for number, stage in enumerate(stages)},
     )
 
 
 def work(methods: Mapping[str, Any], handed: Handover, device: torch.device) -> Product:
     evaluator: Evaluator = methods["own"]
-    members = handed.json["members"]
-    train = images_from(handed.json["train"], handed.tensors["train"], handed.tensors["labels"], device)
-    names = {"test", *(member["triggered"] for member in members)}
-    shown = {name: handed.tensors[name].to(device) for name in sorted(names)}
-    # The probes share the images: an evaluator that writes to them affects only its own probes.
+    train = images_from(handed, "train", device)
+    shown = {name: images.to(device) for name, images in handed.tensors.items() if not name.startswith("train")}
+    # The probes share the images: an evaluator that writes to them spoils only its own.
     probes = [
         Probe(
-            encoder=Encoder.from_bytes(handed.encoders[member["encoder"]], device).frozen(),
+            encoder=Encoder.from_bytes(handed.encoders[f"encoder{number}"], device).frozen(),
             train=train,
             test=shown["test"],
             triggered=shown[member["triggered"]],
             seed=member["seed"],
         )
-        for member in members
+        for number, member in enumerate(handed.json["members"])
     ]
-    images = len(handed.tensors["test"])
+    images = len(shown["test"])
     with isolated(who := f"evaluator {evaluator.name}"):
         given = evaluator.evaluate_together(probes)
-    results = evaluated_together(given, len(probes), who)
     tensors: dict[str, Tensor] = {}
-    for number, result in enumerate(results):
-        predictions = checked_predictions(result, images, len(train.classes), who)
-        tensors |= {f"{name}{number}": values for name, values in predictions.items()}
+    for number, result in enumerate(evaluated_together(given, len(probes), who)):
+        tensors |= prefixed(f"{number}", checked_predictions(result, images, len(train.classes), who))
     return Product(tensors=tensors)
 
 
-def accept(stages: Sequence[Stage], product: Product, inputs: Inputs) -> list[Outcome]:
+def accept(inputs: Inputs, product: Product, *stages: Stage) -> list[Outcome]:
     outcomes = []
     for number, stage in enumerate(stages):
-        classes = len(inputs.images(stage.data["train"]).classes)
-        names = [each.name for each in fields(Predictions) if f"{each.name}{number}" in product.tensors]
-        given = Predictions(**{name: product.tensors[f"{name}{number}"] for name in names})
+        given, classes = Predictions(**inside(f"{number}", product.tensors)), inputs.images(stage.data["train"]).classes
         who = f"evaluator {stage.method_name}"
-        tensors = checked_predictions(given, stage.data["test"].count, classes, who)
-        outcomes.append(Outcome({PREDICTIONS: partial(save_file, tensors)}, {}))
+        tensors = checked_predictions(given, stage.data["test"].count, len(classes), who)
+        outcomes.append(Outcome.of_tensors(PREDICTIONS, tensors))
     return outcomes
 
 

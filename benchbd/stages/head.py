@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from benchbd.base.errors import Diverged, PluginError
 from benchbd.base.isolation import isolated
-from benchbd.contract.context import derive_seed
 from benchbd.contract.evaluator import Evaluator, Probe
 from benchbd.contract.handover import Handover, Product
 from benchbd.contract.method import exactly
 from benchbd.nets.encoder import Encoder
 from benchbd.nets.head import Head
 from benchbd.stages.base import Outcome, Stage
-from benchbd.stages.inputs import Inputs, alone, facts_of, handover, images_from
+from benchbd.stages.inputs import Inputs, alone, handover, images_from
 from benchbd.stages.sources import Sources
 from benchbd.stages.task import Task
-from benchbd.store.artifact import Artifact
 
 HEAD = "head.safetensors"
 
@@ -33,34 +28,19 @@ def plan(
     sources: Sources, evaluator: Evaluator, encoder: Stage, task: Task, seed: int, departures: Iterable[str]
 ) -> Stage:
     """The stage of a classifier on another stage's encoder, on one task; trained like the one in ``evaluate``."""
-    return sources.stage(
-        "head",
-        f"{evaluator.name} {task} seed {seed} of {encoder.label}",
-        evaluator,
-        derive_seed(seed, "evaluate"),
-        data={"train": sources.ref(task.name, "train")},
-        params={},
-        parents={"encoder": encoder},
-        architecture=encoder.architecture,
-        departures=departures,
-    )
+    label, data = f"{evaluator.name} {task} seed {seed} of {encoder.label}", {"train": sources.ref(task.name, "train")}
+    parents = {"encoder": encoder}
+    return sources.stage("head", label, evaluator, seed, departures, data=data, parents=parents, draws_as="evaluate")
 
 
-def hand_over(stages: Sequence[Stage], inputs: Inputs) -> Handover:
-    (stage,) = stages
-    train = inputs.images(stage.data["train"])
-    assert train.labels is not None
-    return handover(
-        stage,
-        json={"train": facts_of(train)},
-        tensors={"train": train.pixels, "labels": train.labels},
-        encoders={"encoder": inputs.encoder(stage.parents["encoder"])},
-    )
+def hand_over(inputs: Inputs, stage: Stage) -> Handover:
+    encoders = {"encoder": inputs.encoder(stage.parents["encoder"])}
+    return handover(stage, images={"train": inputs.images(stage.data["train"])}, encoders=encoders)
 
 
 def work(methods: Mapping[str, Any], handed: Handover, device: torch.device) -> Product:
     evaluator: Evaluator = methods["own"]
-    train = images_from(handed.json["train"], handed.tensors["train"], handed.tensors["labels"], device)
+    train = images_from(handed, "train", device)
     encoder, none = Encoder.from_bytes(handed.encoders["encoder"], device).frozen(), train.pixels[:0]
     with isolated(who := f"evaluator {evaluator.name}"):
         given = evaluator.head(Probe(encoder, train, test=none, triggered=none, seed=handed.seed))
@@ -69,21 +49,15 @@ def work(methods: Mapping[str, Any], handed: Handover, device: torch.device) -> 
     return Product(json=head.options(), tensors=tensors)
 
 
-def accept(stages: Sequence[Stage], product: Product, inputs: Inputs) -> list[Outcome]:
-    (stage,) = stages
+def accept(inputs: Inputs, product: Product, stage: Stage) -> list[Outcome]:
     classes, sizes = len(inputs.images(stage.data["train"]).classes), product.json["sizes"]
     if sizes[-1] != classes:
         raise PluginError(f"evaluator {stage.method_name} must give a head of {classes} classes, not {sizes[-1]}")
     if not all(part.isfinite().all() for part in product.tensors.values()):
         raise Diverged("the weights of the head are not finite")
-    return [Outcome({HEAD: partial(save_file, dict(product.tensors))}, dict(product.json))]
+    return [Outcome.of_tensors(HEAD, product.tensors, product.json)]
 
 
 def forwards(stage: Stage) -> int | None:
     """The cost of the features of the training split."""
     return stage.data["train"].count or None
-
-
-def read_head(artifact: Artifact) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The arguments of a head, without names of classes, and its tensors."""
-    return {**artifact.result, "classes": []}, load_file(artifact.blob(HEAD))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from benchbd.base.errors import PluginError
@@ -15,7 +16,7 @@ from benchbd.contract.images import ImageSet
 from benchbd.contract.method import Method, call_of
 from benchbd.contract.trigger import Trigger
 from benchbd.data.library import DataLibrary
-from benchbd.stages.base import ENCODER, DataRef, Stage
+from benchbd.stages.base import EMPTY, ENCODER, DataRef, Stage
 from benchbd.store.artifact import Artifact
 
 
@@ -38,27 +39,54 @@ class Inputs:
         """The file of a stage's encoder."""
         return self.fetch(stage).blob(ENCODER).read_bytes()
 
+    def tensors(self, stage: Stage, name: str) -> dict[str, Tensor]:
+        """The tensors that a stage left in a file."""
+        return load_file(self.fetch(stage).blob(name))
+
 
 def handover(
     stage: Stage,
     *,
-    others: Mapping[str, Method] | None = None,
-    json: Mapping[str, Any] | None = None,
-    tensors: Mapping[str, Tensor] | None = None,
-    encoders: Mapping[str, bytes] | None = None,
+    others: Mapping[str, Method] = EMPTY,
+    json: Mapping[str, Any] = EMPTY,
+    images: Mapping[str, ImageSet] = EMPTY,
+    tensors: Mapping[str, Tensor] = EMPTY,
+    encoders: Mapping[str, bytes] = EMPTY,
 ) -> Handover:
-    """The handover of a stage. others: methods that the work may call, by role."""
+    """The handover of a stage. others: methods that the work may call, by role. images: what ``images_from`` reads."""
     own = {"own": stage.method} if isinstance(stage.method, Method) else {}
+    facts = {name: {"classes": each.classes, "mean": each.mean, "std": each.std} for name, each in images.items()}
+    pixels = {name: each.pixels for name, each in images.items()}
+    labels = {f"{name}.labels": each.labels for name, each in images.items() if each.labels is not None}
     return Handover(
         kind=stage.kind,
-        methods={role: call_of(method) for role, method in {**own, **(others or {})}.items()},
+        methods={role: call_of(method) for role, method in {**own, **others}.items()},
         seed=stage.seed,
         precision=stage.numerics["precision"],
         tf32=stage.numerics["tf32"],
-        json=json or {},
-        tensors=tensors or {},
-        encoders=encoders or {},
+        json={**json, **facts},
+        tensors={**tensors, **pixels, **labels},
+        encoders=encoders,
     )
+
+
+def images_from(handed: Handover, name: str, device: torch.device) -> ImageSet:
+    """The images of a handover of this name, on the device."""
+    facts = handed.json[name]
+    declared = {each: None if facts[each] is None else tuple(facts[each]) for each in ("mean", "std")}
+    labels = handed.tensors.get(f"{name}.labels")
+    return ImageSet(handed.tensors[name], labels, tuple(facts["classes"]), **declared).to(device)
+
+
+def prefixed(name: str, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors that belong together, under one name: what ``inside`` finds again."""
+    return {f"{name}.{part}": tensor for part, tensor in parts.items()}
+
+
+def inside(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors that ``prefixed`` put under a name."""
+    start = f"{name}."
+    return {each.removeprefix(start): tensor for each, tensor in tensors.items() if each.startswith(start)}
 
 
 def draw_rows(pool: int, drawn: Mapping[str, int]) -> Tensor:
@@ -70,17 +98,6 @@ def draw_order(pool: int, drawn: Mapping[str, int]) -> Tensor:
     """The rows of ``draw_rows`` in the order of the draw."""
     generator = torch.Generator().manual_seed(drawn["seed"])
     return torch.randperm(pool, generator=generator)[: drawn["count"]]
-
-
-def facts_of(images: ImageSet) -> dict[str, Any]:
-    """The facts about images besides their pixels, as JSON."""
-    return {"classes": images.classes, "mean": images.mean, "std": images.std}
-
-
-def images_from(facts: Mapping[str, Any], pixels: Tensor, labels: Tensor | None, device: torch.device) -> ImageSet:
-    """The images of ``facts_of``, on the device."""
-    declared = {name: None if facts[name] is None else tuple(facts[name]) for name in ("mean", "std")}
-    return ImageSet(pixels, labels, tuple(facts["classes"]), **declared).to(device)
 
 
 def alone(stage: Stage, inputs: Inputs) -> None:

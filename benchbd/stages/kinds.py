@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping
 from importlib import import_module
 from types import MappingProxyType
 from typing import Protocol, cast
@@ -24,13 +24,13 @@ class StageKind(Protocol):
     A function that takes several stages gets one, unless ``alike`` groups several in one handover.
     """
 
-    def hand_over(self, stages: Sequence[Stage], inputs: Inputs) -> Handover:
+    def hand_over(self, inputs: Inputs, *stages: Stage) -> Handover:
         """The whole input of the work. The harness calls it: it may read everything and selects."""
 
     def work(self, methods: Mapping[str, Method], handed: Handover, device: torch.device) -> Product:
         """Do the work, in any process, with the handover alone. methods: those of the handover, built."""
 
-    def accept(self, stages: Sequence[Stage], product: Product, inputs: Inputs) -> list[Outcome]:
+    def accept(self, inputs: Inputs, product: Product, *stages: Stage) -> list[Outcome]:
         """Each stage's output, once the product is checked. The harness calls it."""
 
     def forwards(self, stage: Stage) -> int | None:

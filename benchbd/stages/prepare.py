@@ -2,51 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from benchbd.base.errors import PluginError, shown
 from benchbd.base.isolation import isolated
-from benchbd.contract.context import derive_seed
 from benchbd.contract.detection import Detection
 from benchbd.contract.handover import Handover, Product
 from benchbd.nets.encoder import Encoder
 from benchbd.stages.base import Outcome, Stage
-from benchbd.stages.clean import Clean, attachments_of, hand_over_clean, knowledge_of, plan_clean
+from benchbd.stages.clean import Clean, hand_over_clean, knowledge_of, plan_clean
 from benchbd.stages.inputs import Inputs, alone
 from benchbd.stages.sources import Sources
 
 PREPARED = "prepared.safetensors"
 
-alike = alone
+alike, hand_over = alone, hand_over_clean
 
 
 def plan(
     sources: Sources, detection: Detection, architecture: str, clean: Clean, seed: int, departures: Iterable[str]
 ) -> Stage:
     """The stage of a detector's preparation from the clean images of one seed, for encoders of an architecture."""
-    return sources.stage(
-        "prepare",
-        f"{detection.name} for {architecture} on clean images of {clean.pool} seed {seed}",
-        detection,
-        derive_seed(seed, "prepare"),
-        data={"pool": sources.ref(clean.pool, "pool")},
-        params={**plan_clean(sources, clean, seed), "architecture": architecture},
-        parents={},
-        architecture=architecture,
-        departures=[*departures, *clean.departures],
-        attachments=attachments_of(clean),
-    )
-
-
-def hand_over(stages: Sequence[Stage], inputs: Inputs) -> Handover:
-    (stage,) = stages
-    return hand_over_clean(stage, inputs, {"architecture": stage.architecture})
+    label = f"{detection.name} for {architecture} on clean images of {clean.pool} seed {seed}"
+    return plan_clean(sources, "prepare", label, detection, clean, seed, departures, {}, architecture)
 
 
 def work(methods: Mapping[str, Any], handed: Handover, device: torch.device) -> Product:
@@ -59,10 +41,8 @@ def work(methods: Mapping[str, Any], handed: Handover, device: torch.device) -> 
     return Product(tensors=checked_prepared(prepared, who))
 
 
-def accept(stages: Sequence[Stage], product: Product, inputs: Inputs) -> list[Outcome]:
-    (stage,) = stages
-    tensors = checked_prepared(product.tensors, f"detector {stage.method_name}")
-    return [Outcome({PREPARED: partial(save_file, tensors)}, {})]
+def accept(inputs: Inputs, product: Product, stage: Stage) -> list[Outcome]:
+    return [Outcome.of_tensors(PREPARED, checked_prepared(product.tensors, f"detector {stage.method_name}"))]
 
 
 def forwards(stage: Stage) -> int | None:

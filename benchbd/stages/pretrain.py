@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from benchbd.base.errors import UsageError
 from benchbd.base.isolation import isolated
-from benchbd.contract.context import derive_seed
 from benchbd.contract.handover import Handover, Product
 from benchbd.contract.images import ImageSet
 from benchbd.contract.pretraining import Pretraining, architecture_of
-from benchbd.stages.base import Stage, forwards
+from benchbd.stages import base
+from benchbd.stages.base import Stage
 from benchbd.stages.encoders import COMPARED, accept_encoder, product_of
-from benchbd.stages.inputs import Inputs, alone, facts_of, handover, images_from, unlabeled
+from benchbd.stages.inputs import Inputs, alone, handover, images_from, unlabeled
 from benchbd.stages.sources import Sources
 
-__all__ = ["accept", "alike", "forwards", "hand_over", "plan", "work"]
-
-accept, alike = accept_encoder, alone
+accept, alike, forwards = accept_encoder, alone, base.forwards
 
 
 def plan(sources: Sources, method: Pretraining, name: str, seed: int, departures: Iterable[str]) -> Stage:
@@ -33,43 +30,25 @@ def plan(sources: Sources, method: Pretraining, name: str, seed: int, departures
             f"pre-training {method.name} learns from labels, and {more} images of the pool {name} have none: "
             "take a data set without unlabelled images"
         )
-    return sources.stage(
-        "pretrain",
-        f"{method.name} on {name} seed {seed}",
-        method,
-        derive_seed(seed, "pretrain"),
-        data={"pool": sources.ref(name, split)},
-        params={"normalization": [list(info.mean), list(info.std)]},
-        parents={},
-        architecture=architecture_of(method),
-        departures=departures,
-    )
+    label, data = f"{method.name} on {name} seed {seed}", {"pool": sources.ref(name, split)}
+    params, arch = {"normalization": [list(info.mean), list(info.std)]}, architecture_of(method)
+    return sources.stage("pretrain", label, method, seed, departures, data=data, parents={}, params=params, arch=arch)
 
 
-def hand_over(stages: Sequence[Stage], inputs: Inputs) -> Handover:
-    (stage,) = stages
-    facts, tensors = pool_of(stage, inputs)
-    return handover(stage, json={"pool": facts, "architecture": stage.architecture}, tensors=tensors)
+def hand_over(inputs: Inputs, stage: Stage) -> Handover:
+    return handover(stage, json={"architecture": stage.architecture}, images={"pool": pool_of(stage, inputs)})
 
 
-def pool_of(stage: Stage, inputs: Inputs) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The JSON and tensors of a ``pretrain`` stage's pool for a handover; labels only for a labelled method."""
+def pool_of(stage: Stage, inputs: Inputs) -> ImageSet:
+    """The pool of a ``pretrain`` stage, with labels only for a labelled method."""
     assert isinstance(stage.method, Pretraining)
     pool = inputs.images(stage.data["pool"])
-    if not stage.method.labelled:
-        pool = unlabeled(pool)
-    labels = {} if pool.labels is None else {"labels": pool.labels}
-    return facts_of(pool), {"pool": pool.pixels, **labels}
-
-
-def pool_from(handed: Handover, device: torch.device) -> ImageSet:
-    """The images of ``pool_of``, on the device."""
-    return images_from(handed.json["pool"], handed.tensors["pool"], handed.tensors.get("labels"), device)
+    return pool if stage.method.labelled else unlabeled(pool)
 
 
 def work(methods: Mapping[str, Any], handed: Handover, device: torch.device) -> Product:
     method: Pretraining = methods["own"]
-    pool = pool_from(handed, device)
+    pool = images_from(handed, "pool", device)
     seen, who = pool.pixels[:COMPARED].clone(), f"pre-training {method.name}"
     with isolated(who):
         encoder = method.pretrain(pool, handed.seed)

@@ -3,21 +3,19 @@ does this work."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from benchbd.base.errors import PluginError, UsageError
-from benchbd.contract.context import derive_seed
 from benchbd.contract.handover import Handover, Product
 from benchbd.contract.images import content_digest
 from benchbd.contract.specs import ReferenceSpec
 from benchbd.nets.encoder import Encoder
 from benchbd.stages.base import REFERENCES, Outcome, Stage
-from benchbd.stages.inputs import Inputs, alone, facts_of, handover, images_from
+from benchbd.stages.inputs import Inputs, alone, handover, images_from
 from benchbd.stages.sources import Sources
 from benchbd.stages.task import Task
 from benchbd.toolkit.references import choose_references
@@ -41,34 +39,26 @@ def plan(
             f"reference.count: {spec.count} reference inputs are asked for, and the class {task.target} of "
             f"{task.name} has {most} training images, about half of which are held out for them"
         )
-    digest = None if given is None else content_digest(given, None, ())
+    label, data = f"{task} on {clean.data['pool'].name} seed {seed}", {"train": sources.ref(task.name, "train")}
+    params: dict[str, Any] = {"target": task.label, "count": spec.count, "file": None}
+    if given is not None:
+        params |= {"count": len(given), "file": content_digest(given, None, ())}
+    keyed = spec.model_copy(update={"file": None})  # a file is identified by what is in it
+    parents, attached = {"encoder": clean}, {} if given is None else {"references": given}
     return sources.stage(
-        "reference",
-        f"{task} on {clean.data['pool'].name} seed {seed}",
-        spec.model_copy(update={"file": None}),  # a file is identified by its content
-        derive_seed(seed, "reference"),
-        data={"train": sources.ref(task.name, "train")},
-        params={"target": task.label, "count": spec.count if given is None else len(given), "file": digest},
-        parents={"encoder": clean},
-        architecture=clean.architecture,
-        departures=departures,
-        attachments={} if given is None else {"references": given},
+        "reference", label, keyed, seed, departures, data=data, parents=parents, params=params, attached=attached
     )
 
 
-def hand_over(stages: Sequence[Stage], inputs: Inputs) -> Handover:
-    (stage,) = stages
-    train = inputs.images(stage.data["train"])
-    assert train.labels is not None
-    tensors = {"train": train.pixels, "labels": train.labels}
-    if (given := stage.attachments.get("references")) is not None:
-        if content_digest(given, None, ()) != stage.params["file"]:
-            raise PluginError("the reference inputs were changed in memory by a plugin; run without it")
-        tensors["given"] = given
+def hand_over(inputs: Inputs, stage: Stage) -> Handover:
+    given = stage.attachments.get("references")
+    if given is not None and content_digest(given, None, ()) != stage.params["file"]:
+        raise PluginError("the reference inputs were changed in memory by a plugin; run without it")
     return handover(
         stage,
-        json={"train": facts_of(train), "target": stage.params["target"], "count": stage.params["count"]},
-        tensors=tensors,
+        json={"target": stage.params["target"], "count": stage.params["count"]},
+        images={"train": inputs.images(stage.data["train"])},
+        tensors={} if given is None else {"given": given},
         encoders={"clean": inputs.encoder(stage.parents["encoder"])},
     )
 
@@ -77,7 +67,7 @@ def work(methods: Mapping[str, Any], handed: Handover, device: torch.device) -> 
     given = handed.tensors.get("given")
     choice = choose_references(
         Encoder.from_bytes(handed.encoders["clean"], device),
-        images_from(handed.json["train"], handed.tensors["train"], handed.tensors["labels"], device),
+        images_from(handed, "train", device),
         target=handed.json["target"],
         count=handed.json["count"],
         seed=handed.seed,
@@ -92,9 +82,8 @@ def work(methods: Mapping[str, Any], handed: Handover, device: torch.device) -> 
     return Product(json=told, tensors={"pixels": choice.pixels.cpu().contiguous()})
 
 
-def accept(stages: Sequence[Stage], product: Product, inputs: Inputs) -> list[Outcome]:
-    tensors = dict(product.tensors)
-    return [Outcome({REFERENCES: lambda path: save_file(tensors, path)}, dict(product.json))]
+def accept(inputs: Inputs, product: Product, stage: Stage) -> list[Outcome]:
+    return [Outcome.of_tensors(REFERENCES, product.tensors, product.json)]
 
 
 def forwards(stage: Stage) -> int | None:

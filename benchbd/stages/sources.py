@@ -8,11 +8,12 @@ from typing import Any
 from pydantic import BaseModel
 
 from benchbd.base.errors import DataAbsentError, DataError, UsageError, brief, shown
+from benchbd.contract.context import derive_seed
 from benchbd.contract.method import Method
 from benchbd.contract.specs import Pin
 from benchbd.data.entries import ABSENT, SplitInfo
 from benchbd.data.library import DataLibrary
-from benchbd.stages.base import DataRef, Stage
+from benchbd.stages.base import EMPTY, DataRef, Stage
 from benchbd.stages.task import Task, class_index, resolve_target, split_task
 
 
@@ -71,15 +72,24 @@ class Sources:
         label: str,
         method: Method | BaseModel,
         seed: int,
+        departures: Iterable[str],
         *,
         data: Mapping[str, DataRef],
-        departures: Iterable[str],
-        **others: Any,
+        parents: Mapping[str, Stage],
+        params: Mapping[str, Any] = EMPTY,
+        attached: Mapping[str, Any] = EMPTY,
+        arch: str | None = None,
+        draws_as: str | None = None,
     ) -> Stage:
-        """A stage under the run's numerics. departures: those of its method; those of its data are added here. others:
-        the other fields of ``Stage``."""
+        """A stage under the run's numerics.
+
+        seed: of the run. The stage's own is derived from it and from the kind, or from the kind ``draws_as``.
+        departures: those of its method; those of its data are added here.
+        attached: objects whose digests are in ``params``. arch: by default that of its parent ``encoder``.
+        """
         told = (*departures, *(text for ref in data.values() for text in self._off_pins(ref.name, ref.split)))
-        return Stage(kind, label, method, seed, data=data, numerics=self.numerics, departures=told, **others)
+        seed, arch = derive_seed(seed, draws_as or kind), arch or parents["encoder"].architecture
+        return Stage(kind, label, method, seed, data, params, parents, self.numerics, arch, attached, told)
 
     def _official_count(self, name: str, split: str) -> int:
         """The number of images of an absent split, for the estimate of cost; 0 if unknown."""
