@@ -19,6 +19,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -44,14 +45,15 @@ from benchbd.contract.detection import ClassifierDetection, Detection, TaskKnowl
 from benchbd.contract.evaluator import Evaluator, Probe
 from benchbd.contract.images import SIZE, ImageSet
 from benchbd.contract.method import Method, build, exactly, forwards_of, shortened_of
-from benchbd.contract.pretraining import Pretraining
+from benchbd.contract.pretraining import Pretraining, flaw_of_architecture
 from benchbd.contract.trigger import Trigger
 from benchbd.contract.trigger_function import TriggerFunction
 from benchbd.data.layouts import WITHOUT_LABELS
 from benchbd.data.own import read_own, sources_of
 from benchbd.nets.classifier import Classifier
-from benchbd.nets.encoder import Encoder
+from benchbd.nets.encoder import ARCHITECTURES, Encoder
 from benchbd.nets.head import Head
+from benchbd.nets.promises import broken_promises
 from benchbd.nets.rebuild import rebuild
 from benchbd.registry import check_plannable, flaw_of
 from benchbd.stages.attack import check_backdoor
@@ -167,6 +169,35 @@ def check_method(cls: type[Method], *, data_root: str | Path | None = None, **op
         _other_randomness(0)
         if check := checks.get(of[0]):
             check(method, who)
+
+
+def check_architecture(cls: type[Encoder], *, size: int | None = None) -> None:
+    """Raise ContractError where a class of encoders breaks the contract.
+
+    size: height and width of the images, 32 to 224; None: its ``image_size``, else 32.
+    Checks: name and docstring; weights are a function of the seed; features are finite and (N, feature_dim), depend on
+    no other image, and are the same, nearly, under bfloat16; stages, maps, ``convolutions`` and ``norms`` go by the
+    names that they have; gradients reach every map and the images; the mask prunes; copies are independent; a file
+    holds all of it.
+    """
+    _require(isinstance(cls, type) and issubclass(cls, Encoder), f"{cls!r} is not a class derived from benchbd.Encoder")
+    who = f"{cls.__module__}.{cls.__name__}"
+    if flaw := flaw_of_architecture(cls):
+        raise ContractError(f"{who}: {flaw}")
+    _require(bool((cls.__doc__ or "").strip()) and cls.__doc__ != Encoder.__doc__, f"{who}: give it a docstring")
+
+    def build(seed: int) -> Encoder:
+        return Encoder.seeded(cls.arch, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3), seed=seed, device="cpu").eval()
+
+    def try_out(encoder: Encoder) -> str:
+        return next(broken_promises(encoder, size or cls.image_size or SIZE), "")
+
+    with patch.dict(ARCHITECTURES, {cls.arch: cls}), _promised(who):
+        one, same, other = (_call(who, build, seed) for seed in (1, 1, 2))
+        _require(_same(one.tensors(), same.tensors()), f"{who}: the same seed gave other weights")
+        _require(not _same(one.tensors(), other.tensors()), f"{who}: the seed makes no difference")
+        if flaw := _call(who, try_out, one):
+            raise ContractError(f"{who}: {flaw}")
 
 
 def _require(condition: bool, message: str) -> None:

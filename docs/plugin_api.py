@@ -19,7 +19,16 @@ from docs.python import class_entry, code, entry, stub
 HERE = Path(__file__).parent
 
 TESTING = (
-    *("check_method", "ContractError", "toy_images", "toy_encoder", "toy_classifier", "toy_defender", "toy_attacker"),
+    *(
+        "check_method",
+        "check_architecture",
+        "ContractError",
+        "toy_images",
+        "toy_encoder",
+        "toy_classifier",
+        "toy_defender",
+        "toy_attacker",
+    ),
     "toy_probe",
 )
 
@@ -43,6 +52,7 @@ def plugin_api() -> str:
         "reserved": ", ".join(f"`{name}`" for name in sorted(RESERVED)),
         "method": class_entry(Method),
         "sections": "\n\n".join(map(_section, AXES)),
+        "architecture": (HERE / "examples" / "architecture.py").read_text(encoding="utf-8").rstrip(),
         "testing": "\n\n\n".join(entry(name, getattr(testing, name), testing) for name in TESTING),
         "hooks": "\n\n\n".join(stub(hook) for name, hook in vars(hookspecs).items() if name.startswith("benchbd_")),
         "observed": "\n\n\n".join(map(class_entry, (observed.ObservedStage, observed.ObservedRecord))),

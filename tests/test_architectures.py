@@ -26,9 +26,10 @@ from benchbd.api import Session
 from benchbd.contract.method import build
 from benchbd.contract.pretraining import Pretraining, flaw_of_architecture
 from benchbd.nets.encoder import ARCHITECTURES, W16
-from benchbd.nets.meter import ForwardMeter, precision
-from benchbd.nets.rebuild import rebuild
+from benchbd.nets.meter import ForwardMeter
 from benchbd.registry import Registry, load_registry
+from benchbd.testing import ContractError, check_architecture
+from docs.examples.architecture import Four
 
 from .boards import FIVE_STEPS, completed, offering
 
@@ -169,66 +170,63 @@ def pictures(size: int, n: int = 2) -> Tensor:
     return torch.rand(n, 3, size, size, generator=torch.Generator().manual_seed(0))
 
 
-def check(encoder: Encoder, size: int, folder: Path) -> None:
-    """Check what every architecture must do."""
-    x = pictures(size)
-    with torch.no_grad():
-        features, maps = encoder.intermediates(x)
-        again, every = encoder.intermediates(x, every=True)
-        assert features.shape == (2, encoder.feature_dim)
-        assert encoder.project(features).shape == (2, 128)
-        torch.testing.assert_close(encoder(x[1:]), features[1:], rtol=1e-3, atol=1e-4)  # images do not interact
-        with precision("bf16"):
-            near, rounded = encoder.intermediates(x)
-    assert torch.equal(features, again)
-    assert tuple(maps) == encoder.stages
-    assert all(torch.equal(map_, every[name]) for name, map_ in maps.items())
-    assert {t.dtype for t in (features, near, *maps.values(), *rounded.values(), *every.values())} == {torch.float32}
-    assert float(torch.nn.functional.cosine_similarity(near, features).min()) > 0.98
-    assert maps[encoder.stages[-1]].shape[1] == encoder.channels == len(encoder.mask)
+def broken(**parts: Any) -> type[Encoder]:
+    return type("Broken", (Plain,), {"__doc__": "Broken.", **parts})
 
-    seen: dict[str, Tensor] = {}
-    twin = encoder.copy()
-    for name, convolution in twin.convolutions().items():
-        convolution.register_forward_hook(lambda m, x, y, name=name: seen.setdefault(name, y.detach().clone()))
-    with torch.no_grad():
-        _, every = twin.intermediates(x, every=True)
-    assert list(seen) == list(twin.convolutions()) == [place for place in every if place in seen]
-    assert all(torch.equal(y, every[name]) for name, y in seen.items())  # unchanged since they were taken
-    assert all(encoder.get_submodule(name) is norm for name, norm in encoder.norms().items())
 
-    features, every = encoder.intermediates(x.clone().requires_grad_(True), every=True)
-    gradients = torch.autograd.grad(features.square().sum(), [*every.values()])
-    assert all(gradient.isfinite().all() for gradient in gradients)
-    if encoder.channelwise:
-        assert all(float(gradient.abs().max()) > 0 for gradient in gradients)
-    with ForwardMeter() as meter:
-        encoder(x).sum().backward()
-        assert meter.images == 2 + 4
-    with ForwardMeter() as meter:
-        encoder.frozen()(x.clone().requires_grad_(True)).sum().backward()
-    assert meter.images == 2 + 2
+def last_stage_untaken(self: Plain, x: Tensor, take: Any) -> Tensor:
+    return self.second(take("first", self.first(x)).relu()).mean((2, 3))
 
-    pruned = encoder.copy()
-    half = encoder.channels // 2
-    pruned.mask[:half] = 0
-    with torch.no_grad():
-        less, maps = pruned.intermediates(x)
-    assert not maps[encoder.stages[-1]][:, :half].any()
-    if encoder.channelwise:
-        assert not less[:, :half].any()
-        assert torch.equal(less[:, half:], features[:, half:])
-    else:
-        assert not torch.equal(less, features)
 
-    pruned.save(folder / "a")
-    loaded = Encoder.load(folder / "a")
-    loaded.save(folder / "b")
-    assert type(loaded) is type(encoder)
-    assert (folder / "a").read_bytes() == (folder / "b").read_bytes()
-    assert (folder / "a").unlink() is (folder / "b").unlink() is None
-    plain = rebuild(pruned, encoder.arch, "a test")
-    assert all(torch.equal(a, b) for a, b in zip(plain.tensors().values(), pruned.tensors().values(), strict=True))
+def without_going_on(self: Plain, x: Tensor, take: Any) -> Tensor:
+    y = self.second(take("first", self.first(x)).relu())
+    take("second", y)
+    return y.mean((2, 3))
+
+
+def over_the_batch(self: Plain, x: Tensor, take: Any) -> Tensor:
+    features = Plain.encode(self, x, take)
+    return features - features.mean(0)
+
+
+def without_autograd(self: Plain, x: Tensor, take: Any) -> Tensor:
+    return Plain.encode(self, x, take).detach()
+
+
+@pytest.mark.parametrize(
+    ("cls", "complaint"),
+    [
+        (nn.Linear, "is not a class derived from benchbd.Encoder"),
+        (broken(__doc__=""), "give it a docstring"),
+        (broken(image_size=20), "its image_size must be None or one of 32 to 224"),
+        (broken(feature_dim=7, channels=6), "features of 2 images are (2, 6), not (2, 7)"),
+        (broken(stages=("first", "third")), "encode() takes the stages ('first',), and stages says"),
+        (broken(encode=last_stage_untaken), "encode() takes the stages ('first',), and stages says"),
+        (broken(encode=without_going_on), "no finite gradient with respect to the map of second"),
+        (broken(encode=over_the_batch), "features of an image depend on the other images"),
+        (broken(encode=without_autograd), "does not require grad"),
+        (broken(norms=lambda self: {"bn": nn.BatchNorm2d(4)}), "norms() names bn, which is no module of that name"),
+        (
+            broken(convolutions=lambda self: {"third": self.first}),
+            "convolutions() names third, which encode() does not",
+        ),
+        (
+            broken(convolutions=lambda self: {"second": self.second, "first": self.first}),
+            "convolutions() is not in the order in which images pass: first, second",
+        ),
+    ],
+)
+def test_what_an_architecture_breaks_is_one_line(cls: Any, complaint: str) -> None:
+    with pytest.raises(ContractError, match=re.escape(complaint)) as told:
+        check_architecture(cls)
+    assert "\n" not in str(told.value)
+    assert "plain" not in ARCHITECTURES
+
+
+def test_an_architecture_that_keeps_its_promises_passes() -> None:
+    for cls in (Plain, Four, W16):
+        check_architecture(cls)
+        check_architecture(cls, size=48)
 
 
 CHEAP = ("resnet34-imagenet", "vgg16-bn", "mobilenet-v2")
@@ -237,12 +235,19 @@ CHEAP = ("resnet34-imagenet", "vgg16-bn", "mobilenet-v2")
 @pytest.mark.parametrize(
     "case", [pytest.param(c, marks=[] if c.arch in CHEAP else pytest.mark.slow) for c in CASES], ids=str
 )
-def test_each_does_what_all_must(case: Case, tmp_path: Path) -> None:
+def test_each_does_what_all_must(case: Case) -> None:
     encoder = fresh(case.arch)
     with torch.no_grad():
         maps = encoder.intermediates(pictures(case.size))[1]
     assert tuple(map_.shape[1] for map_ in maps.values()) == case.channels
-    check(encoder, case.size, tmp_path)
+    check_architecture(type(encoder), size=case.size)
+    x = pictures(case.size)
+    with ForwardMeter() as meter:
+        encoder(x).sum().backward()
+    assert meter.images == 2 + 4
+    with ForwardMeter() as meter:
+        encoder.frozen()(x.requires_grad_(True)).sum().backward()
+    assert meter.images == 2 + 2
 
 
 def torchvisions(encoder: Encoder) -> nn.Module:
@@ -392,9 +397,8 @@ def small_clip() -> dict[str, type[Encoder]]:
 
 @pytest.mark.clip
 @pytest.mark.parametrize("arch", ["thin-rn50", "thin-vit"])
-def test_clips_encoders_do_what_all_must(arch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(ARCHITECTURES, arch, small_clip()[arch])
-    check(fresh(arch), 64, tmp_path)
+def test_clips_encoders_do_what_all_must(arch: str) -> None:
+    check_architecture(small_clip()[arch])
 
 
 @pytest.mark.clip
@@ -425,3 +429,11 @@ def test_clips_encoders_go_through_a_board(arch: str, tmp_path: Path) -> None:
         assert "anp prunes BatchNorm channels; thin-vit has no BatchNorm" in refused.pop("anp")
     assert not refused
     assert {status for status, _ in found.values()} <= {"ok", "attack-failed", "n/a"}, found
+
+
+@pytest.mark.clip
+@pytest.mark.fixed_draw("every stage must end, whatever it learns")
+@pytest.mark.parametrize("arch", ["clip-rn50", "clip-vit-b-32"])
+def test_clips_encoders_go_through_a_board_at_their_size(arch: str, tmp_path: Path) -> None:
+    found = through_a_board(tmp_path, arch, 224, defenses=["none", "ft", "mimic"])
+    assert {status for status, _ in found.values()} <= {"ok", "attack-failed"}, found

@@ -235,7 +235,7 @@ def test_no_board_is_the_demo_and_says_so() -> None:
 def test_list_in_both_forms() -> None:
     document = json.loads(call("list", "--json").stdout)
     axes = ["dataset", "pretraining", "trigger", "attack", "defense", "detection", "evaluator"]
-    assert list(document) == [*axes, "architecture", "board"]
+    assert list(document) == [*axes, "architecture", "executor", "board"]
     assert {"none", "scratch", "ft", "mimic"} <= set(document["defense"])
     assert {"demo", "smoke", "cifar10-small", "table1"} <= set(document["board"])
     assert json.loads(call("list", "defenses", "--json").stdout) == {"defense": document["defense"]}
@@ -243,6 +243,8 @@ def test_list_in_both_forms() -> None:
     for axis, names in document.items():
         assert (f"{axis}\n" in text) == bool(names)
         assert all(f"\n  {name} " in text for name in names)
+    longest = max(len(name) for names in document.values() for name in names)
+    assert {line[longest + 2 : longest + 4] for line in text.splitlines() if line.startswith("  ")} == {"  "}
 
 
 def test_show_in_both_forms() -> None:
@@ -268,6 +270,27 @@ def test_show_in_both_forms() -> None:
     both = json.loads(call("show", "none", "--json").stdout)
     assert sorted(entry["axis"] for entry in both) == ["attack", "defense"]
     assert json.loads(call("show", "attack:none", "--json").stdout)["axis"] == "attack"
+
+
+def test_show_an_architecture_and_an_executor() -> None:
+    found = json.loads(call("show", "resnet50", "--json").stdout)
+    assert found["stages"] == ["layer1", "layer2", "layer3", "layer4"]
+    assert (found["distribution"], found["feature_dim"], found["parameters"]) == ("benchbd", 2048, 23_500_352)
+    text = call("show", "architecture:resnet50").stdout
+    assert text.startswith("architecture resnet50 (benchbd)\n\nResNet-50 with a 3x3 stem")
+    assert re.search(r"^image size +32 to 224 pixels$", text, re.MULTILINE)
+    assert "pip install 'benchbd[clip]'" in call("show", "clip-vit-b-32").stdout
+    assert call("show", "inline").stdout.startswith("executor inline (benchbd)\n\nOne stage at a time")
+    one_line(call("show", "resnet5"), "unknown method 'resnet5': did you mean 'resnet50'?")
+    one_line(call("show", "architecture:resnet5"), "unknown architecture 'resnet5': did you mean 'resnet50'?")
+    one_line(call("show", "executor:inlin"), "unknown executor 'inlin': did you mean 'inline'?")
+
+
+def test_what_cannot_be_built_here_is_shown_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchbd.cli.describe.find_spec", lambda _: None)
+    found = json.loads(call("show", "clip-rn50", "--json").stdout)
+    assert (found["feature_dim"], found["image_size"], found["parameters"]) == (1024, 224, None)
+    assert re.search(r"^parameters +-$", call("show", "clip-rn50").stdout, re.MULTILINE)
 
 
 def test_show_a_part_of_the_protocol() -> None:
@@ -371,7 +394,7 @@ def test_figures_of_a_file_that_is_no_record(tmp_path: Path) -> None:
 def test_list_has_the_data_sets_of_the_root(ran: Tiny) -> None:
     arguments = ["list", "dataset", "--data-root", ran.data]
     assert {"cifar10", "pool", "task"} <= set(json.loads(call(*arguments, "--json").stdout)["dataset"])
-    assert f"  pool            In {ran.data / 'pool'}.\n" in call(*arguments).stdout
+    assert f"  pool     In {ran.data / 'pool'}.\n" in call(*arguments).stdout
 
 
 def test_plugins_as_json() -> None:

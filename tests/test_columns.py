@@ -89,7 +89,15 @@ def test_control_characters_take_no_part_in_a_row() -> None:
     assert fitted.row(["a\x1b[31m\nb"]) == ["a\\x1b[31m b"]
 
 
-COMMANDS = (["list"], ["plugins"], ["show", "moth"], ["show", "simclr"], ["show", "table1"])
+COMMANDS = (
+    ["list"],
+    ["plugins"],
+    ["show", "moth"],
+    ["show", "simclr"],
+    ["show", "table1"],
+    ["show", "trigger"],
+    ["show", "resnet50"],
+)
 PAPER = ["compare", "cifar10-small"]
 
 

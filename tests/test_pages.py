@@ -22,7 +22,7 @@ from benchbd.nets.meter import ForwardMeter
 from benchbd.planning.selection import Selection
 from benchbd.records.models import GATE, Status
 from benchbd.registry import Registry, load_registry
-from benchbd.testing import check_method, toy_encoder
+from benchbd.testing import check_architecture, check_method, toy_encoder
 
 ROOT = Path(__file__).resolve().parent.parent
 CONCEPTS = (ROOT / "docs" / "concepts.md").read_text()
@@ -94,7 +94,7 @@ def test_on_board_is_as_the_page_says(tmp_path: Path, registry: Registry) -> Non
 
 def with_examples() -> Registry:
     """Our own methods and those of the page's examples."""
-    examples = [*(axis.name for axis in AXES), "observer"]
+    examples = [*(axis.name for axis in AXES), "architecture", "observer"]
     return load_registry(extra={f"example-{name}": import_module(f"docs.examples.{name}") for name in examples})
 
 
@@ -126,6 +126,13 @@ def test_the_example_of_an_axis_keeps_its_contract(axis: Axis) -> None:
     [cls] = getattr(module, axis.hook)()
     check_method(cls, **({"steps": 3} if "steps" in cls.model_fields else {}))
     assert Path(str(module.__file__)).read_text() in PLUGIN_API
+
+
+def test_the_example_of_an_architecture_keeps_its_contract() -> None:
+    module = import_module("docs.examples.architecture")
+    [cls] = module.benchbd_architectures()
+    check_architecture(cls)
+    assert Path(str(module.__file__)).read_text().rstrip() in PLUGIN_API
 
 
 def test_the_distribution_of_the_page_is_one() -> None:

@@ -74,7 +74,7 @@ def test_it_is_listed_by_its_distribution(site: Path) -> None:
         "main(['plugins', '--json'])"
     )
     listed, bracket, plugins = benchbd(site, "-c", both)[0].partition("[\n")
-    assert "  shrink          Pulls every weight towards zero.\n" in listed
+    assert "  shrink   Pulls every weight towards zero.\n" in listed
     found = {plugin["name"]: plugin for plugin in json.loads(bracket + plugins)}
     assert found["shrink"] == {
         "name": "shrink",

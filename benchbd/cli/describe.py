@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import inspect
+from importlib.util import find_spec
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+import torch
 from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
 from benchbd.base.errors import shown
+from benchbd.base.isolation import isolated
 from benchbd.base.options import Content
+from benchbd.contract.handover import Executor
 from benchbd.contract.method import Method, build
 from benchbd.contract.specs import SECTIONS
+from benchbd.nets.encoder import Encoder
 
 
 def summary(cls: type) -> str:
@@ -30,6 +35,35 @@ def document(cls: type[Method], distribution: str) -> dict[str, Any]:
         "help": inspect.cleandoc(cls.__doc__ or ""),
         "options": fields_of(cls),
     }
+
+
+def architecture(cls: type[Encoder], distribution: str) -> dict[str, Any]:
+    """What an architecture declares, and its parameters; of one that cannot be built here, what its class alone tells.
+
+    PluginError if its ``build`` raises.
+    """
+    built: Any = cls
+    if cls.needs is None or find_spec(cls.needs[0]) is not None:
+        with isolated(f"architecture {cls.arch}"), torch.device("meta"):
+            built = cls(cls.arch, head=False)
+    told = {name: getattr(built, name) for name in ("stages", "feature_dim")}
+    return {
+        "axis": "architecture",
+        "name": cls.arch,
+        "distribution": distribution,
+        "help": inspect.cleandoc(cls.__doc__ or ""),
+        **{name: None if isinstance(value, property) else value for name, value in told.items()},
+        "parameters": None if built is cls else sum(weights.numel() for weights in built.backbone()),
+        "image_size": cls.image_size,
+        "channelwise": cls.channelwise,
+        "needs": cls.needs,
+    }
+
+
+def executor(name: str, cls: type[Executor], distribution: str) -> dict[str, Any]:
+    """What an executor says of itself."""
+    about = inspect.cleandoc(cls.__doc__ or "")
+    return {"axis": "executor", "name": name, "distribution": distribution, "help": about}
 
 
 def section(name: str) -> dict[str, Any]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
+from rich.cells import cell_len
 
 from benchbd.base.content import expanded
 from benchbd.base.errors import UnknownNameError, UsageError, shown
@@ -22,13 +23,13 @@ from benchbd.report.writers import text
 from benchbd.report.writers.columns import WIDTH, kept, wrapped
 from benchbd.report.writers.safe import plain
 
-LONGEST = 30  # characters of the name of an entry point or a distribution that a table shows
+LONGEST = 30  # characters of the name of an entry point or a distribution that a table shows, and room for a name
 
 
 @click.command(
     "list",
     cls=Command,
-    help=f"""List every method by AXIS ({", ".join(AXIS)}), the architectures, and the boards.
+    help=f"""List every method by AXIS ({", ".join(AXIS)}), the architectures, executors and boards.
 
     Data sets are those that plugins know and those that lie in the data root.
     """,
@@ -39,12 +40,15 @@ LONGEST = 30  # characters of the name of an entry point or a distribution that 
 def list_(axis: str | None, data_root: Path | None, as_json: bool) -> None:
     from benchbd.cli.describe import summary
     from benchbd.data.library import DataLibrary, find_data_root
+    from benchbd.engine.executors import executors_of
     from benchbd.planning.board import board_names, load_board
     from benchbd.registry import load_registry
 
     registry, root = load_registry(), find_data_root(data_root)
-    axes: dict[str, list[str]] = {name: registry.names(name) for name in AXIS}
-    axes |= {"architecture": sorted(registry.architectures), "board": board_names()}
+    known: dict[str, Mapping[str, type]] = {**registry.methods}
+    known |= {"architecture": registry.architectures, "executor": executors_of(registry)}
+    axes: dict[str, list[str]] = {name: sorted(classes) for name, classes in known.items()}
+    axes["board"] = board_names()
     axes["dataset"] = sorted({*axes["dataset"], *DataLibrary({}, root, root).names()})
     if axis is not None:
         singular = axis.removesuffix("s")
@@ -54,6 +58,7 @@ def list_(axis: str | None, data_root: Path | None, as_json: bool) -> None:
     if as_json:
         say(json.dumps(axes, indent=1))
         return
+    room = min(LONGEST, max((cell_len(plain(method)) for methods in axes.values() for method in methods), default=0))
     for name, methods in axes.items():
         if not methods:
             if axis is not None:
@@ -63,13 +68,12 @@ def list_(axis: str | None, data_root: Path | None, as_json: bool) -> None:
         for method in methods:
             if name == "board":
                 about = load_board(method).title
-            elif name == "architecture":
-                about = summary(registry.architectures[method])
-            elif method in registry.methods[name]:
-                about = summary(registry.get(name, method))
+            elif method in known[name]:
+                about = summary(known[name][method])
             else:
                 about = f"In {root / method}."
-            lines = wrapped(about, columns(WIDTH), f"  {plain(method):<15} ", " " * 18)
+            begin = f"  {plain(method)}{' ' * (room - cell_len(plain(method)))}  "
+            lines = wrapped(about, columns(WIDTH), begin, " " * (room + 4))
             say("\n".join(lines or [f"  {plain(method)}"]))
 
 
@@ -78,17 +82,20 @@ def list_(axis: str | None, data_root: Path | None, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="As JSON on stdout.")
 @click.option("--toml", "as_toml", is_flag=True, help="A board's file on stdout: where a board of your own may start.")
 def show(name: str, as_json: bool, as_toml: bool) -> None:
-    """Show a method: what it does, its paper, and every option with type, bounds, default and help. Or a board's grid.
+    """Show a method: what it does, its paper, and every option with type, bounds, default and help. Or a board's grid,
+    an architecture, an executor.
 
-    NAME is the name of a method or board, or AXIS:NAME if several axes have a method of that name; the path of a board;
-    or a part of the protocol that -o can set too: trigger, reference, clean, shadow, task, budget.
+    NAME is the name of one of them, or AXIS:NAME if several axes have that name; the path of a board; or a part of the
+    protocol that -o can set too: trigger, reference, clean, shadow, task, budget.
     """
-    from benchbd.cli.describe import document, section
+    from benchbd.cli.describe import architecture, document, executor, section
     from benchbd.contract.specs import SECTIONS
+    from benchbd.engine.executors import executors_of
     from benchbd.planning.board import board_names
     from benchbd.registry import load_registry
 
     registry = load_registry()
+    architectures, executors = registry.architectures, executors_of(registry)
     methods = {known for axis in AXIS for known in registry.names(axis)}
     if name not in methods and (name.endswith(".toml") or (expanded(name) / "board.toml").is_file()):
         _show_board(name, as_json, as_toml)
@@ -99,13 +106,23 @@ def show(name: str, as_json: bool, as_toml: bool) -> None:
         _show_methods([section(name)], as_json)
         return
     axis, _, bare = name.rpartition(":")
-    if axis not in ("", "board", *AXIS):
-        raise UnknownNameError("axis", axis, [*AXIS, "board"])
+    if axis not in (known := ["", *AXIS, "architecture", "executor", "board"]):
+        raise UnknownNameError("axis", axis, known[1:])
     if axis == "board" or (not axis and bare in board_names() and bare not in methods):
         _show_board(bare, as_json, as_toml)
         return
-    classes = registry.find(name, besides=[*board_names(), *SECTIONS])
-    _show_methods([document(cls, registry.plugin_of(cls.axis, cls.name).distribution) for cls in classes], as_json)
+    found = []
+    if axis in ("", "architecture") and bare in architectures:
+        found.append(architecture(architectures[bare], registry.plugin_of("architecture", bare).distribution))
+    if axis in ("", "executor") and bare in executors:
+        found.append(executor(bare, executors[bare], registry.plugin_of("executor", bare).distribution))
+    if axis in ("architecture", "executor") and not found:
+        raise UnknownNameError(axis, bare, architectures if axis == "architecture" else executors)
+    if bare in methods or not found:
+        classes = registry.find(name, besides=[*board_names(), *SECTIONS, *architectures, *executors])
+        own = [document(cls, registry.plugin_of(cls.axis, cls.name).distribution) for cls in classes]
+        found = own + found
+    _show_methods(found, as_json)
 
 
 _OPTIONS = (
@@ -115,19 +132,39 @@ _OPTIONS = (
 
 
 def _show_methods(documents: list[dict[str, Any]], as_json: bool) -> None:
-    """Print methods, or parts of the protocol, which have no version and paper."""
+    """Print methods, parts of the protocol, which have no version and paper, or what else has a name and no options."""
     if as_json:
         say(json.dumps(documents[0] if len(documents) == 1 else documents, indent=1))
         return
     width = columns(WIDTH)
     for about in documents:
-        version = f" (version {about['version']}, {about['distribution']})" if "version" in about else ""
-        lines = [f"{about['axis']} {about['name']}{version}", "", *kept(about["help"], width), ""]
+        origin = [f"version {about['version']}"] if "version" in about else []
+        origin += [about["distribution"]] if "distribution" in about else []
+        told = f" ({', '.join(origin)})" if origin else ""
+        lines = [f"{about['axis']} {about['name']}{told}", "", *kept(about["help"], width), ""]
         if "paper" in about:
             lines += [*wrapped(f"paper: {about['paper'] or '-'}", width), ""]
+        if "stages" in about:
+            lines.append(_table((Column("", "words"), Column("", "words", least=24)), _facts(about), width))
+        if "options" not in about:
+            say("\n".join(lines).rstrip())
+            continue
         rows = [[f["name"], f["type"], f["bounds"], json.dumps(f["default"]), f["help"]] for f in about["options"]]
         lines.append(_table(_OPTIONS, rows, width) if rows else "no options")
         say("\n".join(lines))
+
+
+def _facts(about: dict[str, Any]) -> list[list[str]]:
+    """What is told of an architecture, as rows; a dash for what only one that can be built has."""
+    size, needs = about["image_size"], about["needs"]
+    return [
+        ["stages", ", ".join(about["stages"] or "-")],
+        ["feature dimension", f"{about['feature_dim'] or '-'}"],
+        ["parameters", "-" if about["parameters"] is None else f"{about['parameters']:,}"],
+        ["image size", f"{size or '32 to 224'} pixels"],
+        ["features", "one a channel of the last stage" if about["channelwise"] else "mix the last stage's channels"],
+        ["needs", f"{needs[0]}: pip install '{needs[1]}'" if needs else "-"],
+    ]
 
 
 def _show_board(name: str, as_json: bool, as_toml: bool) -> None:

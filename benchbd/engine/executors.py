@@ -37,10 +37,15 @@ class Inline(Executor):
         return future
 
 
+def executors_of(registry: Registry) -> dict[str, type[Executor]]:
+    """Every executor by name: ours, and those that plugins offer."""
+    return {INLINE: Inline, **registry.executors}
+
+
 def executor_called(name: str, registry: Registry, device: torch.device) -> Executor:
     """The executor of this name. UnknownNameError with the nearest one if no plugin offers it."""
     if name == INLINE:
         return Inline(registry, device)
     if name not in registry.executors:
-        raise UnknownNameError("executor", name, [INLINE, *registry.executors])
+        raise UnknownNameError("executor", name, executors_of(registry))
     return registry.executors[name](str(device))
