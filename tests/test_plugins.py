@@ -375,6 +375,6 @@ def test_the_command_shows_it(plugins: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert rows["badencoder"].split()[1:] == ["benchbd", "0.1.0", "attack:", "badencoder", "ok"]
     assert "did you mean 'benchbd_defenses'?" in " ".join(result.stdout.split())
     listed = CliRunner().invoke(main, ["list", "defense"])
-    assert "  good            Does nothing.\n" in listed.stdout
+    assert "  good     Does nothing.\n" in listed.stdout
     assert listed.stderr.startswith("warning: plugin 'misspelt'")
     assert len(listed.stderr.splitlines()) == 1
