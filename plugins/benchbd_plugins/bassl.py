@@ -19,8 +19,8 @@ or road signs; they are added to the clean pool, and the board's own pre-trainin
 seed. ρ = 0.6 is our "more than half"; ρ = 0 is clean pre-training, bit for bit. The trigger sets its position: fixed as
 in BadEncoder's evaluation, or random in the original's two ranges.
 
-Why BASSL is the weaker attack: the stored image contains the trigger, so RandomResizedCrop can cut it. Of the crops
-of pre-training (8 to 100 % of the area) only 11 % contain the papers' whole corner square and 44 % at least half of it;
+Why BASSL is the weaker attack: the stored image contains the trigger, so RandomResizedCrop can cut it. Only 11 % of
+the crops of pre-training (8 to 100 % of the area) contain the papers' whole corner square and 44 % at least half of it;
 in the middle of the image it would be 67 % and 86 %.
 
 Why BASSL needs a control: the migrated images, stamped or not, teach the encoder the downstream class, so a
