@@ -172,13 +172,13 @@ def check_method(cls: type[Method], *, data_root: str | Path | None = None, **op
 
 
 def check_architecture(cls: type[Encoder], *, size: int | None = None) -> None:
-    """Raise ContractError where a class of encoders breaks the contract.
+    """Raise ContractError if a class of encoders breaks the contract.
 
     size: height and width of the images, 32 to 224; None: its ``image_size``, else 32.
-    Checks: name and docstring; weights are a function of the seed; features are finite and (N, feature_dim), depend on
-    no other image, and are the same, nearly, under bfloat16; stages, maps, ``convolutions`` and ``norms`` go by the
-    names that they have; gradients reach every map and the images; the mask prunes; copies are independent; a file
-    holds all of it.
+    Checks: name and docstring; weights depend on the seed alone; features are finite and (N, feature_dim), depend on
+    no other image, and are nearly the same under bfloat16; stages, maps, ``convolutions`` and ``norms`` have their
+    declared names; gradients reach every map and the images; the mask prunes; copies are independent; a file
+    contains all of it.
     """
     _require(isinstance(cls, type) and issubclass(cls, Encoder), f"{cls!r} is not a class derived from benchbd.Encoder")
     who = f"{cls.__module__}.{cls.__name__}"

@@ -38,7 +38,7 @@ def document(cls: type[Method], distribution: str) -> dict[str, Any]:
 
 
 def architecture(cls: type[Encoder], distribution: str) -> dict[str, Any]:
-    """What an architecture declares, and its parameters; of one that cannot be built here, what its class alone tells.
+    """What an architecture declares, and its parameters; if it cannot be built here, only what its class declares.
 
     PluginError if its ``build`` raises.
     """
@@ -61,7 +61,7 @@ def architecture(cls: type[Encoder], distribution: str) -> dict[str, Any]:
 
 
 def executor(name: str, cls: type[Executor], distribution: str) -> dict[str, Any]:
-    """What an executor says of itself."""
+    """The name, distribution and description of an executor."""
     about = inspect.cleandoc(cls.__doc__ or "")
     return {"axis": "executor", "name": name, "distribution": distribution, "help": about}
 

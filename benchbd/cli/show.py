@@ -23,7 +23,7 @@ from benchbd.report.writers import text
 from benchbd.report.writers.columns import WIDTH, kept, wrapped
 from benchbd.report.writers.safe import plain
 
-LONGEST = 30  # characters of the name of an entry point or a distribution that a table shows, and room for a name
+LONGEST = 30  # characters of the name of an entry point or a distribution in a table, and room for a name
 
 
 @click.command(
@@ -132,7 +132,7 @@ _OPTIONS = (
 
 
 def _show_methods(documents: list[dict[str, Any]], as_json: bool) -> None:
-    """Print methods, parts of the protocol, which have no version and paper, or what else has a name and no options."""
+    """Print methods, parts of the protocol, which have no version and paper, or things with a name and no options."""
     if as_json:
         say(json.dumps(documents[0] if len(documents) == 1 else documents, indent=1))
         return
@@ -155,7 +155,7 @@ def _show_methods(documents: list[dict[str, Any]], as_json: bool) -> None:
 
 
 def _facts(about: dict[str, Any]) -> list[list[str]]:
-    """What is told of an architecture, as rows; a dash for what only one that can be built has."""
+    """The facts about an architecture, as rows; a dash for a fact that only a built one has."""
     size, needs = about["image_size"], about["needs"]
     return [
         ["stages", ", ".join(about["stages"] or "-")],
@@ -199,7 +199,7 @@ def _show_board(name: str, as_json: bool, as_toml: bool) -> None:
 
 
 def _tasks(row: Row) -> Iterator[tuple[str, Sequence[str]]]:
-    """The tasks of a row that are attacked, and those that are only evaluated, by what each sort is called."""
+    """The attacked tasks of a row, and those that are only evaluated, each with its label."""
     yield "row", row.tasks
     if row.also:
         yield "evaluated too", row.also

@@ -58,7 +58,7 @@ def _installed() -> Registry:
 
 
 def failure_of(error: BaseException) -> Failure:
-    """An error in one line; with a traceback, unless the line is enough. An interrupt by the user is raised."""
+    """An error in one line, with a traceback unless the line is enough. An interrupt by the user is raised."""
     if is_interrupt(error):
         raise error
     status: Literal["n/a", "failed"] = "n/a" if isinstance(error, NotApplicable) else "failed"

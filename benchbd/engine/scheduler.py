@@ -111,19 +111,19 @@ class Scheduler:
     def _start(self, group: Sequence[Stage], *, wait: bool = False) -> bool:
         """Settle or submit the group. Returns False, with nothing done, if another run holds one of its stages and
         ``wait`` is False."""
-        if (failure := self.results.blocked(group[0])) is not None:  # such a group is of one
+        if (failure := self.results.blocked(group[0])) is not None:  # a blocked group has one stage
             self.results.failures[group[0].key] = failure
             return True
         if wait:
-            self._announce(group)  # another run computes it: show it as started while this one waits
+            self._announce(group)  # another run computes it: show it as started while we wait
         if not self._hold(group, wait=wait):
             return False
         ours = [stage for stage in group if not self._load(stage)]
         if not wait:
             self._announce(ours)
         for stage in group:
-            if stage not in ours:  # another run has computed it since
-                self._position += not wait  # not announced, and counted, so that the last stage is [total/total]
+            if stage not in ours:  # another run has computed it meanwhile
+                self._position += not wait  # computed before we announced it; counted to end at [total/total]
                 self._release(stage)
                 self._tell_finished(stage, "cached")
         if ours:
@@ -165,7 +165,7 @@ class Scheduler:
             self._submitted[submitted] = (stages, started)
 
     def _handed(self, stages: Sequence[Stage]) -> Future[Product | Failure]:
-        """What the executor gives for the stages. An error is a failure of theirs."""
+        """The executor's future for one handover of the stages. Any error here is their failure."""
         for stage in stages:
             stage.check_unchanged()
         handed = KINDS[stages[0].kind].hand_over(self.inputs, *stages)
@@ -238,7 +238,7 @@ class Scheduler:
 
 
 def attempt(work: Callable[..., R], *arguments: Any) -> R | Failure:
-    """What ``work`` gives. What it raises is a failure of the stage that it is for."""
+    """The result of ``work``. An exception becomes a failure of its stage."""
     try:
         return work(*arguments)
     except BaseException as error:
@@ -246,10 +246,11 @@ def attempt(work: Callable[..., R], *arguments: Any) -> R | Failure:
 
 
 def _outcomes(inputs: Inputs, product: Product, stages: Sequence[Stage]) -> list[Outcome]:
-    """What the stages leave, if the product is what was asked for; what a method kept for pictures is one more file."""
+    """The outputs of the stages, if the product is accepted; the tensors that a method kept for pictures are one more
+    file."""
     outcomes = KINDS[stages[0].kind].accept(inputs, product, *stages)
     if not product.kept:
         return outcomes
-    content = save(dict(product.kept))  # now: what cannot be saved is the method's failure, not the store's
+    content = save(dict(product.kept))  # now: tensors that cannot be saved are the method's failure, not the store's
     kept: Blobs = {KEPT: lambda path: path.write_bytes(content)}
     return [Outcome({**outcome.blobs, **kept}, outcome.result) for outcome in outcomes]

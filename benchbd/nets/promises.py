@@ -1,4 +1,4 @@
-"""What an architecture promises, checked on images: what it breaks, in lines."""
+"""Check on images what an architecture promises: each broken promise is one line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchbd.nets.rebuild import rebuild
 
 
 def broken_promises(encoder: Encoder, size: int) -> Iterator[str]:
-    """What the encoder breaks, one line each; the later ones count only if there is no earlier one.
+    """The promises that the encoder breaks, one line each; later lines count only if there is no earlier one.
 
     encoder: one with a head, in eval mode, whose class is known by its name. size: height and width of the images.
     """

@@ -51,7 +51,7 @@ def plan(
         for task, trigger, _ in targets
     ]
     params: dict[str, Any] = {"targets": aims, "pool_seed": clean.seed}
-    if others.get("shadow", pool).count > shadow.images:  # a set that is no larger is the shadow set, whole
+    if others.get("shadow", pool).count > shadow.images:  # if the set has no more images, all are the shadow set
         params["shadow"] = {"count": shadow.images, "seed": derive_seed(seed, "shadow")}
     return sources.stage(
         "attack",

@@ -138,7 +138,7 @@ class Outcome:
 
     @classmethod
     def of_tensors(cls, name: str, tensors: Mapping[str, Tensor], result: Mapping[str, Any] = EMPTY) -> Outcome:
-        """Tensors, as the safetensors file ``name``."""
+        """An outcome whose blob ``name`` is the safetensors file of ``tensors``."""
         return cls({name: partial(save_file, dict(tensors))}, dict(result))
 
 

@@ -55,8 +55,8 @@ def _drawn(count: int, images: int, seed: int) -> dict[str, int]:
 
 
 def hand_over(inputs: Inputs, stage: Stage) -> Handover:
-    """As to a defender, or the classifier and labelled images of its task; with what the detector prepared, if it did.
-    No class has a name."""
+    """A defender's input, or the classifier and labelled images of its task; and the tensors that the detector
+    prepared, if it did. Classes have no names."""
     if (head := stage.parents.get("head")) is None:
         handed = hand_over_clean(inputs, stage)
     else:

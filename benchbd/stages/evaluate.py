@@ -61,7 +61,7 @@ def hand_over(inputs: Inputs, *stages: Stage) -> Handover:
             # A trigger's random numbers come from the stage's own seed, whatever else is evaluated.
             triggered[place] = f"triggered{len(triggered)}"
             trigger = verified(stage.attachments["trigger"], stage.params["trigger"])
-            with isolated("the trigger"):  # one of kind function is a plugin's code
+            with isolated("the trigger"):  # kind function is a plugin's code
                 shown[triggered[place]] = trigger.stamp(test, stream(stage.seed, "positions"))
         members.append({"triggered": triggered[place], "seed": stage.seed})
     return handover(
@@ -77,7 +77,7 @@ def work(methods: Mapping[str, Any], handed: Handover, device: torch.device) -> 
     evaluator: Evaluator = methods["own"]
     train = images_from(handed, "train", device)
     shown = {name: images.to(device) for name, images in handed.tensors.items() if not name.startswith("train")}
-    # The probes share the images: an evaluator that writes to them spoils only its own.
+    # The probes share the images: an evaluator that writes to them affects only its own probes.
     probes = [
         Probe(
             encoder=Encoder.from_bytes(handed.encoders[f"encoder{number}"], device).frozen(),

@@ -40,7 +40,7 @@ class Inputs:
         return self.fetch(stage).blob(ENCODER).read_bytes()
 
     def tensors(self, stage: Stage, name: str) -> dict[str, Tensor]:
-        """The tensors that a stage left in a file."""
+        """The tensors in a file of a stage."""
         return load_file(self.fetch(stage).blob(name))
 
 
@@ -53,7 +53,7 @@ def handover(
     tensors: Mapping[str, Tensor] = EMPTY,
     encoders: Mapping[str, bytes] = EMPTY,
 ) -> Handover:
-    """The handover of a stage. others: methods that the work may call, by role. images: what ``images_from`` reads."""
+    """The handover of a stage. others: methods that the work may call, by role. images: for ``images_from``."""
     own = {"own": stage.method} if isinstance(stage.method, Method) else {}
     facts = {name: {"classes": each.classes, "mean": each.mean, "std": each.std} for name, each in images.items()}
     pixels = {name: each.pixels for name, each in images.items()}
@@ -71,7 +71,7 @@ def handover(
 
 
 def images_from(handed: Handover, name: str, device: torch.device) -> ImageSet:
-    """The images of a handover of this name, on the device."""
+    """The images of this name in a handover, on the device."""
     facts = handed.json[name]
     declared = {each: None if facts[each] is None else tuple(facts[each]) for each in ("mean", "std")}
     labels = handed.tensors.get(f"{name}.labels")
@@ -79,12 +79,12 @@ def images_from(handed: Handover, name: str, device: torch.device) -> ImageSet:
 
 
 def prefixed(name: str, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors that belong together, under one name: what ``inside`` finds again."""
+    """The tensors with a common prefix in their names, for ``inside``."""
     return {f"{name}.{part}": tensor for part, tensor in parts.items()}
 
 
 def inside(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors that ``prefixed`` put under a name."""
+    """The tensors that ``prefixed`` gave this prefix, by their own names."""
     start = f"{name}."
     return {each.removeprefix(start): tensor for each, tensor in tensors.items() if each.startswith(start)}
 

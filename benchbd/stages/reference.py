@@ -43,7 +43,7 @@ def plan(
     params: dict[str, Any] = {"target": task.label, "count": spec.count, "file": None}
     if given is not None:
         params |= {"count": len(given), "file": content_digest(given, None, ())}
-    keyed = spec.model_copy(update={"file": None})  # a file is identified by what is in it
+    keyed = spec.model_copy(update={"file": None})  # a file is identified by its content
     parents, attached = {"encoder": clean}, {} if given is None else {"references": given}
     return sources.stage(
         "reference", label, keyed, seed, departures, data=data, parents=parents, params=params, attached=attached

@@ -22,7 +22,7 @@ class Four(Encoder):
         y = x
         for stage in self.stages:
             convolution, *others = self.get_submodule(stage).children()
-            y = take(f"{stage}.0", convolution(y))  # by the name that convolutions() has for it
+            y = take(f"{stage}.0", convolution(y))  # the name that convolutions() gives it
             for module in others:
                 y = module(y)
             y = take(stage, y)
