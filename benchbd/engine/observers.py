@@ -35,5 +35,3 @@ class Observers:
         if who not in self._complained:
             log.warning("%s %s", who, what)
         self._complained.add(who)
-
-    # Records -----------------------------------------------------------------------------------------------------

@@ -18,12 +18,8 @@ ISOLATION = "none"  # every method is called in the driver's process
 
 def provenance(stage: Stage, registry: Registry, store: Store, device: torch.device) -> dict[str, Any]:
     """A manifest's facts about how its stage was computed, besides the cost."""
-    return {
-        "machine": machine(device),
-        "plugin": origin(stage, registry),
-        "isolation": ISOLATION,
-        "source": store.source,
-    }
+    where, plugin = machine(device), origin(stage, registry)
+    return {"machine": where, "plugin": plugin, "isolation": ISOLATION, "source": store.source}
 
 
 def machine(device: torch.device) -> dict[str, Any]:

@@ -68,9 +68,8 @@ class Scheduler:
                     if not any(self._start(group) for group in self._free(self._planned)):  # the first that is free
                         self._start(next(self._groups(left)), wait=True)
         finally:
-            for lock in self._locks.values():
-                lock.close()
-            self._locks.clear()
+            for key in list(self._locks):
+                self._locks.pop(key).close()
 
     def _load(self, stage: Stage) -> bool:
         """Load a stage from the store, verified; False if the store does not have it."""
@@ -104,9 +103,8 @@ class Scheduler:
 
     def _ready(self, stage: Stage) -> bool:
         """Whether the stage can be started: it is neither settled nor started here, and its parents are settled."""
-        if self.results.settled(stage) or stage.key in self._locks:
-            return False
-        return all(map(self.results.settled, stage.parents.values()))
+        ours = self.results.settled(stage) or stage.key in self._locks
+        return not ours and all(map(self.results.settled, stage.parents.values()))
 
     def _start(self, group: Sequence[Stage], *, wait: bool = False) -> bool:
         """Settle or submit the group. Returns False, with nothing done, if another run holds one of its stages and

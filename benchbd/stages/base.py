@@ -7,7 +7,7 @@ equal keys, so a grid computes each once, and a change recomputes only what depe
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -151,13 +151,7 @@ def forwards(stage: Stage) -> int | None:
 def distinct(stages: Iterable[Stage]) -> list[Stage]:
     """Each stage once, parents before children, otherwise in the order given."""
     seen: dict[str, Stage] = {}
-
-    def visit(stage: Stage) -> Iterator[Stage]:
-        for parent in stage.parents.values():
-            yield from visit(parent)
-        yield stage
-
     for stage in stages:
-        for each in visit(stage):
+        for each in (*distinct(stage.parents.values()), stage):
             seen.setdefault(each.key, each)
     return list(seen.values())

@@ -44,14 +44,10 @@ def plan(sources: Sources, detection: Detection, suspect: Suspect, departures: I
         label = f"{detection.name} on {published.label}"
         return plan_clean(sources, "detect", label, detection, clean, seed, told, parents, arch)
     train, label = head.data["train"], f"{detection.name} on {head.label}"
-    params = {"task": _drawn(train.count, suspect.images, seed)}
+    count = min(suspect.images, train.count or suspect.images)  # all images if there are fewer; 0: not known yet
+    params = {"task": {"count": count, "seed": derive_seed(seed, "task")}}
     parents["head"] = head
     return sources.stage("detect", label, detection, seed, told, data={"train": train}, params=params, parents=parents)
-
-
-def _drawn(count: int, images: int, seed: int) -> dict[str, int]:
-    """The number of training images of a task to draw, and the seed; all images if there are no more."""
-    return {"count": min(images, count) if count else images, "seed": derive_seed(seed, "task")}
 
 
 def hand_over(inputs: Inputs, stage: Stage) -> Handover:
