@@ -83,7 +83,7 @@ def test_the_published_records_are_those_of_this_code_and_these_data(registry: R
     plan = session.plan(strict=True)
     assert plan.departures == []
     planned = {
-        (cell.attack, cell.defense, cell.task.name, cell.seed): {stage.key for stage in (*cell.chain, cell.evaluate)}
+        (cell.attack, cell.defense, cell.task.name, cell.seed): {stage.key for stage in (*cell.chain, cell.judged)}
         for cell in plan.cells
     }
     records = published()
