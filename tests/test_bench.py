@@ -27,8 +27,8 @@ from torchvision import transforms
 from benchbd import Augment, Encoder, ImageSet, Target, Trigger, attention_map, nt_xent, stream
 from benchbd.toolkit.augment import Colour, affine_colour, crop_and_flip, crop_boxes, draw_jitter, exact_colour
 
-from .nets import relative, settled, smooth_pixels
-from .test_augment import naive_affine, torchvision_colour
+from .small_nets import relative, settled, smooth_pixels
+from .toolkit.test_augment import naive_affine, torchvision_colour
 
 pytestmark = pytest.mark.bench
 

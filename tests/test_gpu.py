@@ -49,7 +49,7 @@ from benchbd.toolkit.augment import crop_and_flip, crop_boxes, draw_jitter
 from benchbd.toolkit.augment import exact_colour as exact
 from benchbd.toolkit.mutual_information import Mine
 
-from .nets import random_encoder, settled, smooth_pixels
+from .small_nets import random_encoder, settled, smooth_pixels
 
 pytestmark = pytest.mark.gpu
 

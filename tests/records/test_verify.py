@@ -1,0 +1,141 @@
+"""A record that contradicts itself is refused by file and field, in one line; those of a run are accepted."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchbd.base.errors import DataError
+from benchbd.contract.roles import Role
+from benchbd.planning.board import boards_folder
+from benchbd.records.files import read_inspected, read_record, read_records, write_records
+
+from ..records_factory import make_record
+from ..stages.test_detections import inspection
+
+PUBLISHED = boards_folder() / "cifar10-small" / "records"
+REPAIRED = "badencoder_mimic_cifar10_gtsrb-12_s1_mlp"
+
+
+def weak() -> str:
+    """A published record whose attack failed."""
+    return next(p.stem for p in sorted(PUBLISHED.glob("*.json")) if json.loads(p.read_text())["status"] != "ok")
+
+
+def tampered(folder: Path, name: str, changes: dict[str, Any]) -> Path:
+    """A published record with values replaced, each at its dotted path."""
+    record = json.loads((PUBLISHED / f"{name}.json").read_text(encoding="utf-8"))
+    for place, value in changes.items():
+        *parents, last = place.split(".")
+        into = record
+        for parent in parents:
+            into = into[parent]
+        into[last] = value
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps(record), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("folder", sorted(boards_folder().glob("*/records")), ids=lambda path: path.parent.name)
+def test_what_is_published_is_sound(folder: Path) -> None:
+    assert read_records(folder) or read_inspected(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "wrong"),
+    [
+        ({"metrics.acc": 49.0}, "metrics.acc: 49.0, but counts give 48.0333 (2882 of 6000)"),
+        ({"metrics.acc": 250}, "metrics.acc: 250.0, but counts give 48.0333"),
+        ({"metrics.asr_nontarget": float("nan")}, "metrics.asr_nontarget: Input should be a finite number"),
+        ({"seconds": float("inf")}, "seconds: Input should be a finite number"),
+        ({"baseline.asr_b": 1.0}, "baseline.asr_b: 1.0, but baseline_counts give 16.2833"),
+        ({"counts.hits": 6001}, "counts.hits: 6001; with the other counts it can be 3657 to 3985"),
+        ({"counts.correct": -1}, "counts.correct: -1; with the other counts it can be 0 to 6000 (total)"),
+        ({"counts.nontarget": 0}, "counts.nontarget: 0; with the other counts it can be 1 to 6000 (total)"),
+        ({"counts": None}, "counts: missing; metrics and counts go together"),
+        ({"metrics": None}, "metrics: missing; metrics and counts go together"),
+        ({"metrics": None, "counts": None}, "status: ok, which has metrics, baseline and undefended; some are missing"),
+        ({"undefended.asr_nontarget": 20.0}, "status: ok, but the attack gains +7.2 points; one below +15"),
+        ({"undefended.acc": 101.0}, "undefended.acc: 101.0 is no percentage"),
+        ({"status": "attack-failed", "reason": "weak"}, "status: attack-failed, but the attack gains +80.9 points"),
+        ({"status": "failed", "reason": "NaN"}, "status: failed, but the record has figures"),
+        ({"reason": "well"}, "status: ok, but there is a reason; all but ok have one"),
+        ({"identity.defend.method.options.epochs": 1}, "stages.defend: d572aec19711, but identity.defend gives "),
+        ({"key": "0" * 64}, "key: 000000000000, but identity.evaluate gives dd8151e0fa60"),
+        ({"identity": {}}, "identity.attack: missing; it is what key 9123caa1583f is the digest of"),
+        ({"identity.attack.seed": float("nan")}, "identity: holds a number that is not finite"),
+        ({"defense": "ft"}, "defense: 'ft', but identity.defend is of 'mimic'"),
+        ({"departures": ["mimic.epochs=1"]}, "on_board: true, but departures are mimic.epochs=1"),
+        (
+            {"departures": ["mimic.lambda1=3.5 (the board's: 1.0)"], "on_board": False},
+            "departures: mimic.lambda1=3.5 (the board's: 1.0), but identity.defend has lambda1 ",
+        ),
+        ({"on_board": False}, "on_board: false, but there are no departures"),
+        ({"attack": "../../escaped"}, "attack: '../../escaped' is no name; one has no slash"),
+        ({"task": ".hidden"}, "task: '.hidden' is no name"),
+    ],
+)
+def test_a_tampered_record_is_refused_by_file_and_field(tmp_path: Path, changes: dict[str, Any], wrong: str) -> None:
+    path = tampered(tmp_path, REPAIRED, changes)
+    with pytest.raises(DataError, match=rf"^{re.escape(str(path))}: .*{re.escape(wrong)}") as caught:
+        read_record(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_attack_that_failed_cannot_be_turned_ok(tmp_path: Path) -> None:
+    path = tampered(tmp_path, weak(), {"status": "ok", "reason": ""})
+    with pytest.raises(DataError, match=r"status: ok, but the attack gains .* points; one below \+15 is attack-failed"):
+        read_record(path)
+
+
+def test_an_undefended_figure_is_the_cell_s_own_where_nothing_was_repaired(tmp_path: Path) -> None:
+    path = tampered(tmp_path, "badencoder_none_cifar10_gtsrb-12_s1_mlp", {"undefended.asr": 99.0})
+    with pytest.raises(DataError, match="undefended: differs from metrics"):
+        read_record(path)
+
+
+def test_a_floor_with_a_stage_is_refused(tmp_path: Path) -> None:
+    (path,) = write_records([make_record(attack_role=Role.FLOOR)], tmp_path)
+    with pytest.raises(DataError, match=r"attack_role: floor, which has no stage, but there is identity\.attack"):
+        read_record(path)
+
+
+def test_a_control_is_not_gated(tmp_path: Path) -> None:
+    weak = {"metrics": (80.0, 5.0, 4.0)}
+    (path,) = write_records([make_record(attack="calm", attack_role=Role.CONTROL, **weak)], tmp_path)
+    assert read_record(path).attack_role is Role.CONTROL
+    (path,) = write_records([make_record(attack="calm-control", **weak)], tmp_path)
+    with pytest.raises(DataError, match=r"status: ok, but the attack gains \+1\.0 points"):
+        read_record(path)
+
+
+def test_the_record_of_a_detector_is_no_cell(tmp_path: Path) -> None:
+    path = tmp_path / "detections" / "x.json"
+    path.parent.mkdir()
+    path.write_text(inspection("none", 1, 0.5).to_json(), encoding="utf-8")
+    with pytest.raises(DataError, match=r"x\.json: a record of detection, which has no pictures"):
+        read_record(path)
+    assert len(read_inspected(tmp_path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "wrong"),
+    [
+        ({"score": None, "flagged": None}, "status: ok, which has score, flagged, and gains for each of its tasks"),
+        ({"gains": {}}, "status: ok, which has score, flagged, and gains for each of its tasks"),
+        ({"status": "attack-failed", "reason": "weak"}, r"attack-failed, but the attack gains \+75.0 points"),
+        ({"status": "failed", "reason": "NaN"}, "status: failed, but the record has figures"),
+        ({"detection": "other"}, "detection: 'other', but identity.detect is of 'decree'"),
+        ({"tasks": ["../x:7"]}, r"tasks\.0: '\.\./x' is no name"),
+    ],
+)
+def test_a_tampered_inspection_is_refused(tmp_path: Path, fields: dict[str, Any], wrong: str) -> None:
+    (tmp_path / "detections").mkdir()
+    text = inspection("badencoder", 1, 0.5).to_json()
+    (tmp_path / "detections" / "x.json").write_text(json.dumps(json.loads(text) | fields), encoding="utf-8")
+    with pytest.raises(DataError, match=rf"x\.json: contradicts itself: .*{wrong}"):
+        read_inspected(tmp_path)
