@@ -9,9 +9,11 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import ExitStack
 from functools import partial
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 from safetensors.torch import save
 
+from benchbd.base.errors import PluginError, shown
 from benchbd.base.mapped import beside
 from benchbd.contract.handover import Executor, Failure, Product
 from benchbd.engine.carry_out import failure_of
@@ -43,6 +45,7 @@ class Scheduler:
         self.results, self.observers = results, observers
         self._planned: list[Stage] = []
         self._submitted: dict[Future[Product | Failure], tuple[Sequence[Stage], float]] = {}
+        self._given: WeakSet[Future[Product | Failure]] = WeakSet()
         self._locks: dict[str, ExitStack] = {}
         self._position = self._total = 0
 
@@ -158,7 +161,7 @@ class Scheduler:
         if isinstance(submitted, Failure):
             self._finish(stages, started, submitted)
         elif submitted.done():
-            self._finish(stages, started, attempt(submitted.result))
+            self._finish(stages, started, attempt(self._result, submitted))
         else:
             self._submitted[submitted] = (stages, started)
 
@@ -167,7 +170,19 @@ class Scheduler:
         for stage in stages:
             stage.check_unchanged()
         handed = KINDS[stages[0].kind].hand_over(self.inputs, *stages)
-        return self.executor.submit(handed, partial(self._report, stages[0]))
+        future = self.executor.submit(handed, partial(self._report, stages[0]))
+        if not isinstance(future, Future) or future in self._given:
+            told = "one that it has given" if isinstance(future, Future) else shown(future)
+            raise PluginError(f"executor {self.executor.name}: submit() must return a new Future, not {told}")
+        self._given.add(future)
+        return future
+
+    def _result(self, done: Future[Product | Failure]) -> Product | Failure:
+        result = done.result()
+        if not isinstance(result, Failure) and not (isinstance(result, Product) and result.cost):
+            who = f"executor {self.executor.name}"
+            raise PluginError(f"{who}: a future must hold what carry_out() returns, not {shown(result)}")
+        return result
 
     def _report(self, stage: Stage, step: int, steps: int, loss: float | None) -> None:
         self.observers.tell("benchbd_stage_progress", stage=stage, step=step, steps=steps, loss=loss)
@@ -176,7 +191,7 @@ class Scheduler:
         """Wait until a submitted stage is done, and finish it. False if none was submitted."""
         done = wait(self._submitted, return_when=FIRST_COMPLETED).done
         for future in [each for each in self._submitted if each in done]:
-            self._finish(*self._submitted.pop(future), attempt(future.result))
+            self._finish(*self._submitted.pop(future), attempt(self._result, future))
         return bool(done)
 
     def _finish(self, stages: Sequence[Stage], started: float, result: Product | Failure) -> None:

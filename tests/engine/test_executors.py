@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from concurrent.futures import Future
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ from benchbd.planning.selection import Selection
 from benchbd.registry import load_registry
 
 from .. import pool
-from ..boards import Tiny, offering, weights
+from ..boards import TINY, Tiny, offering, weights
 
 
 @pytest.mark.fixed_draw("both runs draw the same, whatever that is")
@@ -82,6 +82,73 @@ def test_a_worker_that_dies_fails_its_stage(tmp_path: Path) -> None:
     records = session.run()
     assert {record.status for record in records} == {"failed"}
     assert records[0].reason.startswith("pretrain simclr: RuntimeError: a worker died")
+
+
+class Odd(Executor):
+    """Returns what a test says."""
+
+    name = "odd"
+    slots = 4
+    said: ClassVar[Any]
+
+    def submit(self, handed: Handover, report: Reporter) -> Future[Product | Failure]:
+        return self.said  # type: ignore[no-any-return]
+
+
+class One(Executor):
+    """Returns one future for all handovers, and finishes it at the second."""
+
+    name = "one"
+    slots = 2
+
+    def __init__(self, device: str) -> None:
+        super().__init__(device)
+        self.future: Future[Product | Failure] = Future()
+        self.handovers = 0
+
+    def submit(self, handed: Handover, report: Reporter) -> Future[Product | Failure]:
+        self.handovers += 1
+        if self.handovers == 2:
+            self.future.set_result(Failure("failed", "nothing was done"))
+        return self.future
+
+
+def holding(result: Any) -> Future[Any]:
+    future: Future[Any] = Future()
+    future.set_result(result)
+    return future
+
+
+def failed(folder: Path, cls: type[Executor], board: str = TINY) -> set[str]:
+    """The reasons of the records of a run with an executor; every record failed."""
+    registry = load_registry(extra={"odd": offering(benchbd_executors=[cls])})
+    tiny = Tiny(folder, registry, board)
+    places = {"data_root": tiny.data, "store": tiny.store}
+    records = Session.open(tiny.board, **places, device="cpu", registry=registry, executor=cls.name).run()
+    assert {record.status for record in records} == {"failed"}
+    return {record.reason for record in records}
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (None, "submit() must return a new Future, not None"),
+        (holding(None), "a future must hold what carry_out() returns, not None"),
+        (holding(Product()), "a future must hold what carry_out() returns, not Product(json={}, tensors={}"),
+    ],
+)
+def test_an_executor_that_returns_anything_else_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: Any, reason: str
+) -> None:
+    monkeypatch.setattr(Odd, "said", said, raising=False)
+    (told,) = failed(tmp_path, Odd)
+    assert told.startswith(f"pretrain simclr: executor odd: {reason}")
+
+
+def test_a_future_that_is_given_twice_loses_no_stage(tmp_path: Path) -> None:
+    said = "executor one: submit() must return a new Future, not one that it has given"
+    two = TINY.replace("seeds = [1]", "seeds = [1, 2]")
+    assert failed(tmp_path, One, two) == {f"pretrain simclr: {told}" for told in (said, "nothing was done")}
 
 
 def test_an_unknown_executor_is_named_with_the_nearest() -> None:
