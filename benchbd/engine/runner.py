@@ -48,5 +48,5 @@ class Runner:
             self.scheduler.settle(stage for case in block for stage in case.stages)
             for case in block:
                 record = self.recorder.record(case)
-                self.observers.tell("benchbd_record_finished", record=record)
+                self.observers.tell("benchbd_record_finished", record=record.model_copy(deep=True))
                 yield record

@@ -7,6 +7,7 @@ equal keys, so a grid computes each once, and a change recomputes only what depe
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -80,10 +81,9 @@ class Stage:
         return self.method.name if isinstance(self.method, Method) else self.kind
 
     @cached_property
-    def identity(self) -> dict[str, Any]:
-        """Everything that determines the result, as JSON; parents by key."""
+    def _identity(self) -> str:
         method = self.method
-        return {
+        told = {
             "schema": SCHEMA,
             "kind": self.kind,
             "method": identity_of(method) if isinstance(method, Method) else identity_options(method),
@@ -93,11 +93,18 @@ class Stage:
             "parents": {role: parent.key for role, parent in self.parents.items()},
             "numerics": dict(self.numerics),
         }
+        return canonical(told)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Everything that determines the result, as JSON; parents by key. Each call gives another dict: an observer may
+        write to it."""
+        return dict(json.loads(self._identity))
 
     @cached_property
     def key(self) -> str:
         """64 hex digits; the first 12 are printed."""
-        return hashlib.sha256(canonical(self.identity).encode()).hexdigest()
+        return hashlib.sha256(self._identity.encode()).hexdigest()
 
     @cached_property
     def departed(self) -> tuple[str, ...]:

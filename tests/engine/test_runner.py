@@ -41,6 +41,7 @@ from benchbd import (
     note,
 )
 from benchbd.api import Session
+from benchbd.records.files import read_records
 from benchbd.records.models import GATE, Record
 from benchbd.registry import Registry, load_registry
 from benchbd.store.store import Store
@@ -588,6 +589,32 @@ def test_a_raising_observer_only_warns(
     (warning,) = caplog.messages  # once, not for each of the stages
     assert warning.startswith("observer clumsy: benchbd_stage_finished raised RuntimeError: spilled")
     assert len(watch.of("cached")) == len(tiny.plan().stages)
+
+
+class Scribbler:
+    """An observer that writes to all that it receives."""
+
+    @hookimpl
+    def benchbd_stage_finished(self, stage: Stage) -> None:
+        stage.identity["seed"] = stage.identity["params"]["own"] = -1
+
+    @hookimpl
+    def benchbd_record_finished(self, record: Record) -> None:
+        record.machine["device"] = "none"
+        for stage in record.identity.values():
+            stage["seed"] = -1
+        record.identity.clear()
+        record.point["x"] = 1
+
+
+def test_an_observer_that_writes_to_records_changes_none(first: First, again: Callable[..., tuple[Tiny, Watch]]) -> None:
+    tiny, _ = again(scribbler=Scribbler())
+    shutil.rmtree(tiny.store / "records")
+    records = tiny.run()
+    assert [record.to_json() for record in records] == [record.to_json() for record in first.records]
+    written = read_records(tiny.store / "records" / "tiny")
+    assert {record.to_json() for record in written} == {record.to_json() for record in records}
+    assert {record.packed for record in written} == {record.packed for record in records}
 
 
 # Isolation ----------------------------------------------------------------------------------------------------------
