@@ -44,6 +44,7 @@ from benchbd.api import Session
 from benchbd.records.files import read_records
 from benchbd.records.models import GATE, Record
 from benchbd.registry import Registry, load_registry
+from benchbd.stages.base import Stage
 from benchbd.store.store import Store
 from benchbd.testing import toy_encoder, toy_images
 from benchbd.toolkit.references import choose_references
@@ -607,7 +608,7 @@ class Scribbler:
         record.point["x"] = 1
 
 
-def test_an_observer_that_writes_to_records_changes_none(first: First, again: Callable[..., tuple[Tiny, Watch]]) -> None:
+def test_an_observer_that_writes_changes_no_record(first: First, again: Callable[..., tuple[Tiny, Watch]]) -> None:
     tiny, _ = again(scribbler=Scribbler())
     shutil.rmtree(tiny.store / "records")
     records = tiny.run()
