@@ -189,10 +189,12 @@ def _counted(records: Sequence[DetectionRecord]) -> list[str]:
 
 
 def frame(records: Iterable[DetectionRecord]) -> pd.DataFrame:
-    """One line per inspection: encoder, method, score, verdict, cost."""
+    """One line per inspection: encoder, method, score, verdict, cost. point: the assignments of a sweep's point as text
+    ("clean.images=250"); empty for the board's grid."""
     columns = ["detection", "attack", "pretrain", "tasks", "seed", "status", "reason", "score", "flagged", "seconds"]
-    lines = [record.model_dump(include={*columns, "on_board", "key"}) for record in records]
-    return pd.DataFrame(lines, columns=[*columns, "on_board", "key"])
+    columns += ["on_board", "key"]
+    lines = [{**record.model_dump(include={*columns}), "point": point_text(record.point)} for record in records]
+    return pd.DataFrame(lines, columns=[*columns, "point"])
 
 
 def document(records: Iterable[DetectionRecord], order: Order = BY_NAME, off_board: bool = False) -> Document:

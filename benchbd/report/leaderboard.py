@@ -20,6 +20,7 @@ from benchbd.base.content import expanded
 from benchbd.base.errors import DataError, StoreError
 from benchbd.contract.axes import INSPECTING
 from benchbd.contract.roles import Role
+from benchbd.planning.sweeps import point_text
 from benchbd.records.files import folder_of, read_inspected, read_records, remove_record, write_records
 from benchbd.records.inspected import INSPECTED
 from benchbd.records.models import Inspected, Record
@@ -45,18 +46,23 @@ from benchbd.report.writers.safe import paragraphs
 _FRAME = (
     *("attack", "defense", "pretrain", "task", "target", "target_name", "seed", "evaluator", "status", "reason"),
     *("acc", "asr", "asr_nontarget", "ra", "certified", "ca", "asr_b", "asr_b_nontarget", "ra_b"),
-    *("seconds", "image_forwards", "on_board", "key"),
+    *("seconds", "image_forwards", "on_board", "key", "point", "beside"),
 )
 
 
 def frame(records: Iterable[Record]) -> pd.DataFrame:
-    """One line per record, including off-board ones. ``task`` is "gtsrb:12"; a value that a record lacks is NaN."""
+    """One line per record, including off-board ones. ``task`` is "gtsrb:12"; a value that a record lacks is NaN.
+
+    point: the assignments of a sweep's point as text ("trigger.size=3"); empty for the board's grid. beside: of a task
+    without an attack, the attacked tasks ("gtsrb:12 + svhn:1"); else empty.
+    """
     lines = []
     for record in records:
         line = record.model_dump(include=set(_FRAME))
         line |= record.metrics.model_dump() if record.metrics else {}
         line |= record.baseline.model_dump() if record.baseline else {}
-        lines.append({**line, "task": task_name(record), "image_forwards": defense_forwards(record)})
+        line |= {"task": task_name(record), "image_forwards": defense_forwards(record)}
+        lines.append({**line, "point": point_text(record.point), "beside": " + ".join(record.beside)})
     return pd.DataFrame(lines, columns=list(_FRAME))
 
 

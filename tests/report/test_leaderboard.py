@@ -81,6 +81,14 @@ def test_frame_has_a_line_per_record_with_flat_columns() -> None:
     assert pd.isna(second.ca)
 
 
+def test_frame_tells_points_and_tasks_beside_apart() -> None:
+    point = {"trigger.size": 3, "clean.images": 250}
+    records = [make_record(), make_record(point=point), make_record(beside=["svhn:1", "stl10:9"])]
+    table = frame(records)
+    assert table.point.tolist() == ["", "clean.images=250, trigger.size=3", ""]
+    assert table.beside.tolist() == ["", "", "svhn:1 + stl10:9"]
+
+
 def test_ra_has_columns_where_records_count_it() -> None:
     records = [make_record(seed=seed, metrics=(80.0, 9.0, acc)) for seed, acc in ((0, 40.0), (1, 50.0))]
     row = only(frame_of_rows(records), defense="none")

@@ -325,6 +325,8 @@ def test_every_format_says_the_same() -> None:
     assert csv.splitlines()[0].startswith("detection,attack,pretrain")
     assert len(csv.splitlines()) == 2
     assert list(frame(records)["score"]) == [record.score for record in records]
+    of_point = inspection("none", 1, 0.5, point={"clean.images": 250})
+    assert frame([records[0], of_point])["point"].tolist() == ["", "clean.images=250"]
     assert render(list(reversed(records)), "markdown") == markdown
 
 
