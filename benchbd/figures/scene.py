@@ -96,7 +96,7 @@ class Scene:
             size = self.test.size
         except Absent:
             size = self.size
-        board = self.board and at(self.board, self.record.point, point_text(self.record.point))
+        board = self.board and at(self.board, self.record.point)
         return find_trigger(self.record.identity["evaluate"]["params"]["trigger"], board, size)
 
     @cached_property

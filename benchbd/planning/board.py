@@ -33,11 +33,12 @@ RENAMED = {"clean_images": ("clean", "images"), "shadow_images": ("shadow", "ima
 """Table and field that replaced a field of a board."""
 
 
-def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
-    for seed in seeds:
-        if seeds.count(seed) > 1:
-            raise ValueError(f"seed {seed} stands there {seeds.count(seed)} times; once is right")
-    return seeds
+def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    names = [value.name if isinstance(value, Sweep) else value for value in values]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{name} stands there {names.count(name)} times; once is right")
+    return values
 
 
 LARGEST_SEED = 2**63 - 1  # the names of files contain the seed
@@ -88,6 +89,9 @@ class Sweep(Table):
         return self
 
 
+Sweeps = Annotated[tuple[Sweep, ...], AfterValidator(_distinct)]
+
+
 class _Head(Table):
     name: str = Field(pattern=r"^\w[\w.-]*$", description="by default that of the file or its folder")
     title: str = Field("", description="one line for lists")
@@ -121,7 +125,7 @@ class Board(_Grid):
     shadow: ShadowSpec = Field(ShadowSpec(), description="what an attacker tunes on; see below")
     task: TaskSpec = Field(TaskSpec(), description="what a detector of classifiers is given; see below")
     budget: Budget = Field(Budget(), description="steps and batch of every defense; see below")
-    sweeps: tuple[Sweep, ...] = Field((), description="factors that are moved one at a time; see below")
+    sweeps: Sweeps = Field((), description="factors that are moved one at a time; see below")
     options: dict[str, dict[str, Any]] = Field(default_factory=dict, description="method defaults of this board")
     data: dict[str, Pin] = Field(default_factory=dict, description="what data sets must be for a run to be on-board")
 

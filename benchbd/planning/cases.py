@@ -11,6 +11,8 @@ from benchbd.planning.board import Board
 from benchbd.stages.base import Stage, distinct
 from benchbd.stages.task import Task
 
+_PLACE = ("attack", "pretrain", "tasks", "evaluator", "defense", "beside", "axis", "method")
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Case:
@@ -47,6 +49,11 @@ class Case:
         """Whether the case counts only if its attack took: neither the floor nor a control is an attack."""
         same = [stage.key for stage in self.undefended] == [stage.key for stage in self.floors]
         return not same and self.attack_role is not Role.CONTROL
+
+    @property
+    def place(self) -> Hashable:
+        """Where the case stands in the grid of one seed, whatever the point."""
+        return tuple(getattr(self, name, None) for name in _PLACE)
 
     @property
     def block(self) -> Hashable:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
@@ -25,7 +25,7 @@ from benchbd.planning.board import Board, Row
 from benchbd.planning.cases import Case, Cell, Inspection, Plan
 from benchbd.planning.selection import Selection
 from benchbd.planning.settings import Settings, differences
-from benchbd.planning.sweeps import at, chosen, labelled
+from benchbd.planning.sweeps import at, chosen, labelled, of_sweep, point_text
 from benchbd.registry import Registry
 from benchbd.stages import attack as attacking
 from benchbd.stages import defend, evaluate, pretrain, reference
@@ -56,18 +56,19 @@ def make_plan(
 
     strict: raise DataAbsentError if a data set is absent; otherwise its stages get provisional keys.
     """
-    plan = _Planner(board, selection, registry, library, precision, strict).plan()
-    known = {case.judged.key for case in plan.cases}
+    others = (selection, registry, library, precision, strict)
+    plan = _Planner(board, *others).plan()
+    grid = {case.judged.key for case in plan.cases}
+    cases: dict[Hashable, Case] = {}
     for sweep in chosen(board, selection.sweeps):
-        for _, point in labelled(sweep):
-            moved = at(board, point, sweep.name)
-            try:
-                found = _Planner(moved, selection, registry, library, precision, strict).plan().cases
-            except UsageError as error:
-                raise UsageError(f"board {board.name}: sweep {sweep.name}: {error}") from error
-            # If a point changes nothing of a case, the case is the board's own, or that of an earlier point.
-            plan.cases += [replace(case, point=point) for case in found if case.judged.key not in known]
-            known |= {case.judged.key for case in found}
+        found: list[Case] = []
+        for point in (point for _, point in labelled(board, sweep) if point):
+            with of_sweep(board, sweep.name):
+                found += [replace(case, point=point) for case in _Planner(at(board, point), *others).plan().cases]
+        # If no point of a sweep changes what stands at a place, the grid has it.
+        moved = {case.place for case in found if case.judged.key not in grid}
+        cases |= {(point_text(case.point), case.seed, case.place): case for case in found if case.place in moved}
+    plan.cases += cases.values()
     return plan
 
 
@@ -363,9 +364,8 @@ class _Planner:
 
     def _given(self, spec: ReferenceSpec, task: Task) -> Tensor | None:
         """The reference inputs in the file of ``spec``; None if it names none."""
-        if spec.file is None:
-            return None
-        return load_references(spec.file, task.label, self.sources.info(task.name, "train").size)
+        size = self.sources.info(task.name, "train").size
+        return None if spec.file is None else load_references(spec.file, task.label, size)
 
     def _attack(self, method: Attack, goals: Sequence[_Goal], seed: int, clean: Stage) -> Stage:
         if method.passthrough:

@@ -184,7 +184,7 @@ class Entry(_Part):
 
 def _slug(point: dict[str, Any]) -> str:
     """A point in the name of a file: its assignments, or a digest if they are not allowed in a file's name."""
-    text = "+".join(f"{option}={value}" for option, value in point.items())
+    text = "+".join(f"{option}={value}" for option, value in sorted(point.items()))
     return text if re.fullmatch(r"[\w.+=-]{1,60}", text) else hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

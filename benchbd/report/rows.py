@@ -16,7 +16,7 @@ from typing import Any, get_args
 from benchbd.base.errors import DataError
 from benchbd.contract.roles import Role
 from benchbd.planning.board import Board
-from benchbd.planning.sweeps import at, labelled, point_text
+from benchbd.planning.sweeps import labelled, point_text
 from benchbd.records.models import Entry, Record, Status
 from benchbd.report.statistics import Interval, mean_interval
 
@@ -26,7 +26,7 @@ class Order:
     """The board's order of rows. Floors come first in any case; names missing from a list are sorted after those in it.
 
     tasks: pairs of pre-training set and task, the latter with its target as index or name ("gtsrb:12").
-    sweeps: by name, label and point of every line. own: the points that equal the board's own settings.
+    sweeps: by name, label and point of every line.
     """
 
     attacks: Sequence[str] = ()
@@ -34,19 +34,16 @@ class Order:
     tasks: Sequence[tuple[str, str]] = ()
     evaluators: Sequence[str] = ()
     sweeps: Mapping[str, Sequence[tuple[str, str]]] = field(default_factory=dict)
-    own: Collection[str] = ()
 
     @classmethod
     def of(cls, board: Board) -> Order:
         """The order in which a board lists names."""
         tasks = [(row.pretrain, task) for row in board.rows for task in row.evaluated]
-        lines = {
-            sweep.name: [(label, point_text(point), at(board, point, sweep.name)) for label, point in labelled(sweep)]
+        sweeps = {
+            sweep.name: [(label, point_text(point)) for label, point in labelled(board, sweep)]
             for sweep in board.sweeps
         }
-        sweeps = {name: [(label, text) for label, text, _ in each] for name, each in lines.items()}
-        own = {text for each in lines.values() for _, text, moved in each if moved == board}
-        return cls(board.names("attack"), board.names("defense"), tasks, board.names("evaluator"), sweeps, own)
+        return cls(board.names("attack"), board.names("defense"), tasks, board.names("evaluator"), sweeps)
 
 
 BY_NAME = Order()
@@ -70,7 +67,6 @@ class TableRow:
     departures: the options in which the row is off-board; empty if it is on-board.
     point: assignments of a sweep's point; empty for the board's grid.
     beside: for a task without an attack, the attacked tasks; otherwise empty.
-    options: the options of its methods, as ``-o`` takes them.
     """
 
     pretrain: str = ""
@@ -84,7 +80,6 @@ class TableRow:
     departures: tuple[str, ...] = ()
     point: str = ""
     beside: str = ""
-    options: frozenset[str] = frozenset()
     seeds: tuple[int, ...] = ()
     acc: Interval = _NOTHING
     asr: Interval = _NOTHING
@@ -129,7 +124,7 @@ class TableRow:
     def flat(self) -> dict[str, Any]:
         """Numbers and lists by name; a half-width follows its mean as ``..._half``."""
         flat: dict[str, Any] = {}
-        for name in (each.name for each in fields(self) if not each.name.endswith(("_role", "options"))):
+        for name in (each.name for each in fields(self) if not each.name.endswith("_role")):
             value = getattr(self, name)
             if isinstance(value, Interval):
                 flat |= {name: rounded(value.mean), f"{name}_half": rounded(value.half)}
@@ -246,7 +241,6 @@ def _row(records: Sequence[Record], scratch: Mapping[tuple[object, ...], Sequenc
         departures=departures(first),
         point=point_text(first.point),
         beside=" + ".join(first.beside),
-        options=frozenset(_options(first)),
         seeds=tuple(record.seed for record, _ in measured),
         acc=interval(metrics.acc for _, metrics in measured),
         asr=interval(metrics.asr for _, metrics in measured),
@@ -270,13 +264,6 @@ def _row(records: Sequence[Record], scratch: Mapping[tuple[object, ...], Sequenc
         pretrain_pinned=len(measured) > 1 and None not in pretrainings and len(set(pretrainings)) == 1,
         notes=notes,
     )
-
-
-def _options(record: Record) -> Iterator[str]:
-    for identity in record.identity.values():
-        method = identity.get("method", {})
-        for option, value in method.get("options", {}).items():
-            yield point_text({f"{method.get('name')}.{option}": value})
 
 
 def _notes(records: Sequence[Record]) -> tuple[str, ...]:

@@ -36,7 +36,6 @@ def columns_of(certified: bool) -> list[Column]:
 def sweep_tables(rows: Sequence[TableRow], order: Order, values: Callable[[TableRow], list[Value]]) -> list[Table]:
     """A table per sweep and place: the points in the board's order, each with the attacks and defenses that it changes.
 
-    If a point equals the board's own settings, or sets only what a row of the grid has anyway, the grid's row is used.
     values: the values of a row for ``columns_of``.
     """
     named = {text for lines in order.sweeps.values() for _, text in lines}
@@ -48,12 +47,11 @@ def sweep_tables(rows: Sequence[TableRow], order: Order, values: Callable[[Table
         for heading in dict.fromkeys(row.heading for row in rows if row.point and row.point in points):
             here = [row for row in rows if row.heading == heading]
             moved = {(row.attack, row.defense) for row in here if row.point and row.point in points}
-            shown = []
-            for label, text in lines:
-                there = {(row.attack, row.defense) for row in here if row.point == text}
-                for row in here:
-                    alike = text in order.own or row.options >= set(text.split(", "))
-                    own = row.point == text or (not (row.point or (row.attack, row.defense) in there) and alike)
-                    shown += [[label, *values(row)]] if own and (row.attack, row.defense) in moved else []
+            shown = [
+                [label, *values(row)]
+                for label, text in lines
+                for row in here
+                if row.point == text and (row.attack, row.defense) in moved
+            ]
             tables.append(Table(shown, f"Sweep {name}: {heading}"))
     return tables

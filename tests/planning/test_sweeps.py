@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 from benchbd_plugins.simclr import SimCLR
+from pydantic import Field
 
+from benchbd import DefenderKnowledge, Encoder, Mitigation
 from benchbd.base.errors import UnknownNameError, UsageError
 from benchbd.planning.board import load_board
 from benchbd.registry import Registry, load_registry
@@ -43,8 +45,11 @@ def test_points_stand_beside_the_grid_and_share_its_stages(tiny: Tiny) -> None:
     moved = {str(point): 0 for point in points if point}
     for cell in plan.cells[6:]:
         moved[str(dict(cell.point))] += 1
-    # Another trigger changes every cell; a rate only those of ft; the board's own values change none.
-    assert moved == {"{'trigger.size': 3}": 6, "{'ft.lr': 0.0001}": 2, "{'ft.lr': 0.1, 'ft.steps': 1}": 2}
+    # Another trigger changes every cell, a rate only those of ft; a point has the cells that any of its sweep moves.
+    counts = {"{'trigger.size': 3}": 6, "{'trigger.size': 10}": 6}
+    assert moved == counts | {"{'ft.lr': 0.0001}": 2, "{'ft.lr': 0.1, 'ft.steps': 1}": 2}
+    own = [cell.judged.key for cell in plan.cells if cell.point == {"trigger.size": 10}]
+    assert own == [cell.judged.key for cell in plan.cells[:6]]  # the board's own value: nothing is computed again
     assert plan.departures == []
     size = next(cell for cell in plan.cells if cell.point == {"trigger.size": 3})
     alone = tiny.plan(options=["trigger.size=3"], sweeps=["rates"])
@@ -53,7 +58,11 @@ def test_points_stand_beside_the_grid_and_share_its_stages(tiny: Tiny) -> None:
 
 
 def test_a_sweep_asked_for_is_the_only_one(tiny: Tiny) -> None:
-    assert {str(cell.point) for cell in tiny.plan(sweeps=["trigger"]).cells} == {"{}", "{'trigger.size': 3}"}
+    assert {str(cell.point) for cell in tiny.plan(sweeps=["trigger"]).cells} == {
+        "{}",
+        "{'trigger.size': 3}",
+        "{'trigger.size': 10}",
+    }
     with pytest.raises(UnknownNameError, match="unknown sweep 'triger': did you mean 'trigger'"):
         tiny.plan(sweeps=["triger"])
 
@@ -73,7 +82,7 @@ def test_a_sweep_asked_for_is_the_only_one(tiny: Tiny) -> None:
         (
             'option = "trigger.size"',
             'option = "size"',
-            "board tiny: sweep trigger: size is neither of the form NAME.FIELD nor pretraining",
+            "board tiny: sweep trigger: size=3 is neither of the form NAME.FIELD=VALUE nor pretraining",
         ),
         ('option = "trigger.size"', 'optoin = "size"', "unknown field of sweeps.0 'optoin': did you mean 'option'"),
     ],
@@ -88,7 +97,7 @@ def test_what_is_wrong_is_one_line(tmp_path: Path, registry: Registry, old: str,
 
 def test_records_of_points_have_names_and_tables_of_their_own(tiny: Tiny) -> None:
     records = tiny.run()
-    assert len({record.name for record in records}) == len(records) == 16
+    assert len({record.name for record in records}) == len(records) == 22
     assert all(record.on_board for record in records)
     assert "badencoder_ft_pool_task-1_s1_mlp_trigger.size=3.json" in {record.name for record in records}
     board = load_board(tiny.board)
@@ -109,6 +118,9 @@ def test_records_of_points_have_names_and_tables_of_their_own(tiny: Tiny) -> Non
     assert "| point" not in markdown.write(table)
     unnamed = document(records).sections[1].tables  # without the board
     assert {each.heading.partition(":")[0] for each in unnamed} == {"Sweep points that the board does not name"}
+
+
+SWEEP = '\n[[sweeps]]\nname = "s"\n'
 
 
 class Other(SimCLR):
@@ -135,7 +147,8 @@ def test_a_point_may_name_the_pre_training(tmp_path: Path) -> None:
 def test_detectors_get_the_encoders_of_points_that_are_others(tiny: Tiny) -> None:
     found = [(each.attack, dict(each.point)) for each in tiny.plan(detections=["decree"]).inspections]
     # The clean encoder is the same under another trigger; ft's rate does not change the attacked encoder.
-    assert found == [("none", {}), ("badencoder", {}), ("badencoder", {"trigger.size": 3})]
+    attacked = [("badencoder", {"trigger.size": size}) for size in (3, 10)]
+    assert found == [("none", {}), ("badencoder", {}), *attacked]
 
 
 def test_a_value_that_is_a_methods_default_has_the_row_of_the_grid(tmp_path: Path, registry: Registry) -> None:
@@ -145,3 +158,83 @@ def test_a_value_that_is_a_methods_default_has_the_row_of_the_grid(tmp_path: Pat
     records = tiny.run(defenses=["none", "ft"], attacks=["badencoder"])
     (table,) = document(records, order=Order.of(load_board(tiny.board))).sections[1].tables
     assert [row[0] for row in table.rows] == [str(default), "0.1"]
+
+
+class Grown(Mitigation):
+    """Changes nothing, whatever its options."""
+
+    name = "grown"
+    paper = "a test"
+    version = "1"
+    late = frozenset({"extra"})
+
+    extra: float = Field(0.5, description="an option that came later")
+    depth: int = Field(1, description="another")
+
+    def repair(self, encoder: Encoder, knowledge: DefenderKnowledge) -> Encoder:
+        return encoder
+
+
+POINTS = """
+[[sweeps]]
+name = "late"
+option = "grown.extra"
+values = [0.1, 0.5, 0.9]
+
+[[sweeps]]
+name = "alike"
+points = { one = ["grown.depth=2"], float = ["grown.depth=2.0"], axis = ["defense:grown.depth=2"], plain = [] }
+
+[[sweeps]]
+name = "more"
+points = { own = ["grown.depth=2", "grown.extra=0.5"] }
+"""
+
+
+def test_every_line_of_a_sweep_has_its_row_whatever_it_has_in_common_with_others(tmp_path: Path) -> None:
+    registry = load_registry(extra={"local": offering(benchbd_defenses=[Grown])})
+    board = TINY.replace('["none", "scratch", "ft"]', '["none", "grown"]') + POINTS
+    tiny = Tiny(tmp_path, registry, board)
+    swept = document(tiny.run(attacks=["none"]), order=Order.of(load_board(tiny.board))).sections[1]
+    lines = {table.heading.partition(":")[0]: [row[0] for row in table.rows] for table in swept.tables}
+    assert lines == {
+        "Sweep late": ["0.1", "0.5", "0.9"],
+        "Sweep alike": ["one", "float", "axis", "plain"],
+        "Sweep more": ["own"],
+    }
+
+
+def test_the_order_of_assignments_is_in_no_name(tiny: Tiny) -> None:
+    one, other = ({"ft.lr": 0.1, "ft.steps": 1}, {"ft.steps": 1, "ft.lr": 0.1})
+    record = tiny.run(attacks=["none"], defenses=["none"])[0]
+    names = {record.model_copy(update={"point": point}).name for point in (one, other)}
+    assert len(names) == 1
+
+
+@pytest.mark.parametrize(
+    ("sweeps", "error"),
+    [
+        (
+            f"{SWEEP}points = {{ x = ['trigger.size'] }}",
+            "tiny: sweep s: option 'trigger.size' is not of the form",
+        ),
+        (
+            f"{SWEEP}points = {{ x = ['ft.lr=1', 'ft.lr=2'] }}",
+            "tiny: sweep s: point 'x' assigns one option twice",
+        ),
+        (f"{SWEEP}option = 'pretraining'\nvalues = [3]", "board tiny: sweep s: pretraining=3 is neither of the form"),
+        (f"{SWEEP}points = {{ x = [] }}{SWEEP}points = {{ y = [] }}", "sweeps: s stands there 2 times"),
+    ],
+)
+def test_a_sweep_that_means_nothing_is_one_line(tmp_path: Path, registry: Registry, sweeps: str, error: str) -> None:
+    with pytest.raises(UsageError, match=error) as caught:
+        Tiny(tmp_path, registry, TINY + sweeps).plan()
+    assert "\n" not in str(caught.value)
+
+
+def test_rows_with_triggers_of_their_own_have_no_sweep_of_the_boards(tmp_path: Path, registry: Registry) -> None:
+    board = SWEPT.replace('tasks = ["task:1"] }', 'tasks = ["task:1"], triggers = [{ size = 4 }] }')
+    with pytest.raises(
+        UsageError, match=r"sweep trigger: rows of the board have triggers of their own: no trigger\.\*"
+    ):
+        Tiny(tmp_path, registry, board).plan()
