@@ -12,12 +12,12 @@ from .base.errors import NotApplicable as NotApplicable
 from .base.errors import UsageError as UsageError
 from .base.options import Content as Content
 from .base.pieces import join_images as join_images
+from .base.seeds import derive_seed as derive_seed
 from .contract.attack import Attack as Attack
 from .contract.attack import AttackerKnowledge as AttackerKnowledge
 from .contract.attack import Backdoor as Backdoor
 from .contract.attack import Target as Target
 from .contract.context import Steps as Steps
-from .contract.context import derive_seed as derive_seed
 from .contract.context import keep as keep
 from .contract.context import note as note
 from .contract.context import stream as stream

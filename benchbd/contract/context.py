@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from torch import Tensor
 from benchbd.base.content import as_json
 from benchbd.base.errors import Diverged, PluginError, says, shown
 from benchbd.base.scoped import scoped
+from benchbd.base.seeds import derive_seed
 
 Reporter = Callable[[int, int, float | None], None]
 
@@ -24,12 +24,6 @@ Json = bool | int | float | str | None | Sequence["Json"] | Mapping[str, "Json"]
 _reporter: ContextVar[Reporter | None] = ContextVar("benchbd_reporter", default=None)
 
 _findings: ContextVar[Findings | None] = ContextVar("benchbd_findings", default=None)
-
-
-def derive_seed(seed: int, *names: str) -> int:
-    """A seed below 2**63 that depends on ``seed`` and every name: sha256, so that no two streams are related."""
-    digest = hashlib.sha256("/".join((str(seed), *names)).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
 
 
 def stream(seed: int, name: str, device: torch.device | str = "cpu") -> torch.Generator:

@@ -22,7 +22,7 @@ from benchbd.contract.roles import Role
 from benchbd.papers.published import METRICS, NONE, Figure, Metric, PublishedFloor, published
 from benchbd.planning.board import Board
 from benchbd.records.models import Record
-from benchbd.records.verify import within
+from benchbd.records.points import within
 from benchbd.report.rows import Order, TableRow, interval, rank_of, summarise, task_name
 from benchbd.report.statistics import Correlation, Interval, average_ranks, spearman
 

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from benchbd.base.content import canonical
 from benchbd.base.errors import shown
 from benchbd.contract.axes import AXES, AXIS
 from benchbd.contract.roles import Role
+from benchbd.records import points
 from benchbd.records.models import GATE
+from benchbd.records.points import within
 from benchbd.records.predictions import unpack
 
 if TYPE_CHECKING:
@@ -139,7 +141,7 @@ def _shared(record: Entry, last: str) -> Iterator[str]:
         said = f"departures are {', '.join(record.departures)}" if record.departures else "there are no departures"
         yield f"on_board: {str(record.on_board).lower()}, but {said}; a record is on-board where it has none"
     yield from _departed(record)
-    yield from _pointed(record)
+    yield from points.faults(record)
     yield from _identities(record, last)
     if record.precision not in (None, used := within(record.identity, last, "numerics", "precision")):
         yield f"precision: {record.precision}, but identity.{last} has {used}"
@@ -163,23 +165,6 @@ def _departed(record: Entry) -> Iterator[str]:
                     yield f"departures: {departure}, but identity.{kind} has {said['field']} {value}"
 
 
-def _pointed(record: Entry) -> Iterator[str]:
-    """Assignments of a sweep's point that the record's stages do not have."""
-    for option, value in record.point.items():
-        name, _, field = option.rpartition(".")
-        for kind, identity in record.identity.items():
-            method = within(identity, "method") or {}
-            known = within(method, "options", field) if name in (method.get("name"), _named(method)) else None
-            if option == "clean.images":
-                known = within(identity, "params", "clean", "count")
-            if known not in (None, value) and str(known) != str(value) and not isinstance(value, str):
-                yield f"point: {option}={value}, but identity.{kind} has {known}"
-
-
-def _named(method: Mapping[str, Any]) -> str:
-    return f"{method.get('axis')}:{method.get('name')}"
-
-
 def _identities(record: Entry, last: str) -> Iterator[str]:
     try:
         keys = {name: hashlib.sha256(canonical(known).encode()).hexdigest() for name, known in record.identity.items()}
@@ -200,13 +185,6 @@ def _identities(record: Entry, last: str) -> Iterator[str]:
     parent = within(record.identity, last, "parents", "encoder")
     if made and parent is not None and parent != keys[made[0]]:
         yield f"identity.{last}.parents.encoder: {str(parent)[:12]}, but identity.{made[0]} gives {keys[made[0]][:12]}"
-
-
-def within(value: Any, *path: str) -> Any:
-    """The value at ``path`` in nested dictionaries; None if it does not exist."""
-    for name in path:
-        value = value.get(name) if isinstance(value, Mapping) else None
-    return value
 
 
 def _countable(name: str, counts: Counts) -> Iterator[str]:

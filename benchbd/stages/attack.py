@@ -10,8 +10,8 @@ from torch import Tensor
 
 from benchbd.base.errors import PluginError, UsageError, shown
 from benchbd.base.isolation import isolated
+from benchbd.base.seeds import derive_seed
 from benchbd.contract.attack import Attack, AttackerKnowledge, Backdoor, Target, check_binds
-from benchbd.contract.context import derive_seed
 from benchbd.contract.handover import Handover, Product
 from benchbd.contract.images import ImageSet
 from benchbd.contract.method import Method, exactly

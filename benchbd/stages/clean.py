@@ -12,7 +12,8 @@ from torch import Tensor
 
 from benchbd.base.errors import UsageError
 from benchbd.base.isolation import isolated
-from benchbd.contract.context import derive_seed, stream
+from benchbd.base.seeds import derive_seed
+from benchbd.contract.context import stream
 from benchbd.contract.defense import DefenderKnowledge
 from benchbd.contract.handover import Handover
 from benchbd.contract.images import ImageSet

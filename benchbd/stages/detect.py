@@ -14,7 +14,7 @@ from torch import Tensor
 
 from benchbd.base.errors import PluginError, shown
 from benchbd.base.isolation import isolated
-from benchbd.contract.context import derive_seed
+from benchbd.base.seeds import derive_seed
 from benchbd.contract.defense import DefenderKnowledge
 from benchbd.contract.detection import Detection, TaskKnowledge, Verdict
 from benchbd.contract.handover import Handover, Product

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from benchbd.base.errors import DataAbsentError, DataError, UsageError, brief, shown
-from benchbd.contract.context import derive_seed
+from benchbd.base.seeds import derive_seed
 from benchbd.contract.method import Method
 from benchbd.contract.specs import Pin
 from benchbd.data.entries import ABSENT, SplitInfo

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchbd.base.errors import DataError
-from benchbd.contract.context import derive_seed, stream
+from benchbd.base.seeds import derive_seed
+from benchbd.contract.context import stream
 from benchbd.contract.images import ImageSet
 from benchbd.nets.encoder import Encoder
 from benchbd.toolkit.heads import train_head

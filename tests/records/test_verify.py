@@ -13,8 +13,10 @@ from benchbd.base.errors import DataError
 from benchbd.contract.roles import Role
 from benchbd.planning.board import boards_folder
 from benchbd.records.files import read_inspected, read_record, read_records, write_records
+from benchbd.records.predictions import path_of
+from benchbd.registry import load_registry
 
-from ..records_factory import make_record
+from ..records_factory import digest, make_record
 from ..stages.test_detections import inspection
 
 PUBLISHED = boards_folder() / "cifar10-small" / "records"
@@ -26,9 +28,9 @@ def weak() -> str:
     return next(p.stem for p in sorted(PUBLISHED.glob("*.json")) if json.loads(p.read_text())["status"] != "ok")
 
 
-def tampered(folder: Path, name: str, changes: dict[str, Any]) -> Path:
-    """A published record with values replaced, each at its dotted path."""
-    record = json.loads((PUBLISHED / f"{name}.json").read_text(encoding="utf-8"))
+def tampered(folder: Path, name: str, changes: dict[str, Any], published: Path = PUBLISHED) -> Path:
+    """A published record with values replaced, each at its dotted path, and its predictions."""
+    record = json.loads((published / f"{name}.json").read_text(encoding="utf-8"))
     for place, value in changes.items():
         *parents, last = place.split(".")
         into = record
@@ -37,7 +39,15 @@ def tampered(folder: Path, name: str, changes: dict[str, Any]) -> Path:
         into[last] = value
     path = folder / f"{name}.json"
     path.write_text(json.dumps(record), encoding="utf-8")
+    if (packed := path_of(published / path.name)).exists():
+        path_of(path).write_bytes(packed.read_bytes())
     return path
+
+
+def of_point(folder: Path, point: dict[str, Any], **changes: Any) -> Path:
+    """A published record of schema 2 (attack badencoder, defense ft, 1000 clean images), called one of this point."""
+    swept = boards_folder() / "sweeps-shapes" / "records"
+    return tampered(folder, "badencoder_ft_shapes_shapes-7_s1_mlp", {"point": point, **changes}, swept)
 
 
 @pytest.mark.parametrize("folder", sorted(boards_folder().glob("*/records")), ids=lambda path: path.parent.name)
@@ -84,6 +94,74 @@ def test_a_tampered_record_is_refused_by_file_and_field(tmp_path: Path, changes:
     with pytest.raises(DataError, match=rf"^{re.escape(str(path))}: .*{re.escape(wrong)}") as caught:
         read_record(path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("point", "wrong"),
+    [
+        ({"ft.temperature": 0.2}, "point: ft.temperature=0.2, but identity.defend has 0.5"),
+        ({"ft.temperature": "0.2"}, "point: ft.temperature='0.2', but identity.defend has 0.5"),
+        ({"defense:ft.temperature": "0.2"}, "point: defense:ft.temperature='0.2', but identity.defend has 0.5"),
+        ({"ft.temperature": {"x": 1}}, "point: ft.temperature={'x': 1}, but identity.defend has 0.5"),
+        ({"ft.crop_scale": [0.1, 1]}, "point: ft.crop_scale=[0.1, 1], but identity.defend has [0.2, 1.0]"),
+        ({"ft.steps": None}, "point: ft.steps=None, but identity.defend has 100"),
+        ({"ft.bn": "eval"}, "point: ft.bn='eval', but identity.defend has train"),
+        ({"simclr.arch": "w32"}, "point: simclr.arch='w32', but identity.pretrain has w16"),
+        ({"ft.nofield": 1}, "point: ft.nofield=1, but ft has no such option in identity.defend"),
+        ({"mlp.epochs": 31}, "point: mlp.epochs=31, but identity.evaluate has 30"),
+        ({"pretraining": "raw"}, "point: pretraining='raw', but identity.pretrain is of 'simclr'"),
+        ({"clean.images": "250"}, "point: clean.images='250', but identity.defend has 1000"),
+        ({"clean.poisoned": 0.1}, "point: clean.poisoned=0.1, but identity.defend has 0 poisoned of 1000 images"),
+        ({"clean.poisoned": "much"}, "point: clean.poisoned='much', but identity.defend has 0 poisoned"),
+        ({"reference.count": 3}, "point: reference.count=3, but identity.reference has 1"),
+        ({"clean.nofield": 3}, "point: clean has no option 'nofield'; it has images, poisoned"),
+        ({"trigger.size": {"x": 3}}, "point: trigger.size={'x': 3} is no single value"),
+        ({"seeds": [1]}, "point: 'seeds' is neither of the form NAME.FIELD nor pretraining"),
+        ({"ft.": 1}, "point: 'ft.' is neither of the form NAME.FIELD nor pretraining"),
+        ({"../x.lr": 1}, "point: '../x.lr' is neither of the form NAME.FIELD nor pretraining"),
+    ],
+)
+def test_a_point_that_the_stages_contradict_is_refused(tmp_path: Path, point: dict[str, Any], wrong: str) -> None:
+    path = of_point(tmp_path, point)
+    with pytest.raises(DataError, match=rf"contradicts itself: {re.escape(wrong)}") as caught:
+        read_record(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        {"ft.temperature": "0.5", "ft.crop_scale": [0.2, 1], "ft.weight_decay": "1e-6", "ft.bn": "train"},
+        {"mlp.shuffle": "true", "pretraining": "simclr", "evaluator:mlp.epochs": 30},
+        {"clean.images": 1000, "clean.poisoned": 0.0009, "reference.count": 1},
+        {"trigger.size": 3, "budget.steps": 7, "mimic.lambda1": 4, "drupe.late": "x"},  # in no identity
+    ],
+)
+def test_a_point_that_the_stages_have_is_read(tmp_path: Path, point: dict[str, Any]) -> None:
+    assert read_record(of_point(tmp_path, point)).point == point
+
+
+def test_a_file_is_no_contradiction_of_its_content_nor_a_late_option_of_a_plugin(tmp_path: Path) -> None:
+    stage = {"method": {"axis": "defense", "name": "ft", "options": {"weights": "ab" * 32}}}
+    evaluate = {"method": {"name": "mlp"}, "parents": {"encoder": digest(stage)}}
+    known = {"identity": {"defend": stage, "evaluate": evaluate}, "key": digest(evaluate)}
+    record = make_record("none", "ft", **known, point={"ft.weights": "folder/w.pt", "ft.late": 3})
+    (path,) = write_records([record], tmp_path)
+    assert read_record(path) == record
+
+
+def test_an_option_that_the_user_changed_at_a_point_is_told_by_the_departures(tmp_path: Path) -> None:
+    told = {"departures": ["ft.temperature=0.5 (the board's: 0.2)"], "on_board": False}
+    assert read_record(of_point(tmp_path, {"ft.temperature": 0.2}, **told)).departures == told["departures"]
+    of_budget = {"departures": ["budget.steps=100 (the board's: 7)"], "on_board": False}
+    assert read_record(of_point(tmp_path, {"ft.steps": 7}, **of_budget)).point == {"ft.steps": 7}
+
+
+def test_no_option_of_a_method_of_benchbd_is_late() -> None:
+    """Otherwise an identity may lack an option of a point: ``benchbd.records.points`` must know."""
+    registry = load_registry()
+    own = {axis: registry.methods[axis].values() for axis in registry.methods}
+    assert not [cls for classes in own.values() for cls in classes if cls.late]
 
 
 def test_an_attack_that_failed_cannot_be_turned_ok(tmp_path: Path) -> None:

@@ -32,7 +32,8 @@ from benchbd import (
     stream,
 )
 from benchbd.base.errors import PluginError
-from benchbd.contract.context import collecting, derive_seed, reporting
+from benchbd.base.seeds import derive_seed
+from benchbd.contract.context import collecting, reporting
 from benchbd.nets.meter import ForwardMeter
 from benchbd.stages.encoders import check_features
 
