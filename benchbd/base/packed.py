@@ -9,6 +9,8 @@ from typing import Any
 from safetensors.torch import load, save
 from torch import Tensor
 
+from benchbd.base.errors import PluginError, named
+
 _LENGTH = 8  # bytes of the number that gives the length of the JSON at the front
 
 
@@ -29,3 +31,12 @@ def unpacked(data: bytes) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, 
         encoders[name] = data[start : start + length]
         start += length
     return told["facts"], load(data[start:]), encoders
+
+
+def stored(tensors: Mapping[str, Tensor], what: str) -> dict[str, Tensor]:
+    """Copies of a method's tensors, on the CPU, as a safetensors file returns them. PluginError, with ``what`` they
+    are, if a file cannot hold them."""
+    try:
+        return load(save({name: part.detach().cpu().contiguous().clone() for name, part in tensors.items()}))
+    except Exception as error:
+        raise PluginError(f"{what} cannot be stored: {named(error)}") from error

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from benchbd.base.content import as_json
 from benchbd.base.errors import Diverged, PluginError, says, shown
+from benchbd.base.packed import stored
 from benchbd.base.scoped import scoped
 from benchbd.base.seeds import derive_seed
 
@@ -61,11 +62,13 @@ def note(name: str, value: Json) -> None:
 
 
 def keep(name: str, tensor: Tensor) -> None:
-    """Store a small tensor (an inverted trigger) with the result of the stage, for ``benchbd figures``."""
+    """Store a small tensor (an inverted trigger) with the result of the stage, for ``benchbd figures``.
+    PluginError if no file can hold it."""
     if not (isinstance(name, str) and isinstance(tensor, Tensor)):
         raise PluginError(f"keep takes a name and a tensor, not {shown(name)} and {shown(tensor)}")
+    whole = stored({name: tensor}, f"what keep() got as {shown(name)}")
     if (findings := _findings.get()) is not None:
-        findings.tensors[name] = tensor.detach().cpu().contiguous().clone()
+        findings.tensors |= whole
 
 
 @contextmanager

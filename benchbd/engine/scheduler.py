@@ -20,7 +20,7 @@ from benchbd.engine.carry_out import failure_of
 from benchbd.engine.observers import Observers
 from benchbd.engine.outcomes import Outcomes, StageFailed
 from benchbd.engine.provenance import provenance
-from benchbd.stages.base import KEPT, Blobs, Outcome, Stage, distinct
+from benchbd.stages.base import KEPT, Outcome, Stage, distinct
 from benchbd.stages.inputs import Inputs
 from benchbd.stages.kinds import KINDS
 from benchbd.store.store import Store
@@ -264,6 +264,5 @@ def _outcomes(inputs: Inputs, product: Product, stages: Sequence[Stage]) -> list
     outcomes = KINDS[stages[0].kind].accept(inputs, product, *stages)
     if not product.kept:
         return outcomes
-    content = save(dict(product.kept))  # now: tensors that cannot be saved are the method's failure, not the store's
-    kept: Blobs = {KEPT: lambda path: path.write_bytes(content)}
+    kept = {KEPT: save(dict(product.kept))}
     return [Outcome({**outcome.blobs, **kept}, outcome.result) for outcome in outcomes]

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
-from pathlib import Path
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
 from pydantic import BaseModel
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from benchbd.base.content import canonical
@@ -32,8 +31,6 @@ ENCODER, REFERENCES, PREDICTIONS = "encoder.safetensors", "references.safetensor
 KEPT = "kept.safetensors"
 
 EMPTY: Mapping[str, Any] = MappingProxyType({})
-
-Blobs = dict[str, Callable[[Path], object]]
 
 
 @dataclass(frozen=True)
@@ -138,15 +135,16 @@ class Stage:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A stage's output for the store. blobs: functions that write a file each. result: small JSON."""
+    """A stage's output for the store. blobs: the content of each file by name. result: small JSON."""
 
-    blobs: Blobs
+    blobs: dict[str, bytes]
     result: dict[str, Any]
 
     @classmethod
     def of_tensors(cls, name: str, tensors: Mapping[str, Tensor], result: Mapping[str, Any] = EMPTY) -> Outcome:
-        """An outcome whose blob ``name`` is the safetensors file of ``tensors``."""
-        return cls({name: partial(save_file, dict(tensors))}, dict(result))
+        """An outcome whose blob ``name`` is the safetensors file of ``tensors``. It is made here, because what no file
+        can hold is the method's failure, not the store's."""
+        return cls({name: save(dict(tensors))}, dict(result))
 
 
 def forwards(stage: Stage) -> int | None:

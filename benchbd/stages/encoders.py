@@ -41,10 +41,9 @@ def accept_encoder(inputs: Inputs, product: Product, stage: Stage) -> list[Outco
     who = f"{stage.kind} {stage.method_name}"
     if product.encoder is None:
         raise PluginError(f"{who} must return an encoder")
-    data = product.encoder
-    encoder = rebuild(Encoder.from_bytes(data), stage.architecture, who)
+    encoder = rebuild(Encoder.from_bytes(product.encoder), stage.architecture, who)
     check_features(encoder.to(inputs.device), _sample(stage, inputs))
-    return [Outcome({ENCODER: lambda path: path.write_bytes(data)}, {"arch": stage.architecture})]
+    return [Outcome({ENCODER: product.encoder}, {"arch": stage.architecture})]
 
 
 def _sample(stage: Stage, inputs: Inputs) -> ImageSet:

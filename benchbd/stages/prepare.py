@@ -10,6 +10,7 @@ from torch import Tensor
 
 from benchbd.base.errors import PluginError, shown
 from benchbd.base.isolation import isolated
+from benchbd.base.packed import stored
 from benchbd.contract.detection import Detection
 from benchbd.contract.handover import Handover, Product
 from benchbd.nets.encoder import Encoder
@@ -51,9 +52,10 @@ def forwards(stage: Stage) -> int | None:
 
 
 def checked_prepared(prepared: object, who: str) -> dict[str, Tensor]:
-    """Copies of the prepared tensors, by name; PluginError if they are no mapping of names to tensors."""
+    """Copies of the prepared tensors, by name; PluginError if they are no mapping of names to tensors, or if
+    no file can hold them."""
     if not isinstance(prepared, Mapping) or not all(
         isinstance(name, str) and isinstance(part, Tensor) for name, part in prepared.items()
     ):
         raise PluginError(f"{who} must return tensors by name from prepare(), not {shown(prepared)}")
-    return {name: part.detach().cpu().contiguous().clone() for name, part in prepared.items()}
+    return stored(prepared, f"{who}: the tensors of prepare()")

@@ -20,15 +20,14 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any
 
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt
-from safetensors import SafetensorError
 
 from benchbd.base.content import (
     as_json,
@@ -127,8 +126,8 @@ class Store:
         """In the block, any error that prevents writing is a StoreError."""
         try:
             yield
-        except (OSError, SafetensorError) as error:  # safetensors has its own error for a full disk
-            raise _unwritable(self.root, getattr(error, "strerror", None) or error) from error
+        except OSError as error:
+            raise _unwritable(self.root, error.strerror or error) from error
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
@@ -179,14 +178,13 @@ class Store:
     def put(
         self,
         key: str,
-        blobs: Mapping[str, Callable[[Path], object]],
+        blobs: Mapping[str, bytes],
         *,
         identity: Mapping[str, Any],
         result: Mapping[str, Any],
         meta: Mapping[str, Any],
     ) -> Artifact:
-        """Commit a stage: its function writes each blob to a temporary file, which is synced and renamed; the manifest
-        is last.
+        """Commit a stage: each blob is written to a temporary file, which is synced and renamed; the manifest is last.
 
         The caller holds the stage's lock.
         """
@@ -196,8 +194,8 @@ class Store:
             for left_over in folder.glob(".*.part"):  # files of a run that was killed
                 left_over.unlink()
             digests = {}
-            for name, write in blobs.items():
-                commit(folder / name, write)
+            for name, content in blobs.items():
+                commit(folder / name, partial(Path.write_bytes, data=content))
                 digests[name] = file_digest(folder / name)
             manifest = {"schema": SCHEMA, "key": key, "identity": identity, "blobs": digests, "result": result, **meta}
             commit(folder / MANIFEST, lambda part: part.write_text(sealed("manifest", manifest)))

@@ -20,8 +20,10 @@ from benchbd import (
     Head,
     TaskKnowledge,
     Verdict,
+    keep,
     note,
 )
+from benchbd.base.errors import PluginError
 from benchbd.planning.cases import Inspection
 from benchbd.records.detection import DetectionRecord
 from benchbd.registry import Registry, flaw_of, load_registry
@@ -151,6 +153,16 @@ class Wrong(Learned):
         return [1]
 
 
+class Unstorable(Learned):
+    """Prepares tensors that no file can hold."""
+
+    name = "unstorable"
+    made: ClassVar[Any]
+
+    def prepare(self, blank: Encoder, knowledge: DefenderKnowledge) -> Mapping[str, Tensor]:
+        return self.made  # type: ignore[no-any-return]
+
+
 class Idle(ClassifierDetection):
     """Defines nothing."""
 
@@ -168,6 +180,30 @@ def test_what_is_wrong_is_one_line(tmp_path: Path) -> None:
     assert flaw_of(Idle) == "it does not define inspect()"
     half = type("Half", (Detection,), {"name": "half", "prepares": True, "inspect": Learned.inspect})
     assert flaw_of(half) == "it does not define prepare()"
+
+
+@pytest.mark.parametrize(
+    ("made", "reason"),
+    [
+        ({"a": torch.ones(2, dtype=torch.complex128)}, "KeyError: torch.complex128"),
+        ({"__metadata__": torch.ones(2)}, "SafetensorError: "),
+        ({"a": torch.ones(2, 2).to_sparse()}, "RuntimeError: "),
+        ({"a": torch.ones(2, device="meta")}, "NotImplementedError: "),
+    ],
+)
+def test_what_no_file_can_hold_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: Any, reason: str
+) -> None:
+    monkeypatch.setattr(Unstorable, "made", made, raising=False)
+    registry = load_registry(extra={"local": offering(benchbd_detections=[Unstorable])})
+    tiny = Tiny(tmp_path, registry, BOARD)
+    (record,) = tiny.session(detections=["unstorable"], attacks=["none"], seeds=[1]).inspect()
+    assert record.status == "failed"
+    told = "prepare unstorable: detector unstorable: the tensors of prepare() cannot be stored: "
+    assert record.reason.startswith(told + reason)
+    assert "traceback" not in record.reason
+    with pytest.raises(PluginError, match=r"what keep\(\) got as '.*' cannot be stored"):
+        [keep(*pair) for pair in made.items()]
 
 
 @pytest.mark.parametrize("detector", [Confident, Learned])
