@@ -30,17 +30,17 @@ from benchbd.base.errors import (
     DataAbsentError,
     DataError,
     Diverged,
+    NotApplicable,
     PluginError,
     StoreError,
-    UsageError,
     is_interrupt,
     named,
 )
 from benchbd.base.isolation import restoring
-from benchbd.contract.attack import Attack, AttackerKnowledge, Target
+from benchbd.contract.attack import Attack
 from benchbd.contract.axes import AXES
 from benchbd.contract.dataset import Dataset
-from benchbd.contract.defense import DefenderKnowledge, Mitigation
+from benchbd.contract.defense import Mitigation
 from benchbd.contract.detection import ClassifierDetection, Detection, TaskKnowledge
 from benchbd.contract.evaluator import Evaluator, Probe
 from benchbd.contract.images import SIZE, ImageSet
@@ -52,76 +52,43 @@ from benchbd.data.layouts import WITHOUT_LABELS
 from benchbd.data.own import read_own, sources_of
 from benchbd.nets.classifier import Classifier
 from benchbd.nets.encoder import ARCHITECTURES, Encoder
-from benchbd.nets.head import Head
 from benchbd.nets.promises import broken_promises
 from benchbd.nets.rebuild import rebuild
 from benchbd.registry import check_plannable, flaw_of
 from benchbd.stages.attack import check_backdoor
 from benchbd.stages.detect import checked_verdict
-from benchbd.stages.encoders import check_alike
+from benchbd.stages.encoders import check_alike, check_classes
 from benchbd.stages.evaluate import checked_predictions, evaluated_together
+from benchbd.stages.head import checked_head
 from benchbd.stages.prepare import checked_prepared
+from benchbd.toolkit.toys import (
+    ToyPretraining,
+    toy_attacker,
+    toy_classifier,
+    toy_defender,
+    toy_encoder,
+    toy_images,
+    toy_probe,
+)
 
-TARGET = 1
+__all__ = [
+    "ContractError",
+    "ToyPretraining",
+    "check_architecture",
+    "check_method",
+    "toy_attacker",
+    "toy_classifier",
+    "toy_defender",
+    "toy_encoder",
+    "toy_images",
+    "toy_probe",
+]
 
 R = TypeVar("R")
 
 
 class ContractError(AssertionError):
     """A method breaks the contract; the text names the breach."""
-
-
-def toy_images(n: int = 48, *, labels: bool = True, seed: int = 0) -> ImageSet:
-    """``n`` random 32x32 images of three classes that differ in colour, uint8, on the CPU."""
-    generator = torch.Generator().manual_seed(seed)
-    classes = torch.arange(n) % 3
-    tint = torch.eye(3)[classes] * 120
-    noise = torch.rand(n, 3, 32, 32, generator=generator) * 120
-    pixels = (noise + tint[:, :, None, None]).to(torch.uint8)
-    return ImageSet(pixels, classes if labels else None, ("red", "green", "blue") if labels else ())
-
-
-def toy_encoder(seed: int = 0) -> Encoder:
-    """A w16 encoder with a head, random weights, in eval mode."""
-    return Encoder.seeded("w16", (0.4, 0.4, 0.4), (0.2, 0.2, 0.2), seed=seed, device="cpu").eval()
-
-
-def toy_classifier(seed: int = 0) -> Classifier:
-    """A toy encoder with a linear head for the three classes of the toy images, random weights."""
-    generator = torch.Generator().manual_seed(seed)
-    return Classifier(toy_encoder(seed), Head.of([(torch.randn(3, 64, generator=generator), torch.zeros(3))]))
-
-
-class ToyPretraining(Pretraining):
-    """Returns random weights: enough to test an attack that trains an encoder itself."""
-
-    name = "toy"
-    version = "1"
-
-    @property
-    def architecture(self) -> str:
-        return "w16"
-
-    def pretrain(self, images: ImageSet, seed: int) -> Encoder:
-        return Encoder.seeded("w16", *images.normalization(), seed=seed, device=images.device).eval()
-
-
-def toy_defender(seed: int = 0) -> DefenderKnowledge:
-    return DefenderKnowledge(toy_images(labels=False), seed)
-
-
-def toy_attacker(seed: int = 0, trigger: Trigger | None = None) -> AttackerKnowledge:
-    """trigger: for 32x32 images; None: the white 10x10 square."""
-    pool = toy_images(labels=False)
-    task = toy_images(seed=1)
-    images = task.of_class(TARGET).unlabeled()
-    target = Target(TARGET, "green", trigger or Trigger.square(10), images.pixels[:1], images)
-    return AttackerKnowledge(toy_encoder(), ToyPretraining(), pool, 0, pool, (target,), seed)
-
-
-def toy_probe(seed: int = 0) -> Probe:
-    test = toy_images(24, seed=2).pixels
-    return Probe(toy_encoder().frozen(), toy_images(seed=1), test, Trigger.square(10).stamp(test), seed)
 
 
 def check_method(cls: type[Method], *, data_root: str | Path | None = None, **options: Any) -> None:
@@ -132,8 +99,8 @@ def check_method(cls: type[Method], *, data_root: str | Path | None = None, **op
         not loaded, and a warning names it.
     Checks: name, docstring and paper; every option has a default and a description; options are frozen and
     round-trip; the result has exactly the right type, no subclass, and can be used; an encoder is its weights alone;
-    inputs stay untouched; the same seed gives the same result, bit for bit; no hook is left; torch's global CPU
-    generator, settings and functions stay as they were.
+    an evaluator's head predicts as the evaluator does; inputs stay untouched; the same seed gives the same result, bit
+    for bit; no hook is left; torch's global CPU generator, settings and functions stay as they were.
     """
     _require(isinstance(cls, type) and issubclass(cls, Method), f"{cls!r} is not a class derived from benchbd.Method")
     who = f"{cls.__module__}.{cls.__name__}"
@@ -148,14 +115,12 @@ def check_method(cls: type[Method], *, data_root: str | Path | None = None, **op
         _require(bool(info.description), f"{who}.{field}: give the option a description")
     try:
         method = build(cls, options, cls.name)
-    except (UsageError, PluginError) as error:
-        raise ContractError(str(error)) from error
-    _require(cls.model_validate(method.model_dump(mode="json")) == method, f"{who}: options do not survive JSON")
-    try:
+        survived = cls.model_validate(method.model_dump(mode="json")) == method
         check_plannable(method)
         forwards_of(method, 48), shortened_of(method, 48)
     except BenchbdError as error:
         raise ContractError(f"{who}: {error}") from error
+    _require(survived, f"{who}: options do not survive JSON")
     checks: dict[type[Method], Callable[[Any, str], None]] = {
         Pretraining: _check_pretraining,
         TriggerFunction: _check_trigger,
@@ -189,14 +154,11 @@ def check_architecture(cls: type[Encoder], *, size: int | None = None) -> None:
     def build(seed: int) -> Encoder:
         return Encoder.seeded(cls.arch, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3), seed=seed, device="cpu").eval()
 
-    def try_out(encoder: Encoder) -> str:
-        return next(broken_promises(encoder, size or cls.image_size or SIZE), "")
-
     with patch.dict(ARCHITECTURES, {cls.arch: cls}), _promised(who):
         one, same, other = (_call(who, build, seed) for seed in (1, 1, 2))
         _require(_same(one.tensors(), same.tensors()), f"{who}: the same seed gave other weights")
         _require(not _same(one.tensors(), other.tensors()), f"{who}: the seed makes no difference")
-        if flaw := _call(who, try_out, one):
+        if flaw := _call(who, next, broken_promises(one, size or cls.image_size or SIZE), ""):
             raise ContractError(f"{who}: {flaw}")
 
 
@@ -205,9 +167,7 @@ def _require(condition: bool, message: str) -> None:
         raise ContractError(message)
 
 
-def _other_randomness(seed: int) -> None:
-    """Seed the global generators differently: their state must not matter."""
-    torch.default_generator.manual_seed(seed)
+_other_randomness = torch.default_generator.manual_seed  # the state of the global generator must not matter
 
 
 def _call(who: str, work: Callable[..., R], *arguments: object) -> R:
@@ -264,6 +224,9 @@ def _check_encoder(encoder: Encoder, who: str, arch: str = "w16") -> Encoder:
 def _check_pretraining(method: Pretraining, who: str) -> None:
     images = toy_images(labels=method.labelled)
     first = _check_encoder(_call(who, method.pretrain, images, 1), who, method.architecture)
+    if method.labelled:
+        with _promised(who):
+            check_classes(first.classifier, toy_images().classes, f"{who}:")
     _require(images.copy().digest == toy_images(labels=method.labelled).digest, f"{who}: the images were changed")
     _other_randomness(99)
     again, other = (_call(who, method.pretrain, images, seed) for seed in (1, 2))
@@ -345,7 +308,7 @@ def _check_evaluator(method: Evaluator, who: str) -> None:
     before = probe.encoder.tensors()
     first = _predictions(_call(who, method.evaluate, probe), probe, who)
     _require(_same(before, probe.encoder.tensors()), f"{who}: the encoder was changed")
-    _require(_same(_images_of(probe), _images_of(toy_probe())), f"{who}: the images were changed")
+    _require(_pixels(probe) == _pixels(toy_probe()), f"{who}: the images were changed")
     _other_randomness(99)
     again = _predictions(_call(who, method.evaluate, toy_probe(seed=1)), probe, who)
     _require(_same(first, again), f"{who}: the same seed gave other predictions")
@@ -354,6 +317,7 @@ def _check_evaluator(method: Evaluator, who: str) -> None:
         _, together = evaluated_together(_call(who, method.evaluate_together, both), 2, f"{who}:")
     same = _same(first, _predictions(together, probe, who))
     _require(same, f"{who}: predictions depend on the other probes of evaluate_together")
+    _check_head(method, toy_probe(seed=1), first, who)
 
 
 def _predictions(result: object, probe: Probe, who: str) -> dict[str, Tensor]:
@@ -361,9 +325,24 @@ def _predictions(result: object, probe: Probe, who: str) -> dict[str, Tensor]:
         return checked_predictions(result, len(probe.test), len(probe.train.classes), f"{who}:")
 
 
-def _images_of(probe: Probe) -> dict[str, Tensor]:
-    assert probe.train.labels is not None
-    return {"train": probe.train.pixels, "labels": probe.train.labels, "test": probe.test, "triggered": probe.triggered}
+def _check_head(method: Evaluator, probe: Probe, predicted: dict[str, Tensor], who: str) -> None:
+    """The classifier as an object, if the evaluator has one, predicts as the evaluator does."""
+    none = probe.test[:0]
+    try:
+        given = _call(who, method.head, replace(probe, test=none, triggered=none))
+    except NotApplicable:
+        return
+    with _promised(who):
+        head = checked_head(given, probe.encoder.feature_dim, probe.classes, f"{who}: head()")
+        classifier = Classifier(probe.encoder, head)
+    for name, pixels in (("clean", probe.test), ("triggered", probe.triggered)):
+        own = classifier(pixels / 255).argmax(1)
+        _require(torch.equal(own, predicted[name]), f"{who}: head() gives other {name} predictions than evaluate()")
+
+
+def _pixels(probe: Probe) -> list[str]:
+    sets = probe.train.copy(), ImageSet(probe.test), ImageSet(probe.triggered)
+    return [images.digest for images in sets]
 
 
 def _check_dataset(method: Dataset, who: str, root: Path | None) -> None:

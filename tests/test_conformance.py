@@ -18,6 +18,7 @@ from benchbd import (
     Detection,
     Encoder,
     Evaluator,
+    Head,
     ImageSet,
     Mitigation,
     NotApplicable,
@@ -231,6 +232,60 @@ def test_not_applicable_is_not_swallowed() -> None:
 
     with pytest.raises(NotApplicable, match="never"):
         check_method(variant(repair=refuse))
+
+
+class Nearest(Evaluator):
+    """Predicts the class whose mean feature is nearest; as a head it is linear: 2 m h - |m|^2 for each mean m."""
+
+    name = "nearest"
+    paper = "control"
+    version = "1"
+
+    def means(self, probe: Probe) -> torch.Tensor:
+        features = probe.encoder.extract(probe.train.pixels)
+        return torch.stack([features[probe.labels == label].mean(0) for label in range(probe.classes)])
+
+    def evaluate(self, probe: Probe) -> Predictions:
+        head = Nearest.head(self, probe)
+        return Predictions(*(head(probe.encoder.extract(x)).argmax(1) for x in (probe.test, probe.triggered)))
+
+    def head(self, probe: Probe) -> Head:
+        means = self.means(probe)
+        return Head.of([(2 * means, -(means**2).sum(1))], classes=probe.train.classes)
+
+
+def _reversed(self: Nearest, probe: Probe) -> Head:
+    means = self.means(probe).flip(0)
+    return Head.of([(2 * means, -(means**2).sum(1))])
+
+
+def _of_two(self: Nearest, probe: Probe) -> Head:
+    return Head.of([(torch.zeros(2, probe.encoder.feature_dim), torch.zeros(2))])
+
+
+def _of_other_features(self: Nearest, probe: Probe) -> Head:
+    return Head.of([(torch.zeros(3, probe.encoder.feature_dim + 1), torch.zeros(3))])
+
+
+def _infinite(self: Nearest, probe: Probe) -> Head:
+    return Head.of([(self.means(probe) / 0, torch.zeros(3))])
+
+
+@pytest.mark.parametrize(
+    ("head", "breach"),
+    [
+        (_reversed, r"head\(\) gives other clean predictions than evaluate\(\)"),
+        (_of_two, r"must give a head of 64 features and 3 classes, not \(64, 2\)"),
+        (_of_other_features, r"must give a head of 64 features and 3 classes, not \(65, 3\)"),
+        (_infinite, "the weights of the head are not finite"),
+        (lambda self, probe: self.means(probe), "must return a benchbd.Head, not Tensor"),
+    ],
+)
+def test_a_head_predicts_as_its_evaluator_does(head: Any, breach: str) -> None:
+    check_method(Nearest)
+    members = {"__module__": __name__, "__doc__": "A variant.", "head": head}
+    with pytest.raises(ContractError, match=breach):
+        check_method(type("Variant", (Nearest,), members))
 
 
 class OfFiles(Dataset):

@@ -8,11 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchbd.base.errors import Diverged, PluginError
+from benchbd.base.errors import Diverged, PluginError, shown
 from benchbd.base.isolation import isolated
 from benchbd.contract.handover import Product
 from benchbd.contract.images import ImageSet
 from benchbd.nets.encoder import Encoder
+from benchbd.nets.head import Head
 from benchbd.nets.meter import unmetered
 from benchbd.nets.rebuild import rebuild
 from benchbd.stages.base import ENCODER, Outcome, Stage
@@ -42,6 +43,8 @@ def accept_encoder(inputs: Inputs, product: Product, stage: Stage) -> list[Outco
     if product.encoder is None:
         raise PluginError(f"{who} must return an encoder")
     encoder = rebuild(Encoder.from_bytes(product.encoder), stage.architecture, who)
+    if getattr(stage.method, "labelled", False):
+        check_classes(encoder.classifier, inputs.images(stage.data["pool"]).classes, who)
     check_features(encoder.to(inputs.device), _sample(stage, inputs))
     return [Outcome({ENCODER: product.encoder}, {"arch": stage.architecture})]
 
@@ -67,6 +70,13 @@ def _outputs(encoder: Encoder, pixels: Tensor) -> list[Tensor]:
     features = encoder.extract(pixels)
     made = [features] if encoder.head is None else [features, encoder.project(features)]
     return [each.cpu() for each in (made if encoder.classifier is None else [*made, encoder.classifier(features)])]
+
+
+def check_classes(head: Head | None, classes: tuple[str, ...], who: str) -> None:
+    """Raise PluginError if the classifier of an encoder, if there is one, has other classes than its labelled pool."""
+    if head is not None and (head.sizes[-1] != len(classes) or head.classes not in ((), classes)):
+        own = shown(head.classes or head.sizes[-1])
+        raise PluginError(f"{who} must return a classifier of the pool's classes {shown(classes)}, not {own}")
 
 
 def check_features(encoder: Encoder, images: ImageSet) -> None:

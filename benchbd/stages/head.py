@@ -44,20 +44,29 @@ def work(methods: Mapping[str, Any], handed: Handover, device: torch.device) -> 
     encoder, none = Encoder.from_bytes(handed.encoders["encoder"], device).frozen(), train.pixels[:0]
     with isolated(who := f"evaluator {evaluator.name}"):
         given = evaluator.head(Probe(encoder, train, test=none, triggered=none, seed=handed.seed))
-    head = exactly(Head, given, who)
+    head = checked_head(given, encoder.feature_dim, len(train.classes), who)
     tensors = {name: part.detach().cpu().contiguous() for name, part in head.state_dict().items()}
     return Product(json=head.options(), tensors=tensors)
 
 
 def accept(inputs: Inputs, product: Product, stage: Stage) -> list[Outcome]:
-    classes, sizes = len(inputs.images(stage.data["train"]).classes), product.json["sizes"]
-    if sizes[-1] != classes:
-        raise PluginError(f"evaluator {stage.method_name} must give a head of {classes} classes, not {sizes[-1]}")
-    if not all(part.isfinite().all() for part in product.tensors.values()):
-        raise Diverged("the weights of the head are not finite")
+    head, classes = Head(**product.json), len(inputs.images(stage.data["train"]).classes)
+    head.load_state_dict(dict(product.tensors))
+    checked_head(head, head.sizes[0], classes, f"evaluator {stage.method_name}")
     return [Outcome.of_tensors(HEAD, product.tensors, product.json)]
 
 
 def forwards(stage: Stage) -> int | None:
     """The cost of the features of the training split."""
     return stage.data["train"].count or None
+
+
+def checked_head(given: object, features: int, classes: int, who: str) -> Head:
+    """The head that an evaluator gives. PluginError unless it is a ``Head`` of these sizes; Diverged if a weight is not
+    finite."""
+    head = exactly(Head, given, who)
+    if (head.sizes[0], head.sizes[-1]) != (features, classes):
+        raise PluginError(f"{who} must give a head of {features} features and {classes} classes, not {head.sizes}")
+    if not all(part.isfinite().all() for part in head.state_dict().values()):
+        raise Diverged("the weights of the head are not finite")
+    return head

@@ -29,7 +29,7 @@ from benchbd.contract.trigger import Trigger
 from benchbd.planning.board import load_board
 from benchbd.registry import load_registry
 from benchbd.stages.clean import Clean
-from benchbd.testing import ToyPretraining, check_method
+from benchbd.testing import ContractError, ToyPretraining, check_method
 
 from ..boards import TINY, Tiny, keys, offering
 from ..chance import seeded
@@ -80,11 +80,15 @@ class Taught(ToyPretraining):
     paper = "test"
     labelled = True
 
+    def names(self, images: ImageSet) -> tuple[str, ...]:
+        return images.classes
+
     def pretrain(self, images: ImageSet, seed: int) -> Encoder:
         HANDED.append(images)
         encoder = super().pretrain(images, seed)
-        weight = torch.randn(3, encoder.feature_dim, generator=torch.Generator().manual_seed(seed % 2**31))
-        encoder.classifier = Head.of([(weight, torch.zeros(3))], classes=images.classes)
+        names = self.names(images)
+        weight = torch.randn(len(names), encoder.feature_dim, generator=torch.Generator().manual_seed(seed % 2**31))
+        encoder.classifier = Head.of([(weight, torch.zeros(len(names)))], classes=names)
         return encoder
 
 
@@ -246,6 +250,20 @@ def test_a_labelled_pre_training_and_its_attacker_get_labels(tiny: Tiny) -> None
     digests = {stage.kind: stage.data["pool"].digest for stage in plan.stages if "pool" in stage.data}
     unlabelled = tiny.session().library.load("pool", "pool").digest
     assert digests == {"pretrain": train.digest, "attack": train.digest, "defend": unlabelled}
+
+
+@pytest.mark.parametrize("names", [("2", "1", "0"), ("0", "1"), ("red", "blue", "green")])
+def test_a_classifier_of_other_classes_than_the_pool_is_refused(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...]
+) -> None:
+    tiny.board.write_text(f'pretraining = "taught"\n{TINY}')
+    monkeypatch.setattr(Taught, "names", lambda self, images: names)
+    (record,) = tiny.run(attacks=["none"], defenses=["none"])
+    told = f"must return a classifier of the pool's classes ('0', '1', '2'), not {names}"
+    assert record.reason == f"pretrain taught: pretrain taught {told}"
+    if len(names) == 3:
+        with pytest.raises(ContractError, match="must return a classifier of the pool's classes"):
+            check_method(Taught)
 
 
 def test_bassl_poisons_no_labelled_pool(tiny: Tiny) -> None:
