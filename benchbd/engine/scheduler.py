@@ -43,6 +43,7 @@ class Scheduler:
     ) -> None:
         self.store, self.inputs, self.executor = store, inputs, executor
         self.results, self.observers = results, observers
+        self.together = HEADS_TOGETHER if inputs.device.type == "cuda" else 1
         self._planned: list[Stage] = []
         self._submitted: dict[Future[Product | Failure], tuple[Sequence[Stage], float]] = {}
         self._given: WeakSet[Future[Product | Failure]] = WeakSet()
@@ -100,9 +101,8 @@ class Scheduler:
                 yield [stage]
             else:
                 alike.setdefault(likeness, []).append(stage)
-        size = HEADS_TOGETHER if self.inputs.device.type == "cuda" else 1
         for group in alike.values():
-            yield from (group[start : start + size] for start in range(0, len(group), size))
+            yield from (group[start : start + self.together] for start in range(0, len(group), self.together))
 
     def _ready(self, stage: Stage) -> bool:
         """Whether the stage can be started: it is neither settled nor started here, and its parents are settled."""

@@ -9,7 +9,7 @@ import re
 import shutil
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path, PurePath
 from types import SimpleNamespace
@@ -778,3 +778,39 @@ def test_kill_9_loses_the_stage_in_flight(first: First, tmp_path: Path) -> None:
     store = Store(tiny.store)
     assert all(store.get(key) is not None for key in keys(tiny.plan()))
     assert not (tiny.store / "damaged").exists()
+
+
+class Together(Evaluator):
+    """Predicts class 1 for all images, or fails for several encoders at once."""
+
+    name = "together"
+    paper = "a test"
+    version = "1"
+    sizes: ClassVar[list[int]] = []
+    breaks: ClassVar[bool] = False
+
+    def evaluate(self, probe: Probe) -> Predictions:
+        return Predictions(torch.ones(len(probe.test)).long(), torch.full((len(probe.triggered),), 2))
+
+    def evaluate_together(self, probes: Sequence[Probe]) -> list[Predictions]:
+        self.sizes.append(len(probes))
+        if self.breaks and len(probes) > 1:
+            raise RuntimeError("not several")
+        return [self.evaluate(probe) for probe in probes]
+
+
+@pytest.mark.parametrize(("breaks", "sizes"), [(False, [4]), (True, [4, 1, 1, 1, 1])])
+def test_evaluations_that_share_a_handover_are_as_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, breaks: bool, sizes: list[int]
+) -> None:
+    registry = load_registry(extra={"local": offering(benchbd_evaluators=[Together])})
+    alone = Tiny(tmp_path / "alone", registry).run(evaluators=["together"], defenses=["none", "ft"])
+    monkeypatch.setattr(Together, "sizes", [])
+    monkeypatch.setattr(Together, "breaks", breaks)
+    session = Tiny(tmp_path / "together", registry).session(evaluators=["together"], defenses=["none", "ft"])
+    session._runner.scheduler.together = 8
+    records = session.run()
+    assert Together.sizes == sizes
+    assert [record.predictions for record in records] == [record.predictions for record in alone]
+    assert [record.status for record in records] == [record.status for record in alone]
+    assert {record.cost["evaluate"].image_forwards for record in records} == {0}
