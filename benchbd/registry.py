@@ -31,7 +31,7 @@ from benchbd.contract.attack import Attack
 from benchbd.contract.axes import AXES, RESERVED
 from benchbd.contract.handover import INLINE, Executor
 from benchbd.contract.method import Method, build, identity_of
-from benchbd.contract.pretraining import Pretraining, architecture_of, flaw_of_architecture
+from benchbd.contract.pretraining import Pretraining, architecture_of
 from benchbd.contract.roles import ROLES, Role
 from benchbd.contract.specs import KINDS, TriggerKind
 from benchbd.nets.encoder import ARCHITECTURES, W16, W32, Encoder, ResNet18
@@ -145,6 +145,20 @@ def _flaw_of_name(name: object) -> str:
         return f"its name has {len(name)} characters; {LONGEST_NAME} are the most, for it becomes a part of file names"
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
         return f"the name {name!r} is not made of lower-case letters, digits, '-' and '_'"
+    return ""
+
+
+def flaw_of_architecture(cls: type[Encoder]) -> str:
+    """The reason that a class is no valid architecture, in one line; empty if it is valid."""
+    arch = getattr(cls, "arch", "")
+    if not (isinstance(arch, str) and re.fullmatch(r"[a-z0-9][a-z0-9_-]{,39}", arch)):
+        return f"its arch must be up to 40 lower-case letters, digits, '-' and '_', not {shown(arch)}"
+    for work in ("build", "encode", "stages", "feature_dim"):
+        if getattr(cls, work) is getattr(Encoder, work):
+            return f"it does not define {work}"
+    size = cls.image_size
+    if not (size is None or (type(size) is int and 32 <= size <= 224)):
+        return f"its image_size must be None or one of 32 to 224, not {shown(size)}"
     return ""
 
 

@@ -45,7 +45,7 @@ from benchbd.contract.detection import ClassifierDetection, Detection, TaskKnowl
 from benchbd.contract.evaluator import Evaluator, Probe
 from benchbd.contract.images import SIZE, ImageSet
 from benchbd.contract.method import Method, build, exactly, forwards_of, shortened_of
-from benchbd.contract.pretraining import Pretraining, flaw_of_architecture
+from benchbd.contract.pretraining import Pretraining
 from benchbd.contract.trigger import Trigger
 from benchbd.contract.trigger_function import TriggerFunction
 from benchbd.data.layouts import WITHOUT_LABELS
@@ -54,7 +54,7 @@ from benchbd.nets.classifier import Classifier
 from benchbd.nets.encoder import ARCHITECTURES, Encoder
 from benchbd.nets.promises import broken_promises
 from benchbd.nets.rebuild import rebuild
-from benchbd.registry import check_plannable, flaw_of
+from benchbd.registry import check_plannable, flaw_of, flaw_of_architecture
 from benchbd.stages.attack import check_backdoor
 from benchbd.stages.detect import checked_verdict
 from benchbd.stages.encoders import check_alike, check_classes

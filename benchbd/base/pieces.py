@@ -41,3 +41,15 @@ def join_images(parts: Sequence[Tensor]) -> Tensor:
         for to, piece in zip(pieces(whole), pieces(part), strict=True):
             to.copy_(piece)
     return joined
+
+
+def boxes(images: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, ...]:
+    """An index that picks (N, 3, height, width) of ``images``, with rows and columns for each image."""
+    image = torch.arange(len(images), device=images.device)[:, None, None, None]
+    channel = torch.arange(images.shape[1], device=images.device)[:, None, None]
+    return image, channel, rows[:, None, :, None], columns[:, None, None, :]
+
+
+def blended(pixels: Tensor, pattern: Tensor, opacity: float) -> Tensor:
+    """Blend in doubles, with NumPy's rounding at each step: the same pixels on every device."""
+    return ((1 - opacity) * pixels.double() + opacity * pattern.double()).clamp(0, 255).to(torch.uint8)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import AfterValidator
@@ -41,20 +40,6 @@ def check_size(arch: str, pixels: int) -> None:
     """Raise UsageError if an architecture does not take images of this many pixels."""
     if (size := architecture(arch).image_size) not in (None, pixels):
         raise UsageError(f"{arch} takes images of {size} pixels, the board's have {pixels}: set image_size = {size}")
-
-
-def flaw_of_architecture(cls: type[Encoder]) -> str:
-    """The reason that a class is no valid architecture, in one line; empty if it is valid."""
-    arch = getattr(cls, "arch", "")
-    if not (isinstance(arch, str) and re.fullmatch(r"[a-z0-9][a-z0-9_-]{,39}", arch)):
-        return f"its arch must be up to 40 lower-case letters, digits, '-' and '_', not {shown(arch)}"
-    for work in ("build", "encode", "stages", "feature_dim"):
-        if getattr(cls, work) is getattr(Encoder, work):
-            return f"it does not define {work}"
-    size = cls.image_size
-    if not (size is None or (type(size) is int and 32 <= size <= 224)):
-        return f"its image_size must be None or one of 32 to 224, not {shown(size)}"
-    return ""
 
 
 class Pretraining(Method):

@@ -16,7 +16,7 @@ from torch import Tensor
 from benchbd.base.content import canonical, expanded
 from benchbd.base.errors import DataError, UnknownNameError, UsageError
 from benchbd.base.mapped import LARGE
-from benchbd.base.pieces import map_pieces
+from benchbd.base.pieces import blended, boxes, map_pieces
 from benchbd.base.trigger_file import read_trigger, write_trigger
 from benchbd.contract.images import ImageSet, content_digest
 from benchbd.contract.method import Call, build, call_of, called, identity_of
@@ -236,7 +236,7 @@ class Trigger:
 
         def stamped(rows: Tensor) -> Tensor:
             images = flat[rows]
-            box = _boxes(images, *(place.to(images.device)[rows] for place in places)) if places else part
+            box = boxes(images, *(place.to(images.device)[rows] for place in places)) if places else part
             before = images[box]
             images[box] = torch.where(keep, before, self._after(before, pattern, generator))
             return images
@@ -257,7 +257,7 @@ class Trigger:
         patterns = pattern.to(before.device).expand(len(before), -1, -1, -1)
         size = max(1, LARGE // (before[:1].nbytes or 1))  # pieces, because doubles take eight times the memory
         parts = zip(before.split(size), patterns.split(size), strict=True)
-        return torch.cat([_blended(x, p, self.opacity) for x, p in parts])
+        return torch.cat([blended(x, p, self.opacity) for x, p in parts])
 
     def _places(self, count: int, keep: Tensor, generator: torch.Generator) -> list[Tensor]:
         """Rows, int64 (count, height), and columns (count, width) of each image's box; empty if the trigger stays."""
@@ -276,15 +276,3 @@ class Trigger:
     def stamped(self, images: ImageSet, generator: torch.Generator | None = None) -> ImageSet:
         """``images`` with every picture stamped, as ``stamp`` does; labels stay."""
         return replace(images, pixels=self.stamp(images.pixels, generator))
-
-
-def _boxes(images: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, ...]:
-    """An index that picks (N, 3, height, width) of ``images``, with rows and columns for each image."""
-    image = torch.arange(len(images), device=images.device)[:, None, None, None]
-    channel = torch.arange(images.shape[1], device=images.device)[:, None, None]
-    return image, channel, rows[:, None, :, None], columns[:, None, None, :]
-
-
-def _blended(pixels: Tensor, pattern: Tensor, opacity: float) -> Tensor:
-    """Blend in doubles, with NumPy's rounding at each step: the same pixels on every device."""
-    return ((1 - opacity) * pixels.double() + opacity * pattern.double()).clamp(0, 255).to(torch.uint8)

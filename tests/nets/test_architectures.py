@@ -24,10 +24,10 @@ import benchbd
 from benchbd import DefenderKnowledge, Encoder, ImageSet, Mitigation, NotApplicable, UsageError
 from benchbd.api import Session
 from benchbd.contract.method import build
-from benchbd.contract.pretraining import Pretraining, flaw_of_architecture
+from benchbd.contract.pretraining import Pretraining
 from benchbd.nets.encoder import ARCHITECTURES, W16
 from benchbd.nets.meter import ForwardMeter
-from benchbd.registry import Registry, load_registry
+from benchbd.registry import Registry, flaw_of_architecture, load_registry
 from benchbd.testing import ContractError, check_architecture
 from docs.examples.architecture import Four
 
