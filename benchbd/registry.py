@@ -207,8 +207,8 @@ def _flaws(cls: type[Method]) -> Iterator[str]:
         yield str(UnknownNameError("late option", option, cls.model_fields))
     if cls.role not in (roles := ROLES.get(cls.axis, (Role.METHOD,))):
         yield f"role of {cls.axis} must be {', '.join(roles)}, not {cls.role}"
-    if cls.role is Role.FLOOR and not cls.passthrough:
-        yield "its role is floor, so it must be passthrough"
+    if (cls.role is Role.FLOOR) != cls.passthrough:
+        yield "passthrough and the role floor go together"
     if issubclass(cls, Attack) and bool(cls.control_of) != (cls.role is Role.CONTROL):
         yield "control_of and the role control go together"
     check_plannable(build(cls, {}, name))

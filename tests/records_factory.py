@@ -9,6 +9,7 @@ import numpy as np
 
 from benchbd import Role
 from benchbd.base.content import canonical
+from benchbd.base.seeds import derive_seed
 from benchbd.records.models import Baseline, Cost, Counts, Metrics, Record
 from benchbd.records.predictions import pack
 
@@ -37,13 +38,16 @@ def make_record(
     cell = [attack, defense, *(known[name] for name in place)]
     methods = {"attack": attack, "defend": defense, "evaluate": known["evaluator"]}
     stages = {
-        kind: {"method": {"name": name}, "params": {"cell": cell}, "seed": seed}
+        kind: {"method": {"name": name}, "params": {"cell": cell}, "seed": derive_seed(seed, kind)}
         for kind, name in methods.items()
         if name != "none"
     }
     known = {"identity": stages, "key": digest(stages["evaluate"]), **known}
-    known = {"counts": counts_of(metrics), "baseline_counts": counts_of(baseline), **known}
-    own = (metrics, known["counts"]) if defense == "none" else (baseline if attack == "none" else TAKEN, None)
+    known = {"counts": counts_of(metrics), **known}
+    certified = 0 if known["counts"] and known["counts"].certified is not None else None
+    known = {"baseline_counts": counts_of(baseline, certified), **known}
+    other = baseline if attack == "none" else TAKEN
+    own = (metrics, known["counts"]) if defense == "none" else (other, counts_of(other, certified))
     known.setdefault("undefended", _metrics(*own))
     if forwards is not None and seconds is not None:
         known["cost"] = {"defend": Cost(seconds=seconds, cpu_seconds=2 * seconds, image_forwards=forwards)}
@@ -88,14 +92,14 @@ def predictions_of(counts: Counts | None, target: int) -> bytes | None:
     return pack(clean, np.where(place < counts.hits, target, target + 1), certified)
 
 
-def counts_of(percent: tuple[float, float, float] | None) -> Counts | None:
-    """Counts that give these percentages, of up to two decimals."""
+def counts_of(percent: tuple[float, float, float] | None, certified: int | None = None) -> Counts | None:
+    """Counts that give these percentages, of up to two decimals. certified: how many predictions are."""
     if percent is None:
         return None
     acc, asr, asr_nontarget = percent
     hits = {"hits": round(200 * asr), "hits_nontarget": round(100 * asr_nontarget)}
     hits["correct_triggered"] = round(100 * min(acc, 100 - asr_nontarget))  # correct despite the trigger
-    return Counts(total=20_000, nontarget=10_000, correct=round(200 * acc), **hits)
+    return Counts(total=20_000, nontarget=10_000, correct=round(200 * acc), certified=certified, **hits)
 
 
 def digest(identity: dict[str, Any]) -> str:

@@ -53,7 +53,7 @@ class Method(BaseModel):
     late: ClassVar[frozenset[str]] = frozenset()
     role: ClassVar[Role] = Role.METHOD
     passthrough: ClassVar[bool] = False
-    """True for a control that returns its input unchanged: it needs no stage of its own."""
+    """True for a floor: it returns its input unchanged and needs no stage of its own."""
 
     @classmethod
     def effective_version(cls) -> str:

@@ -22,7 +22,7 @@ _COUNTED: dict[str, Any] = {"correct_triggered": True, "certified": True}
 
 _MEASURED: dict[str, Any] = {"ra": True, "certified": True}
 
-_LATER: dict[str, Any] = {
+LATER: dict[str, Any] = {
     **dict.fromkeys(("attack_role", "defense_role", "point", "beside", "predictions"), True),
     **dict.fromkeys(("precision", "plugins", "isolation", "source", "author"), True),
     **dict.fromkeys(("counts", "baseline_counts"), _COUNTED),
@@ -173,7 +173,7 @@ class Entry(_Part):
 
     def to_json(self) -> str:
         """Indented JSON with sorted keys; lists of numbers stay on one line."""
-        data = self.model_dump(mode="json", by_alias=True, exclude=_LATER if self.schema_version == 1 else None)
+        data = self.model_dump(mode="json", by_alias=True, exclude=LATER if self.schema_version == 1 else None)
         lines = []
         for name, value in sorted(data.items()):
             indent = None if name == "clean_images" else 1

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from benchbd.base.content import canonical
 from benchbd.base.errors import shown
+from benchbd.base.seeds import derive_seed
 from benchbd.contract.axes import AXES, AXIS
-from benchbd.contract.roles import Role
+from benchbd.contract.roles import ROLES, Role
 from benchbd.records import points
-from benchbd.records.models import GATE
+from benchbd.records.models import GATE, LATER
 from benchbd.records.points import within
 from benchbd.records.predictions import unpack
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 _TOLERANCE = 1e-3  # percentage points: a record rounds to 1e-4
 
 _NAME = re.compile(r"[^\s./\\:][^/\\:\x00-\x1f]*")  # names become file names; data sets may have a folder's name
+
+_INDEX = re.compile(r"0|[1-9]\d{0,8}", re.ASCII)  # of a class
 
 _OPTION = re.compile(r"(?P<name>[^.=]+)\.(?P<field>[^.=]+)=(?P<value>.*) \(the board's: .*\)", re.DOTALL)
 
@@ -52,12 +55,13 @@ def _of_cell(record: Record) -> Iterator[str]:
         if (part is None) != (own is None):
             yield f"{name if part is None else label}: missing; {label} and {name} go together"
         if part is not None and own is not None:
-            yield from _countable(name, part)
+            yield from _countable(name, part, record.schema_version)
             yield from _following(label, own, name, part)
     yield from _predicted(record)
     yield from _attacked(record)
     if record.undefended is not None:
-        yield from _percentages("undefended", record.undefended)
+        yield from _percentages("undefended", record.undefended, record.schema_version)
+    yield from _certified(record)
     counted = record.metrics is not None and record.baseline is not None and record.undefended is not None
     yield from _status(record, counted, bool(record.metrics), "metrics, baseline and undefended")
     if record.counts and record.baseline_counts:
@@ -72,14 +76,37 @@ def _of_cell(record: Record) -> Iterator[str]:
 
 
 def _attacked(record: Record) -> Iterator[str]:
-    """A task that the record calls attacked but that is not, or the reverse."""
+    """Tasks that the record calls attacked but that are not, or the reverse. Targets are in the order of ``beside``."""
+    own, told = f"{record.task}:{record.target}", " + ".join(record.beside)
+    if own in record.beside:
+        yield f"beside: {told}, but {own} is the record's own task"
+    if len(set(record.beside)) < len(record.beside):
+        yield f"beside: {told}, which names a task twice"
     targets = within(record.identity, "attack", "params", "targets")
-    if isinstance(targets, list):
-        data = within(record.identity, "evaluate", "data", "train")
-        own = any((within(each, "data"), within(each, "label")) == (data, record.target) for each in targets)
-        if own == bool(record.beside):
-            task = f"{record.task}:{record.target}"
-            yield f"beside: {record.beside or 'empty'}, but identity.attack {'attacks' if own else 'spares'} {task}"
+    if not isinstance(targets, list):
+        return
+    data = within(record.identity, "evaluate", "data", "train")
+    sets = {record.task: data}
+    attacked = any(
+        (within(each, "data"), within(each, "label")) == (sets[record.task], record.target) for each in targets
+    )
+    if attacked == bool(record.beside):
+        yield f"beside: {told or 'empty'}, but identity.attack {'attacks' if attacked else 'spares'} {own}"
+    labels = [str(within(each, "label")) for each in targets]
+    if record.beside and [task.rpartition(":")[2] for task in record.beside] != labels:
+        yield f"beside: {told}, but identity.attack has targets of classes {', '.join(labels)}"
+    for task, each in zip(record.beside, targets, strict=False):
+        if sets.setdefault(task.rpartition(":")[0], within(each, "data")) != within(each, "data"):
+            yield f"beside: {task}, but identity.attack has a target of another data set"
+
+
+def _certified(record: Record) -> Iterator[str]:
+    """Figures without certified accuracy beside figures with it: one evaluator made all of them."""
+    parts = {"counts": record.counts, "baseline_counts": record.baseline_counts, "undefended": record.undefended}
+    known = {name: part.certified for name, part in parts.items() if part is not None}
+    if having := [name for name, certified in known.items() if certified is not None]:
+        for name in known.keys() - having:
+            yield f"{name}.certified: missing, but {having[0]} has {known[having[0]]}, of the same evaluator"
 
 
 def _predicted(record: Record) -> Iterator[str]:
@@ -119,8 +146,8 @@ def _predicted(record: Record) -> Iterator[str]:
 def _of_inspection(record: Inspected) -> Iterator[str]:
     yield from _shared(record, AXIS[record.axis].stage)
     for task, gain in record.gains.items():
-        yield from _countable(f"gains.{task}.counts", gain.counts)
-        yield from _countable(f"gains.{task}.baseline_counts", gain.baseline_counts)
+        yield from _countable(f"gains.{task}.counts", gain.counts, record.schema_version)
+        yield from _countable(f"gains.{task}.baseline_counts", gain.baseline_counts, record.schema_version)
     judged = None not in record.found.values() and set(record.gains) == set(record.tasks)
     measured = any(value is not None for value in record.found.values())
     yield from _status(record, judged, measured, f"{', '.join(record.found)}, and gains for each of its tasks")
@@ -132,24 +159,69 @@ def _shared(record: Entry, last: str) -> Iterator[str]:
     """last: the kind of stage whose key is the record's."""
     fields = ("board", "attack", "pretrain", *_METHODS.values(), "task")
     names = [(name, value) for name in fields if isinstance(value := getattr(record, name, None), str)]
-    tasks: list[str] = getattr(record, "tasks", [])
-    names += [(f"tasks.{place}", task.rpartition(":")[0]) for place, task in enumerate(tasks)]
+    tasks = [
+        (f"{field}.{place}", *task.rpartition(":"))
+        for field in ("tasks", "beside")
+        for place, task in enumerate(getattr(record, field, []))
+    ]
+    names += [(field, name) for field, name, *_ in tasks]
     for name, value in names:
         if not _NAME.fullmatch(value):
             yield f"{name}: {shown(value)} is no name; one has no slash, colon or leading dot"
+    for field, name, _, target in tasks:
+        if not _INDEX.fullmatch(target):
+            yield f"{field}: {shown(f'{name}:{target}')} does not end in the index of a class, as gtsrb:12 does"
+    yield from _later(record)
     if record.on_board == bool(record.departures):
         said = f"departures are {', '.join(record.departures)}" if record.departures else "there are no departures"
         yield f"on_board: {str(record.on_board).lower()}, but {said}; a record is on-board where it has none"
     yield from _departed(record)
     yield from points.faults(record)
     yield from _identities(record, last)
+    yield from _seeded(record)
     if record.precision not in (None, used := within(record.identity, last, "numerics", "precision")):
         yield f"precision: {record.precision}, but identity.{last} has {used}"
     if strange := sorted({*record.plugins, *record.cost} - record.identity.keys()):
         yield f"plugins, cost: of {', '.join(strange)}, which identity does not have"
-    for kind, field in (("attack", "attack_role"), ("defend", "defense_role")):
-        if getattr(record, field, None) is Role.FLOOR and kind in record.identity:
+    for axis, kind in (("attack", "attack"), ("defense", "defend")):
+        field, role = f"{axis}_role", getattr(record, f"{axis}_role", None)
+        if role not in (None, *ROLES[axis]):
+            yield f"{field}: {role}; the roles of {axis}s are {', '.join(ROLES[axis])}"
+        if role is Role.FLOOR and kind in record.identity:
             yield f"{field}: floor, which has no stage, but there is identity.{kind}"
+        if role not in (None, Role.FLOOR) and kind not in record.identity:
+            yield f"{field}: {role}, which has a stage, but there is no identity.{kind}"
+
+
+def _later(record: Entry) -> Iterator[str]:
+    """Fields of schema 2 that a record of schema 1 has. Its roles are none: they follow from its names."""
+    if record.schema_version == 1:
+        later = {field: LATER[field] for field in LATER.keys() - {"attack_role", "defense_role"}}
+        for place in _filled(record.model_dump(include=later)):
+            yield f"{place}: a field of schema 2, but the record is of schema 1"
+
+
+def _filled(value: Any, place: str = "") -> Iterator[str]:
+    """The dotted places in nested dictionaries with a value that is not empty."""
+    if isinstance(value, Mapping):
+        for name, inner in sorted(value.items()):
+            yield from _filled(inner, f"{place}.{name}" if place else str(name))
+    elif value not in (None, "", []):
+        yield place
+
+
+def _seeded(record: Entry) -> Iterator[str]:
+    """Seeds of stages that are not derived from the run's."""
+    for name, identity in record.identity.items():
+        kind = name.rstrip("0123456789")
+        if kind in ("pretrain", "prepare"):  # a board may pin the one; the other has the board's first seed
+            continue
+        seeds = {"seed": (within(identity, "seed"), "evaluate" if kind == "head" else kind)}
+        for drawn in ("clean", "shadow", "task"):
+            seeds[f"params.{drawn}.seed"] = within(identity, "params", drawn, "seed"), drawn
+        for place, (seed, of) in seeds.items():
+            if seed not in (None, derive_seed(record.seed, of)):
+                yield f"seed: {record.seed}, but identity.{name}.{place} is of another run seed"
 
 
 def _departed(record: Entry) -> Iterator[str]:
@@ -187,8 +259,10 @@ def _identities(record: Entry, last: str) -> Iterator[str]:
         yield f"identity.{last}.parents.encoder: {str(parent)[:12]}, but identity.{made[0]} gives {keys[made[0]][:12]}"
 
 
-def _countable(name: str, counts: Counts) -> Iterator[str]:
-    """Counts that no test set can have."""
+def _countable(name: str, counts: Counts, schema: int) -> Iterator[str]:
+    """Counts that no test set can have, or that the schema requires and that are missing."""
+    if schema > 1 and counts.correct_triggered is None:
+        yield f"{name}.correct_triggered: missing; records have it since schema 2"
     bounds = {
         "total": (1, None, ""),
         "nontarget": (1, counts.total, "total"),
@@ -224,10 +298,17 @@ def _following(label: str, percent: Metrics | Baseline, name: str, counts: Count
             yield f"{label}.{field}: {value}, but {name} give {100 * part / whole:.4f} ({part} of {whole})"
 
 
-def _percentages(label: str, percent: Metrics) -> Iterator[str]:
+def _percentages(label: str, percent: Metrics, schema: int) -> Iterator[str]:
+    """Percentages, without their counts, that no test set can have, or that are missing."""
+    bounds = {"ra": (100 - percent.asr_nontarget, "100 - asr_nontarget"), "certified": (percent.acc, "acc")}
     for field, value in percent.model_dump().items():
+        most, of = bounds.get(field, (100.0, ""))
         if value is not None and not 0 <= value <= 100:
             yield f"{label}.{field}: {value} is no percentage"
+        elif value is not None and value > most + _TOLERANCE:
+            yield f"{label}.{field}: {value}; it can be at most {most:.4f} ({of})"
+    if schema > 1 and percent.ra is None:
+        yield f"{label}.ra: missing; records have it since schema 2"
 
 
 def _status(record: Entry, complete: bool, measured: bool, what: str) -> Iterator[str]:

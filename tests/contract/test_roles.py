@@ -84,7 +84,8 @@ def test_a_role_that_an_axis_has_not_is_one_line() -> None:
     assert flaw(BasslControl, role="control").startswith("role must be a Role, as in Role.CONTROL, not 'control'")
     assert flaw(NoAttack, role=Role.SCRATCH) == "role of attack must be method, floor, control, not scratch"
     assert flaw(NoDefense, role=Role.CONTROL) == "role of defense must be method, floor, scratch, bn, not control"
-    assert flaw(Scratch, role=Role.FLOOR) == "its role is floor, so it must be passthrough"
+    assert flaw(Scratch, role=Role.FLOOR) == "passthrough and the role floor go together"
+    assert flaw(Scratch, passthrough=True) == "passthrough and the role floor go together"
     assert flaw(BasslControl, role=Role.METHOD) == "control_of and the role control go together"
     assert flaw(BasslControl, control_of="") == "control_of and the role control go together"
     assert flaw(Scratch, role=Role.BN) == flaw(BasslControl) == ""

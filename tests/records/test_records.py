@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchbd.base.errors import DataError, StoreError
+from benchbd.base.seeds import derive_seed
 from benchbd.records.files import read_records, write_records
 from benchbd.records.models import Counts, Metrics, Record
 from benchbd.records.predictions import path_of
@@ -18,7 +19,7 @@ from ..records_factory import digest, make_record, paper_like
 
 def full_record() -> Record:
     defense = {"options": {"lr": 0.001, "nested": [1, None, True]}}
-    encoder = {"method": {"name": "ft", **defense}, "seed": 7}
+    encoder = {"method": {"name": "ft", **defense}, "seed": derive_seed(0, "defend")}
     evaluate = {"method": {"name": "mlp"}, "parents": {"encoder": digest(encoder)}}
     return make_record(
         defense="ft",
@@ -28,7 +29,7 @@ def full_record() -> Record:
         counts=Counts(total=10, correct=8, hits=9, nontarget=9, hits_nontarget=8, correct_triggered=1),
         baseline=(70.0, 10.0, 11.1111),
         baseline_counts=Counts(total=10, correct=7, hits=1, nontarget=9, hits_nontarget=1, correct_triggered=6),
-        undefended=Metrics(acc=80.0, asr=20.0, asr_nontarget=22.2222),
+        undefended=Metrics(acc=80.0, asr=20.0, asr_nontarget=22.2222, ra=66.6667),
         status="attack-failed",
         reason='weak: "5.1" against 4.9 – café',
         notes=["the reference is not classified as the target"],

@@ -16,7 +16,7 @@ from benchbd.records.files import read_inspected, read_record, read_records, wri
 from benchbd.records.predictions import path_of
 from benchbd.registry import load_registry
 
-from ..records_factory import digest, make_record
+from ..records_factory import TAKEN, counts_of, digest, make_record
 from ..stages.test_detections import inspection
 
 PUBLISHED = boards_folder() / "cifar10-small" / "records"
@@ -217,3 +217,131 @@ def test_a_tampered_inspection_is_refused(tmp_path: Path, fields: dict[str, Any]
     (tmp_path / "detections" / "x.json").write_text(json.dumps(json.loads(text) | fields), encoding="utf-8")
     with pytest.raises(DataError, match=rf"x\.json: contradicts itself: .*{wrong}"):
         read_inspected(tmp_path)
+
+
+def beside(folder: Path, *tasks: str) -> Path:
+    """The record of a task that is not attacked, gtsrb:12, of an attack on gtsrb:3 and svhn:1; tasks: those told."""
+    targets = [{"data": "g", "label": 3}, {"data": "s", "label": 1}]
+    attack = {"method": {"name": "badencoder"}, "params": {"targets": targets}}
+    evaluate = {"method": {"name": "mlp"}, "data": {"train": "g"}, "parents": {"encoder": digest(attack)}}
+    known = {"identity": {"attack": attack, "evaluate": evaluate}, "key": digest(evaluate)}
+    (path,) = write_records([make_record(**known)], folder)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"beside": tasks}))
+    return path
+
+
+def test_a_record_of_a_task_beside_attacked_ones_is_read(tmp_path: Path) -> None:
+    assert read_record(beside(tmp_path, "gtsrb:3", "svhn:1")).beside == ["gtsrb:3", "svhn:1"]
+
+
+@pytest.mark.parametrize(
+    ("tasks", "wrong"),
+    [
+        (["gtsrb:3"], "beside: gtsrb:3, but identity.attack has targets of classes 3, 1"),
+        (["gtsrb:3", "svhn:2"], "beside: gtsrb:3 + svhn:2, but identity.attack has targets of classes 3, 1"),
+        (["gtsrb:3", "gtsrb:1"], "beside: gtsrb:1, but identity.attack has a target of another data set"),
+        (["gtsrb:3", "gtsrb:3"], "beside: gtsrb:3 + gtsrb:3, which names a task twice"),
+        (["gtsrb:12", "svhn:1"], "beside: gtsrb:12 + svhn:1, but gtsrb:12 is the record's own task"),
+        (["/../../../pwned/x:1"], "beside.0: '/../../../pwned/x' is no name; one has no slash"),
+        (["gtsrb:3", "svhn:../../pwned"], "beside.1: 'svhn:../../pwned' does not end in the index of a class"),
+        (["gtsrb"], "beside.0: '' is no name"),
+        (["gtsrb:03", "svhn:1"], "beside.0: 'gtsrb:03' does not end in the index of a class"),
+    ],
+)
+def test_tasks_that_were_not_attacked_are_refused(tmp_path: Path, tasks: list[str], wrong: str) -> None:
+    with pytest.raises(DataError, match=rf"contradicts itself: {re.escape(wrong)}") as caught:
+        read_record(beside(tmp_path, *tasks))
+    assert "\n" not in str(caught.value)
+
+
+def test_tasks_without_an_attack_are_checked_by_their_form(tmp_path: Path) -> None:
+    (path,) = write_records([make_record("none", metrics=(82.0, 5.0, 3.0), beside=["svhn:1"])], tmp_path)
+    assert read_record(path).beside == ["svhn:1"]
+    path.write_text(path.read_text().replace("svhn:1", "../svhn:1"))
+    with pytest.raises(DataError, match=r"beside\.0: '\.\./svhn' is no name"):
+        read_record(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "wrong"),
+    [
+        ({"attack_role": "scratch"}, "attack_role: scratch; the roles of attacks are method, floor, control"),
+        ({"attack_role": "bn"}, "attack_role: bn; the roles of attacks are"),
+        ({"defense_role": "control"}, "defense_role: control; the roles of defenses are method, floor, scratch, bn"),
+        ({"seed": 2}, "seed: 2, but identity.attack.seed is of another run seed"),
+        ({"counts.certified": 1}, "metrics.certified: None, but counts have 1 of "),
+        ({"undefended.ra": None}, "undefended.ra: missing; records have it since schema 2"),
+        ({"undefended.ra": 99.0}, "undefended.ra: 99.0; it can be at most "),
+        ({"undefended.certified": 99.0}, "undefended.certified: 99.0; it can be at most "),
+        ({"undefended.certified": 1.0}, "counts.certified: missing, but undefended has 1.0, of the same evaluator"),
+        ({"counts.correct_triggered": None, "metrics.ra": None}, "counts.correct_triggered: missing; records have it"),
+        (
+            {"baseline_counts.correct_triggered": None, "baseline.ra_b": None},
+            "baseline_counts.correct_triggered: missing; records have it since schema 2",
+        ),
+        ({"schema": 1, "source": None, "predictions": None}, "a field of schema 2, but the record is of schema 1"),
+    ],
+)
+def test_what_schema_2_tells_agrees_with_the_rest(tmp_path: Path, changes: dict[str, Any], wrong: str) -> None:
+    with pytest.raises(DataError, match=rf"contradicts itself: .*{re.escape(wrong)}") as caught:
+        read_record(of_point(tmp_path, {}, **changes))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("point", {"trigger.size": 3}),
+        ("beside", ["svhn:1"]),
+        ("predictions", "0" * 64),
+        ("source", "0" * 16),
+        ("author", "Ann"),
+        ("isolation", "none"),
+        ("precision", "fp32"),
+        ("plugins", {"attack": {"distribution": "benchbd", "version": "1", "source": None}}),
+        ("counts.correct_triggered", 1),
+        ("cost.attack.memory", 1),
+    ],
+)
+def test_a_record_of_schema_1_has_no_later_field(tmp_path: Path, field: str, value: Any) -> None:
+    path = tampered(tmp_path, REPAIRED, {field: value})
+    with pytest.raises(DataError, match=rf"contradicts itself: {field}.*: a field of schema 2, but"):
+        read_record(path)
+
+
+def test_one_evaluator_certifies_all_or_nothing(tmp_path: Path) -> None:
+    (path,) = write_records([make_record(defense="ft", counts=counts_of(TAKEN, 4_000))], tmp_path)
+    text = path.read_text()
+    assert read_record(path).to_json() == text
+    for part in ("baseline_counts", "undefended"):
+        changed = json.loads(text)
+        changed[part]["certified"] = None
+        path.write_text(json.dumps(changed))
+        with pytest.raises(DataError, match=f"{part}.certified: missing, but counts has 4000, of the same evaluator"):
+            read_record(path)
+
+
+@pytest.mark.parametrize("role", [Role.METHOD, Role.CONTROL])
+def test_a_role_with_a_stage_needs_the_stage(tmp_path: Path, role: Role) -> None:
+    (path,) = write_records([make_record("none", metrics=(82.0, 5.0, 3.0), attack_role=role)], tmp_path)
+    with pytest.raises(DataError, match=rf"attack_role: {role}, which has a stage, but there is no identity\.attack"):
+        read_record(path)
+
+
+@pytest.mark.parametrize("place", ["evaluate.seed", "defend.seed", "attack.seed", "defend.params.clean.seed"])
+def test_stages_of_another_run_seed_are_refused(tmp_path: Path, place: str) -> None:
+    record = json.loads((PUBLISHED / f"{REPAIRED}.json").read_text())
+    identity = record["identity"]
+    *parents, last = place.split(".")
+    into = identity
+    for parent in parents:
+        into = into[parent]
+    into[last] += 1
+    keys = {}
+    for kind, parent in (("attack", None), ("defend", "attack"), ("evaluate", "defend")):
+        identity[kind]["parents"] |= {"encoder": keys[parent]} if parent else {}
+        keys[kind] = record["stages"][kind] = digest(identity[kind])
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(record | {"key": keys["evaluate"]}))
+    with pytest.raises(DataError, match=rf"contradicts itself: seed: 1, but identity\.{place} is of another run seed"):
+        read_record(path)

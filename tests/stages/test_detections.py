@@ -14,6 +14,7 @@ from pydantic import Field
 import benchbd
 from benchbd import DefenderKnowledge, Detection, Encoder, NotApplicable, Verdict
 from benchbd.base.errors import DataError, UnknownNameError, UsageError
+from benchbd.base.seeds import derive_seed
 from benchbd.cli.main import main
 from benchbd.records.detection import DetectionRecord
 from benchbd.records.files import read_inspected, write_records
@@ -191,13 +192,13 @@ def test_the_suite_for_plugin_authors_knows_detectors() -> None:
 
 
 def inspection(attack: str, seed: int, score: float | None, status: str = "ok", **fields: Any) -> DetectionRecord:
-    attacked = {} if attack == "none" else {"attack": {"method": {"name": attack}, "seed": seed}}
+    attacked = {} if attack == "none" else {"attack": {"method": {"name": attack}, "seed": derive_seed(seed, "attack")}}
     identity = {
         "pretrain": {"seed": seed},
         **attacked,
         "detect": {"method": {"name": "decree"}, "parents": [attack, seed]},
     }
-    clean = Counts(total=10, correct=5, hits=2, nontarget=8, hits_nontarget=1)
+    clean = Counts(total=10, correct=5, hits=2, nontarget=8, hits_nontarget=1, correct_triggered=1)
     taken = (
         clean
         if attack == "none" or status == "attack-failed"
@@ -372,7 +373,8 @@ def test_detect_wants_a_detector(tiny: Tiny) -> None:
 
 
 def test_a_gain_survives_the_file(tmp_path: Path) -> None:
-    own, floor = (Counts(total=10, correct=5, hits=n + 1, nontarget=8, hits_nontarget=n) for n in (7, 1))
+    shared = {"total": 10, "correct": 5, "nontarget": 8, "correct_triggered": 1}
+    own, floor = (Counts(hits=n + 1, hits_nontarget=n, **shared) for n in (7, 1))
     record = inspection("badencoder", 1, 0.4, gains={"shapes:7": Gain(counts=own, baseline_counts=floor)})
     assert record.gains["shapes:7"].points == 75.0
     write_records([record], tmp_path)
