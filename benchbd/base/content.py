@@ -13,6 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from benchbd.base.errors import DataError
+
 _QUOTED = re.compile(r"""(?P<quote>['"`])(?:~|[A-Za-z]:)?[/\\][^'"`\n]*[/\\](?P<name>[^'"`\n]*)(?P=quote)""")
 
 _BARE = re.compile(
@@ -142,11 +144,16 @@ def without_paths(text: str, roots: Mapping[Path, str] | None = None) -> str:
 
 def path_digest(path: Path) -> str:
     """sha256 of a file's content, or of the relative names and contents of all files in a folder; if the path does not
-    exist, of its name."""
+    exist, of its name. DataError if it is neither a file nor a folder, such as a device."""
     if path.is_file():
         return file_digest(path)
-    files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else []
-    told = [f"{each.relative_to(path).as_posix()} {file_digest(each)}" for each in files] or [path.name]
+    if path.is_dir():
+        files = sorted(each for each in path.rglob("*") if each.is_file())
+        told = [f"{each.relative_to(path).as_posix()} {file_digest(each)}" for each in files]
+    elif path.exists():
+        raise DataError(f"{path}: neither a file nor a folder")
+    else:
+        told = [path.name]
     return hashlib.sha256("\n".join(told).encode()).hexdigest()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path, PosixPath, WindowsPath
@@ -29,9 +30,13 @@ class ContentPath(_Native):
 
 
 def _placed(path: Path, info: ValidationInfo) -> Path:
-    """The path with ``~`` expanded; a relative path is relative to the folder that validation was given, if any."""
+    """The path with ``~`` expanded; a relative path is relative to the folder that validation was given, if any.
+    ValueError for a pipe or a device, from which a read may never return."""
     folder = (info.context or {}).get("folder", "")
-    return ContentPath(folder / expanded(path))
+    placed = ContentPath(folder / expanded(path))
+    if os.path.exists(placed) and not (os.path.isfile(placed) or os.path.isdir(placed)):  # these raise no OSError
+        raise ValueError("neither a file nor a folder lies there")
+    return placed
 
 
 Content = Annotated[

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchbd.base.errors import UsageError
+from benchbd.base.errors import UsageError, brief
+from benchbd.base.trigger_file import read_trigger
 from benchbd.contract.specs import TriggerSpec
 from benchbd.contract.trigger import Trigger
 from benchbd.contract.trigger_function import TriggerFunction
@@ -40,7 +41,11 @@ def make_trigger(spec: TriggerSpec, image_size: int, function: TriggerFunction |
     if function is not None:
         return Trigger.by(function, image_size)
     if spec.file is not None:
-        trigger = _of_kind(spec, Trigger.load(spec.file, image_size))
+        said, tensors = read_trigger(spec.file, image_size)
+        if said["kind"] == "function" and isinstance(named := said.get("function"), dict):
+            write = f'kind = "function", function = "{brief(str(named.get("name")))}"'
+            raise UsageError(f"the trigger's file holds one of kind function: write {write}, and no file")
+        trigger = _of_kind(spec, Trigger.from_parts(said, tensors))
     elif spec.pattern == "white" and spec.kind == "patch":
         trigger = Trigger.square(spec.size, image_size, center=spec.position == "center")
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,10 +12,11 @@ from click.testing import CliRunner
 from pydantic import BaseModel, Field
 
 from benchbd import Content, DataError, DefenderKnowledge, Encoder, Mitigation
-from benchbd.base.options import ContentPath, identity_options
+from benchbd.base.errors import UsageError
+from benchbd.base.options import ContentPath, identity_options, validated
 from benchbd.cli.main import main
 from benchbd.contract.method import identity_of
-from benchbd.contract.specs import Table
+from benchbd.contract.specs import ReferenceSpec, Table, TriggerSpec
 from benchbd.registry import Registry, load_registry
 
 from ..boards import TINY, Tiny, offering
@@ -130,6 +132,13 @@ def test_a_relative_path_is_of_the_boards_folder_and_of_the_working_directory_af
     assert isinstance(other.weights, ContentPath)
     assert identity_of(other) == identity_of(loaded())
     assert tiny.plan(defenses=("loaded",), options=["loaded.weights=o.pt"]).departures == []
+
+
+def test_a_pipe_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    os.mkfifo(pipe := tmp_path / "pipe")
+    for cls in (TriggerSpec, ReferenceSpec):
+        with pytest.raises(UsageError, match=r"x\.file: neither a file nor a folder lies there \(got '.*/pipe'\)"):
+            validated(cls, {"file": str(pipe)}, "x")
 
 
 def test_no_path_of_the_machine_is_in_a_record(

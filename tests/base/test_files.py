@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from benchbd.base.content import path_digest, without_paths
-from benchbd.base.errors import PluginError
+from benchbd.base.errors import DataError, PluginError
 from benchbd.contract.defense import Mitigation
 from benchbd.contract.method import identity_of
 
@@ -53,6 +54,18 @@ def test_an_option_that_is_a_path_counts_by_what_lies_there(tmp_path: Path) -> N
     assert str(tmp_path) not in str(one)
     assert path_digest(tmp_path / "a") == path_digest(tmp_path / "b") != path_digest(tmp_path)
     assert Loaded().identity()["options"] == {"weights": None}
+
+
+def test_what_is_neither_a_file_nor_a_folder_is_refused_and_an_empty_folder_has_no_name(tmp_path: Path) -> None:
+    pipe, *empty = (tmp_path / name for name in ("pipe", "a", "b"))
+    os.mkfifo(pipe)
+    for odd in (pipe, Path(os.devnull)):
+        with pytest.raises(DataError, match=f"loaded.weights: {odd}: neither a file nor a folder"):
+            Loaded(weights=odd).identity()
+    for folder in empty:
+        (folder / "nothing").mkdir(parents=True)
+    one, same, other = (Loaded(weights=path).identity() for path in (*empty, tmp_path / "absent"))
+    assert one == same != other
 
 
 class Inner(BaseModel):

@@ -505,6 +505,10 @@ def test_a_file_is_of_the_kind_that_the_board_says(tmp_path: Path) -> None:
     for wrong in ({}, {"kind": "blend"}, {"kind": "add"}):
         with pytest.raises(UsageError, match=r"holds one of kind blend: write kind = 'blend' and opacity = 0\.3"):
             make_trigger(spec(file=paths["blend"], **wrong), 32)
+    Trigger.by(Shift()).save(tmp_path / "shift.npz")
+    for kind in ("patch", "blend", "add"):
+        with pytest.raises(UsageError, match='of kind function: write kind = "function", function = "shift", and no'):
+            make_trigger(spec(kind=kind, file=str(tmp_path / "shift.npz")), 32)
 
 
 def test_how_a_departure_describes_a_trigger() -> None:
