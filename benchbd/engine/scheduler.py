@@ -77,8 +77,7 @@ class Scheduler:
 
     def _load(self, stage: Stage) -> bool:
         """Load a stage from the store, verified; False if the store does not have it."""
-        artifact = self.store.get(stage.key)
-        if artifact is not None:
+        if (artifact := self.store.get(stage.key)) is not None:
             self.results.artifacts[stage.key] = artifact
         return artifact is not None
 
@@ -219,11 +218,8 @@ class Scheduler:
         if isinstance(outcomes, Failure):
             return outcomes
         share, spent = len(stages), product.cost
-        cost = {
-            "seconds": round(spent["seconds"] / share, 3),
-            "cpu_seconds": round(spent["cpu_seconds"] / share, 3),
-            "image_forwards": int(spent["image_forwards"]) // share,
-        }
+        cost = {name: round(spent[name] / share, 3) for name in ("seconds", "cpu_seconds")}
+        cost["image_forwards"] = int(spent["image_forwards"]) // share
         for stage, outcome in zip(stages, outcomes, strict=True):
             meta = {
                 "label": stage.label,
@@ -233,9 +229,8 @@ class Scheduler:
                 "memory": product.memory,
                 **provenance(stage, self.observers.registry, self.store, self.inputs.device),
             }
-            self.results.artifacts[stage.key] = self.store.put(
-                stage.key, outcome.blobs, identity=stage.identity, result=outcome.result, meta=meta
-            )
+            done = self.store.put(stage.key, outcome.blobs, identity=stage.identity, result=outcome.result, meta=meta)
+            self.results.artifacts[stage.key] = done
         return None
 
     def _explained(self, stage: Stage, failure: Failure) -> str:
@@ -262,7 +257,5 @@ def _outcomes(inputs: Inputs, product: Product, stages: Sequence[Stage]) -> list
     """The outputs of the stages, if the product is accepted; the tensors that a method kept for pictures are one more
     file."""
     outcomes = KINDS[stages[0].kind].accept(inputs, product, *stages)
-    if not product.kept:
-        return outcomes
-    kept = {KEPT: save(dict(product.kept))}
+    kept = {KEPT: save(dict(product.kept))} if product.kept else {}
     return [Outcome({**outcome.blobs, **kept}, outcome.result) for outcome in outcomes]

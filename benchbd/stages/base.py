@@ -79,11 +79,10 @@ class Stage:
 
     @cached_property
     def _identity(self) -> str:
-        method = self.method
         told = {
             "schema": SCHEMA,
             "kind": self.kind,
-            "method": identity_of(method) if isinstance(method, Method) else identity_options(method),
+            "method": identity_of(self.method) if isinstance(self.method, Method) else identity_options(self.method),
             "seed": self.seed,
             "data": {role: ref.digest for role, ref in self.data.items()},
             "params": dict(self.params),
