@@ -9,13 +9,12 @@ from benchbd.stages.base import Stage
 from benchbd.store.artifact import Artifact
 
 
+@dataclass(eq=False)
 class StageFailed(Exception):  # noqa: N818 - private to the engine
     """A stage, or one that it depends on, has no result; ``status`` is ``failed`` or ``n/a``."""
 
-    def __init__(self, status: Status, reason: str) -> None:
-        super().__init__(reason)
-        self.status: Status = status
-        self.reason = reason
+    status: Status
+    reason: str
 
 
 @dataclass
