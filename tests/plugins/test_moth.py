@@ -73,6 +73,10 @@ class Planted(W16):
         super().__init__("w16")
         self.planted = nn.Parameter(torch.tensor(10.0))
 
+    @property
+    def feature_dim(self) -> int:
+        return 3
+
     def forward(self, x: Tensor) -> Tensor:
         corner = x[..., -4:-1, -4:-1].mean((1, 2, 3))
         return x.mean((2, 3)) + (self.planted * corner**4)[:, None] * torch.tensor([0.0, 1.0, 0.0])
