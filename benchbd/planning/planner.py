@@ -340,8 +340,7 @@ class _Planner:
         return [*differences("trigger", theirs, told).values(), *own]
 
     def _trigger(self, spec: TriggerSpec, image_size: int) -> Trigger:
-        names = [] if spec.function is None else [spec.function]
-        return make_trigger(spec, image_size, *self.settings.methods(TriggerFunction, names))
+        return make_trigger(spec, image_size, *self.settings.methods(TriggerFunction, filter(None, [spec.function])))
 
     def _pretrain(self, name: str, seed: int) -> Stage:
         seed = seed if self.board.pretrain_seed is None else self.board.pretrain_seed

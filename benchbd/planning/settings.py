@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 from benchbd.base.content import without_paths
@@ -42,7 +42,7 @@ class Settings:
         self._used.add(name)
         return build(type(default), {**default.model_dump(), **self._asked.get(name, {})}, name)
 
-    def methods(self, base: type[M], names: Sequence[str]) -> list[M]:
+    def methods(self, base: type[M], names: Iterable[str]) -> list[M]:
         """The methods of ``base``'s axis by name, each once, with the board's options and the user's on top."""
         return [cast(M, self._method(base.axis, name)) for name in dict.fromkeys(names)]
 
