@@ -38,7 +38,7 @@ from benchbd.report.rows import (
     summarise,
     task_name,
 )
-from benchbd.report.sweeps import SWEPT, columns_of, sweep_tables
+from benchbd.report.sweeps import columns_of, sweep_tables, swept
 from benchbd.report.writers import csv, json, latex, markdown
 from benchbd.report.writers.cells import letter, seconds
 from benchbd.report.writers.safe import paragraphs
@@ -94,7 +94,7 @@ def document(
     columns = columns_of(certified)
     values = partial(_values, shared=shared, certified=certified)
     tables = [Table(list(map(values, rows)), heading) for heading, rows in groups.items()]
-    swept = sweep_tables(rows, order, values)
+    moved = sweep_tables(rows, order, values)
     remarks = [f"All rows: {note}." for note in shared]
     if any(row.pretrain_pinned for row in rows):
         remarks.append("All seeds share one pre-training: the intervals leave pre-training out.")
@@ -109,7 +109,7 @@ def document(
         title=title,
         intro=f"Board {boards or '-'}; seeds {seeds or '-'}. "
         f"Floor: {floor}the clean encoder, its ACC is CA and its ASR is ASR-B.",
-        sections=[Section(columns, tables)] * bool(tables) + [Section((SWEPT, *columns), swept)] * bool(swept),
+        sections=[Section(columns, tables)] * bool(tables) + [Section(swept(columns), moved)] * bool(moved),
         empty="No records.",
         legend=[
             _PERCENT.format("" if all(len(row.seeds) != 1 for row in rows) else ". † One seed: no interval"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from benchbd.report.document import Column, Table, Value
 from benchbd.report.rows import Order, TableRow
@@ -23,14 +24,22 @@ _COLUMNS = (
     Column("Status", "words", brief="status"),
 )
 
-SWEPT = Column("Value", "words", brief="value", points=46)
-
 OTHERS = "points that the board does not name"
 
 
 def columns_of(certified: bool) -> list[Column]:
     """The columns of a leaderboard. certified: whether any row has certified accuracy."""
     return [column for column in _COLUMNS if certified or column.header != "Certified"]
+
+
+def swept(columns: Sequence[Column]) -> list[Column]:
+    """The columns of a table of a sweep. With the value, the differences to scratch would not fit on A4: they are set
+    apart."""
+    value = Column("Value", "words", brief="value", points=46)
+    return [
+        value,
+        *(replace(each, apart="Differences to scratch") if "scratch" in each.over else each for each in columns),
+    ]
 
 
 def sweep_tables(rows: Sequence[TableRow], order: Order, values: Callable[[TableRow], list[Value]]) -> list[Table]:
