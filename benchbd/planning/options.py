@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import Any, TypeVar
-
-from pydantic import BaseModel
+from typing import Any
 
 from benchbd.base.errors import UsageError, shown
 from benchbd.planning.board import RENAMED, Board
-
-M = TypeVar("M", bound=BaseModel)
 
 Options = dict[str, dict[str, Any]]
 """Field values by method name, or by ``axis:name`` if two axes have the name."""
