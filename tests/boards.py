@@ -30,6 +30,21 @@ from .conftest import write_npz_set
 # any load, while a deadline by the clock depends on how busy the machine is.
 IDLE, SPENT = 300.0, 600.0
 
+LIGHT = """
+[options.badencoder]
+steps = {steps}
+batch = 8
+ref_draws = 2
+
+[options.mimic]
+mi_epochs = 1
+mi_pool = 2
+
+[options.mlp]
+epochs = 1
+"""
+"""Options that make methods cheap, for as many steps."""
+
 TINY = """
 title = "Tiny"
 attacks = ["none", "badencoder"]
@@ -49,19 +64,7 @@ batch = 8
 arch = "w16"
 steps = 2
 batch = 16
-
-[options.badencoder]
-steps = 2
-batch = 8
-ref_draws = 2
-
-[options.mimic]
-mi_epochs = 1
-mi_pool = 2
-
-[options.mlp]
-epochs = 1
-"""
+""" + LIGHT.format(steps=2)
 
 
 FIVE_STEPS = """
@@ -73,19 +76,7 @@ batch = 8
 arch = "{arch}"
 steps = 5
 batch = 8
-
-[options.badencoder]
-steps = 5
-batch = 8
-ref_draws = 2
-
-[options.mimic]
-mi_epochs = 1
-mi_pool = 2
-
-[options.mlp]
-epochs = 1
-"""
+""" + LIGHT.format(steps=5)
 
 
 class Tiny:
