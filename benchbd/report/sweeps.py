@@ -9,6 +9,7 @@ from benchbd.report.document import Column, Table, Value
 from benchbd.report.rows import Order, TableRow
 
 _COST = "Cost of the defenses"
+_TO_SCRATCH = "Δ scratch"
 
 # Points: with every figure as wide as "100.00 ± 100.00", the table is as wide as the text of A4.
 _COLUMNS = (
@@ -18,7 +19,7 @@ _COLUMNS = (
     *(Column("ACC", "percent"), Column("ASR", "percent"), Column("ASR non-target", "percent", brief="ASR-nt", rank=1)),
     Column("Certified", "percent", brief="cert.", rank=1, apart="Certified accuracy"),
     *(Column(metric, "change", over="Δ floor", least=5, rank=2) for metric in ("ACC", "ASR")),
-    *(Column(metric, "change", over="Δ scratch", least=5, rank=4) for metric in ("ACC", "ASR")),
+    *(Column(metric, "change", over=_TO_SCRATCH, least=5, rank=4) for metric in ("ACC", "ASR")),
     Column("Seconds", "seconds", brief="s", rank=3, apart=_COST),
     Column("Image-forwards", "count", detail=True, apart=_COST),
     Column("Status", "words", brief="status"),
@@ -36,10 +37,8 @@ def swept(columns: Sequence[Column]) -> list[Column]:
     """The columns of a table of a sweep. With the value, the differences to scratch would not fit on A4: they are set
     apart."""
     value = Column("Value", "words", brief="value", points=46)
-    return [
-        value,
-        *(replace(each, apart="Differences to scratch") if "scratch" in each.over else each for each in columns),
-    ]
+    apart = "Differences to scratch"
+    return [value, *(replace(each, apart=apart) if each.over == _TO_SCRATCH else each for each in columns)]
 
 
 def sweep_tables(rows: Sequence[TableRow], order: Order, values: Callable[[TableRow], list[Value]]) -> list[Table]:
