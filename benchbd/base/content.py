@@ -144,17 +144,31 @@ def without_paths(text: str, roots: Mapping[Path, str] | None = None) -> str:
 
 def path_digest(path: Path) -> str:
     """sha256 of a file's content, or of the relative names and contents of all files in a folder; if the path does not
-    exist, of its name. DataError if it is neither a file nor a folder, such as a device."""
+    exist, of its name. DataError if it is neither a file nor a folder, such as a device, or contains such a thing."""
     if path.is_file():
         return file_digest(path)
     if path.is_dir():
-        files = sorted(each for each in path.rglob("*") if each.is_file())
-        told = [f"{each.relative_to(path).as_posix()} {file_digest(each)}" for each in files]
+        told = [f"{each.relative_to(path).as_posix()} {file_digest(each)}" for each in _files_in(path)]
     elif path.exists():
         raise DataError(f"{path}: neither a file nor a folder")
     else:
         told = [path.name]
-    return hashlib.sha256("\n".join(told).encode()).hexdigest()
+    return hashlib.sha256("\n".join(told).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _files_in(folder: Path, *above: Path) -> Iterator[Path]:
+    """Every file in a folder and its subfolders, sorted, also behind symbolic links. DataError for anything else there,
+    because a digest without it would not be that of the folder. above: the folders that contain it, resolved."""
+    if (here := folder.resolve()) in above:
+        raise DataError(f"{folder}: a link to a folder that contains it")
+    for each in sorted(folder.iterdir()):
+        if each.is_dir():
+            yield from _files_in(each, *above, here)
+        elif each.is_file():
+            yield each
+        else:
+            what = "neither a file nor a folder" if each.exists() else "a link to nothing"
+            raise DataError(f"{each}: {what}; a folder that an option names contains files and folders alone")
 
 
 def canonical(value: Any) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,56 @@ def test_what_is_neither_a_file_nor_a_folder_is_refused_and_an_empty_folder_has_
         (folder / "nothing").mkdir(parents=True)
     one, same, other = (Loaded(weights=path).identity() for path in (*empty, tmp_path / "absent"))
     assert one == same != other
+
+
+def test_whatever_lies_in_a_folder_counts_or_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, inner, other = tmp_path / "weights", tmp_path / "weights" / "inner", tmp_path / "other"
+    for made in (inner, other):
+        made.mkdir(parents=True)
+        (made / "w.pt").write_text("one")
+    plain = Loaded(weights=folder).identity()
+    odd = inner / "odd"
+    monkeypatch.chdir(inner)
+    with socket.socket(socket.AF_UNIX) as bound:
+        for make, told in (
+            (os.mkfifo, "neither a file nor a folder"),
+            (lambda path: bound.bind(path.name), "neither a file nor a folder"),  # a whole path may be too long
+            (lambda path: path.symlink_to(os.devnull), "neither a file nor a folder"),
+            (lambda path: path.symlink_to("absent"), "a link to nothing"),
+            (lambda path: path.symlink_to(path), "a link to nothing"),
+            (lambda path: path.symlink_to(folder), "a link to a folder that contains it"),
+        ):
+            make(odd)
+            with pytest.raises(DataError, match=f"^loaded.weights: {odd}: {told}[^\n]*$"):
+                Loaded(weights=folder).identity()
+            odd.unlink()
+    assert Loaded(weights=folder).identity() == plain
+    odd.symlink_to(other)
+    linked = Loaded(weights=folder).identity()
+    (other / "w.pt").write_text("two")
+    assert linked not in (plain, Loaded(weights=folder).identity())
+    (inner / os.fsdecode(b"\xff")).write_text("any name")
+    assert len(path_digest(folder)) == 64
+
+
+def test_a_folder_that_cannot_be_read_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (inner := tmp_path / "weights" / "inner").mkdir(parents=True)
+    (inner / "w.pt").write_text("weights")
+    if os.geteuid() == 0:  # root reads everything
+        listed = Path.iterdir
+
+        def refused(path: Path) -> Iterator[Path]:
+            if path == inner:
+                raise PermissionError(13, "Permission denied", str(path))
+            return listed(path)
+
+        monkeypatch.setattr(Path, "iterdir", refused)
+    inner.chmod(0)
+    try:
+        with pytest.raises(DataError, match=rf"^loaded.weights: {inner}.*: cannot be read \(Permission denied\)$"):
+            Loaded(weights=tmp_path / "weights").identity()
+    finally:
+        inner.chmod(0o755)
 
 
 class Inner(BaseModel):
