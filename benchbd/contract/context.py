@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
@@ -24,7 +24,7 @@ Json = bool | int | float | str | None | Sequence["Json"] | Mapping[str, "Json"]
 
 _reporter: ContextVar[Reporter | None] = ContextVar("benchbd_reporter", default=None)
 
-_findings: ContextVar[Findings | None] = ContextVar("benchbd_findings", default=None)
+_findings: ContextVar[Findings] = ContextVar("benchbd_findings")
 
 
 def stream(seed: int, name: str, device: torch.device | str = "cpu") -> torch.Generator:
@@ -57,7 +57,7 @@ def note(name: str, value: Json) -> None:
         raise PluginError(f"note {shown(name)} cannot be kept as JSON: {says(error)}") from error
     if name == "remarks" and not (isinstance(value, list) and all(isinstance(line, str) for line in value)):
         raise PluginError("note 'remarks' must be a list of lines, one string each")
-    if (findings := _findings.get()) is not None:
+    if (findings := _findings.get(None)) is not None:
         findings.notes[name] = value
 
 
@@ -67,16 +67,13 @@ def keep(name: str, tensor: Tensor) -> None:
     if not (isinstance(name, str) and isinstance(tensor, Tensor)):
         raise PluginError(f"keep takes a name and a tensor, not {shown(name)} and {shown(tensor)}")
     whole = stored({name: tensor}, f"what keep() got as {shown(name)}")
-    if (findings := _findings.get()) is not None:
+    if (findings := _findings.get(None)) is not None:
         findings.tensors |= whole
 
 
-@contextmanager
-def collecting() -> Iterator[Findings]:
+def collecting() -> AbstractContextManager[Findings]:
     """In the block, collect what a method notes and keeps."""
-    findings = Findings()
-    with scoped(_findings, findings):
-        yield findings
+    return scoped(_findings, Findings())
 
 
 class Steps:

@@ -267,12 +267,11 @@ class _Planner:
 
         seed: the run seed, None if the board pins the one seed that matters.
         """
-        board = self.board
         place = list(line.departures)
-        if of.evaluator not in board.names("evaluator"):
+        if of.evaluator not in self.board.names("evaluator"):
             place.append(f"evaluator {of.evaluator}")
-        if seed not in (None, *board.seeds):  # the record contains the seed: all of them are one row of one table
-            place.append(f"seed not of the board (its seeds: {', '.join(map(str, board.seeds))})")
+        if seed not in (None, *self.board.seeds):  # the record contains the seed: they are all in one row of one table
+            place.append(f"seed not of the board (its seeds: {', '.join(map(str, self.board.seeds))})")
         return tuple(dict.fromkeys([*(text for stage in of.stages for text in stage.departed), *place]))
 
     def _inspections(self, line: _Line) -> Iterator[Inspection]:

@@ -87,8 +87,7 @@ def work(methods: Mapping[str, Any], handed: Handover, device: torch.device) -> 
 
 
 def accept(inputs: Inputs, product: Product, stage: Stage) -> list[Outcome]:
-    told = product.json
-    verdict = Verdict(told.get("score", ""), told.get("flagged", ""))
+    verdict = Verdict(product.json.get("score", ""), product.json.get("flagged", ""))
     return [Outcome({}, vars(checked_verdict(verdict, f"detector {stage.method_name}")))]
 
 

@@ -30,9 +30,8 @@ def product_of(encoder: object, arch: str, pixels: Tensor, who: str) -> Product:
 
     pixels: uint8 (N, 3, H, W) that the method did not receive, to compare the two on.
     """
-    with isolated(who):
-        plain = rebuild(cast(Encoder, encoder), arch, who).to(pixels.device)
     with isolated(who), unmetered():
+        plain = rebuild(cast(Encoder, encoder), arch, who).to(pixels.device)
         check_alike(cast(Encoder, encoder), plain, pixels, who)
     return Product(encoder=plain.to_bytes())
 
@@ -43,10 +42,19 @@ def accept_encoder(inputs: Inputs, product: Product, stage: Stage) -> list[Outco
     if product.encoder is None:
         raise PluginError(f"{who} must return an encoder")
     encoder = rebuild(Encoder.from_bytes(product.encoder), stage.architecture, who)
-    if getattr(stage.method, "labelled", False):
-        check_classes(encoder.classifier, inputs.images(stage.data["pool"]).classes, who)
+    if encoder.classifier is not None and (classes := _classes(stage, inputs)):
+        check_classes(encoder.classifier, classes, who)
     check_features(encoder.to(inputs.device), _sample(stage, inputs))
     return [Outcome({ENCODER: product.encoder}, {"arch": stage.architecture})]
+
+
+def _classes(stage: Stage, inputs: Inputs) -> tuple[str | int, ...]:
+    """The classes that a classifier of a stage's encoder must have, as numbers if they have no names: those of the
+    labelled pool of its pre-training, else of the classifier that the method was given; empty if there is neither."""
+    if (parent := stage.parents.get("encoder")) is None:
+        return inputs.images(stage.data["pool"]).classes if getattr(stage.method, "labelled", False) else ()
+    given = Encoder.from_bytes(inputs.encoder(parent)).classifier
+    return _classes(parent, inputs) or (() if given is None else given.classes or tuple(range(given.sizes[-1])))
 
 
 def _sample(stage: Stage, inputs: Inputs) -> ImageSet:
@@ -72,11 +80,11 @@ def _outputs(encoder: Encoder, pixels: Tensor) -> list[Tensor]:
     return [each.cpu() for each in (made if encoder.classifier is None else [*made, encoder.classifier(features)])]
 
 
-def check_classes(head: Head | None, classes: tuple[str, ...], who: str) -> None:
-    """Raise PluginError if the classifier of an encoder, if there is one, has other classes than its labelled pool."""
-    if head is not None and (head.sizes[-1] != len(classes) or head.classes not in ((), classes)):
+def check_classes(head: Head, classes: tuple[str | int, ...], who: str) -> None:
+    """Raise PluginError if a classifier has other classes than these. It may lack their names."""
+    if head.sizes[-1] != len(classes) or head.classes not in ((), classes):
         own = shown(head.classes or head.sizes[-1])
-        raise PluginError(f"{who} must return a classifier of the pool's classes {shown(classes)}, not {own}")
+        raise PluginError(f"{who} must return a classifier of the classes {shown(classes)}, not {own}")
 
 
 def check_features(encoder: Encoder, images: ImageSet) -> None:

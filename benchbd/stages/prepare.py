@@ -34,16 +34,15 @@ def plan(
 
 def work(methods: Mapping[str, Any], handed: Handover, device: torch.device) -> Product:
     method: Detection = methods["own"]
-    knowledge, who = knowledge_of(handed, device), f"detector {method.name}"
-    statistics = knowledge.images.normalization()
-    encoder = Encoder.seeded(handed.json["architecture"], *statistics, seed=handed.seed, device=device)
+    knowledge, arch, who = knowledge_of(handed, device), handed.json["architecture"], f"detector {method.name}"
+    encoder = Encoder.seeded(arch, *knowledge.images.normalization(), seed=handed.seed, device=device)
     with isolated(who):
         prepared = method.prepare(encoder, knowledge)
     return Product(tensors=checked_prepared(prepared, who))
 
 
 def accept(inputs: Inputs, product: Product, stage: Stage) -> list[Outcome]:
-    return [Outcome.of_tensors(PREPARED, checked_prepared(product.tensors, f"detector {stage.method_name}"))]
+    return [Outcome.of_tensors(PREPARED, product.tensors)]
 
 
 def forwards(stage: Stage) -> int | None:

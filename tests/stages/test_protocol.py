@@ -259,11 +259,69 @@ def test_a_classifier_of_other_classes_than_the_pool_is_refused(
     tiny.board.write_text(f'pretraining = "taught"\n{TINY}')
     monkeypatch.setattr(Taught, "names", lambda self, images: names)
     (record,) = tiny.run(attacks=["none"], defenses=["none"])
-    told = f"must return a classifier of the pool's classes ('0', '1', '2'), not {names}"
+    told = f"must return a classifier of the classes ('0', '1', '2'), not {names}"
     assert record.reason == f"pretrain taught: pretrain taught {told}"
     if len(names) == 3:
-        with pytest.raises(ContractError, match="must return a classifier of the pool's classes"):
+        with pytest.raises(ContractError, match="must return a classifier of the classes"):
             check_method(Taught)
+
+
+class Untaught(Taught):
+    """Has a classifier, though no labels of its own."""
+
+    name = "untaught"
+    labelled = False
+
+    def names(self, images: ImageSet) -> tuple[str, ...]:
+        return ("cat", "dog")
+
+
+@pytest.mark.parametrize(
+    ("pretraining", "classes", "right"),
+    [
+        (Taught, ("2", "1", "0"), "('0', '1', '2')"),
+        (Taught, 2, "('0', '1', '2')"),
+        (Taught, 3, None),
+        (Untaught, ("dog", "cat"), "('cat', 'dog')"),
+        (Untaught, 5, "('cat', 'dog')"),
+        (Untaught, ("cat", "dog"), None),
+        (ToyPretraining, ("any", "three", "names"), None),  # nothing says which classes are right
+    ],
+)
+@pytest.mark.parametrize("changes", [Tunes, Keeps])
+def test_a_classifier_keeps_its_classes_through_attacks_and_repairs(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: type[Attack | Mitigation],
+    pretraining: type[ToyPretraining],
+    classes: tuple[str, ...] | int,
+    right: str | None,
+) -> None:
+    def changed(given: Encoder) -> Encoder:
+        named = () if isinstance(classes, int) else classes
+        given.classifier = Head((given.feature_dim, len(named) or classes), classes=named)
+        return given
+
+    def inject(self: Tunes, knowledge: AttackerKnowledge) -> Backdoor:
+        return Backdoor(changed(knowledge.encoder), tuple(target.trigger for target in knowledge.targets))
+
+    def repair(self: Keeps, encoder: Encoder, knowledge: DefenderKnowledge) -> Encoder:
+        return changed(encoder)
+
+    name = "inject" if changes is Tunes else "repair"
+    monkeypatch.setattr(changes, name, {"inject": inject, "repair": repair}[name])
+    hooks: dict[str, Any] = {"benchbd_defenses": [Keeps], "benchbd_attacks": [Tunes]}
+    registry = load_registry(extra={"changes": offering(benchbd_pretrainings=[pretraining], **hooks)})
+    tiny = Tiny(tmp_path, registry, f'pretraining = "{pretraining.name}"\n{TINY}')
+    cell = {"inject": ("tunes", "none"), "repair": ("none", "keeps")}[name]
+    record = tiny.run(attacks=[cell[0]], defenses=[cell[1]])[-1]
+    assert (record.attack, record.defense) == cell
+    if right is None:
+        assert record.counts is not None, record.reason
+    else:
+        who = {"inject": "attack tunes", "repair": "defend keeps"}[name]
+        assert record.status == "failed"
+        assert record.reason == f"{who}: {who} must return a classifier of the classes {right}, not {classes}"
 
 
 def test_bassl_poisons_no_labelled_pool(tiny: Tiny) -> None:
