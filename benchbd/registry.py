@@ -30,7 +30,7 @@ from benchbd.contract import hookspecs
 from benchbd.contract.attack import Attack
 from benchbd.contract.axes import AXES, RESERVED
 from benchbd.contract.handover import INLINE, Executor
-from benchbd.contract.method import Method, build, identity_of
+from benchbd.contract.method import Method, build, identity_of, source_digest
 from benchbd.contract.pretraining import Pretraining, architecture_of
 from benchbd.contract.roles import ROLES, Role
 from benchbd.contract.specs import KINDS, TriggerKind
@@ -109,6 +109,14 @@ class Registry:
 
     def plugin_of(self, axis: str, name: str) -> Plugin:
         return self._owner[axis, name]
+
+    def origin(self, axis: str, name: str) -> dict[str, str | None] | None:
+        """Distribution and version of the plugin that offers a method, an ``architecture`` or an ``executor``, and
+        sha256 of its module's source; None if none does."""
+        if (plugin := self._owner.get((axis, name))) is None or name not in self._known[axis]:
+            return None
+        source = source_digest(self._known[axis][name])
+        return {"distribution": plugin.distribution, "version": plugin.version, "source": source}
 
     def _collect(self, plugin: Plugin) -> None:
         for kind, (hook, _, _) in _OFFERED.items():

@@ -128,8 +128,8 @@ class DataLibrary:
     def _folder(self, name: str) -> Path:
         return self.root / self._base(name)
 
-    def _known(self, name: str) -> Dataset | None:
-        """The plugin of the data set, if any."""
+    def known(self, name: str) -> Dataset | None:
+        """The plugin's class of a data set, whatever its label column; None for a folder that no plugin knows."""
         return self.datasets.get(self._base(name))
 
     def info(self, name: str, split: str, size: int = SIZE) -> SplitInfo:
@@ -140,7 +140,7 @@ class DataLibrary:
             with reading(self._folder(name)):
                 memo = self._memo(at)
                 self._infos[at] = memo or SplitInfo.of(self._load(at))
-        info, dataset = self._infos[at], self._known(name)
+        info, dataset = self._infos[at], self.known(name)
         if not info.histogram:
             self._need_labels(name, split)
         if dataset and dataset.normalization:
@@ -181,7 +181,7 @@ class DataLibrary:
     def _load(self, at: _At) -> ImageSet:
         if at not in self._images:
             images = self._cached(at) or (self._pool(at) if at.split == "pool" else self._decoded(at))
-            dataset = self._known(at.name)
+            dataset = self.known(at.name)
             if dataset and dataset.normalization:
                 digest = images.digest
                 images = replace(images, mean=dataset.normalization[0], std=dataset.normalization[1])
@@ -194,7 +194,7 @@ class DataLibrary:
     def _layout(self, name: str) -> str:
         """The one layout of the data set; an absent known set is downloaded if that is allowed."""
         if name not in self._layouts:
-            folder, dataset = self._folder(name), self._known(name)
+            folder, dataset = self._folder(name), self.known(name)
             if dataset is None and (Path(name).name != name or name in ("", "..")):
                 raise UnknownNameError("data set", name, self.names())
             if not is_text(name):
@@ -221,7 +221,7 @@ class DataLibrary:
             if lost := next((file for file in files if file.is_symlink() and not file.exists()), None):
                 raise DataError(dangling(lost))
             return files or None
-        dataset = self._known(name)
+        dataset = self.known(name)
         assert dataset is not None
         if split not in dataset.splits:
             return None
@@ -257,7 +257,7 @@ class DataLibrary:
         """Identity of the decoded split: the contents of its files, not their paths."""
         at = _At(name, split, size)
         if at not in self._keys:
-            dataset = self._known(name)
+            dataset = self.known(name)
             key: dict[str, Any] = {"schema": CACHE_SCHEMA, "split": split, "resize": resize_rule(size)}
             digest = hashlib.sha256()
             if split == "pool":
@@ -292,7 +292,7 @@ class DataLibrary:
         """The names to check labels against: those of train for a test split, else those that the data set declares."""
         if at.split == "test":
             return self.info(at.name, "train", at.size).classes
-        dataset = self._known(at.name)
+        dataset = self.known(at.name)
         return dataset.classes if dataset and not self._column(at.name) else ()
 
     # Decoded
@@ -314,7 +314,7 @@ class DataLibrary:
         """The images, read from the source files, checked, and written to the cache."""
         name, split, size = at
         files, layout, expected = self._required(name, split), self._layout(name), self._expected_classes(at)
-        folder, dataset = self._folder(name), self._known(name)
+        folder, dataset = self._folder(name), self.known(name)
         with remarks() as told, self._entries.room():
             if layout == _OWN and dataset is not None:
                 raw = read_own(dataset, split, self.root, files, size)

@@ -8,18 +8,32 @@ from typing import Any
 import torch
 
 from benchbd._version import __version__
-from benchbd.contract.method import Method, source_digest
-from benchbd.registry import Registry
+from benchbd.contract.method import Method
+from benchbd.registry import FIRST_PARTY, Registry
 from benchbd.stages.base import Stage
+from benchbd.stages.inputs import Inputs
 from benchbd.store.store import Store
 
 ISOLATION = "none"  # every method is called in the driver's process
 
 
-def provenance(stage: Stage, registry: Registry, store: Store, device: torch.device) -> dict[str, Any]:
-    """A manifest's facts about how its stage was computed, besides the cost."""
-    where, plugin = machine(device), origin(stage, registry)
-    return {"machine": where, "plugin": plugin, "isolation": ISOLATION, "source": store.source}
+def provenance(stage: Stage, registry: Registry, store: Store, inputs: Inputs, executor: str) -> dict[str, Any]:
+    """A manifest's facts about how its stage was computed, besides the cost.
+
+    plugin: the origin of the stage's method. parts: those of data sets, trigger functions, architecture and executor,
+        by AXIS:NAME, unless they are benchbd's own, whose version ``machine`` has.
+    """
+    named = [("dataset", known.name) for ref in stage.data.values() if (known := inputs.library.known(ref.name))]
+    named += [("trigger", each.function.name) for each in stage.attachments.get("triggers", ()) if each.function]
+    named += [("architecture", stage.architecture), ("executor", executor)]
+    parts = {f"{axis}:{name}": registry.origin(axis, name) for axis, name in named}
+    return {
+        "machine": machine(inputs.device),
+        "plugin": registry.origin(stage.method.axis, stage.method.name) if isinstance(stage.method, Method) else None,
+        "parts": {name: each for name, each in parts.items() if each and each["distribution"] != FIRST_PARTY},
+        "isolation": ISOLATION,
+        "source": store.source,
+    }
 
 
 def machine(device: torch.device) -> dict[str, Any]:
@@ -33,12 +47,3 @@ def machine(device: torch.device) -> dict[str, Any]:
         "python": platform.python_version(),
         "benchbd": __version__,
     }
-
-
-def origin(stage: Stage, registry: Registry) -> dict[str, str | None] | None:
-    """Distribution and version of a stage's method, and sha256 of its module's source; None for a stage
-    without a method."""
-    if not isinstance(stage.method, Method):
-        return None
-    plugin = registry.plugin_of(stage.method.axis, stage.method.name)
-    return {"distribution": plugin.distribution, "version": plugin.version, "source": source_digest(type(stage.method))}

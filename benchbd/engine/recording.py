@@ -118,7 +118,12 @@ class Recorder:
             "clean_images": draw_rows(worker.data["pool"].count, clean).tolist() if worker and clean else [],
             "notes": self._public([line for line in self._remarks(case) if line and isinstance(line, str)]),
             "findings": {name: self._public(noted) for name, manifest in known.items() if (noted := manifest["notes"])},
-            "plugins": {name: plugin for name, manifest in known.items() if (plugin := manifest.get("plugin"))},
+            "plugins": {
+                f"{name}.{part}" if part else name: origin
+                for name, manifest in known.items()
+                for part, origin in {"": manifest.get("plugin"), **manifest.get("parts", {})}.items()
+                if origin
+            },
             "precision": chain[-1].numerics["precision"],
             **{name: last.get(name) for name in here},
             "author": self.author,

@@ -227,7 +227,7 @@ class Scheduler:
                 "cost": cost,
                 "notes": product.notes,
                 "memory": product.memory,
-                **provenance(stage, self.observers.registry, self.store, self.inputs.device),
+                **provenance(stage, self.observers.registry, self.store, self.inputs, self.executor.name),
             }
             done = self.store.put(stage.key, outcome.blobs, identity=stage.identity, result=outcome.result, meta=meta)
             self.results.artifacts[stage.key] = done

@@ -99,7 +99,8 @@ _Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 class Origin(_Part):
-    """The origin of a stage's method: a distribution, its version, and sha256 of the module's source.
+    """The origin of a stage's method, or of a data set, trigger function, architecture or executor that takes part in
+    the stage: a distribution, its version, and sha256 of the module's source.
 
     version: empty if the distribution has none. source: None for a module without source.
     """
@@ -135,7 +136,10 @@ class Entry(_Part):
     machine: dict[str, Any] = Field(default_factory=dict, description="device, threads and versions")
     point: dict[str, Any] = Field(default_factory=dict, description="of a sweep: value by option; else empty")
     precision: Literal["fp32", "bf16"] | None = Field(None, description="of the last stage")
-    plugins: dict[str, Origin] = Field(default_factory=dict, description="by kind of stage, of those with a method")
+    plugins: dict[str, Origin] = Field(
+        default_factory=dict,
+        description="by kind of stage, of its method; by KIND.AXIS:NAME, of what other distributions add to it",
+    )
     isolation: Literal["none"] | None = Field(None, description="what kept methods apart: none, one process")
     source: str | None = Field(
         None, pattern="^[0-9a-f]{16}$", description="anonymous name of the store and machine that computed it"

@@ -30,6 +30,8 @@ _NAME = re.compile(r"[^\s./\\:][^/\\:\x00-\x1f]*")  # names become file names; d
 
 _INDEX = re.compile(r"0|[1-9]\d{0,8}", re.ASCII)  # of a class
 
+_ORIGIN = re.compile(r"[a-z]+\d*(\.(dataset|trigger|architecture|executor):[a-z0-9][a-z0-9_-]*)?")
+
 _OPTION = re.compile(r"(?P<name>[^.=]+)\.(?P<field>[^.=]+)=(?P<value>.*) \(the board's: .*\)", re.DOTALL)
 
 _METHODS = {axis.stage: axis.name for axis in AXES if axis.stage and axis.name != "pretraining"}
@@ -181,7 +183,11 @@ def _shared(record: Entry, last: str) -> Iterator[str]:
     yield from _seeded(record)
     if record.precision not in (None, used := within(record.identity, last, "numerics", "precision")):
         yield f"precision: {record.precision}, but identity.{last} has {used}"
-    if strange := sorted({*record.plugins, *record.cost} - record.identity.keys()):
+    for part in record.plugins:
+        if not _ORIGIN.fullmatch(part):
+            yield f"plugins: {shown(part)} is neither a kind of stage nor of the form KIND.AXIS:NAME"
+    named = {*(part.partition(".")[0] for part in record.plugins), *record.cost}
+    if strange := sorted(named - record.identity.keys()):
         yield f"plugins, cost: of {', '.join(strange)}, which identity does not have"
     for axis, kind in (("attack", "attack"), ("defense", "defend")):
         field, role = f"{axis}_role", getattr(record, f"{axis}_role", None)

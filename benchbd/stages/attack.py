@@ -62,7 +62,7 @@ def plan(
         data={"pool": pool, **others, **trains},
         parents={"encoder": clean, **references},
         params=params,
-        attached={"targets": tuple((task, trigger) for task, trigger, _ in targets)},
+        attached={"tasks": tasks, "triggers": [trigger for _, trigger, _ in targets]},
     )
 
 
@@ -91,7 +91,7 @@ def hand_over(inputs: Inputs, stage: Stage) -> Handover:
         shadow = unlabeled(inputs.images(stage.data["shadow"]))
         images["shadow"] = shadow if drawn is None else shadow.subset(draw_rows(len(shadow), drawn))
     told, tensors = [], dict[str, Tensor]()
-    for i, (task, trigger) in enumerate(stage.attachments["targets"]):
+    for i, (task, trigger) in enumerate(zip(stage.attachments["tasks"], stage.attachments["triggers"], strict=True)):
         own = verified(trigger, stage.params["targets"][i]["trigger"])
         if own.function is not None:
             others[f"trigger{i}"] = own.function

@@ -38,7 +38,7 @@ def plan(
     """The stage of an evaluation of another stage's encoder on one task, whose test images get the trigger."""
     label, parents = f"{evaluator.name} {task} seed {seed} of {encoder.label}", {"encoder": encoder}
     data = {split: sources.ref(task.name, split) for split in ("train", "test")}
-    params, attached = {"trigger": trigger.digest}, {"trigger": trigger}
+    params, attached = {"trigger": trigger.digest}, {"triggers": (trigger,)}
     return sources.stage(
         "evaluate", label, evaluator, seed, departures, data=data, parents=parents, params=params, attached=attached
     )
@@ -60,7 +60,7 @@ def hand_over(inputs: Inputs, *stages: Stage) -> Handover:
         if place not in triggered:
             # A trigger's random numbers come from the stage's own seed, whatever else is evaluated.
             triggered[place] = f"triggered{len(triggered)}"
-            trigger = verified(stage.attachments["trigger"], stage.params["trigger"])
+            trigger = verified(stage.attachments["triggers"][0], stage.params["trigger"])
             with isolated("the trigger"):  # kind function is a plugin's code
                 shown[triggered[place]] = trigger.stamp(test, stream(stage.seed, "positions"))
         members.append({"triggered": triggered[place], "seed": stage.seed})
@@ -98,13 +98,10 @@ def work(methods: Mapping[str, Any], handed: Handover, device: torch.device) -> 
 
 
 def accept(inputs: Inputs, product: Product, *stages: Stage) -> list[Outcome]:
-    outcomes = []
-    for number, stage in enumerate(stages):
-        given, classes = Predictions(**inside(f"{number}", product.tensors)), inputs.images(stage.data["train"]).classes
-        who = f"evaluator {stage.method_name}"
-        tensors = checked_predictions(given, stage.data["test"].count, len(classes), who)
-        outcomes.append(Outcome.of_tensors(PREDICTIONS, tensors))
-    return outcomes
+    data, who = stages[0].data, f"evaluator {stages[0].method_name}"  # those of one handover share both
+    images, classes = data["test"].count, len(inputs.images(data["train"]).classes)
+    given = [Predictions(**inside(f"{number}", product.tensors)) for number in range(len(stages))]
+    return [Outcome.of_tensors(PREDICTIONS, checked_predictions(each, images, classes, who)) for each in given]
 
 
 def forwards(stage: Stage) -> int | None:
@@ -121,9 +118,7 @@ def checked_predictions(predictions: object, images: int, classes: int, who: str
     """Copies of the predictions, by name; PluginError if they are no int64 (images,) of classes. If the evaluator
     certifies, ``certified``, bool (images,), is among them."""
     predictions = exactly(Predictions, predictions, who)
-    tensors = {"clean": predictions.clean, "triggered": predictions.triggered}
-    if predictions.certified is not None:
-        tensors["certified"] = predictions.certified
+    tensors = {name: part for name, part in vars(predictions).items() if name != "certified" or part is not None}
     for name, values in tensors.items():
         kind = "bool" if name == "certified" else "int64"
         if not isinstance(values, Tensor):

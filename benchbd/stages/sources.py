@@ -93,8 +93,7 @@ class Sources:
 
     def _official_count(self, name: str, split: str) -> int:
         """The number of images of an absent split, for the estimate of cost; 0 if unknown."""
-        dataset = self.library.datasets.get(name)
-        splits = dataset.splits if dataset is not None else {}
+        splits = dataset.splits if (dataset := self.library.known(name)) else {}
         wanted = ("train", "unlabeled") if split == "pool" else (split,)
         return sum(splits.get(part, 0) for part in wanted)
 

@@ -6,26 +6,33 @@ import hashlib
 import json
 import re
 import sys
+from concurrent.futures import Future
 from pathlib import Path
+from typing import ClassVar
 
 import benchbd_plugins.ft
 import pytest
 import torch
 from click.testing import CliRunner
 
-from benchbd import UsageError
+from benchbd import Executor, Failure, Handover, Product, UsageError, carry_out
 from benchbd._version import __version__
 from benchbd.api import Session
 from benchbd.base import memory
 from benchbd.base.errors import DataError
 from benchbd.cli.main import main
+from benchbd.contract.context import Reporter
 from benchbd.engine import provenance
+from benchbd.nets.encoder import ARCHITECTURES
+from benchbd.planning.selection import Selection
 from benchbd.records.files import read_records, write_records
 from benchbd.records.models import Origin, Record
-from benchbd.registry import Registry
+from benchbd.registry import Registry, load_registry
 from benchbd.store.store import Store
+from docs.examples import architecture, dataset, trigger
+from docs.examples.architecture import Four
 
-from ..boards import Tiny
+from ..boards import TINY, Tiny, offering
 from ..records_factory import make_record
 
 CPU = torch.device("cpu")
@@ -48,6 +55,51 @@ def test_a_record_says_what_computed_each_stage(tmp_path: Path, registry: Regist
     assert record.machine.keys() >= {"device", "cpu_capability", "threads", "torch", "python", "benchbd"}
     assert read_records(tiny.store / "records" / "tiny")[0].plugins == record.plugins
     assert all((cost.memory is None) == (sys.platform != "linux") for cost in record.cost.values())
+
+
+class Near(Executor):
+    """Works in this process, with the methods of a registry."""
+
+    name = "near"
+    registry: ClassVar[Registry]
+
+    def submit(self, handed: Handover, report: Reporter) -> Future[Product | Failure]:
+        future: Future[Product | Failure] = Future()
+        future.set_result(carry_out(handed.private(), self.device, report, self.registry))
+        return future
+
+
+def test_a_record_names_every_plugin_that_took_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ARCHITECTURES, "four", Four)  # undone after the test
+    modules = {"set": dataset, "wave": trigger, "net": architecture, "near": offering(benchbd_executors=[Near])}
+    Near.registry = load_registry(extra=modules)
+    text = TINY.replace('"w16"', '"four"').replace("task:1", "squares:1").replace("task =", "squares =")
+    text = text.replace("train = 60, test = 30", "train = 600, test = 300")
+    tiny = Tiny(
+        tmp_path, Near.registry, text.replace("[data]", '[trigger]\nkind = "function"\nfunction = "wave"\n[data]')
+    )
+    places = {"data_root": tiny.data, "store": tiny.store}
+    selected = Selection.of(attacks=["badencoder"], defenses=["ft"], only=True)
+    opened = Session.open(tiny.board, selected, **places, device="cpu", registry=Near.registry, executor="near")
+    (record,) = opened.run()
+    everywhere, own = ("architecture:four", "executor:near"), {"pretrain", "attack", "defend", "evaluate"}
+    told = {
+        "reference": ["dataset:squares"],
+        "attack": ["dataset:squares", "trigger:wave"],
+        "pretrain": [],
+        "defend": [],
+    }
+    told["evaluate"] = told["attack"]
+    parts = {f"{kind}.{part}" for kind, more in told.items() for part in (*everywhere, *more)}
+    assert record.plugins.keys() == own | parts
+    for part in parts:
+        module = {"four": architecture, "near": sys.modules[__name__], "squares": dataset, "wave": trigger}
+        source = Path(str(module[part.partition(":")[2]].__file__)).read_bytes()
+        assert record.plugins[part] == Origin(
+            distribution="local", version="", source=hashlib.sha256(source).hexdigest()
+        )
+    assert record.plugins["attack"].distribution == "benchbd"
+    assert read_records(tiny.store / "records" / "tiny") == [record]
 
 
 def test_the_source_is_one_of_store_and_machine_and_tells_neither(
@@ -120,6 +172,14 @@ def test_a_name_stands_in_the_record(tmp_path: Path, registry: Registry, monkeyp
         (
             {"plugins": {"defend": Origin(distribution="x", version="1", source=None)}},
             "plugins, cost: of defend, which identity does not have",
+        ),
+        (
+            {"plugins": {"defend.dataset:toys": Origin(distribution="x", version="1", source=None)}},
+            "plugins, cost: of defend, which identity does not have",
+        ),
+        (
+            {"plugins": {"evaluate.defense:ft": Origin(distribution="x", version="1", source=None)}},
+            "plugins: 'evaluate.defense:ft' is neither a kind of stage nor of the form KIND.AXIS:NAME",
         ),
     ],
 )

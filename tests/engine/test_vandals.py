@@ -242,7 +242,10 @@ class Meddler:
 @pytest.mark.parametrize(
     ("meddle", "reason"),
     [
-        (lambda s: s.attachments["trigger"].keep.zero_(), "a trigger of the board was changed in memory by a plugin"),
+        (
+            lambda s: s.attachments["triggers"][0].keep.zero_(),
+            "a trigger of the board was changed in memory by a plugin",
+        ),
         (lambda s: s.params.update(trigger="0" * 64), "evaluate linear task:1 .* was changed in memory by a plugin"),
         (lambda s: vars(s.method).update(epochs=1), "evaluate linear task:1 .* was changed in memory by a plugin"),
     ],
