@@ -81,7 +81,7 @@ def fields_of(cls: type[BaseModel]) -> list[dict[str, Any]]:
         for constraint in info.metadata:
             for attribute, sign in (("gt", ">"), ("ge", ">="), ("lt", "<"), ("le", "<=")):
                 if (limit := getattr(constraint, attribute, None)) is not None:
-                    bounds.append(f"{sign} {limit}")
+                    bounds.append(f"{sign} {limit}".removesuffix(".0"))
         options.append(
             {
                 "name": field,
@@ -103,7 +103,7 @@ def _default(cls: type[BaseModel], field: str) -> Any:
 
 
 def _type_name(annotation: Any) -> str:
-    """``float``, ``int | None``, or the allowed values of a choice."""
+    """``float``, ``int | null``, or the allowed values of a choice."""
     if get_origin(annotation) is Literal:
         return " | ".join(map(str, get_args(annotation)))
     arguments = get_args(annotation)
@@ -114,7 +114,7 @@ def _type_name(annotation: Any) -> str:
     if get_origin(annotation) in (Union, UnionType):
         return " | ".join(map(_type_name, arguments))
     if isinstance(annotation, type) and not arguments:
-        return "None" if annotation is NoneType else annotation.__name__
+        return "null" if annotation is NoneType else annotation.__name__
     if arguments:
         inner = ", ".join("..." if each is Ellipsis else _type_name(each) for each in arguments)
         return f"{get_origin(annotation).__name__}[{inner}]"

@@ -36,10 +36,10 @@ class PlaceType(PathType):
         return super().convert(value, param, ctx) if value else None
 
 
-data_root_option = click.option("--data-root", type=PlaceType(), help="Data sets.  [env: BENCHBD_DATA]")
+data_root_option = click.option("--data-root", type=PlaceType(), help="Folder of the data sets.  [env: BENCHBD_DATA]")
 
 device_option = click.option(
-    "--device", default=None, metavar="DEVICE", help="cpu, cuda or cuda:N.  [default: cuda if any]"
+    "--device", default=None, metavar="DEVICE", help="Device: cpu, cuda or cuda:N.  [default: cuda if any]"
 )
 
 
@@ -58,26 +58,42 @@ def grid_options(command: F) -> F:
             click.option("--board", default=None, metavar="B", help=f"Board by name or path.  [default: {DEFAULT}]"),
             axes.pop("attack"),
             axes.pop("defense"),
-            click.option("--only", is_flag=True, help="Without the cells that --defense brings for comparison."),
+            click.option("--only", is_flag=True, help="Omit the cells that --defense adds for comparison."),
             axes.pop("pretraining"),
             click.option("--pretrain", default=None, metavar="P", help="Pre-training data set."),
             click.option(
-                "--task", "tasks", multiple=True, metavar="T[:TARGET]", help="Downstream task and target class; repeat."
+                "--task",
+                "tasks",
+                multiple=True,
+                metavar="T[:TARGET]",
+                help="Downstream task and target class; repeat for several.",
             ),
             click.option(
-                "--seed", "seeds", multiple=True, type=click.IntRange(0, LARGEST_SEED), help="Run seed; repeat."
+                "--seed",
+                "seeds",
+                multiple=True,
+                type=click.IntRange(0, LARGEST_SEED),
+                metavar="N",
+                help="Run seed; repeat for several.",
             ),
             axes.pop("evaluator"),
             *axes.values(),
             click.option(
-                "-o", "--option", "options", multiple=True, metavar="NAME.FIELD=VALUE", help="Method option; repeat."
+                "-o",
+                "--option",
+                "options",
+                multiple=True,
+                metavar="NAME.FIELD=VALUE",
+                help="Option of a method; repeat for several.",
             ),
-            click.option("--sweep", "sweeps", multiple=True, metavar="S", help="Points of this sweep alone; repeat."),
+            click.option(
+                "--sweep", "sweeps", multiple=True, metavar="S", help="Select only this sweep; repeat for several."
+            ),
             data_root_option,
-            click.option("--store", type=PlaceType(), help="Results.  [env: BENCHBD_STORE]"),
+            click.option("--store", type=PlaceType(), help="Folder of the results.  [env: BENCHBD_STORE]"),
             device_option,
-            click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout."),
-            click.option("--quiet", is_flag=True, help="No progress."),
+            click.option("--json", "as_json", is_flag=True, help="Print one JSON document."),
+            click.option("--quiet", is_flag=True, help="Print no progress."),
         ]
     ):
         command = option(command)
@@ -102,7 +118,7 @@ def open_session(arguments: dict[str, Any], **more: Any) -> Session:
 def record_options(command: F) -> F:
     """The options that name the records for a command that reads records."""
     for option in (
-        click.option("--store", type=PlaceType(), help="Read the store's records.  [env: BENCHBD_STORE]"),
+        click.option("--store", type=PlaceType(), help="Read the records of this store.  [env: BENCHBD_STORE]"),
         click.option("--records", type=PathType(folder=True), help="Read records from this folder."),
     ):
         command = option(command)

@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 @click.command(cls=Command)
 @grid_options
 def plan(**arguments: Any) -> None:
-    """Show the stages that `run` with the same arguments would compute, which are cached, and their estimated cost.
+    """Show the stages of a run, and their estimated cost.
 
-    A large grid is summed up by kind and method; --json has every stage.
+    The arguments are those of `run`. The list marks stages that are in the store already. A large grid is summed up by
+    kind and method; --json has every stage.
     """
     session = open_session(arguments)
     planned = session.plan(strict=False)

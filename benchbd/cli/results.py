@@ -37,13 +37,15 @@ def _records_of(board: Board, named: str, records: Path | None, store: Path | No
 @click.argument("board", required=False)
 @click.option("--paper", is_flag=True, hidden=True, expose_value=False)  # there is only one comparison
 @record_options
-@click.option("--format", "form", type=click.Choice(FORMATS), default="text", show_default=True)
+@click.option(
+    "--format", "form", type=click.Choice(FORMATS), default="text", show_default=True, help="Form of the output."
+)
 def compare(board: str | None, records: Path | None, store: Path | None, form: str) -> None:
-    """Compare the records of BOARD (default: the demo board) with published figures.
+    """Compare the records of a board with published figures.
 
-    If the board follows the paper's protocol, differences are printed; for other data, encoders or triggers only the
-    orderings of the defenses. Records come from --records, else from the store, else from those published with the
-    board.
+    BOARD is the demo board by default. If the board follows the paper's protocol, the differences are printed. If its
+    data, encoders or triggers are others, only the orderings of the defenses are compared. Records come from --records,
+    else from the store, else from those published with the board.
     """
     from benchbd.papers.document import document
     from benchbd.planning.board import load_board
@@ -55,19 +57,21 @@ def compare(board: str | None, records: Path | None, store: Path | None, form: s
 
 @click.command(cls=Command)
 @click.argument("record", type=PathType())
-@click.option("--out", type=PathType(folder=True), default=Path("figures"), show_default=True, help="Folder.")
-@click.option("--board", metavar="B", help="The record's board where it is not one of benchbd's: it has the trigger.")
-@click.option("--store", type=PlaceType(), help="Where it was computed.  [env: BENCHBD_STORE]")
+@click.option(
+    "--out", type=PathType(folder=True), default=Path("figures"), show_default=True, help="Folder for the pictures."
+)
+@click.option("--board", metavar="B", help="Board of the record, for its trigger; needed if benchbd has no such board.")
+@click.option("--store", type=PlaceType(), help="Store of the record.  [env: BENCHBD_STORE]")
 @data_root_option
 @device_option
 def figures(
     record: Path, out: Path, board: str | None, store: Path | None, data_root: Path | None, device: str | None
 ) -> None:
-    """Draw the pictures of RECORD, the JSON file of a cell, as PNG, SVG and PDF.
+    """Draw the pictures of a record as PNG, SVG and PDF.
 
-    The trigger on test images, inverted triggers, attention before and after the repair, mutual information by layer,
-    and the features in two dimensions; each if it applies. A published record has no store: only the pictures are drawn
-    that its data allow.
+    RECORD is the JSON file of a cell. The pictures show the trigger on test images, inverted triggers, attention before
+    and after the repair, mutual information by layer, and the features in two dimensions; each is drawn if it applies.
+    A published record has no store, so fewer pictures can be drawn of it.
     """
     os.environ["MPLBACKEND"] = "agg"  # a notebook's backend need not exist here
     from benchbd.api import Session
@@ -94,21 +98,24 @@ def figures(
 
 @click.group(cls=Group)
 def leaderboard() -> None:
-    """Build tables from records. Needs no torch and no data."""
+    """Build tables from records. This needs no torch and no data."""
 
 
 @leaderboard.command("build")
 @click.argument("board", required=False)
-@click.option("--out", type=PathType(folder=True), help="Write README, CSV, JSON, LaTeX and records.")
+@click.option("--out", type=PathType(folder=True), help="Write README, CSV, JSON, LaTeX and records here.")
 @record_options
-@click.option("--format", "form", type=click.Choice(FORMATS), default="markdown", show_default=True)
-@click.option("--off-board", is_flag=True, help="Rows for off-board records too, by kind of departure.")
+@click.option(
+    "--format", "form", type=click.Choice(FORMATS), default="markdown", show_default=True, help="Form of the output."
+)
+@click.option("--off-board", is_flag=True, help="Add rows of off-board records, by kind of departure.")
 def build_leaderboard(
     board: str | None, out: Path | None, records: Path | None, store: Path | None, form: str, off_board: bool
 ) -> None:
-    """Build the tables of BOARD (default: the demo board) from its records.
+    """Build the tables of a board from its records.
 
-    Records come from --records, else from the store, else from those that are published with the board.
+    BOARD is the demo board by default. Records come from --records, else from the store, else from those that are
+    published with the board.
     """
     from benchbd.planning.board import load_board
     from benchbd.report import leaderboard

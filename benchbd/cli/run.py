@@ -18,18 +18,20 @@ from benchbd.report.writers.columns import WIDTH
 
 @click.command(cls=Command)
 @grid_options
-@click.option("--download", is_flag=True, help="Fetch known data sets that are absent.")
-@click.option("--by", default=None, metavar="NAME", help="Who runs it, for the records.  [env: BENCHBD_AUTHOR]")
-@click.option("--executor", default=None, metavar="NAME", help="Where stages are worked on.  [default: inline]")
+@click.option("--download", is_flag=True, help="Download known data sets that are absent.")
+@click.option("--by", default=None, metavar="NAME", help="Name of who runs it, for the records.  [env: BENCHBD_AUTHOR]")
+@click.option("--executor", default=None, metavar="NAME", help="Executor that computes the stages.  [default: inline]")
 def run(download: bool, by: str | None, executor: str | None, **arguments: Any) -> None:
-    """Compute every cell of a board, or of a part of it, and print the table.
+    """Compute a board, or a part of it, and print the table.
 
-    With --defense, rows for the undefended encoder, the floor (the clean encoder) and scratch are added, for the
-    attacks and evaluators asked for; --only omits them, --json marks them "context": true.
+    --defense also adds rows for the undefended encoder, the floor (the clean encoder) and scratch, for the selected
+    attacks and evaluators. --only omits them; --json marks them with "context": true.
 
-    Results in the store are not computed again: the same command resumes an interrupted run, and runs on one store at
-    the same time share the work. Exit code: 0 all cells done, 1 some failed, 2 wrong usage or data, 130 interrupted,
-    143 terminated.
+    Results in the store are not computed again: the same command resumes an interrupted run, and several runs on one
+    store share the work.
+
+    Exit code: 0 if all cells are done, 1 if some failed, 2 for wrong usage or data, 130 if interrupted, 143 if
+    terminated.
     """
     from benchbd.cli.terminal import Terminal
     from benchbd.records.places import records_folder

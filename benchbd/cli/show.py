@@ -29,14 +29,16 @@ LONGEST = 30  # characters of the name of an entry point or a distribution in a 
 @click.command(
     "list",
     cls=Command,
-    help=f"""List every method by AXIS ({", ".join(AXIS)}), the architectures, executors and boards.
+    help=f"""List methods, architectures, executors and boards.
+
+    AXIS limits the list to one of {", ".join(AXIS)}, architecture, executor, board.
 
     Data sets are those that plugins know and those that lie in the data root.
     """,
 )
 @click.argument("axis", required=False)
 @data_root_option
-@click.option("--json", "as_json", is_flag=True, help="Names by axis as JSON on stdout.")
+@click.option("--json", "as_json", is_flag=True, help="Print the names by axis as JSON.")
 def list_(axis: str | None, data_root: Path | None, as_json: bool) -> None:
     from benchbd.cli.describe import summary
     from benchbd.data.library import DataLibrary, find_data_root
@@ -79,13 +81,14 @@ def list_(axis: str | None, data_root: Path | None, as_json: bool) -> None:
 
 @click.command(cls=Command)
 @click.argument("name")
-@click.option("--json", "as_json", is_flag=True, help="As JSON on stdout.")
-@click.option("--toml", "as_toml", is_flag=True, help="A board's file on stdout: where a board of your own may start.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--toml", "as_toml", is_flag=True, help="Print the file of a board, for a board of your own.")
 def show(name: str, as_json: bool, as_toml: bool) -> None:
-    """Show a method: what it does, its paper, and every option with type, bounds, default and help. Or a board's grid,
-    an architecture, an executor.
+    """Show a method, a board, an architecture or an executor.
 
-    NAME is the name of one of them, or AXIS:NAME if several axes have that name; the path of a board; or a part of the
+    A method is shown with its paper, and with the type, bounds, default and help of every option.
+
+    NAME is the name of one of them; AXIS:NAME if several axes have that name; the path of a board; or a part of the
     protocol that -o can set too: trigger, reference, clean, shadow, task, budget.
     """
     from benchbd.cli.describe import architecture, document, executor, section
@@ -125,12 +128,6 @@ def show(name: str, as_json: bool, as_toml: bool) -> None:
     _show_methods(found, as_json)
 
 
-_OPTIONS = (
-    *(Column("option", "words"), Column("type", "words", least=12), Column("bounds", "words", rank=1)),
-    *(Column("default", "words", least=8), Column("help", "words", least=24)),
-)
-
-
 def _show_methods(documents: list[dict[str, Any]], as_json: bool) -> None:
     """Print methods, parts of the protocol, which have no version and paper, or things with a name and no options."""
     if as_json:
@@ -149,9 +146,22 @@ def _show_methods(documents: list[dict[str, Any]], as_json: bool) -> None:
         if "options" not in about:
             say("\n".join(lines).rstrip())
             continue
-        rows = [[f["name"], f["type"], f["bounds"], json.dumps(f["default"]), f["help"]] for f in about["options"]]
-        lines.append(_table(_OPTIONS, rows, width) if rows else "no options")
-        say("\n".join(lines))
+        say("\n".join([*lines, *(_options(about["options"], width) or ["no options"])]))
+
+
+def _options(options: Sequence[dict[str, Any]], width: int) -> list[str]:
+    """Two paragraphs per option, behind its name: type, bounds and default, then the help.
+
+    A table would have five columns, which leave a terminal of 80 columns no room for the help.
+    """
+    room = min(LONGEST, max((cell_len(plain(option["name"])) for option in options), default=0)) + 2
+    indent, lines = " " * room, []
+    for option in options:
+        name = plain(option["name"])
+        facts = filter(None, (option["type"], option["bounds"], f"default {json.dumps(option['default'])}"))
+        lines += wrapped(", ".join(facts), width, f"{name}{' ' * max(1, room - cell_len(name))}", indent)
+        lines += wrapped(option["help"], width, indent, indent)
+    return lines
 
 
 def _facts(about: dict[str, Any]) -> list[list[str]]:
@@ -212,9 +222,9 @@ def _points(sweep: Sweep) -> str:
 
 
 @click.command(cls=Command)
-@click.option("--json", "as_json", is_flag=True, help="As JSON on stdout.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def plugins(as_json: bool) -> None:
-    """List every plugin: its distribution, version, what it adds, and what is wrong with it."""
+    """List every plugin, what it adds and what is wrong with it."""
     from benchbd.registry import load_registry
 
     log = logging.getLogger("benchbd")

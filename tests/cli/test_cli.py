@@ -259,7 +259,7 @@ def test_show_in_both_forms() -> None:
     assert set(options["lr"]) == {"name", "type", "bounds", "default", "help"}
     assert (options["lr"]["type"], options["lr"]["bounds"], options["lr"]["default"]) == (
         "float",
-        "> 0, <= 1000.0",
+        "> 0, <= 1000",
         1e-3,
     )
     assert options["batch"]["bounds"] == ">= 2, <= 1000000"
@@ -267,6 +267,7 @@ def test_show_in_both_forms() -> None:
     text = call("show", "ft").stdout
     assert text.startswith("defense ft (version ")
     assert all(name in text for name in options)
+    assert re.search(r"^lr +float, > 0, <= 1000, default 0\.001\n +learning rate", text, re.MULTILINE)
     both = json.loads(call("show", "none", "--json").stdout)
     assert sorted(entry["axis"] for entry in both) == ["attack", "defense"]
     assert json.loads(call("show", "attack:none", "--json").stdout)["axis"] == "attack"
