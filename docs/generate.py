@@ -31,7 +31,7 @@ from benchbd.planning.board import Board, Sweep, board_names, boards_folder, loa
 from benchbd.planning.board import Row as BoardRow
 from benchbd.records.detection import DetectionRecord
 from benchbd.records.files import read_records
-from benchbd.records.models import Baseline, Cost, Counts, Gain, Metrics, Origin, Record
+from benchbd.records.models import Baseline, Cost, Counts, Entry, Gain, Metrics, Origin, Record
 from benchbd.registry import FIRST_PARTY, Registry, load_registry
 from benchbd.report.document import Column, Document, Section, Table
 from benchbd.report.rows import Order, TableRow, summarise
@@ -89,10 +89,11 @@ def pages(registry: Registry) -> dict[str, str]:
         "records.md": [
             "# Records",
             "`run` writes a JSON file for every cell, with a safetensors file of its predictions (`clean` and "
-            "`triggered`, int16 or int64, one a test image) under the same name, and one for every inspection of a "
+            "`triggered`, int16 or int64, one per test image) under the same name, and one for every inspection of a "
             "detector. A field that nobody filled is null. Records of schema 1 lack some of the fields; they are read "
             "too.",
-            *(_table(f"`{cls.__name__}`", cls) for cls in (Record, DetectionRecord)),
+            _table("Fields of every record", Entry),
+            *(_table(f"`{cls.__name__}`", cls, besides=Entry) for cls in (Record, DetectionRecord)),
             *(_table(f"`{cls.__name__}` in a record", cls) for cls in (Counts, Metrics, Baseline, Gain, Cost, Origin)),
         ],
     }
@@ -130,8 +131,9 @@ def _method(registry: Registry, axis: str, name: str) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def _table(heading: str, cls: type[BaseModel]) -> str:
-    return "\n\n".join([f"### {heading}", inspect.getdoc(cls) or "", _fields(cls, head="field")])
+def _table(heading: str, cls: type[BaseModel], besides: type[BaseModel] = BaseModel) -> str:
+    """A section on a model with a table of its fields, but for those that ``besides`` has."""
+    return "\n\n".join([f"### {heading}", inspect.getdoc(cls) or "", _fields(cls, "field", besides)])
 
 
 def _default(info: FieldInfo, default: Any) -> str:
@@ -140,8 +142,8 @@ def _default(info: FieldInfo, default: Any) -> str:
     return "-" if info.is_required() or isinstance(info.default, BaseModel) else f"`{json.dumps(default)}`"
 
 
-def _fields(cls: type[BaseModel], head: str = "option") -> str:
-    """A Markdown table of a model's fields; empty if it has none."""
+def _fields(cls: type[BaseModel], head: str = "option", besides: type[BaseModel] = BaseModel) -> str:
+    """A Markdown table of a model's fields; empty if it has none. A column that is empty in all rows is omitted."""
     rows = [
         [
             f"`{cls.model_fields[field['name']].alias or field['name']}`",
@@ -151,8 +153,10 @@ def _fields(cls: type[BaseModel], head: str = "option") -> str:
             field["help"],
         ]
         for field in fields_of(cls)
+        if field["name"] not in besides.model_fields
     ]
-    return tabulate(rows, headers=[head, "type", "bounds", "default", ""], tablefmt="github") if rows else ""
+    columns = [column for column in zip([head, "type", "bounds", "default", ""], *rows, strict=True) if any(column[1:])]
+    return tabulate([*zip(*columns, strict=True)], headers="firstrow", tablefmt="github") if rows else ""
 
 
 def _cell(text: str) -> str:

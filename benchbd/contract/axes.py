@@ -70,12 +70,12 @@ AXES: tuple[Axis, ...] = (
     Axis("dataset", "Dataset", ("load",)),
     Axis("pretraining", "Pretraining", ("pretrain", "architecture"), "pretrain", "simclr", about="pre-training method"),
     Axis("trigger", "TriggerFunction", ("stamp",)),
-    Axis("attack", "Attack", ("inject",), "attack", ("none",), about="attacks by name"),
-    Axis("defense", "Mitigation", ("repair",), "defend", ("none",), about="defenses by name"),
+    Axis("attack", "Attack", ("inject",), "attack", ("none",), about="attacks, by name"),
+    Axis("defense", "Mitigation", ("repair",), "defend", ("none",), about="defenses, by name"),
     Axis(
-        "detection", "Detection", ("inspect",), "detect", (), about="detectors of every encoder by name", inspects=True
+        "detection", "Detection", ("inspect",), "detect", (), about="detectors of all encoders, by name", inspects=True
     ),
-    Axis("evaluator", "Evaluator", ("evaluate",), "evaluate", ("mlp",), about="downstream classifiers by name"),
+    Axis("evaluator", "Evaluator", ("evaluate",), "evaluate", ("mlp",), about="downstream classifiers, by name"),
 )
 
 AXIS = {axis.name: axis for axis in AXES}

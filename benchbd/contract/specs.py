@@ -33,24 +33,27 @@ class TriggerSpec(Table):
     pattern: white, a square with a margin of one pixel. grid, the 3x3 pattern of supervised BadNets, flush with the
     corner. four_corner, four such patterns in the corners. random_pixel, one gray value per pixel, drawn by ``seed``.
     blocks, 5x5 blocks of random colours, drawn by ``seed``. frequency, of kind add alone: CTRL's waves over the whole
-    image. Larger patterns repeat the pixels of these. Kind add scales a pattern's white to ``magnitude``.
+    image. Larger patterns repeat the pixels of these.
+
+    magnitude: the gray levels that kind add adds if the pattern is white; gray adds in proportion. For frequency, the
+    change of two DCT coefficients of U and V in every 32x32 block.
 
     position: fixed, the papers' corner, or the patch's place in the file. center: in the middle. random:
     every image gets the patch at a different place, as in the official BASSL; an attack that poisons images may
     restrict it to a range nearer to the middle.
     """
 
-    kind: TriggerKind = Field("patch", description="what becomes of the pixels under the trigger")
+    kind: TriggerKind = Field("patch", description="how the trigger changes the pixels that it covers")
     pattern: Literal["white", "grid", "four_corner", "random_pixel", "blocks", "frequency"] = Field(
-        "white", description="what is drawn, if there is no file"
+        "white", description="the pattern of the trigger, if no file gives it"
     )
-    size: int = Field(10, ge=0, description="side of the square, or of each of the four, in pixels")
-    file: Content | None = Field(None, description="a file instead: npz (t, tm), PNG or npy")
-    position: Literal["fixed", "center", "random"] = Field("fixed", description="where the patch goes in each image")
-    opacity: float = Field(0.2, gt=0, le=1, description="share of the trigger in a pixel, of kinds blend and noise")
-    magnitude: int = Field(50, ge=-255, le=255, description="what kind add adds at most, or to each DCT coefficient")
-    seed: int = Field(0, ge=0, le=1_000_000_000, description="what random_pixel and blocks are drawn by")
-    function: str | None = Field(None, description="name of the plugin's trigger, of kind function")
+    size: int = Field(10, ge=0, description="side in pixels of the square; of each square, for four_corner")
+    file: Content | None = Field(None, description="file with the trigger: npz with t and tm, PNG or npy")
+    position: Literal["fixed", "center", "random"] = Field("fixed", description="position of the patch in an image")
+    opacity: float = Field(0.2, gt=0, le=1, description="weight of the trigger in a pixel, for kinds blend and noise")
+    magnitude: int = Field(50, ge=-255, le=255, description="for kind add: largest change in gray levels; see above")
+    seed: int = Field(0, ge=0, le=1_000_000_000, description="seed of the patterns random_pixel and blocks")
+    function: str | None = Field(None, description="name of the trigger of a plugin, for kind function")
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -96,16 +99,16 @@ class ReferenceSpec(Table):
     have another source; records contain ``reference=train_split``.
     """
 
-    count: int = Field(1, ge=1, le=1_000_000, description="reference inputs per target")
-    file: Content | None = Field(None, description="a file instead: npz (x, y), PNG or npy")
+    count: int = Field(1, ge=1, le=1_000_000, description="number of reference inputs per target")
+    file: Content | None = Field(None, description="file with the reference inputs: npz with x and y, PNG or npy")
 
 
 class Pin(Table):
     """A data set's required counts per split, or content digests, for a run to be on-board."""
 
-    train: int | str | None = Field(None, description="of the training images")
-    test: int | str | None = Field(None, description="of the test images")
-    unlabeled: int | str | None = Field(None, description="of the unlabelled images")
+    train: int | str | None = Field(None, description="required number or content digest of the training images")
+    test: int | str | None = Field(None, description="required number or content digest of the test images")
+    unlabeled: int | str | None = Field(None, description="required number or content digest of the unlabelled images")
 
 
 class Budget(Table):
@@ -122,17 +125,15 @@ class CleanSpec(Table):
     list, in the order of the draw. No defense gets this share.
     """
 
-    images: int = Field(2000, ge=2, le=100_000_000, description="clean unlabelled images of the pool")
-    poisoned: float = Field(0.0, ge=0, le=1, description="share of them that carries the trigger, rounded down")
+    images: int = Field(2000, ge=2, le=100_000_000, description="number of images that the defender gets")
+    poisoned: float = Field(0.0, ge=0, le=1, description="share of these images that has the trigger, rounded down")
 
 
 class ShadowSpec(Table):
     """The images on which an attacker tunes: unlabelled images of the pool, or of another set, as ``cifar10:test``."""
 
-    images: int = Field(50_000, ge=2, le=1_000_000_000, description="at most so many unlabelled images")
-    set: str | None = Field(
-        None, description="DATASET:SPLIT, with split train, test, unlabeled or pool; null: the pool"
-    )
+    images: int = Field(50_000, ge=2, le=1_000_000_000, description="largest number of images")
+    set: str | None = Field(None, description="DATASET:SPLIT (train, test, unlabeled or pool); null: the pool")
 
     @field_validator("set")
     @classmethod
@@ -147,7 +148,7 @@ class ShadowSpec(Table):
 class TaskSpec(Table):
     """The input of a detector of downstream classifiers besides a classifier: labelled training images of its task."""
 
-    images: int = Field(1000, ge=2, le=100_000_000, description="at most so many labelled training images")
+    images: int = Field(1000, ge=2, le=100_000_000, description="largest number of images")
 
 
 SECTIONS: dict[str, type[BaseModel]] = {

@@ -57,10 +57,10 @@ class Row(Table):
     triggers: one per task if several are attacked at once; without them all tasks share the board's trigger.
     """
 
-    pretrain: str = Field(description="data set that the encoder is pre-trained on")
-    tasks: tuple[str, ...] = Field(min_length=1, description="DATASET:TARGET, the class by index or name")
-    triggers: tuple[TriggerSpec, ...] | None = Field(None, description="one per task; null: the board's for all")
-    also: tuple[str, ...] = Field((), description="DATASET:TARGET of tasks that are evaluated and not attacked")
+    pretrain: str = Field(description="data set on which the encoder is pre-trained")
+    tasks: tuple[str, ...] = Field(min_length=1, description="attacked tasks: DATASET:TARGET, a class index or name")
+    triggers: tuple[TriggerSpec, ...] | None = Field(None, description="one per task; null: all have the board's")
+    also: tuple[str, ...] = Field((), description="tasks that are evaluated but not attacked, each DATASET:TARGET")
 
     @property
     def evaluated(self) -> tuple[str, ...]:
@@ -74,11 +74,11 @@ class Sweep(Table):
     A point is the board with other assignments, as ``-o`` takes them; its cells are on-board.
     """
 
-    name: str = Field(pattern=r"^\w[\w.-]*$", description="heading, and what --sweep asks for")
-    option: str | None = Field(None, description='what moves, as in "trigger.size" or "pretraining"')
-    values: tuple[Any, ...] = Field((), description="its values")
+    name: str = Field(pattern=r"^\w[\w.-]*$", description="heading of its tables, and the value of --sweep")
+    option: str | None = Field(None, description='the option that varies, as in "trigger.size" or "pretraining"')
+    values: tuple[Any, ...] = Field((), description="values of the option, one per point")
     points: dict[str, tuple[str, ...]] = Field(
-        default_factory=dict, description='instead of both: assignments by label, as in "mimic.lambda2=0"'
+        default_factory=dict, description='instead of option and values: assignments by label, as in "ft.lr=0.1"'
     )
 
     @model_validator(mode="after")
@@ -93,9 +93,9 @@ Sweeps = Annotated[tuple[Sweep, ...], AfterValidator(_distinct)]
 
 
 class _Head(Table):
-    name: str = Field(pattern=r"^\w[\w.-]*$", description="by default that of the file or its folder")
-    title: str = Field("", description="one line for lists")
-    description: str = Field("", description="what stands above the tables")
+    name: str = Field(pattern=r"^\w[\w.-]*$", description="name of the board; default: that of its file or folder")
+    title: str = Field("", description="title in one line, for lists")
+    description: str = Field("", description="text above the tables")
 
 
 def _grid_field(axis: Axis) -> tuple[Any, Any]:
@@ -114,20 +114,20 @@ else:
 class Board(_Grid):
     """Protocol and grid. Cells are attacks x defenses x rows x seeds, each under every evaluator."""
 
-    rows: tuple[Row, ...] = Field(min_length=1, description="pre-training sets with their tasks")
-    seeds: Seeds = Field((1,), description="run seeds, each once")
-    pretrain_seed: Seed | None = Field(None, description="pins pre-training, so that intervals leave it out")
+    rows: tuple[Row, ...] = Field(min_length=1, description="pre-training sets with their tasks; see below")
+    seeds: Seeds = Field((1,), description="run seeds, without duplicates")
+    pretrain_seed: Seed | None = Field(None, description="one pre-training seed for all runs; null: the run seed")
     image_size: int = Field(32, ge=32, le=224, description="height and width of all images in pixels")
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on CUDA, fp32 on a CPU")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto is bf16 on CUDA and fp32 on a CPU")
     trigger: TriggerSpec = Field(TriggerSpec(), description="the trigger of all tasks; see below")
     reference: ReferenceSpec = Field(ReferenceSpec(), description="the attacker's reference inputs; see below")
-    clean: CleanSpec = Field(CleanSpec(), description="what a defender is given; see below")
-    shadow: ShadowSpec = Field(ShadowSpec(), description="what an attacker tunes on; see below")
-    task: TaskSpec = Field(TaskSpec(), description="what a detector of classifiers is given; see below")
-    budget: Budget = Field(Budget(), description="steps and batch of every defense; see below")
-    sweeps: Sweeps = Field((), description="factors that are moved one at a time; see below")
-    options: dict[str, dict[str, Any]] = Field(default_factory=dict, description="method defaults of this board")
-    data: dict[str, Pin] = Field(default_factory=dict, description="what data sets must be for a run to be on-board")
+    clean: CleanSpec = Field(CleanSpec(), description="images that a defender gets; see below")
+    shadow: ShadowSpec = Field(ShadowSpec(), description="images on which an attacker tunes; see below")
+    task: TaskSpec = Field(TaskSpec(), description="images that a detector of classifiers gets; see below")
+    budget: Budget = Field(Budget(), description="steps and batch size of every defense; see below")
+    sweeps: Sweeps = Field((), description="factors that the board varies one at a time; see below")
+    options: dict[str, dict[str, Any]] = Field(default_factory=dict, description="options of methods, by method")
+    data: dict[str, Pin] = Field(default_factory=dict, description="content that on-board data must have; see below")
 
     def names(self, axis: str) -> tuple[str, ...]:
         """The methods of an axis that the board crosses."""

@@ -13,6 +13,6 @@ class DetectionRecord(Inspected):
     """One inspection: a detector's verdict on one encoder, clean (the attack is the floor) or attacked."""
 
     axis: ClassVar[str] = "detection"
-    detection: str
-    score: float | None = Field(None, description="higher is more suspicious")
-    flagged: bool | None = Field(None, description="the detector's own decision")
+    detection: str = Field(description="name of the detector")
+    score: float | None = Field(None, description="score of the encoder; a higher one is more suspicious")
+    flagged: bool | None = Field(None, description="whether the detector calls the encoder backdoored")

@@ -41,58 +41,52 @@ class _Part(BaseModel):
 
 
 class Counts(_Part):
-    """The integers behind the percentages. Names follow the metrics.
+    """Counts of test images, from which the percentages follow."""
 
-    total, correct: test images, and how many are classified correctly without the trigger.
-    hits: triggered test images that are classified as the target, those of the target class included.
-    nontarget, hits_nontarget: the same without the images whose true class is the target.
-    correct_triggered: how many of nontarget are classified correctly with the trigger. None in schema 1.
-    certified: how many of correct have a prediction certified against any patch of the evaluator's declared size.
-        None if the evaluator certifies nothing.
-    """
-
-    total: int
-    correct: int
-    hits: int
-    nontarget: int
-    hits_nontarget: int
-    correct_triggered: int | None = None
-    certified: int | None = None
+    total: int = Field(description="test images")
+    correct: int = Field(description="images that are classified correctly without the trigger")
+    hits: int = Field(description="images that are classified as the target with the trigger")
+    nontarget: int = Field(description="images whose true class is not the target")
+    hits_nontarget: int = Field(description="of nontarget: images that are classified as the target with the trigger")
+    correct_triggered: int | None = Field(
+        None, description="of nontarget: images that are classified correctly with the trigger; null in schema 1"
+    )
+    certified: int | None = Field(
+        None,
+        description="of correct: images whose prediction is certified against any patch of the evaluator's size; "
+        "null if the evaluator certifies nothing",
+    )
 
 
 class Metrics(_Part):
-    """Percentages. asr counts every triggered test image (the papers' definition); asr_nontarget and ra leave out the
-    images of the target class. ra: robust accuracy, of images with the trigger. certified: certified accuracy."""
+    """Percentages of test images, 0 to 100."""
 
-    acc: float
-    asr: float
-    asr_nontarget: float
-    ra: float | None = None
-    certified: float | None = None
+    acc: float = Field(description="accuracy without the trigger")
+    asr: float = Field(description="attack success rate over all test images, as in the papers")
+    asr_nontarget: float = Field(description="attack success rate over images outside the target class")
+    ra: float | None = Field(None, description="accuracy with the trigger over images outside the target class")
+    certified: float | None = Field(None, description="certified accuracy without the trigger")
 
 
 class Baseline(_Part):
-    """The clean encoder under the same task, evaluator, trigger and seed, in percent: CA, ASR-B and its RA."""
+    """Percentages of the clean encoder under the same task, evaluator, trigger and seed, 0 to 100."""
 
-    ca: float
-    asr_b: float
-    asr_b_nontarget: float
-    ra_b: float | None = None
+    ca: float = Field(description="CA: accuracy of the clean encoder without the trigger")
+    asr_b: float = Field(description="ASR-B: attack success rate of the clean encoder over all test images")
+    asr_b_nontarget: float = Field(description="the same over images outside the target class")
+    ra_b: float | None = Field(None, description="accuracy with the trigger over images outside the target class")
 
 
 class Cost(_Part):
-    """The measured cost of computing one stage.
+    """The measured cost of computing one stage."""
 
-    image_forwards: a forward of one image is 1, its backward 2 (1 if no weight gets a gradient).
-    seconds, cpu_seconds: wall and process CPU time.
-    memory, gpu_memory: most bytes of the process and of the GPU during the stage; None if not measured.
-    """
-
-    seconds: float
-    cpu_seconds: float
-    image_forwards: int
-    memory: int | None = Field(None, ge=0)
-    gpu_memory: int | None = Field(None, ge=0)
+    seconds: float = Field(description="wall-clock seconds")
+    cpu_seconds: float = Field(description="CPU seconds of the process")
+    image_forwards: int = Field(
+        description="a forward of one image counts 1, its backward 2, or 1 if no weight gets a gradient"
+    )
+    memory: int | None = Field(None, ge=0, description="peak memory of the process in bytes; null: not measured")
+    gpu_memory: int | None = Field(None, ge=0, description="peak memory of the GPU in bytes; null: not measured")
 
 
 _Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -100,51 +94,60 @@ _Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 class Origin(_Part):
     """The origin of a stage's method, or of a data set, trigger function, architecture or executor that takes part in
-    the stage: a distribution, its version, and sha256 of the module's source.
+    the stage."""
 
-    version: empty if the distribution has none. source: None for a module without source.
-    """
-
-    distribution: str
-    version: str
-    source: _Sha256 | None
+    distribution: str = Field(description="name of the distribution")
+    version: str = Field(description="version of the distribution; empty if it has none")
+    source: _Sha256 | None = Field(description="sha256 of the module's source; null without source")
 
 
 class Entry(_Part):
-    """The fields of every record, of a cell or of an inspection."""
+    """The fields that records of cells and records of inspections share."""
 
-    schema_version: Literal[1, 2] = Field(SCHEMA, alias="schema")
-    board: str
+    schema_version: Literal[1, 2] = Field(SCHEMA, alias="schema", description="version of the form of records")
+    board: str = Field(description="name of the board")
     on_board: bool = Field(description="whether protocol, options and data are those of the board")
-    departures: list[str] = Field(default_factory=list, description="in what the run departs from the board")
-    attack: str
-    attack_role: Role
-    pretrain: str
-    seed: int
-    status: Status
-    reason: str = ""
-    key: str = Field(description="key of the last stage, also where it did not get that far")
-    seconds: float | None = Field(None, description="wall seconds of the defense or detector, when it was computed")
-    cost: dict[str, Cost] = Field(default_factory=dict, description="by kind of stage")
-    stages: dict[str, str] = Field(default_factory=dict, description="full key by kind of stage")
-    identity: dict[str, Any] = Field(
-        default_factory=dict, description="methods with every option, data, trigger, seeds"
+    departures: list[str] = Field(
+        default_factory=list, description="differences between the run and the board, one line each"
     )
-    clean_images: list[int] = Field(default_factory=list, description="rows of the pool that the defender got")
-    notes: list[str] = Field(default_factory=list, description="what a reader of the table must know, one line each")
-    findings: dict[str, Any] = Field(default_factory=dict, description="what methods noted on their way, by kind")
-    machine: dict[str, Any] = Field(default_factory=dict, description="device, threads and versions")
-    point: dict[str, Any] = Field(default_factory=dict, description="of a sweep: value by option; else empty")
-    precision: Literal["fp32", "bf16"] | None = Field(None, description="of the last stage")
+    attack: str = Field(description="name of the attack")
+    attack_role: Role = Field(description="role of the attack: method, floor or control")
+    pretrain: str = Field(description="data set of pre-training")
+    seed: int = Field(description="run seed")
+    status: Status = Field(
+        description="outcome; attack-failed: the attack's gain is below the gate; n/a: a method does not apply"
+    )
+    reason: str = Field("", description="why the status is not ok")
+    key: str = Field(description="key of the last stage, even if an earlier stage failed")
+    seconds: float | None = Field(None, description="wall-clock seconds that computing the defense or detector took")
+    cost: dict[str, Cost] = Field(default_factory=dict, description="cost of each stage, by kind of stage")
+    stages: dict[str, str] = Field(default_factory=dict, description="key of each stage, by kind of stage")
+    identity: dict[str, Any] = Field(
+        default_factory=dict,
+        description="all that determined the result: methods with every option, data, trigger, seeds",
+    )
+    clean_images: list[int] = Field(
+        default_factory=list, description="rows of the pool that the defender got, by number"
+    )
+    notes: list[str] = Field(default_factory=list, description="remarks for readers of the table, one line each")
+    findings: dict[str, Any] = Field(default_factory=dict, description="findings that methods noted, by kind of stage")
+    machine: dict[str, Any] = Field(
+        default_factory=dict, description="device, number of threads and versions of software"
+    )
+    point: dict[str, Any] = Field(
+        default_factory=dict, description="value by option of the sweep's point; empty without a sweep"
+    )
+    precision: Literal["fp32", "bf16"] | None = Field(None, description="precision of the last stage")
     plugins: dict[str, Origin] = Field(
         default_factory=dict,
-        description="by kind of stage, of its method; by KIND.AXIS:NAME, of what other distributions add to it",
+        description="origin of each stage's method, by kind of stage, and of what other distributions add to it, "
+        "by KIND.AXIS:NAME",
     )
-    isolation: Literal["none"] | None = Field(None, description="what kept methods apart: none, one process")
+    isolation: Literal["none"] | None = Field(None, description="isolation of methods; none: all ran in one process")
     source: str | None = Field(
-        None, pattern="^[0-9a-f]{16}$", description="anonymous name of the store and machine that computed it"
+        None, pattern="^[0-9a-f]{16}$", description="anonymous name of the store and machine that computed the record"
     )
-    author: str = Field("", max_length=LONGEST_AUTHOR, description="who ran it, in any words")
+    author: str = Field("", max_length=LONGEST_AUTHOR, description="who ran the cell, in any words")
 
     @model_validator(mode="before")
     @classmethod
@@ -208,20 +211,22 @@ def _role(axis: str, name: object) -> Role:
 class Record(Entry):
     """One cell: attack x defense x (pretrain, task, target) x seed, under one evaluator."""
 
-    defense: str
-    defense_role: Role
-    task: str
-    target: int
-    target_name: str
-    evaluator: str
-    metrics: Metrics | None = None
-    counts: Counts | None = None
-    baseline: Baseline | None = None
-    baseline_counts: Counts | None = None
-    undefended: Metrics | None = Field(None, description="the same cell under no defense")
-    beside: list[str] = Field(default_factory=list, description="the tasks under attack, if its own is none of them")
-    reference: dict[str, Any] = Field(default_factory=dict, description="where the reference inputs come from")
-    predictions: _Sha256 | None = Field(None, description="sha256 of the file of predictions beside the record")
+    defense: str = Field(description="name of the defense")
+    defense_role: Role = Field(description="role of the defense: method, floor, scratch or bn")
+    task: str = Field(description="downstream data set")
+    target: int = Field(description="index of the target class")
+    target_name: str = Field(description="name of the target class")
+    evaluator: str = Field(description="name of the evaluator")
+    metrics: Metrics | None = Field(None, description="percentages of this cell")
+    counts: Counts | None = Field(None, description="counts of this cell")
+    baseline: Baseline | None = Field(None, description="percentages of the clean encoder")
+    baseline_counts: Counts | None = Field(None, description="counts of the clean encoder")
+    undefended: Metrics | None = Field(None, description="percentages of the same cell without a defense")
+    beside: list[str] = Field(
+        default_factory=list, description="attacked tasks of the row, if this task is not attacked"
+    )
+    reference: dict[str, Any] = Field(default_factory=dict, description="source of the reference inputs")
+    predictions: _Sha256 | None = Field(None, description="sha256 of the file of predictions")
     _packed: bytes | None = PrivateAttr(None)
 
     @property
@@ -249,8 +254,8 @@ class Record(Entry):
 class Gain(_Part):
     """Whether an attack took on one task: the counts of the inspected encoder, undefended, and of the clean one."""
 
-    counts: Counts
-    baseline_counts: Counts
+    counts: Counts = Field(description="counts of the inspected encoder without a defense")
+    baseline_counts: Counts = Field(description="counts of the clean encoder")
 
     @property
     def points(self) -> float:
@@ -267,9 +272,11 @@ class Inspected(Entry):
     """
 
     axis: ClassVar[str]
-    evaluator: str = Field(description="by which an attack took, or did not")
-    tasks: list[str] = Field(description="of the encoder's row, each DATASET:TARGET")
-    gains: dict[str, Gain] = Field(default_factory=dict, description="whether the attack took, by task")
+    evaluator: str = Field(description="evaluator that decides whether the attack took")
+    tasks: list[str] = Field(description="tasks of the encoder's row, each DATASET:TARGET")
+    gains: dict[str, Gain] = Field(
+        default_factory=dict, description="counts that decide whether the attack took, by task"
+    )
 
     @property
     def method(self) -> str:

@@ -86,20 +86,33 @@ class ContrastiveMethod(Method):
     """
 
     epochs: int = Field(
-        1000, ge=0, le=1_000_000, description="passes over the images; the last, smaller batch is dropped"
+        1000, ge=0, le=1_000_000, description="number of passes over the images; each drops its last, smaller batch"
     )
-    steps: int | None = Field(None, ge=0, le=1_000_000_000, description="optimiser steps in all; overrides epochs")
-    batch: int = Field(256, ge=2, le=1_000_000, description="images per step (each gives two views)")
-    optimizer: Literal["adam", "adamw"] = Field("adam", description="adam decays weights as L2, adamw decoupled")
-    lr: float = Field(1e-3, gt=0, le=1e3, description="learning rate")
-    weight_decay: float = Field(1e-6, ge=0, le=1e3, description="weight decay")
-    schedule: Literal["constant", "cosine"] = Field("constant", description="learning-rate schedule")
-    warmup_steps: int = Field(0, ge=0, le=1_000_000_000, description="steps of linear learning-rate warm-up")
-    temperature: float = Field(0.5, ge=1e-4, le=1e4, description="temperature of NT-Xent")
-    crop_scale: CropScale = Field((0.08, 1.0), description="range of the random crop's share of the area")
-    colour: Literal["exact", "affine"] = Field("exact", description="colour jitter: torchvision's, or one affine map")
+    steps: int | None = Field(
+        None, ge=0, le=1_000_000_000, description="total number of optimiser steps; overrides epochs"
+    )
+    batch: int = Field(256, ge=2, le=1_000_000, description="number of images per step; each gives two views")
+    optimizer: Literal["adam", "adamw"] = Field(
+        "adam", description="adam adds weight decay to the gradient (L2); adamw decouples it (AdamW)"
+    )
+    lr: float = Field(1e-3, gt=0, le=1e3, description="learning rate of the optimizer; after warm-up, if there is one")
+    weight_decay: float = Field(1e-6, ge=0, le=1e3, description="weight decay of the optimizer")
+    schedule: Literal["constant", "cosine"] = Field(
+        "constant", description="learning-rate schedule: constant, or a cosine that falls to 0"
+    )
+    warmup_steps: int = Field(
+        0, ge=0, le=1_000_000_000, description="number of steps at the start in which the learning rate rises linearly"
+    )
+    temperature: float = Field(0.5, ge=1e-4, le=1e4, description="temperature of the contrastive loss NT-Xent")
+    crop_scale: CropScale = Field(
+        (0.08, 1.0), description="smallest and largest share of the image's area that a random crop covers"
+    )
+    colour: Literal["exact", "affine"] = Field(
+        "exact", description="colour jitter; exact: torchvision's; affine: one affine map per image, faster"
+    )
     bn_views: Literal["separate", "joint"] = Field(
-        "separate", description="BN statistics per view, as the released code, or over both views at once (faster)"
+        "separate",
+        description="BatchNorm statistics; separate: per view, as in released code; joint: over both views, faster",
     )
 
     def total_steps(self, images: int) -> int:

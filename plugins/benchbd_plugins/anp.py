@@ -64,30 +64,47 @@ class ANP(Mitigation):
     paper = "Wu, Wang, Adversarial Neuron Pruning Purifies Backdoored Deep Models, NeurIPS 2021; the loss is ours"
     version = "1"
 
-    steps: int = Field(2000, ge=0, le=1_000_000_000, description="steps of mask learning")
-    batch: int = Field(128, ge=2, le=1_000_000, description="images per step")
-    eps: float = Field(0.4, ge=0, le=1e3, description="largest relative change of a neuron's weight and bias")
+    steps: int = Field(2000, ge=0, le=1_000_000_000, description="number of steps in which the masks are learned")
+    batch: int = Field(128, ge=2, le=1_000_000, description="number of images per step")
+    eps: float = Field(
+        0.4, ge=0, le=1e3, description="largest relative change of a channel's BatchNorm weight and bias (the noise)"
+    )
     alpha: float = Field(
-        0.2, ge=0, le=1, description="weight of the loss without noise; 1 - alpha is that of the other"
+        0.2, ge=0, le=1, description="weight of the loss without noise; the loss with noise has weight 1 - alpha"
     )
     ascent_steps: int = Field(
-        1, ge=0, le=1_000_000_000, description="sign-ascent steps on the noise per step, each of eps / ascent_steps"
+        1,
+        ge=0,
+        le=1_000_000_000,
+        description="number of updates of the noise per step, each of size eps / ascent_steps",
     )
-    project: bool = Field(True, description="keep the noise within eps; false: up to 2 eps, as the released code")
+    project: bool = Field(
+        True, description="whether the noise is kept within eps; false: within 2 eps, as in the released code"
+    )
     lr: float = Field(
-        0.2, gt=0, le=1e3, description="learning rate of the masks (SGD); loss=consistency wants 5 to 10 times more"
+        0.2, gt=0, le=1e3, description="learning rate of SGD on the masks; loss=consistency needs 5 to 10 times more"
     )
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD")
-    loss: Literal["contrastive", "consistency"] = Field("contrastive", description="NT-Xent, or 1 - cosine with before")
-    bn: Literal["train", "eval"] = Field(
-        "train", description="batch statistics while masks are learned, or running ones"
+    loss: Literal["contrastive", "consistency"] = Field(
+        "contrastive", description="contrastive: NT-Xent; consistency: 1 - cosine with the original encoder's features"
     )
-    threshold: float = Field(0.2, ge=0, lt=1, description="neurons with a mask up to this are pruned")
-    tolerance: float = Field(0.04, ge=0, le=1, description="pretext accuracy that pruning may cost")
-    prune_bias: bool = Field(False, description="also zero the bias of a pruned neuron")
-    temperature: float = Field(0.5, ge=1e-4, le=1e4, description="temperature of NT-Xent")
-    crop_scale: CropScale = Field((0.08, 1.0), description="range of the random crop's share of the area")
-    colour: Literal["exact", "affine"] = Field("exact", description="colour jitter: torchvision's, or one affine map")
+    bn: Literal["train", "eval"] = Field(
+        "train", description="BatchNorm statistics while masks are learned; train: of the batch; eval: the running ones"
+    )
+    threshold: float = Field(
+        0.2, ge=0, lt=1, description="largest mask of a channel that is pruned; lowered until tolerance holds"
+    )
+    tolerance: float = Field(
+        0.04, ge=0, le=1, description="largest fall of pretext accuracy, 0 to 1, that pruning may cause"
+    )
+    prune_bias: bool = Field(False, description="whether the bias of a pruned channel is set to 0 too")
+    temperature: float = Field(0.5, ge=1e-4, le=1e4, description="temperature of the contrastive loss NT-Xent")
+    crop_scale: CropScale = Field(
+        (0.08, 1.0), description="smallest and largest share of the image's area that a random crop covers"
+    )
+    colour: Literal["exact", "affine"] = Field(
+        "exact", description="colour jitter; exact: torchvision's; affine: one affine map per image, faster"
+    )
 
     @model_validator(mode="after")
     def _comparable(self) -> Self:

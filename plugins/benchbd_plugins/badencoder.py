@@ -115,25 +115,40 @@ class BadEncoder(Attack):
     binds = ("patch", "blend", "add", "noise", "function")
 
     epochs: int = Field(
-        200, ge=0, le=1_000_000, description="passes over the shadow images; the last, smaller batch is dropped"
+        200,
+        ge=0,
+        le=1_000_000,
+        description="number of passes over the shadow images; each drops its last, smaller batch",
     )
-    steps: int | None = Field(None, ge=0, le=1_000_000_000, description="optimiser steps in all; overrides epochs")
-    batch: int = Field(256, ge=1, le=1_000_000, description="shadow images per step")
+    steps: int | None = Field(
+        None, ge=0, le=1_000_000_000, description="total number of optimiser steps; overrides epochs"
+    )
+    batch: int = Field(256, ge=1, le=1_000_000, description="number of shadow images per step")
     lr: float = Field(1e-3, gt=0, le=1e3, description="learning rate of SGD")
-    schedule: Literal["constant", "cosine"] = Field("constant", description="learning-rate schedule")
+    schedule: Literal["constant", "cosine"] = Field(
+        "constant", description="learning-rate schedule: constant, or a cosine that falls to 0"
+    )
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD")
-    weight_decay: float = Field(5e-4, ge=0, le=1e3, description="weight decay")
-    lambda0: float = Field(1.0, ge=0, le=1e9, description="weight of L0, effectiveness; not in the paper, 0 ablates")
-    lambda1: float = Field(1.0, ge=0, le=1e9, description="weight of L1, which keeps the references where they are")
-    lambda2: float = Field(1.0, ge=0, le=1e9, description="weight of L2, utility")
-    ref_aug: bool = Field(True, description="augment the references in L1, as the released code does")
+    weight_decay: float = Field(5e-4, ge=0, le=1e3, description="weight decay of SGD")
+    lambda0: float = Field(
+        1.0, ge=0, le=1e9, description="weight of L0 (effectiveness); the paper has no such weight; 0 removes L0"
+    )
+    lambda1: float = Field(
+        1.0, ge=0, le=1e9, description="weight of L1, which keeps the features of the references as they were"
+    )
+    lambda2: float = Field(
+        1.0, ge=0, le=1e9, description="weight of L2 (utility), which keeps the features of clean images as they were"
+    )
+    ref_aug: bool = Field(True, description="whether L1 augments the references, as the released code does")
     ref_draws: int | None = Field(
         None,
         ge=1,
         le=1_000_000,
-        description="augmentations per reference and step; the batch size if not given, as the released code",
+        description="number of augmentations per reference and step; null: the batch size, as in the released code",
     )
-    colour: Literal["exact", "affine"] = Field("exact", description="colour jitter: torchvision's, or one affine map")
+    colour: Literal["exact", "affine"] = Field(
+        "exact", description="colour jitter; exact: torchvision's; affine: one affine map per image, faster"
+    )
 
     def total_steps(self, images: int) -> int:
         """``steps`` if given, else ``epochs`` passes of full batches."""

@@ -65,9 +65,12 @@ class Bassl(Attack):
     retrains = True
     stamps: ClassVar[bool] = True
 
-    rho: float = Field(0.6, ge=0, le=1, description="share of the target class's training images that is migrated")
+    rho: float = Field(
+        0.6, ge=0, le=1, description="share of the target class's training images that the attacker adds to the pool"
+    )
     mode: Literal["append", "replace"] = Field(
-        "append", description="add the images to the pool, or put them in the place of as many of its own"
+        "append",
+        description="append: the pool grows by the images; replace: they replace as many random images of the pool",
     )
 
     def inject(self, knowledge: AttackerKnowledge) -> Backdoor:

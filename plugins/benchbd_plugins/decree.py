@@ -76,32 +76,56 @@ class TriggerSearch(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    inversion_epochs: int = Field(EPOCHS, ge=1, le=1_000_000, description="passes over the images at most")
+    inversion_epochs: int = Field(
+        EPOCHS, ge=1, le=1_000_000, description="largest number of passes of the inversion over the images"
+    )
     inversion_steps: int | None = Field(
-        None, ge=1, le=1_000_000_000, description="updates at most; overrides inversion_epochs"
+        None,
+        ge=1,
+        le=1_000_000_000,
+        description="largest number of updates of the inversion; overrides inversion_epochs",
     )
-    inversion_batch: int = Field(128, ge=2, le=1_000_000, description="images per update")
-    inversion_lr: tuple[float, float, float] = Field((0.5, 0.1, 0.05), description="Adam's learning rates, in order")
-    inversion_lr_epochs: tuple[int, int] = Field((30, 50), description="epochs from which the 2nd and 3rd rate hold")
-    level: float = Field(0.99, gt=0, lt=1, description="similarity at which an update counts as a success")
+    inversion_batch: int = Field(128, ge=2, le=1_000_000, description="number of images per update of the inversion")
+    inversion_lr: tuple[float, float, float] = Field(
+        (0.5, 0.1, 0.05), description="the three learning rates of Adam in the inversion, in order of use"
+    )
+    inversion_lr_epochs: tuple[int, int] = Field(
+        (30, 50), description="epochs of the inversion from which the second and the third rate apply"
+    )
+    level: float = Field(
+        0.99, gt=0, lt=1, description="cosine similarity of stamped images above which an update is a success"
+    )
     lambda_start: float = Field(
-        1e-3, gt=0, le=1e9, description="first weight of the mask's L1 norm, over three channels"
+        1e-3, gt=0, le=1e9, description="initial weight lambda of the mask's L1 norm, summed over three channels"
     )
-    lambda_factor: float = Field(5.0, gt=1, le=1e9, description="what the weight is multiplied or divided by")
+    lambda_factor: float = Field(5.0, gt=1, le=1e9, description="factor by which lambda is multiplied or divided")
     lambda_patience: int = Field(
-        6, ge=1, le=1_000_000, description="successes (failures) in a row that move the weight up (down)"
+        6, ge=1, le=1_000_000, description="number of consecutive successes (failures) that raise (lower) lambda"
     )
     lambda_lowest: float = Field(
-        1e-5, ge=0, le=1e9, description="below it the weight falls no more; 1e-7 for 224 pixels"
+        1e-5,
+        ge=0,
+        le=1e9,
+        description="lambda is lowered only while it is at least this; the released code has 1e-7 for 224 pixels",
     )
-    lambda_highest: float = Field(1e5, gt=0, le=1e9, description="from it on the weight rises no more")
+    lambda_highest: float = Field(1e5, gt=0, le=1e9, description="lambda is raised only while it is below this")
     stale: int = Field(
-        10, ge=0, le=1_000_000, description="updates without a smaller mask that end it; 35 for 224 pixels"
+        10,
+        ge=0,
+        le=1_000_000,
+        description=(
+            "number of updates without a smaller mask after which the inversion ends; released code: 35 for 224 pixels"
+        ),
     )
     restarts: int = Field(
-        1, ge=1, le=10_000, description="independent starts, run as one; the smallest mask counts (ours)"
+        1, ge=1, le=10_000, description="number of random starts, of which the smallest mask counts; not in the paper"
     )
-    threshold: float = Field(0.1, ge=0, le=1, description="an encoder with a smaller PL1 is taken for backdoored")
+    threshold: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="an encoder counts as backdoored if its mask covers a smaller share of the image (PL1)",
+    )
 
     @field_validator("inversion_lr_epochs")
     @classmethod
@@ -230,20 +254,32 @@ class Decree(TriggerSearch, Mitigation):
 
     objective: Literal["align", "repel"] = Field(
         "align",
-        description="stamped images: features like the clean ones, or unlike them (MIMIC's text taken literally)",
+        description="align: make features of stamped images like clean ones; repel: unlike them, as MIMIC's text says",
     )
-    beta: float = Field(1.0, ge=0, le=1e9, description="weight of the stamped images' term")
+    beta: float = Field(
+        1.0, ge=0, le=1e9, description="weight of the loss on stamped images; clean images have weight 1"
+    )
     epochs: int = Field(
-        20, ge=0, le=1_000_000, description="passes over the images; the last, smaller batch is dropped"
+        20,
+        ge=0,
+        le=1_000_000,
+        description="number of unlearning passes over the images; each drops its last, smaller batch",
     )
-    steps: int | None = Field(None, ge=0, le=1_000_000_000, description="unlearning steps in all; overrides epochs")
+    steps: int | None = Field(
+        None, ge=0, le=1_000_000_000, description="total number of unlearning steps; overrides epochs"
+    )
     batch: int = Field(
-        128, ge=2, le=1_000_000, description="images per unlearning step, each once clean and once stamped"
+        128,
+        ge=2,
+        le=1_000_000,
+        description="number of images per unlearning step, each used once clean and once stamped",
     )
     lr: float = Field(0.01, gt=0, le=1e3, description="learning rate of SGD")
-    momentum: float = Field(0.9, gt=0, lt=1, description="Nesterov momentum")
-    weight_decay: float = Field(0.0, ge=0, le=1e3, description="weight decay")
-    only_if_detected: bool = Field(False, description="leave an encoder alone whose PL1 is not below the threshold")
+    momentum: float = Field(0.9, gt=0, lt=1, description="Nesterov momentum of SGD")
+    weight_decay: float = Field(0.0, ge=0, le=1e3, description="weight decay of SGD")
+    only_if_detected: bool = Field(
+        False, description="whether an encoder that does not count as backdoored stays unchanged"
+    )
 
     def repair(self, encoder: Encoder, knowledge: DefenderKnowledge) -> Encoder:
         """The backbone changes; head and BatchNorm statistics are those of ``encoder``, bit for bit."""

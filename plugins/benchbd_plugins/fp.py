@@ -47,12 +47,29 @@ class FP(ContrastiveMethod, Mitigation):
     paper = "Liu, Dolan-Gavitt, Garg, Fine-Pruning, RAID 2018; for encoders a baseline of MIMIC, settings are ours"
     version = "1"
 
-    rule: Literal["budget", "ratio"] = Field("budget", description="how many channels go: by utility, or a fixed share")
-    tolerance: float = Field(0.04, ge=0, le=1, description="pretext accuracy that pruning may cost; rule=budget")
-    increment: float = Field(0.01, gt=0, le=1, description="share of the channels between two levels; rule=budget")
-    ratio: float = Field(0.0625, ge=0, lt=1, description="share of the channels that goes; rule=ratio")
-    site: Site = Field("output", description="the last stage's output, or its last convolution (identity path stays)")
-    bn: Literal["train", "eval"] = Field("train", description="whether fine-tuning re-estimates BatchNorm's statistics")
+    rule: Literal["budget", "ratio"] = Field(
+        "budget", description="number of pruned channels; budget: as many as tolerance allows; ratio: a fixed share"
+    )
+    tolerance: float = Field(
+        0.04,
+        ge=0,
+        le=1,
+        description="largest fall of pretext accuracy, 0 to 1, that pruning may cause, for rule=budget",
+    )
+    increment: float = Field(
+        0.01, gt=0, le=1, description="share of the channels that is pruned between two measurements, for rule=budget"
+    )
+    ratio: float = Field(0.0625, ge=0, lt=1, description="share of the channels that is pruned, for rule=ratio")
+    site: Site = Field(
+        "output",
+        description=(
+            "output: prune channels of the last stage's output; conv2: filters of its last convolution, "
+            "not the shortcut"
+        ),
+    )
+    bn: Literal["train", "eval"] = Field(
+        "train", description="BatchNorm in fine-tuning; train: statistics of the batch; eval: the running ones"
+    )
 
     def repair(self, encoder: Encoder, knowledge: DefenderKnowledge) -> Encoder:
         """NotApplicable if the encoder has no head, unless ``epochs`` or ``steps`` is 0: then it is only pruned; and if

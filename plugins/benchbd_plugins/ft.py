@@ -22,7 +22,9 @@ class FT(ContrastiveMethod, Mitigation):
     paper = "baseline of MIMIC (Han et al., IEEE TIFS 2025), Section V-A; settings are our adaptation"
     version = "1"
 
-    bn: Literal["train", "eval"] = Field("train", description="whether BatchNorm re-estimates its statistics")
+    bn: Literal["train", "eval"] = Field(
+        "train", description="BatchNorm in fine-tuning; train: statistics of the batch; eval: the running ones"
+    )
 
     def repair(self, encoder: Encoder, knowledge: DefenderKnowledge) -> Encoder:
         return self.fit(encoder, knowledge.images, knowledge.seed, bn=self.bn)

@@ -26,8 +26,12 @@ class KNN(Evaluator):
     paper = "Wu et al. (CVPR 2018), as in BadEncoder's monitor"
     version = "2"
 
-    k: int = Field(200, ge=1, le=1_000_000_000, description="neighbours that vote; all images where there are fewer")
-    temperature: float = Field(0.5, gt=0, le=1e4, description="a vote weighs exp(cosine / temperature)")
+    k: int = Field(
+        200, ge=1, le=1_000_000_000, description="number of training images that vote; all of them if there are fewer"
+    )
+    temperature: float = Field(
+        0.5, gt=0, le=1e4, description="temperature of the votes; a vote weighs exp(cosine / temperature)"
+    )
 
     def evaluate(self, probe: Probe) -> Predictions:
         labels, classes = probe.labels, probe.classes

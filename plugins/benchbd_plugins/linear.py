@@ -29,13 +29,15 @@ class Linear(Evaluator):
     paper = "evaluation of BASSL (Saha et al., CVPR 2022)"
     version = "2"
 
-    epochs: int = Field(40, ge=1, le=1_000_000, description="passes over the training images")
-    batch: int = Field(256, ge=1, le=1_000_000, description="images per step; the last, smaller batch is kept")
+    epochs: int = Field(40, ge=1, le=1_000_000, description="number of passes over the training images")
+    batch: int = Field(
+        256, ge=1, le=1_000_000, description="number of images per step; the last, smaller batch is used too"
+    )
     lr: float = Field(0.01, gt=0, le=1e3, description="learning rate of SGD")
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD")
-    weight_decay: float = Field(1e-4, ge=0, le=1e3, description="weight decay")
+    weight_decay: float = Field(1e-4, ge=0, le=1e3, description="weight decay of SGD")
     milestones: tuple[Annotated[int, Field(ge=0, le=1_000_000)], ...] = Field(
-        (15, 30), max_length=100, description="epochs after which the rate is divided by 10"
+        (15, 30), max_length=100, description="epochs after which the learning rate is divided by 10"
     )
 
     def evaluate(self, probe: Probe) -> Predictions:

@@ -75,17 +75,26 @@ class Medic(ContrastiveMethod, Mitigation):
     version = "1"
 
     epochs: int = Field(
-        200, ge=0, le=1_000_000, description="passes over the images; the last, smaller batch is dropped"
+        200, ge=0, le=1_000_000, description="number of passes over the images; each drops its last, smaller batch"
     )
-    batch: int = Field(64, ge=2, le=1_000_000, description="images per step (each gives two views)")
-    lr: float = Field(0.01, gt=0, le=1e3, description="learning rate")
-    weight_decay: float = Field(1e-4, ge=0, le=1e3, description="weight decay")
-    schedule: Literal["constant", "cosine"] = Field("cosine", description="learning-rate schedule")
-    hook_weight: float = Field(10.0, ge=0, le=1e9, description="weight of the cloning loss; 0 is plain SimCLR")
-    imp_temp: float = Field(5.0, ge=0, le=1e6, description="factor of the activations in the softmax of importance")
+    batch: int = Field(64, ge=2, le=1_000_000, description="number of images per step; each gives two views")
+    lr: float = Field(0.01, gt=0, le=1e3, description="learning rate of the optimizer; after warm-up, if there is one")
+    weight_decay: float = Field(1e-4, ge=0, le=1e3, description="weight decay of the optimizer")
+    schedule: Literal["constant", "cosine"] = Field(
+        "cosine", description="learning-rate schedule: constant, or a cosine that falls to 0"
+    )
+    hook_weight: float = Field(
+        10.0, ge=0, le=1e9, description="weight of the cloning loss; 0: the contrastive loss alone"
+    )
+    imp_temp: float = Field(
+        5.0, ge=0, le=1e6, description="factor of the standardised activations in the softmax that gives importance"
+    )
     impact: Literal["rms_abs", "official", "none"] = Field(
         "rms_abs",
-        description="impact criterion: gradient magnitude in units of its rms, the released code's, or activation only",
+        description=(
+            "impact; rms_abs: gradient magnitude over its root mean square; official: the released "
+            "code's; none: activation only"
+        ),
     )
 
     def repair(self, encoder: Encoder, knowledge: DefenderKnowledge) -> Encoder:

@@ -54,27 +54,47 @@ class Mimic(ContrastiveMethod, Mitigation):
     paper = "Han et al., Mutual Information Guided Backdoor Mitigation for Pre-trained Encoders, IEEE TIFS 2025"
     version = "1"
 
-    batch: int = Field(128, ge=2, le=1_000_000, description="images per step")
+    batch: int = Field(128, ge=2, le=1_000_000, description="number of images per step; each gives two views")
     lambda1: float = Field(1.0, ge=0, le=1e9, description="weight of the contrastive loss")
-    lambda2: float = Field(1000.0, ge=0, le=1e9, description="weight of the attention loss")
-    weighting: Weighting = Field("fraction", description="how mutual information becomes layer weights")
-    alpha0: float | None = Field(None, ge=0, le=1e9, description="weight of every layer; default by weighting")
+    lambda2: float = Field(
+        1000.0, ge=0, le=1e9, description="weight of the attention loss, which multiplies the stages' weights"
+    )
+    weighting: Weighting = Field(
+        "fraction",
+        description="how mutual information gives the weights of stages: by share of the total, by z-score, or equal",
+    )
+    alpha0: float | None = Field(
+        None, ge=0, le=1e9, description="weight of every stage before information is added; null: set by weighting"
+    )
     alpha1: float | None = Field(
-        None, ge=0, le=1e9, description="weight that mutual information allots; default by weighting"
+        None, ge=0, le=1e9, description="factor of mutual information in a stage's weight; null: set by weighting"
     )
     mi_source: Literal["teacher", "student"] = Field(
-        "teacher", description="whose information is estimated; student (still random) is the released code's reading"
+        "teacher",
+        description="encoder whose information is estimated; student: the untrained one, as in the released code",
     )
-    mi_epochs: int = Field(200, ge=1, le=1_000_000, description="epochs of each statistics network")
-    mi_batch: int = Field(128, ge=2, le=1_000_000, description="pairs per step of a statistics network")
-    mi_lr: float = Field(1e-3, gt=0, le=1e3, description="learning rate of a statistics network")
-    mi_hidden: int = Field(512, ge=1, le=100_000, description="width of a statistics network")
+    mi_epochs: int = Field(
+        200, ge=1, le=1_000_000, description="number of epochs of each network that estimates information"
+    )
+    mi_batch: int = Field(128, ge=2, le=1_000_000, description="number of pairs per step of such a network")
+    mi_lr: float = Field(1e-3, gt=0, le=1e3, description="learning rate of such a network")
+    mi_hidden: int = Field(512, ge=1, le=100_000, description="width of the hidden layers of such a network")
     mi_pool: int | None = Field(
-        None, ge=1, le=10_000, description="average-pool maps to this size before estimation; none: whole"
+        None,
+        ge=1,
+        le=10_000,
+        description="side in pixels to which maps are average-pooled before estimation; null: no pooling",
     )
-    mi_eval: Literal["heldout", "train"] = Field("heldout", description="the pairs that the estimate is read on")
-    at_form: AttentionForm = Field("mse", description="attention distance: mean square (code) or norm (paper)")
-    clone_views: Literal["first", "both"] = Field("first", description="the views whose teacher outputs are copied")
+    mi_eval: Literal["heldout", "train"] = Field(
+        "heldout",
+        description="pairs on which information is measured; heldout: a fifth that is not trained on; train: all",
+    )
+    at_form: AttentionForm = Field(
+        "mse", description="distance of attention maps; mse: mean square (released code); l2: norm (paper)"
+    )
+    clone_views: Literal["first", "both"] = Field(
+        "first", description="views on which the student copies the teacher's features"
+    )
 
     def repair(self, encoder: Encoder, knowledge: DefenderKnowledge) -> Encoder:
         """A new encoder with a head of its own, whether or not ``encoder`` has one."""

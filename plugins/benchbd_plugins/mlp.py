@@ -40,16 +40,25 @@ class MLP(Evaluator):
     version = "1"
 
     epochs: int = Field(
-        1000, ge=1, le=1_000_000, description="passes over the training images; the last one is what counts"
+        1000,
+        ge=1,
+        le=1_000_000,
+        description="number of passes over the training images; the head after the last one is used",
     )
-    batch: int = Field(64, ge=1, le=1_000_000, description="images per step; the last, smaller batch is kept")
+    batch: int = Field(
+        64, ge=1, le=1_000_000, description="number of images per step; the last, smaller batch is used too"
+    )
     lr: float = Field(1e-4, gt=0, le=1e3, description="learning rate of Adam")
     hidden: tuple[Annotated[int, Field(ge=1, le=65_536)], ...] = Field(
-        (512, 256), min_length=1, max_length=16, description="widths of the hidden layers, each 65536 at most"
+        (512, 256), min_length=1, max_length=16, description="widths of the hidden layers, each at most 65536"
     )
-    dropout: float = Field(0.5, ge=0, lt=1, description="share of the first hidden layer that is dropped")
-    shuffle: bool = Field(True, description="a new order every epoch; false, as released: the order of the data set")
-    scale: float = Field(1.0, gt=0, le=1e4, description="length of the normalised features")
+    dropout: float = Field(
+        0.5, ge=0, lt=1, description="probability with which dropout sets a unit of the first hidden layer to 0"
+    )
+    shuffle: bool = Field(
+        True, description="whether every epoch has a new order; false: the data set's order, as in the released code"
+    )
+    scale: float = Field(1.0, gt=0, le=1e4, description="length to which features are normalised")
 
     def evaluate(self, probe: Probe) -> Predictions:
         return self.evaluate_together([probe])[0]

@@ -220,36 +220,76 @@ class Moth(Mitigation):
     version = "1"
 
     variant: Literal["classes", "similarity"] = Field(
-        "classes", description="pairs of k-means pseudo-classes, or one trigger that makes images alike"
+        "classes",
+        description=(
+            "classes: triggers between pairs of pseudo-classes; similarity: one trigger that gives all "
+            "images similar features"
+        ),
     )
     steps: int = Field(
-        300, ge=0, le=1_000_000_000, description="hardening steps; classes: after one of warm-up a pseudo-class"
+        300,
+        ge=0,
+        le=1_000_000_000,
+        description="number of training steps; variant=classes adds one warm-up step per pseudo-class before them",
     )
-    batch: int = Field(128, ge=8, le=1_000_000, description="images per hardening step; RECEIVE, for similarity: 32")
+    batch: int = Field(128, ge=8, le=1_000_000, description="number of images per training step; RECEIVE has 32")
     lr: float = Field(1e-3, gt=0, le=1e3, description="learning rate of SGD")
     bn: Literal["eval", "train"] | None = Field(
-        None, description="BatchNorm while hardening; default: eval for classes, train for similarity as RECEIVE"
+        None, description="BatchNorm in training; null: eval for variant=classes, train for similarity, as in RECEIVE"
     )
     loss: Literal["feature", "proto"] = Field(
-        "feature", description="classes: towards an image's own clean feature, or its pseudo-class by cross-entropy"
+        "feature",
+        description=(
+            "for variant=classes; feature: distance to the clean feature; proto: cross-entropy to the pseudo-class"
+        ),
     )
-    classes: int = Field(10, ge=3, le=100_000, description="pseudo-classes")
-    temperature: float = Field(0.1, ge=1e-4, le=1e4, description="of the pseudo-classifier; ours")
-    warmup_passes: int = Field(500, ge=1, le=1_000_000, description="classes: passes of the universal inversions")
-    warmup_images: int = Field(10, ge=1, le=1_000_000, description="classes: images per pseudo-class that these see")
-    period: int = Field(3, ge=1, le=1_000_000, description="classes: hardening steps per chosen pair")
+    classes: int = Field(
+        10, ge=3, le=100_000, description="number of pseudo-classes that k-means forms, for variant=classes"
+    )
+    temperature: float = Field(
+        0.1, ge=1e-4, le=1e4, description="temperature of the classifier of pseudo-classes; not in the paper"
+    )
+    warmup_passes: int = Field(
+        500,
+        ge=1,
+        le=1_000_000,
+        description="number of passes of the inversions of universal triggers, for variant=classes",
+    )
+    warmup_images: int = Field(
+        10,
+        ge=1,
+        le=1_000_000,
+        description="number of images per pseudo-class in the inversions of universal triggers, for variant=classes",
+    )
+    period: int = Field(
+        3, ge=1, le=1_000_000, description="number of training steps per chosen pair, for variant=classes"
+    )
     pair_passes: int = Field(
-        200, ge=1, le=1_000_000, description="classes: passes of a pair's first inversion, or after a failure"
+        200,
+        ge=1,
+        le=1_000_000,
+        description="number of passes of a pair's first inversion, and of one after a failure, for variant=classes",
     )
     refine_passes: int = Field(
-        50, ge=0, le=1_000_000, description="classes: passes of its later ones; 0: the first's triggers stay"
+        50,
+        ge=0,
+        le=1_000_000,
+        description="number of passes of a pair's later inversions, for variant=classes; 0: keep the first triggers",
     )
-    pair_images: int = Field(32, ge=1, le=1_000_000, description="classes: images per direction of a pair's inversion")
+    pair_images: int = Field(
+        32, ge=1, le=1_000_000, description="number of images per direction of a pair's inversion, for variant=classes"
+    )
     similarity_passes: int = Field(
-        300, ge=1, le=1_000_000, description="similarity: passes of the inversion before each step"
+        300,
+        ge=1,
+        le=1_000_000,
+        description="number of passes of the inversion before each step, for variant=similarity",
     )
     similarity_images: int = Field(
-        96, ge=2, le=1_000_000, description="similarity: images that it sees, all RECEIVE uses of its 100"
+        96,
+        ge=2,
+        le=1_000_000,
+        description="number of images in that inversion, for variant=similarity; RECEIVE uses 96 of its 100",
     )
 
     def repair(self, encoder: Encoder, knowledge: DefenderKnowledge) -> Encoder:

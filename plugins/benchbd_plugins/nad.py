@@ -40,22 +40,24 @@ class NAD(ContrastiveMethod, Mitigation):
     version = "1"
 
     epochs: int = Field(
-        500, ge=0, le=1_000_000, description="passes over the images; the last, smaller batch is dropped"
+        500, ge=0, le=1_000_000, description="number of passes over the images; each drops its last, smaller batch"
     )
     steps: int | None = Field(
-        None, ge=0, le=1_000_000_000, description="optimiser steps of the student; overrides epochs"
+        None, ge=0, le=1_000_000_000, description="total number of optimiser steps of the student; overrides epochs"
     )
-    batch: int = Field(128, ge=2, le=1_000_000, description="images per step, of teacher and student")
+    batch: int = Field(128, ge=2, le=1_000_000, description="number of images per step, for teacher and student")
     beta: float | tuple[float, ...] = Field(
-        1000.0, description="weight of the attention distance, >= 0: for every stage, or one number a stage"
+        1000.0, description="weight of the attention distance, >= 0; one number for all stages, or one per stage"
     )
-    at_form: AttentionForm = Field("mse", description="attention distance: mean square (code) or norm (paper)")
-    teacher_epochs: int = Field(500, ge=0, le=1_000_000, description="passes of the teacher over the images")
+    at_form: AttentionForm = Field(
+        "mse", description="distance of attention maps; mse: mean square (released code); l2: norm (paper)"
+    )
+    teacher_epochs: int = Field(500, ge=0, le=1_000_000, description="number of passes of the teacher over the images")
     teacher_steps: int | None = Field(
         None,
         ge=0,
         le=1_000_000_000,
-        description="optimiser steps of the teacher; default steps, where given; overrides teacher_epochs",
+        description="total number of optimiser steps of the teacher; overrides teacher_epochs; null: steps, if given",
     )
 
     @field_validator("beta")

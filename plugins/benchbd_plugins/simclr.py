@@ -18,7 +18,9 @@ class SimCLR(ContrastiveMethod, Pretraining):
     paper = "Chen et al., A Simple Framework for Contrastive Learning of Visual Representations, ICML 2020"
     version = "1"
 
-    arch: Architecture = Field("resnet18", description="architecture, one of `benchbd list architecture`")
+    arch: Architecture = Field(
+        "resnet18", description="architecture of the encoder; `benchbd list architecture` prints all"
+    )
 
     @property
     def architecture(self) -> str:

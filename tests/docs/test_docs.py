@@ -32,6 +32,12 @@ def test_pages_are_current(registry: Registry) -> None:
         assert (ROOT / "docs" / name).read_text() == page, f"docs/{name}: run make docs"
 
 
+def test_every_option_and_field_is_described(registry: Registry) -> None:
+    rows = [line for page in pages(registry).values() for line in page.splitlines() if line.startswith("| `")]
+    assert len(rows) > 200
+    assert [row for row in rows if not row.removesuffix("|").rpartition(" | ")[2].strip()] == []
+
+
 @pytest.mark.parametrize("name", benchbd.__all__)
 def test_every_public_name_has_an_entry(name: str) -> None:
     text = "\n".join(path.read_text() for path in (ROOT / "docs").glob("*.md"))
