@@ -52,7 +52,8 @@ class Predictions:
     """Predicted classes, int64 (N,) of 0..C - 1, of the test images without and with the trigger, on any device.
 
     certified: bool (N,), for images without the trigger: whether it is certain that no patch of the size that the
-        evaluator declares, at any position, changes the prediction. None if the evaluator certifies nothing.
+        evaluator declares, at any position, changes the prediction. None if the evaluator certifies nothing. The
+        evaluator declares the size as one of its options: identity, key and record contain all of them.
     """
 
     clean: Tensor

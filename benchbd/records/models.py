@@ -53,8 +53,8 @@ class Counts(_Part):
     )
     certified: int | None = Field(
         None,
-        description="of correct: images whose prediction is certified against any patch of the evaluator's size; "
-        "null if the evaluator certifies nothing",
+        description="of correct: images whose prediction is certified against any patch of the size that the "
+        "evaluator has as an option; null if the evaluator certifies nothing",
     )
 
 

@@ -137,7 +137,8 @@ _LEGEND = (
 
 _CERTIFIED = (
     "Certified: percent of test images without the trigger that are classified correctly, with a certificate that no "
-    "patch of the size that the evaluator declares changes that."
+    "patch of the size that the evaluator declares changes that; the size is one of its options, which every record "
+    "has under identity.evaluate."
 )
 
 

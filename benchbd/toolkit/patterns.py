@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchbd.base.errors import UsageError, brief
+from benchbd.base.content import nests_within
+from benchbd.base.errors import UsageError, brief, first_line
 from benchbd.base.trigger_file import read_trigger
 from benchbd.contract.specs import TriggerSpec
 from benchbd.contract.trigger import Trigger
@@ -43,8 +47,7 @@ def make_trigger(spec: TriggerSpec, image_size: int, function: TriggerFunction |
     if spec.file is not None:
         said, tensors = read_trigger(spec.file, image_size)
         if said["kind"] == "function" and isinstance(named := said.get("function"), dict):
-            write = f'kind = "function", function = "{brief(str(named.get("name")))}"'
-            raise UsageError(f"the trigger's file holds one of kind function: write {write}, and no file")
+            raise UsageError(f"the trigger's file holds one of kind function: write {_as_board(named)}")
         trigger = _of_kind(spec, Trigger.from_parts(said, tensors))
     elif spec.pattern == "white" and spec.kind == "patch":
         trigger = Trigger.square(spec.size, image_size, center=spec.position == "center")
@@ -55,6 +58,27 @@ def make_trigger(spec: TriggerSpec, image_size: int, function: TriggerFunction |
             f"the trigger is for {trigger.size}x{trigger.size} images, these are {image_size}x{image_size}"
         )
     return replace(trigger, wander=spec.wander)
+
+
+def _as_board(function: Mapping[str, Any]) -> str:
+    """The lines of a board for the function in a trigger's file, as one."""
+    name, options = brief(str(function.get("name"))), function.get("options")
+    write = f'kind = "function", function = {_toml(name)}, and no file'
+    if not isinstance(options, dict) or not options or not nests_within(options, 8):  # anyone may have written the file
+        return write
+    return f"{write}; above the first table, for its options: options.{_key(name)} = {first_line(_toml(options))}"
+
+
+def _toml(value: Any) -> str:
+    """JSON as TOML in one line. TOML has no null: such an option is left out."""
+    if isinstance(value, dict):
+        fields = [f"{_key(name)} = {_toml(inner)}" for name, inner in value.items() if inner is not None]
+        return f"{{{', '.join(fields)}}}"
+    return f"[{', '.join(map(_toml, value))}]" if isinstance(value, list) else json.dumps(value, ensure_ascii=False)
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name, ensure_ascii=False)
 
 
 def _of_kind(spec: TriggerSpec, trigger: Trigger) -> Trigger:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -509,6 +511,44 @@ def test_a_file_is_of_the_kind_that_the_board_says(tmp_path: Path) -> None:
     for kind in ("patch", "blend", "add"):
         with pytest.raises(UsageError, match='of kind function: write kind = "function", function = "shift", and no'):
             make_trigger(spec(kind=kind, file=str(tmp_path / "shift.npz")), 32)
+
+
+class Tuned(Shift):
+    """Has an option of every type."""
+
+    name = "tuned"
+    rate: float = Field(0.5, description="a number")
+    mode: str = Field("a", description="a text")
+    on: bool = Field(False, description="a truth value")
+    none: int | None = Field(None, description="nothing")
+    table: dict[str, tuple[int, ...]] = Field({}, description="numbers by name")
+
+
+def test_a_board_takes_the_line_that_replaces_a_file_of_kind_function(tmp_path: Path) -> None:
+    tuned = Tuned(by=3, rate=1e-7, mode="\n\"é'=", on=True, table={"a b": (1, 2), "c": ()})
+    Trigger.by(tuned).save(tmp_path / "tuned.npz")
+    tiny = Tiny(tmp_path, load_registry(extra={"tuned": offering(benchbd_triggers=[Tuned])}))
+    with pytest.raises(UsageError) as caught:
+        tiny.plan(options=[f"trigger.file={tmp_path / 'tuned.npz'}"])
+    found = re.fullmatch(
+        r"the trigger's file .*: write (.*), and no file; above the first table, .*: (.*)", str(caught.value)
+    )
+    assert found is not None
+    tiny.board.write_text(f"trigger = {{{found[1]}}}\n{found[2]}\n{TINY}")
+    (stage,) = [stage for stage in tiny.plan(attacks=["none"], defenses=["none"]).stages if stage.kind == "evaluate"]
+    assert stage.params["trigger"] == Trigger.by(tuned).digest
+
+
+@pytest.mark.parametrize("options", [None, "by", {}, {"by": [[[[[[[[[[2]]]]]]]]]]}])
+def test_a_foreign_file_of_kind_function_is_one_line(tmp_path: Path, options: Any) -> None:
+    Trigger.by(Shift()).save(path := tmp_path / "shift.npz")
+    with np.load(path) as file:
+        arrays = dict(file)
+    said = json.loads(str(arrays["parts"]))
+    said["function"]["options"] = options
+    np.savez(path, **arrays | {"parts": np.array(json.dumps(said))})
+    with pytest.raises(UsageError, match=r'write kind = "function", function = "shift", and no file$'):
+        make_trigger(spec(file=str(path)), 32)
 
 
 def test_how_a_departure_describes_a_trigger() -> None:
