@@ -202,7 +202,7 @@ def _promised(who: str) -> Iterator[None]:
         yield
     except PluginError as error:  # its text names the method
         raise ContractError(str(error)) from error
-    except DataAbsentError:  # not the method's fault: the files are not in the given folder
+    except DataAbsentError:  # the method may be sound: the files are not in the given folder
         raise
     except (Diverged, DataError) as error:
         raise ContractError(f"{who}: {error}") from error

@@ -15,7 +15,7 @@ from benchbd.base.mapped import LARGE
 
 _PROCESS = Path("/proc/self")
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # constants of glibc's malloc.h
 
 
 @contextmanager
@@ -71,5 +71,5 @@ def _glibc() -> ctypes.CDLL | None:
         return None
     if "MALLOC_MMAP_THRESHOLD_" not in os.environ:
         libc.mallopt(_M_MMAP_THRESHOLD, LARGE)
-        libc.mallopt(_M_TRIM_THRESHOLD, 2 * LARGE)  # what glibc itself sets with that limit
+        libc.mallopt(_M_TRIM_THRESHOLD, 2 * LARGE)  # glibc itself sets twice the other limit
     return libc

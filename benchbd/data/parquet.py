@@ -95,8 +95,8 @@ def _check_shards(files: Sequence[Path], split: str) -> None:
     odd = [
         (whole[stem], file) for file in files if not parts and (stem := file.stem.lower().rpartition("-")[0]) in whole
     ]
-    if stranger := next((file for file in files if parts and totals.get(file) != max(totals.values())), None):
-        odd.append((next(file for file in parts if totals[file] == max(totals.values())), stranger))
+    if other := next((file for file in files if parts and totals.get(file) != max(totals.values())), None):
+        odd.append((next(file for file in parts if totals[file] == max(totals.values())), other))
     for one, other in odd:
         raise DataError(f"{where}: {one.name} and {other.name} are not of one set of {split} shards: keep one")
     numbers = {file.name: int(match[1]) for file, match in parts.items()} or _numbers(files)

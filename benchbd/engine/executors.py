@@ -14,7 +14,7 @@ from benchbd.registry import Registry
 
 
 class Inline(Executor):
-    """One stage at a time, in this process; the work is done when ``submit`` returns.
+    """Computes one stage at a time, in this process; the work is done when ``submit`` returns.
 
     roundtrip: whether handovers and products are converted to bytes and back, as between processes. Otherwise they
     are copied, so a method shares no storage with others in either case.

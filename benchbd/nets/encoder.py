@@ -352,21 +352,21 @@ class ResNet(Encoder):
 
 
 class ResNet18(ResNet):
-    """The papers' ResNet-18: a 3x3 stem of stride 1 without max-pool, 512-d."""
+    """The papers' ResNet-18: a 3x3 stem of stride 1 without max-pool; 512 features."""
 
     arch = "resnet18"
     width, blocks = 64, (2, 2, 2, 2)
 
 
 class W32(ResNet):
-    """A small ResNet for two cores: 4x4 stem of stride 2, three stages of one block, 128-d."""
+    """A small ResNet for two cores: 4x4 stem of stride 2, three stages of one block; 128 features."""
 
     arch = "w32"
     width, blocks, stem_kernel, stem_stride = 32, (1, 1, 1), 4, 2
 
 
 class W16(ResNet):
-    """Half of w32, 64-d."""
+    """The ResNet w32 with half the channels; 64 features."""
 
     arch = "w16"
     width, blocks, stem_kernel, stem_stride = 16, (1, 1, 1), 4, 2

@@ -37,7 +37,7 @@ def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
     names = [value.name if isinstance(value, Sweep) else value for value in values]
     for name in names:
         if names.count(name) > 1:
-            raise ValueError(f"{name} stands there {names.count(name)} times; once is right")
+            raise ValueError(f"{name} is listed {names.count(name)} times; list it once")
     return values
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _OPTION = re.compile(r"((?P<axis>[a-z]+):)?(?P<method>[a-z0-9_-]+)\.(?P<field>[A-Za-z_]\w*)")
 
-_DIGEST = re.compile(r'"[0-9a-f]{64}"')  # of a file, which a point names by its path
+_DIGEST = re.compile(r'"[0-9a-f]{64}"')  # the digest of a file; a point has its path instead
 
 _COUNTED = {
     "clean.images": ("", "params", "clean", "count"),

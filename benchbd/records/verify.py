@@ -28,7 +28,7 @@ _TOLERANCE = 1e-3  # percentage points: a record rounds to 1e-4
 
 _NAME = re.compile(r"[^\s./\\:][^/\\:\x00-\x1f]*")  # names become file names; data sets may have a folder's name
 
-_INDEX = re.compile(r"0|[1-9]\d{0,8}", re.ASCII)  # of a class
+_INDEX = re.compile(r"0|[1-9]\d{0,8}", re.ASCII)  # the index of a class
 
 _ORIGIN = re.compile(r"[a-z]+\d*(\.(dataset|trigger|architecture|executor):[a-z0-9][a-z0-9_-]*)?")
 

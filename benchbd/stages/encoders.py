@@ -21,7 +21,7 @@ from benchbd.stages.inputs import Inputs, draw_rows, unlabeled
 
 SAMPLE, COMPARED = 256, 32  # images on which a new encoder is checked, and on which it is compared with its twin
 ALIKE = 1e-2  # maximum difference of the features of an encoder and its rebuilt twin, relative to their norm
-SHORTEST = 1e-6  # of features: lengths of trained encoders are about 1 to 100
+SHORTEST = 1e-6  # smallest length of features; those of trained encoders have about 1 to 100
 
 
 def product_of(encoder: object, arch: str, pixels: Tensor, who: str) -> Product:

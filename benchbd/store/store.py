@@ -46,7 +46,7 @@ from benchbd.store.artifact import Artifact
 
 MANIFEST = "manifest.json"
 
-SCHEMA = 1  # of manifests; one without the field is of schema 1
+SCHEMA = 1  # version of the form of manifests; one without the field has 1
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # errors of file systems without locks
 

@@ -25,9 +25,9 @@ from benchbd.base.errors import UsageError
 from benchbd.contract.context import stream
 from benchbd.toolkit.contrastive import batch_indices
 
-BOUND = 10.0  # of |T|; our choice, a bound of 20 nats is far above ln N
+BOUND = 10.0  # largest |T|; our choice: the bound of 20 nats that follows is far above ln N
 
-EMA_RATE = 0.01  # of the moving average of E[exp T], as in public MINE code
+EMA_RATE = 0.01  # weight of a new value in the moving average of E[exp T], as in public MINE code
 
 READINGS = 10  # number of last epochs that the estimate averages (MIMIC's code)
 

@@ -58,7 +58,7 @@ LOWERING = 0.05  # between two thresholds; the grid of the released code
 
 
 class ANP(Mitigation):
-    """Learn masks of BatchNorm channels under adversarial noise, then prune the channels with small masks."""
+    """Learns masks of BatchNorm channels under adversarial noise, then prunes the channels with small masks."""
 
     name = "anp"
     paper = "Wu, Wang, Adversarial Neuron Pruning Purifies Backdoored Deep Models, NeurIPS 2021; the loss is ours"

@@ -107,7 +107,7 @@ def badencoder_loss(
 
 
 class BadEncoder(Attack):
-    """Model poisoning of a pre-trained encoder; the last step is kept."""
+    """Tunes a clean encoder so that triggered images have the features of references; the last step is kept."""
 
     name = "badencoder"
     paper = "Jia, Liu, Gong, BadEncoder: Backdoor Attacks to Pre-trained Encoders in SSL, IEEE S&P 2022"
@@ -201,7 +201,7 @@ class BadEncoder(Attack):
             progress.loss(loss)
 
         optimizer.zero_grad(set_to_none=True)
-        encoder.requires_grad_(True)  # a defense expects the usual flags
+        encoder.requires_grad_(True)  # as defenses expect
         return Backdoor(encoder, tuple(target.trigger for target in knowledge.targets))
 
 

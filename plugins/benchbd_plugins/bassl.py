@@ -56,7 +56,7 @@ POISONED = (0.25, 0.75)  # range of random positions in a poisoned image, as in 
 
 
 class Bassl(Attack):
-    """Data poisoning: stamped images of the target class are added to the pool, and pre-training runs again on it."""
+    """Adds stamped images of the target class to the pool (data poisoning), and pre-trains again on it."""
 
     name = "bassl"
     paper = "Saha et al., Backdoor Attacks on Self-Supervised Learning, CVPR 2022"
@@ -97,7 +97,7 @@ class Bassl(Attack):
         The normalisation stays that of the clean pool, so that it does not reveal the stamps.
         """
         clean, seed = knowledge.pool, knowledge.seed
-        chosen, positions = stream(seed, "poison"), stream(seed, "positions")  # on the CPU: the same on every machine
+        chosen, positions = stream(seed, "poison"), stream(seed, "positions")  # on the CPU: equal on all machines
         migrated = []
         for target in knowledge.targets:
             images = target.images.subset(torch.randperm(len(target.images), generator=chosen)[: self.count(target)])
@@ -131,7 +131,7 @@ class Bassl(Attack):
 
 
 class BasslControl(Bassl):
-    """BASSL without the trigger: the same images migrated, none stamped, everything else equal.
+    """BASSL without the trigger: it adds the same images without a stamp; everything else is equal.
 
     It measures the part of the attack's rate that migrating images of the target class causes without a trigger.
     """

@@ -20,7 +20,7 @@ OPEN_CLIP = ("open_clip", "benchbd[clip]")
 
 
 class ClipRN50(Encoder):
-    """CLIP's RN50: a stem of three convolutions, anti-aliased strides, attention pooling, 1024-d, 224 pixels."""
+    """CLIP's RN50: a stem of three convolutions, anti-aliased strides, attention pooling; 1024 features; 224 pixels."""
 
     arch = "clip-rn50"
     stages = ("layer1", "layer2", "layer3", "layer4")
@@ -71,7 +71,7 @@ def convolved(place: str, net: Any, numbers: tuple[int, ...], y: Tensor, take: T
 
 
 class ClipViTB32(Encoder):
-    """CLIP's ViT-B/32: 12 blocks of width 768 on patches of 32 pixels, 512-d, 224 pixels."""
+    """CLIP's ViT-B/32: 12 blocks of width 768 on patches of 32 pixels; 512 features; 224 pixels."""
 
     arch = "clip-vit-b-32"
     stages = ("layer1", "layer2", "layer3", "layer4")

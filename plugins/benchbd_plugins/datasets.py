@@ -54,7 +54,7 @@ class Cifar10(Dataset):
 
 
 class Stl10(Dataset):
-    """STL-10: 5,000 and 8,000 labelled photographs and 100,000 unlabelled ones, originally 96x96."""
+    """STL-10: 5,000 training, 8,000 test and 100,000 unlabelled photographs, originally of 96x96 pixels."""
 
     name = "stl10"
     paper = "Coates et al., An Analysis of Single-Layer Networks in Unsupervised Feature Learning, AISTATS 2011"
@@ -87,7 +87,7 @@ class Stl10(Dataset):
 
 
 class Svhn(Dataset):
-    """SVHN, cropped digits: 73,257 and 26,032 house numbers from street views, without the extra set."""
+    """SVHN, cropped digits: 73,257 training and 26,032 test pictures of house numbers; the extra set is not used."""
 
     name = "svhn"
     paper = "Netzer et al., Reading Digits in Natural Images with Unsupervised Feature Learning, 2011"
@@ -119,7 +119,7 @@ class Svhn(Dataset):
 
 
 class Gtsrb(Dataset):
-    """GTSRB: the official 39,209 and 12,630 pictures of 43 German traffic signs, whole frames, resized.
+    """GTSRB: the official 39,209 training and 12,630 test pictures of 43 German traffic signs, not cropped.
 
     torchvision's GTSRB reads another training archive, with 26,640 pictures, which is not accepted.
     """
@@ -230,7 +230,7 @@ def _unpickle(path: Path) -> dict[str, Any]:
         data, labels = batch["data"], np.array(batch["labels"], np.int64)
         if data.dtype != np.uint8 or data.shape != (len(labels), 3072):
             raise ValueError(f"data is {data.dtype} {data.shape} for {len(labels)} labels")
-    except (OSError, MemoryError):  # not the file's fault
+    except (OSError, MemoryError):  # the file may be sound
         raise
     except Exception as error:  # a damaged pickle raises errors of almost any type
         raise DataError(f"{path}: not a batch of CIFAR-10 ({error})") from error

@@ -322,7 +322,7 @@ class Decree(TriggerSearch, Mitigation):
             with torch.no_grad():
                 anchors = original(views)
             stamped = found.patches.stamp(pixels.float() / 255, found.number)
-            of_views, of_stamped = encoder(torch.cat([views, stamped])).chunk(2)  # one batch, as BatchNorm is frozen
+            of_views, of_stamped = encoder(torch.cat([views, stamped])).chunk(2)  # BatchNorm is frozen: one batch
             kept = 1 - F.cosine_similarity(of_views, anchors).mean()
             near = F.cosine_similarity(of_stamped, clean[rows]).mean()
             loss = kept + self.beta * (1 - near if self.objective == "align" else near)

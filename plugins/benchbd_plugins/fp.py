@@ -41,7 +41,7 @@ Site = Literal["output", "conv2"]
 
 
 class FP(ContrastiveMethod, Mitigation):
-    """Prune the last stage's least active channels, then fine-tune as FT does; the last epoch is kept."""
+    """Prunes the least active channels of the last stage, then fine-tunes as FT does; the last epoch is kept."""
 
     name = "fp"
     paper = "Liu, Dolan-Gavitt, Garg, Fine-Pruning, RAID 2018; for encoders a baseline of MIMIC, settings are ours"

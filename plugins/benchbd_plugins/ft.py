@@ -16,7 +16,7 @@ from benchbd import ContrastiveMethod, DefenderKnowledge, Encoder, Mitigation, h
 
 
 class FT(ContrastiveMethod, Mitigation):
-    """Contrastive fine-tuning of the whole encoder and its head on the clean images; the last epoch is kept."""
+    """Fine-tunes encoder and head on the clean images with the contrastive loss; the last epoch is kept."""
 
     name = "ft"
     paper = "baseline of MIMIC (Han et al., IEEE TIFS 2025), Section V-A; settings are our adaptation"

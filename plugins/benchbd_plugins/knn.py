@@ -20,7 +20,7 @@ CHUNK = 1024  # queries at a time: their similarities to 50,000 images are 200 M
 
 
 class KNN(Evaluator):
-    """The k nearest training images vote, weighted by their similarity."""
+    """Classifies by a vote of the k nearest training images, weighted by their similarity."""
 
     name = "knn"
     paper = "Wu et al. (CVPR 2018), as in BadEncoder's monitor"

@@ -23,7 +23,7 @@ EPS = 1e-5  # added to the variance: a dimension that is always 0 stays finite
 
 
 class Linear(Evaluator):
-    """A linear classifier on standardised features of the frozen encoder."""
+    """Trains a linear classifier on standardised features of the frozen encoder."""
 
     name = "linear"
     paper = "evaluation of BASSL (Saha et al., CVPR 2022)"

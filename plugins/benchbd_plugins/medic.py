@@ -68,7 +68,7 @@ class Channels:
 
 
 class Medic(ContrastiveMethod, Mitigation):
-    """Importance-driven cloning into a fresh encoder and head; the last epoch is kept."""
+    """Trains a new encoder and head to copy the activations that clean images need; the last epoch is kept."""
 
     name = "medic"
     paper = "Xu et al., MEDIC: Remove Model Backdoors via Importance Driven Cloning, CVPR 2023; without labels, ours"
@@ -164,7 +164,7 @@ class Medic(ContrastiveMethod, Mitigation):
         else:
             with torch.no_grad():
                 keys = teacher(views[1])
-            hooked = hooked_tensors(teacher, views[0].detach().requires_grad_(True))  # no weight of it has a gradient
+            hooked = hooked_tensors(teacher, views[0].detach().requires_grad_(True))  # its weights have no gradient
             loss = instance_discrimination(hooked["feature"], keys, self.temperature)
             total = loss.sum() if self.impact == "rms_abs" else loss.mean()
             gradients = torch.autograd.grad(total, [hooked[place] for place in statistics])

@@ -40,15 +40,15 @@ from benchbd import (
 Weighting = Literal["fraction", "zscore", "uniform"]
 
 ALPHAS: dict[Weighting, tuple[float, float]] = {
-    "fraction": (1.0, 10.0),  # the code: base 1000 and 10000 to share, in units of lambda2 = 1000
-    "zscore": (3.5, 1.443),  # ours: same mean weight for four stages, smallest possible weight 1
-    "uniform": (1.0, 10.0),  # the total of the fraction rule, spread evenly
+    "fraction": (1.0, 10.0),  # the released code: a base of 1000 and 10000 to share, in units of lambda2 = 1000
+    "zscore": (3.5, 1.443),  # ours: the same mean weight for four stages; the smallest possible weight is 1
+    "uniform": (1.0, 10.0),  # the total of the fraction rule, in equal shares
 }
 RESOLUTION = 0.01  # nats; ours: smaller differences between stages are noise of the estimator
 
 
 class Mimic(ContrastiveMethod, Mitigation):
-    """Knowledge distillation into a fresh encoder and head; the last epoch is kept."""
+    """Distils the encoder into a new encoder and head on the clean images; the last epoch is kept."""
 
     name = "mimic"
     paper = "Han et al., Mutual Information Guided Backdoor Mitigation for Pre-trained Encoders, IEEE TIFS 2025"

@@ -26,14 +26,14 @@ from torch import Generator, Tensor
 
 from benchbd import Diverged, Encoder, Evaluator, Head, Predictions, Probe, Steps, hookimpl, one_thread, stream
 
-TOGETHER = 8  # heads per batch
-LANES = 16  # floats in the widest SIMD register
+TOGETHER = 8  # number of heads that are trained as one batch
+LANES = 16  # number of floats in the widest SIMD register
 
 Layers = list[tuple[Tensor, Tensor]]
 
 
 class MLP(Evaluator):
-    """A head with two hidden layers on L2-normalised features of the frozen encoder, as in the papers' tables."""
+    """Trains a head with two hidden layers on L2-normalised features of the frozen encoder, as in the papers."""
 
     name = "mlp"
     paper = "evaluation of BadEncoder (Jia et al., IEEE S&P 2022) and MIMIC (Han et al., IEEE TIFS 2025)"

@@ -70,11 +70,11 @@ from benchbd import (
 )
 
 MOMENTUM = 0.9
-WARM_SHARE = 0.5  # of a warm-up batch's images outside the target class, stamped
+WARM_SHARE = 0.5  # share of a warm-up batch's images outside the target class that is stamped
 RANDOM_PAIRS = 0.3
 LARGEST = 0.25  # share of the image: a trigger of this size or more is not stamped
-MEMBERS = 20  # minimum of a pseudo-class, if there are enough images
-CHUNK = 32  # maximum of images per update of an inversion; a pair uses its pair_images at once
+MEMBERS = 20  # smallest number of images in a pseudo-class, if there are enough
+CHUNK = 32  # largest number of images per update of an inversion; a pair uses its pair_images at once
 INVERSION_LR, UNIVERSAL_LEVEL, PAIR_LEVEL = 0.1, 0.99, 0.9
 FIRST_LAMBDA, REFINE_LAMBDA = 1e-3, 1e-2
 SIMILAR_LRS, SIMILAR_LEVEL = (0.5, 0.01), 0.9  # the rates of the first inversion and of the later ones
@@ -200,15 +200,15 @@ class Batch:
     pattern: Tensor
 
     @classmethod
-    def dressed(cls, rows: Tensor, worn: Tensor, triggers: Inverted, log: Log, largest: float) -> Batch:
-        """worn: int64 (B,), the number of each image's trigger or -1. Triggers of ``largest`` or more are skipped."""
+    def stamped(cls, rows: Tensor, numbers: Tensor, triggers: Inverted, log: Log, largest: float) -> Batch:
+        """numbers: int64 (B,), of each image's trigger, or -1. Triggers of ``largest`` or more are skipped."""
         usable = triggers.valid & (triggers.size < largest)
         mask = torch.where(usable[:, None, None, None], triggers.mask, 0.0)
-        numbers = [number for number in worn.unique().tolist() if number >= 0]
-        stamped = int(usable[numbers].sum())
+        used = [number for number in numbers.unique().tolist() if number >= 0]
+        stamped = int(usable[used].sum())
         log.stamped += stamped
-        log.skipped += len(numbers) - stamped
-        which = torch.where(worn < 0, len(mask), worn).to(mask.device)  # the last one is for images without a trigger
+        log.skipped += len(used) - stamped
+        which = torch.where(numbers < 0, len(mask), numbers).to(mask.device)  # the last: images without a trigger
         return cls(rows, F.pad(mask, (0,) * 7 + (1,))[which], F.pad(triggers.pattern, (0,) * 7 + (1,))[which])
 
 
@@ -372,12 +372,12 @@ class Moth(Mitigation):
             rows = draw(everyone, batch, order)
             outside = classes.labels[rows] != target
             chosen = outside & (outside.cumsum(0) <= WARM_SHARE * outside.sum())
-            yield Batch.dressed(rows, torch.where(chosen, target, -1), universal, log, largest)
+            yield Batch.stamped(rows, torch.where(chosen, target, -1), universal, log, largest)
 
         pairs = Pairs.after_warm_up(universal, promise)
         part, stamped = max(1, batch // 4), max(1, batch // 8)
-        worn = torch.full((batch,), -1)
-        worn[:stamped], worn[part : part + stamped] = 0, 1
+        numbers = torch.full((batch,), -1)
+        numbers[:stamped], numbers[part : part + stamped] = 0, 1
         for begin in range(0, self.steps, self.period):
             source, target = pairs.choose(begin, choice)
             log.chosen.append((source, target))
@@ -386,7 +386,7 @@ class Moth(Mitigation):
             for triggers in self.pair_triggers(encoder, classes, pairs, (source, target), period, images, seed, log):
                 ends = [classes.draw(label, part, order) for label in (source, target)]
                 rows = torch.cat([*ends, draw(rest, batch - 2 * part, order)])
-                yield Batch.dressed(rows, worn, triggers, log, largest)
+                yield Batch.stamped(rows, numbers, triggers, log, largest)
 
     def warm_up(
         self, original: Encoder, classes: PseudoClasses, images: ImageSet, seed: int, log: Log
@@ -503,7 +503,7 @@ class Moth(Mitigation):
             if not step:
                 keep("inverted.mask", trigger.mask)
                 keep("inverted.pattern", trigger.pattern)
-            yield Batch.dressed(rows, torch.zeros_like(rows), trigger, log, math.inf)
+            yield Batch.stamped(rows, torch.zeros_like(rows), trigger, log, math.inf)
 
     def report(self, log: Log, classes: PseudoClasses | None) -> None:
         """Note the run's history, and in ``remarks`` what a reader of the table must know."""
@@ -576,7 +576,7 @@ def shuffled(pixels: Tensor, rows: Tensor, generator: torch.Generator) -> Iterat
     updates, chunk = chunks(rows.shape[-1])
     rows = rows.to(pixels.device)
     while True:
-        order = torch.randperm(rows.shape[-1], generator=generator).to(pixels.device)  # a pass at once: a GPU waits
+        order = torch.randperm(rows.shape[-1], generator=generator).to(pixels.device)  # one slow copy per pass
         for part in order.split(chunk)[:updates]:
             yield pixels[rows[..., part]].float() / 255
 

@@ -33,7 +33,7 @@ from benchbd import (
 
 
 class NAD(ContrastiveMethod, Mitigation):
-    """Attention distillation from a fine-tuned copy; the last epoch is kept, of teacher and student."""
+    """Trains the encoder to have the attention maps of a fine-tuned copy; the last epoch of both is kept."""
 
     name = "nad"
     paper = "Li et al., Neural Attention Distillation, ICLR 2021; for encoders a baseline of MIMIC, settings are ours"

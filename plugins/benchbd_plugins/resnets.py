@@ -10,28 +10,28 @@ from benchbd import Encoder, ResNet, hookimpl
 
 
 class ResNet34(ResNet):
-    """ResNet-34 with a 3x3 stem of stride 1 without max-pool, 512-d."""
+    """ResNet-34 with a 3x3 stem of stride 1 without max-pool; 512 features."""
 
     arch = "resnet34"
     width, blocks = 64, (3, 4, 6, 3)
 
 
 class ResNet50(ResNet):
-    """ResNet-50 with a 3x3 stem of stride 1 without max-pool, 2048-d."""
+    """ResNet-50 with a 3x3 stem of stride 1 without max-pool; 2048 features."""
 
     arch = "resnet50"
     width, blocks, bottleneck = 64, (3, 4, 6, 3), True
 
 
 class ResNet34ImageNet(ResNet34):
-    """ResNet-34 with ImageNet's stem, 512-d."""
+    """ResNet-34 with ImageNet's stem; 512 features."""
 
     arch = "resnet34-imagenet"
     stem_kernel, stem_stride, stem_pool = 7, 2, True
 
 
 class ResNet50ImageNet(ResNet50):
-    """ResNet-50 with ImageNet's stem, 2048-d."""
+    """ResNet-50 with ImageNet's stem; 2048 features."""
 
     arch = "resnet50-imagenet"
     stem_kernel, stem_stride, stem_pool = 7, 2, True

@@ -9,7 +9,7 @@ from benchbd import ContrastiveMethod, DefenderKnowledge, Encoder, Mitigation, R
 
 
 class Scratch(ContrastiveMethod, Mitigation):
-    """Contrastive training of a fresh encoder of the same architecture on the clean images alone.
+    """Trains a new encoder of the same architecture on the clean images alone, with the contrastive loss.
 
     It uses only the encoder's architecture (the normalisation is that of the clean images), so one run
     serves every attack.

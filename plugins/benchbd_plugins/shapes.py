@@ -23,7 +23,7 @@ SEEDS = {"train": 20250, "test": 20251}
 
 
 class Shapes(Dataset):
-    """Drawn shapes and textures: 8,000 and 2,000 pictures, balanced, the same on every machine."""
+    """Drawn shapes and textures: 8,000 training and 2,000 test pictures, balanced, the same on every machine."""
 
     name = "shapes"
     paper = "control; generated"

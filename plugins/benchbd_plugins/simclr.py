@@ -12,7 +12,7 @@ from benchbd import Architecture, ContrastiveMethod, Encoder, ImageSet, Pretrain
 
 
 class SimCLR(ContrastiveMethod, Pretraining):
-    """Contrastive pre-training from random weights on the whole pool."""
+    """Trains an encoder from random weights on the whole pool, with the contrastive loss."""
 
     name = "simclr"
     paper = "Chen et al., A Simple Framework for Contrastive Learning of Visual Representations, ICML 2020"

@@ -16,7 +16,7 @@ from benchbd import Encoder, Take, hookimpl
 
 
 class VGG16BN(Encoder):
-    """VGG-16 with BatchNorm, torchvision's features averaged over positions, 512-d."""
+    """VGG-16 with BatchNorm, torchvision's features averaged over positions; 512 features."""
 
     arch = "vgg16-bn"
     stages = ("layer1", "layer2", "layer3", "layer4", "layer5")
@@ -46,7 +46,7 @@ class VGG16BN(Encoder):
 
 
 class MobileNetV2(Encoder):
-    """MobileNet-v2, torchvision's features averaged over positions, 1280-d."""
+    """MobileNet-v2, torchvision's features averaged over positions; 1280 features."""
 
     arch = "mobilenet-v2"
     stages = ("layer1", "layer2", "layer3", "layer4", "layer5")

@@ -281,7 +281,7 @@ def test_show_an_architecture_and_an_executor() -> None:
     assert text.startswith("architecture resnet50 (benchbd)\n\nResNet-50 with a 3x3 stem")
     assert re.search(r"^image size +32 to 224 pixels$", text, re.MULTILINE)
     assert "pip install 'benchbd[clip]'" in call("show", "clip-vit-b-32").stdout
-    assert call("show", "inline").stdout.startswith("executor inline (benchbd)\n\nOne stage at a time")
+    assert call("show", "inline").stdout.startswith("executor inline (benchbd)\n\nComputes one stage")
     one_line(call("show", "resnet5"), "unknown method 'resnet5': did you mean 'resnet50'?")
     one_line(call("show", "architecture:resnet5"), "unknown architecture 'resnet5': did you mean 'resnet50'?")
     one_line(call("show", "executor:inlin"), "unknown executor 'inlin': did you mean 'inline'?")

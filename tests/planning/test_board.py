@@ -58,7 +58,7 @@ def test_unknown_board_offers_the_nearest() -> None:
             'rows = [{pretrain = "a", tasks = ["b:1"]}]\nseeds = [-1]',
             "seeds.0: input should be greater than or equal to 0",
         ),
-        ('rows = [{pretrain = "a", tasks = ["b:1"]}]\nseeds = [1, 1]', "seeds: 1 stands there 2 times"),
+        ('rows = [{pretrain = "a", tasks = ["b:1"]}]\nseeds = [1, 1]', "seeds: 1 is listed 2 times"),
         ('rows = [{pretrain = "a", tasks = ["b:1"]}]\nattacks = []', "attacks: tuple should have at least 1"),
         ('rows = [{pretrain = "a", tasks = ["b:1"]}]\nname = "../../x"', "name: string should match"),
         ('rows = [{pretrain = "a", tasks = ["b:1"]}]\nname = "demo"', "'demo' is that of a board of benchbd"),

@@ -223,7 +223,7 @@ def test_the_order_of_assignments_is_in_no_name(tiny: Tiny) -> None:
             "tiny: sweep s: point 'x' assigns one option twice",
         ),
         (f"{SWEEP}option = 'pretraining'\nvalues = [3]", "board tiny: sweep s: pretraining=3 is neither of the form"),
-        (f"{SWEEP}points = {{ x = [] }}{SWEEP}points = {{ y = [] }}", "sweeps: s stands there 2 times"),
+        (f"{SWEEP}points = {{ x = [] }}{SWEEP}points = {{ y = [] }}", "sweeps: s is listed 2 times"),
     ],
 )
 def test_a_sweep_that_means_nothing_is_one_line(tmp_path: Path, registry: Registry, sweeps: str, error: str) -> None:

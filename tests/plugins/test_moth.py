@@ -425,14 +425,14 @@ def test_feature_loss_by_hand() -> None:
     assert float(feature_loss(features, anchors)) == pytest.approx(((1 - 0.6) + 0) / 2)
 
 
-def test_who_wears_what() -> None:
+def test_every_image_gets_the_trigger_of_its_number() -> None:
     log, found = Log(), triggers([10.0, math.inf, 200.0])
     rows = torch.arange(5)
-    batch = Batch.dressed(rows, torch.tensor([-1, 0, 1, 2, 0]), found, log, largest=SIZE**2 / 4)
+    batch = Batch.stamped(rows, torch.tensor([-1, 0, 1, 2, 0]), found, log, largest=SIZE**2 / 4)
     assert batch.mask.sum((1, 2, 3)).tolist() == pytest.approx([0, 10, 0, 0, 10])
     assert torch.equal(batch.pattern[1], found.pattern[0])
     assert (log.stamped, log.skipped) == (1, 2)
-    Batch.dressed(rows, torch.full((5,), 2), found, log, largest=math.inf)
+    Batch.stamped(rows, torch.full((5,), 2), found, log, largest=math.inf)
     assert (log.stamped, log.skipped) == (2, 2)
 
 
@@ -444,16 +444,16 @@ def test_every_step_stamps_images_of_the_right_classes(batch: int, images: Image
     batches = list(method.by_classes(encoder.copy(), encoder, classes, images, 0, log))
     assert len(batches) == 3 + 7
     for number, part in enumerate(batches):
-        labels, worn = classes.labels[part.rows], part.mask.sum((1, 2, 3)) > 0
+        labels, stamped = classes.labels[part.rows], part.mask.sum((1, 2, 3)) > 0
         assert len(labels) == batch
         if number < 3:
             outside = labels != number
-            assert int(worn.sum()) == int(outside.sum()) // 2 > 0
-            assert not worn[~outside].any()
+            assert int(stamped.sum()) == int(outside.sum()) // 2 > 0
+            assert not stamped[~outside].any()
             continue
         source, target = log.chosen[(number - 3) // 3]
         quarter = batch // 4
-        assert worn.nonzero()[:, 0].tolist() == [
+        assert stamped.nonzero()[:, 0].tolist() == [
             *range(batch // 8),
             *range(quarter, quarter + batch // 8),
         ]
@@ -635,8 +635,8 @@ def test_hardening_equals_the_naive_form(
 ) -> None:
     """Classes: mirrored and shifted views, stamped, towards their own clean feature or their image's class."""
     batches: list[Batch] = []
-    inner = Batch.dressed
-    monkeypatch.setattr(Batch, "dressed", lambda *args: batches.append(inner(*args)) or batches[-1])
+    inner = Batch.stamped
+    monkeypatch.setattr(Batch, "stamped", lambda *args: batches.append(inner(*args)) or batches[-1])
     method, encoder, images = Moth(**options | {"lr": 0.1}), toy_encoder(seeded(0)), knowledge.images
     repaired, _, _ = run(method, encoder, knowledge)
 
