@@ -57,7 +57,7 @@ def pages(registry: Registry) -> dict[str, str]:
             *(f"## `{name}`\n\n```text\n{text}\n```" for name, text in _help(main, "benchbd")),
             "## From Python",
             "Imported from `benchbd`. Each argument of a request is the option of that name; `plan` takes all but "
-            "`download`.",
+            "`download`, `by` and `executor`.",
             code(entry(name, getattr(benchbd, name), api) for name, home in homes_of_names().items() if home is api),
             _arguments(),
         ],
@@ -71,8 +71,9 @@ def pages(registry: Registry) -> dict[str, str]:
             ),
             "`benchbd show smoke --toml > my-board.toml` starts one of your own, for `--board my-board.toml`.",
             "## Fields of a board",
-            f"`-o` reaches {', '.join(f'`{name}.*`' for name in SECTIONS)}, as in `-o trigger.size=5`; what departs "
-            "from the board is off-board, and says so. The tables `[options.NAME]` set options of methods.",
+            f"`-o` reaches {', '.join(f'`{name}.*`' for name in SECTIONS)}, as in `-o trigger.size=5`; a record that "
+            "departs from the board is off-board and lists its departures. The tables `[options.NAME]` set options of "
+            "methods.",
             _fields(Board, head="field"),
             *(
                 _table(f"An entry of `{name}`", cls)
@@ -82,7 +83,7 @@ def pages(registry: Registry) -> dict[str, str]:
         ],
         "methods.md": [
             "# Methods",
-            "What comes with benchbd, by axis. An option is set with `-o NAME.FIELD=VALUE` or in a board's "
+            "The methods of benchbd, by axis. An option is set with `-o NAME.FIELD=VALUE` or in a board's "
             "`[options.NAME]`. How to add a method: [plugin-api.md](plugin-api.md).",
             *(_method(registry, axis, name) for axis in AXIS for name in registry.names(axis)),
         ],
@@ -90,7 +91,7 @@ def pages(registry: Registry) -> dict[str, str]:
             "# Records",
             "`run` writes a JSON file for every cell, with a safetensors file of its predictions (`clean` and "
             "`triggered`, int16 or int64, one per test image) under the same name, and one for every inspection of a "
-            "detector. A field that nobody filled is null. Records of schema 1 lack some of the fields; they are read "
+            "detector. A field without a value is null. Records of schema 1 lack some of the fields; they are read "
             "too.",
             _table("Fields of every record", Entry),
             *(_table(f"`{cls.__name__}`", cls, besides=Entry) for cls in (Record, DetectionRecord)),

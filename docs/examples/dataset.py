@@ -17,7 +17,7 @@ class Squares(Dataset):
     needs_files = False
     classes = ("red", "green", "blue")
 
-    brightness: int = Field(200, ge=1, le=255, description="of the square, in its own channel")
+    brightness: int = Field(200, ge=1, le=255, description="brightness of the square in its own channel")
 
     def load(self, split: str, root: Path) -> ImageSet:
         count, draws = self.splits[split], stream(0, split)

@@ -11,7 +11,7 @@ class Shrink(Mitigation):
     name = "shrink"
     paper = "an example; no paper"
 
-    factor: float = Field(0.9, gt=0, le=1, description="what every parameter is multiplied by")
+    factor: float = Field(0.9, gt=0, le=1, description="factor of every parameter")
 
     def repair(self, encoder: Encoder, knowledge: DefenderKnowledge) -> Encoder:
         for parameter in encoder.backbone():

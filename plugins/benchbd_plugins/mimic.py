@@ -76,9 +76,13 @@ class Mimic(ContrastiveMethod, Mitigation):
     mi_epochs: int = Field(
         200, ge=1, le=1_000_000, description="number of epochs of each network that estimates information"
     )
-    mi_batch: int = Field(128, ge=2, le=1_000_000, description="number of pairs per step of such a network")
-    mi_lr: float = Field(1e-3, gt=0, le=1e3, description="learning rate of such a network")
-    mi_hidden: int = Field(512, ge=1, le=100_000, description="width of the hidden layers of such a network")
+    mi_batch: int = Field(
+        128, ge=2, le=1_000_000, description="number of pairs per step of the networks that estimate information"
+    )
+    mi_lr: float = Field(1e-3, gt=0, le=1e3, description="learning rate of the networks that estimate information")
+    mi_hidden: int = Field(
+        512, ge=1, le=100_000, description="width of the hidden layers of the networks that estimate information"
+    )
     mi_pool: int | None = Field(
         None,
         ge=1,

@@ -17,7 +17,7 @@ class BarlowTwins(Pretraining):
     steps: int = Field(1000, ge=1, le=10_000_000, description="optimiser steps")
     batch: int = Field(128, ge=2, le=8192, description="images per step (each gives two views)")
     lr: float = Field(1e-3, gt=0, le=1, description="Adam's learning rate")
-    redundancy: float = Field(0.005, ge=0, le=1, description="weight of what lies off the diagonal")
+    redundancy: float = Field(0.005, ge=0, le=1, description="weight of the correlations off the diagonal")
 
     @property
     def architecture(self) -> str:

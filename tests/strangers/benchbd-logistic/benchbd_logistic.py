@@ -20,7 +20,7 @@ class Logistic(Evaluator):
     paper = "Pedregosa et al., Scikit-learn: Machine Learning in Python, JMLR 12, 2011"
 
     c: float = Field(1.0, gt=0, le=1e6, description="inverse strength of the L2 regularisation, C of scikit-learn")
-    iterations: int = Field(1000, ge=1, le=1_000_000, description="of L-BFGS, at most")
+    iterations: int = Field(1000, ge=1, le=1_000_000, description="largest number of iterations of L-BFGS")
 
     def fit(self, probe: Probe) -> "Pipeline":
         from sklearn.linear_model import LogisticRegression  # every command imports this module
