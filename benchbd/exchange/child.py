@@ -1,0 +1,136 @@
+"""The process that reads a file of ``torch.save``: limits first, then ``weights_only``, then tensors as safetensors."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from io import BytesIO
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from benchbd.base.errors import DataError, fault, named, shown
+from benchbd.base.inputs import obstacle
+from benchbd.exchange.pickles import ADVICE, foreign
+
+_DEEPEST = 32  # mappings and lists within one another
+
+_MOST = 2_000_000  # values, of every kind
+
+_COPIES = 4  # times the file's size: an average of the weights may be stored once and named again
+
+
+def main() -> None:
+    """Read the file, and leave ``answer.json`` and ``tensors.safetensors`` in the folder that the caller names."""
+    path, folder, size, seconds = sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5])
+    warnings.simplefilter("ignore")
+    for zipped in (True, False):  # torch imports what it needs to read a file, before imports are refused
+        blank = BytesIO()
+        torch.save({"blank": torch.zeros(1)}, blank, _use_new_zipfile_serialization=zipped)
+        blank.seek(0)
+        torch.load(blank, map_location="cpu", weights_only=True)
+    _limit(size, seconds)
+    try:
+        answer = _convert(_load(path), folder, size)
+    except DataError as error:
+        answer = {"refused": str(error)}
+    except (MemoryError, RuntimeError, OSError) as error:
+        reason = obstacle(error)
+        if "memory" in reason:
+            reason = f"it asks for far more memory than the {size:,} bytes of the file need"
+        answer = {"refused": f"not read: {reason or named(error)}"}
+    (folder / "answer.json").write_text(json.dumps(answer))
+
+
+def _limit(size: int, seconds: int) -> None:
+    """Limit time on the processor, new memory, sizes of files and new processes, where the system can."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    limits = {"CPU": seconds, "CORE": 0, "FSIZE": _COPIES * size + 2**24, "NPROC": 0}
+    with suppress(OSError):  # no /proc
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        limits["AS"] = pages * resource.getpagesize() + (_COPIES + 2) * size + 2**28
+    for name, limit in limits.items():
+        with suppress(AttributeError, ValueError, OSError):  # a system without this limit, or with a lower one
+            resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (limit, limit))
+
+
+def _load(path: str) -> object:
+    """The content of the file. While it is read, the process may open this file and do nothing else."""
+    reading = True
+
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        if reading and (event, *arguments[:2]) not in (("open", path, "r"), ("open", path, "rb")):
+            raise DataError(f"reading it attempts more than reading ({event}): {ADVICE}")
+
+    with open(path, "rb") as file:
+        zipped = file.read(2) == b"PK"
+    sys.addaudithook(watch)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except pickle.UnpicklingError as error:
+        if found := re.search(r"GLOBAL (\S+)", str(error)):
+            raise DataError(foreign(found[1])) from error
+        raise DataError(f"not as torch.save writes it ({str(error).strip().splitlines()[-1]}): {ADVICE}") from error
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:  # a list of tensors that fits no tensor fails in torch in its own ways
+        if obstacle(error):
+            raise
+        raise DataError(f"damaged, or not as torch.save writes it ({named(error)}): {ADVICE}") from error
+    finally:
+        reading = False
+
+
+def _convert(content: object, folder: Path, size: int) -> dict[str, Any]:
+    """Write the tensors among the values of a file of ``size`` bytes; their names, and the number of other values."""
+    tensors: dict[str, Tensor] = {}
+    names: list[list[str]] = []
+    storages: set[int] = set()
+    total = dropped = 0
+    for keys, value in _walk(content, [], count()):
+        if not isinstance(value, Tensor):
+            dropped += 1
+            continue
+        where = shown(".".join(keys))
+        if value.layout != torch.strided or value.is_quantized or value.device.type != "cpu":
+            raise DataError(f"its tensor {where} is sparse, quantised or without values; ordinary tensors are read")
+        total += value.nbytes
+        if value.nbytes > size or total > _COPIES * size:
+            raise DataError(f"its tensors, up to {where}, have {total:,} bytes, and the file only {size:,}")
+        plain = Tensor.detach(value).resolve_conj().resolve_neg().contiguous()
+        if plain.untyped_storage().data_ptr() in storages:
+            plain = plain.clone()
+        storages.add(plain.untyped_storage().data_ptr())
+        tensors[str(len(names))] = plain
+        names.append(keys or [""])
+    try:
+        save_file(tensors, folder / "tensors.safetensors")
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise DataError(f"a tensor in it has a type that safetensors files do not ({fault(error)})") from error
+    return {"names": names, "dropped": dropped}
+
+
+def _walk(value: object, keys: list[str], number: Iterator[int]) -> Iterator[tuple[list[str], object]]:
+    """Every value in nested mappings and lists, and the keys that lead to it."""
+    if next(number) > _MOST:
+        raise DataError(f"more than {_MOST:,} values are in it: {ADVICE}")
+    if not isinstance(value, (Mapping, list, tuple)):
+        yield keys, value
+        return
+    if len(keys) == _DEEPEST:
+        raise DataError(f"more than {_DEEPEST} mappings and lists lie within one another in it: {ADVICE}")
+    for key, entry in value.items() if isinstance(value, Mapping) else enumerate(value):
+        yield from _walk(entry, [*keys, key if isinstance(key, str) else shown(key)], number)
