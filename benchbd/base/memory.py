@@ -11,11 +11,11 @@ from pathlib import Path
 
 import torch
 
-from benchbd.base.mapped import LARGE
-
 _PROCESS = Path("/proc/self")
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # constants of glibc's malloc.h
+
+_LARGEST = 32 * 2**20  # bytes: the maximum of glibc's own M_MMAP_THRESHOLD
 
 
 @contextmanager
@@ -52,11 +52,11 @@ def _resident_peak() -> int | None:
 
 
 def give_back() -> None:
-    """Return freed memory to the system, and make the C library return arrays of ``LARGE`` bytes and more as soon as
-    they are freed, unless MALLOC_MMAP_THRESHOLD_ sets another size. Without glibc this does nothing.
+    """Return freed memory to the system, and fix the size from which the C library returns every array as soon as it is
+    freed: 32 MB, unless MALLOC_MMAP_THRESHOLD_ sets another. Without glibc this does nothing.
 
-    glibc raises that limit to 32 MB once such an array was freed. Arrays of images then come from its heap,
-    whose holes grow with the number of batches, so a larger set would take more memory.
+    glibc begins with 128 kB and raises that size, up to the same 32 MB, to that of the largest array freed so far. Until
+    it has freed a large one, each array of a batch takes new pages, which the system has to clear.
     """
     if (libc := _glibc()) is not None:
         libc.malloc_trim(0)
@@ -70,6 +70,6 @@ def _glibc() -> ctypes.CDLL | None:
     except (OSError, TypeError, AttributeError):  # Windows takes no None; macOS and musl have no such functions
         return None
     if "MALLOC_MMAP_THRESHOLD_" not in os.environ:
-        libc.mallopt(_M_MMAP_THRESHOLD, LARGE)
-        libc.mallopt(_M_TRIM_THRESHOLD, 2 * LARGE)  # glibc itself sets twice the other limit
+        libc.mallopt(_M_MMAP_THRESHOLD, _LARGEST)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2 * _LARGEST)  # glibc itself sets twice the other limit
     return libc

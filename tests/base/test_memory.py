@@ -1,0 +1,37 @@
+"""Memory that a process frees: kept for the next array, or given back."""
+
+from __future__ import annotations
+
+import platform
+import resource
+
+import pytest
+import torch
+
+from benchbd.base.memory import give_back
+
+MB = 2**20
+
+
+def faults(megabytes: int, rounds: int) -> float:
+    """The pages that the system had to clear per page of an array, over arrays made and freed one after the other."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(rounds):
+        torch.empty(megabytes * MB, dtype=torch.uint8).fill_(1)
+    cleared = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+    return cleared * resource.getpagesize() / (megabytes * MB)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's malloc has the setting")
+def test_arrays_of_a_batch_use_the_same_pages_again() -> None:
+    """An array of 20 MB takes its pages once, not twenty times."""
+    give_back()
+    assert faults(20, rounds=20) < 10
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's malloc has the setting")
+def test_memory_goes_back_to_the_system() -> None:
+    """After ``give_back`` the pages of freed arrays are not the process's any more: the next array takes new ones."""
+    torch.empty(20 * MB, dtype=torch.uint8).fill_(1)
+    give_back()
+    assert faults(20, rounds=1) > 0.3
