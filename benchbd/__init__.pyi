@@ -11,6 +11,9 @@ from .base.errors import Diverged as Diverged
 from .base.errors import NotApplicable as NotApplicable
 from .base.errors import UsageError as UsageError
 from .base.options import Content as Content
+from .base.pictures import blank_images as blank_images
+from .base.pictures import decode_images as decode_images
+from .base.pictures import resize_images as resize_images
 from .base.pieces import join_images as join_images
 from .base.seeds import derive_seed as derive_seed
 from .contract.attack import Attack as Attack
@@ -42,9 +45,6 @@ from .contract.pretraining import Pretraining as Pretraining
 from .contract.roles import Role as Role
 from .contract.trigger import Trigger as Trigger
 from .contract.trigger_function import TriggerFunction as TriggerFunction
-from .data.pictures import blank_images as blank_images
-from .data.pictures import decode_images as decode_images
-from .data.pictures import resize_images as resize_images
 from .engine.carry_out import carry_out as carry_out
 from .nets.classifier import Classifier as Classifier
 from .nets.encoder import Encoder as Encoder

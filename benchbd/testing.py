@@ -37,13 +37,14 @@ from benchbd.base.errors import (
     named,
 )
 from benchbd.base.isolation import restoring
+from benchbd.base.pictures import SIZE
 from benchbd.contract.attack import Attack
 from benchbd.contract.axes import AXES
 from benchbd.contract.dataset import Dataset
 from benchbd.contract.defense import Mitigation
 from benchbd.contract.detection import ClassifierDetection, Detection, TaskKnowledge
 from benchbd.contract.evaluator import Evaluator, Probe
-from benchbd.contract.images import SIZE, ImageSet
+from benchbd.contract.images import ImageSet
 from benchbd.contract.method import Method, build, exactly, forwards_of, shortened_of
 from benchbd.contract.pretraining import Pretraining
 from benchbd.contract.trigger import Trigger

@@ -55,8 +55,8 @@ def give_back() -> None:
     """Return freed memory to the system, and fix the size from which the C library returns every array as soon as it is
     freed: 32 MB, unless MALLOC_MMAP_THRESHOLD_ sets another. Without glibc this does nothing.
 
-    glibc begins with 128 kB and raises that size, up to the same 32 MB, to that of the largest array freed so far. Until
-    it has freed a large one, each array of a batch takes new pages, which the system has to clear.
+    glibc begins with 128 kB and raises that size, up to the same 32 MB, to that of the largest array freed so far.
+    Until it has freed a large one, each array of a batch takes new pages, which the system has to clear.
     """
     if (libc := _glibc()) is not None:
         libc.malloc_trim(0)

@@ -7,16 +7,18 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Self
 
 import torch
 from torch import Tensor
 
+from benchbd.base.content import expanded
 from benchbd.base.errors import DataError
+from benchbd.base.inputs import reading
 from benchbd.base.mapped import private
+from benchbd.base.pictures import SIZE, decode_images, pictures_below
 from benchbd.base.pieces import map_pieces, pieces
-
-SIZE = 32  # pixels: height and width of all images, unless a board declares others
 
 
 def resize_rule(size: int) -> str:
@@ -54,6 +56,25 @@ class ImageSet:
 
     def __len__(self) -> int:
         return self.pixels.shape[0]
+
+    @classmethod
+    def from_folder(cls, folder: str | Path, size: int = SIZE, *, images: int | None = None, seed: int = 0) -> Self:
+        """The pictures below a folder, unlabelled, in the order of their paths.
+
+        size: height and width in pixels to which each is resized. images: how many to draw at random, with ``seed``;
+        by default, and if there are fewer, all.
+        DataError if there is no folder or no picture, or if a picture is damaged.
+        """
+        top = expanded(folder)
+        if not top.is_dir():
+            raise DataError(f"{top}: {'a folder of pictures is expected' if top.exists() else 'no such folder'}")
+        with reading(top):
+            files = pictures_below(top)
+        if images is not None and images < len(files):
+            drawn = torch.randperm(len(files), generator=torch.Generator().manual_seed(seed))[:images]
+            files = [files[row] for row in drawn.sort().values.tolist()]
+        pixels = decode_images(files, lambda row: str(files[row]), size)
+        return cls(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous())
 
     @property
     def device(self) -> torch.device:

@@ -18,9 +18,17 @@ import numpy as np
 from benchbd.base.arrays import read_npz
 from benchbd.base.errors import DataError, fault
 from benchbd.base.inputs import file_kind, is_stand_in, is_text
+from benchbd.base.pictures import (
+    NOBODYS,
+    Pixels,
+    decode_images,
+    is_picture,
+    pictures_below,
+    remark,
+    resize_images,
+)
 from benchbd.data.classes import Labels, check_labels, name_labels
 from benchbd.data.parquet import read_parquet, why_unlabeled
-from benchbd.data.pictures import NOBODYS, Pixels, decode_images, expand, is_picture, of_kinds, remark, resize_images
 
 STORED = ("train", "test", "unlabeled", "train_unlabeled")  # the splits that a folder may hold
 
@@ -217,14 +225,7 @@ def class_folders(top: Path) -> list[str]:
 
 def _read_folder(files: list[Path], wanted: Wanted) -> Raw:
     top, *tables = files
-    found = expand([top])
-    pictures = [path for path in found if is_picture(path)]
-    skipped = sorted({*found} - {*pictures})
-    if not pictures:
-        others = f", and {of_kinds(skipped)} of other kinds" if skipped else ""
-        raise DataError(f"{top}: the {wanted.split} split is empty: no picture below it{others}")
-    if skipped:
-        remark(f"{of_kinds(skipped)} skipped, for they are no pictures")
+    pictures = pictures_below(top, f"the {wanted.split} split")
     for twin in _twins(top):
         remark(f"{top.name}/ is read and {twin.name}/ is not, for the table beside them names {top.name}/")
     flat = all(path.parent == top for path in pictures)

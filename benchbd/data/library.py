@@ -41,9 +41,10 @@ from benchbd.base.errors import (
 )
 from benchbd.base.inputs import file_kind, is_stand_in, is_text, reading
 from benchbd.base.isolation import isolated
+from benchbd.base.pictures import RESIZED, SIZE, dangling, expand, remark, remarks
 from benchbd.base.pieces import join_images
 from benchbd.contract.dataset import Dataset
-from benchbd.contract.images import SIZE, ImageSet, resize_rule
+from benchbd.contract.images import ImageSet, resize_rule
 from benchbd.data.classes import odd_labels
 from benchbd.data.entries import INFO, Entries, SplitInfo
 from benchbd.data.layouts import (
@@ -60,7 +61,6 @@ from benchbd.data.layouts import (
     unlabeled_reason,
 )
 from benchbd.data.own import identity, is_there, read_own, sources_of
-from benchbd.data.pictures import RESIZED, dangling, expand, remark, remarks
 
 SPLITS = ("train", "test", "unlabeled", "pool")
 

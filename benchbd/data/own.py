@@ -8,12 +8,12 @@ from typing import Any, TypeVar
 
 from benchbd.base.errors import BenchbdError, DataAbsentError, DataError, PluginError, shown
 from benchbd.base.inputs import file_kind, is_stand_in, reading
+from benchbd.base.pictures import SIZE, expand, resize_images
 from benchbd.contract.dataset import Dataset
-from benchbd.contract.images import SIZE, ImageSet
+from benchbd.contract.images import ImageSet
 from benchbd.contract.method import ask, identity_of
 from benchbd.data.classes import check_labels
 from benchbd.data.layouts import WITHOUT_LABELS, Raw
-from benchbd.data.pictures import expand, resize_images
 
 R = TypeVar("R")
 

@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 
 from benchbd.base.errors import DataError, fault
 from benchbd.base.inputs import file_kind, obstacle
+from benchbd.base.pictures import Decoder, Pixels, remark
 from benchbd.data.classes import Labels, check_labels, name_labels
-from benchbd.data.pictures import Decoder, Pixels, remark
 
 LABEL = "label"  # the column of the labels, unless the user chose another
 

@@ -15,9 +15,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from benchbd.base.errors import DataAbsentError, DataError, UsageError
+from benchbd.base.pictures import SIZE
 from benchbd.contract.context import stream
 from benchbd.contract.evaluator import Predictions
-from benchbd.contract.images import SIZE, ImageSet
+from benchbd.contract.images import ImageSet
 from benchbd.contract.specs import TriggerSpec
 from benchbd.contract.trigger import Trigger
 from benchbd.contract.trigger_function import TriggerFunction

@@ -21,7 +21,7 @@ from torch import Tensor
 from benchbd.base.content import canonical
 from benchbd.base.errors import PluginError
 from benchbd.base.options import identity_options
-from benchbd.contract.images import SIZE
+from benchbd.base.pictures import SIZE
 from benchbd.contract.method import Method, forwards_of, identity_of, shortened_of
 from benchbd.data.entries import ABSENT
 

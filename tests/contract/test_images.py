@@ -25,6 +25,43 @@ def random_pixels(n: int, size: int = 32, seed: int = 0) -> Tensor:
     return torch.randint(0, 256, (n, 3, size, size), generator=generator, dtype=torch.uint8)
 
 
+def write_pictures(folder: Path, colours: dict[str, int], size: int = 32) -> None:
+    for name, level in colours.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((size, size, 3), level, np.uint8)).save(folder / name)
+
+
+def test_images_of_a_folder(tmp_path: Path) -> None:
+    """All pictures in the order of their paths, resized; no labels; a draw depends on the seed alone."""
+    levels = {"b/2.png": 30, "a.png": 10, "b/1.png": 20, "c/z.png": 40}
+    write_pictures(tmp_path, levels, size=40)
+    whole = ImageSet.from_folder(tmp_path)
+    assert whole.pixels[:, 0, 0, 0].tolist() == [10, 20, 30, 40]
+    assert tuple(whole.pixels.shape) == (4, 3, 32, 32)
+    assert whole.labels is None
+    assert whole.pixels.is_contiguous()
+    assert ImageSet.from_folder(str(tmp_path), 64, images=9).pixels.shape[-1] == 64
+    drawn = [ImageSet.from_folder(tmp_path, images=2, seed=seed).pixels[:, 0, 0, 0].tolist() for seed in range(20)]
+    assert all(pair == sorted(pair) and len(pair) == 2 for pair in drawn)
+    assert len({tuple(pair) for pair in drawn}) > 1
+    assert drawn[3] == ImageSet.from_folder(tmp_path, images=2, seed=3).pixels[:, 0, 0, 0].tolist()
+
+
+def test_a_folder_without_pictures_is_one_line(tmp_path: Path) -> None:
+    for place, line in {
+        tmp_path / "absent": "no such folder",
+        Path(__file__): "a folder of pictures is expected",
+        Path(__file__).parent / "__init__.py": "a folder of pictures is expected",
+        tmp_path: "it is empty: no picture below it",
+    }.items():
+        with pytest.raises(DataError, match=f"^{place}: {line}$"):
+            ImageSet.from_folder(place)
+    write_pictures(tmp_path, {"whole.png": 1})
+    (tmp_path / "half.png").write_bytes((tmp_path / "whole.png").read_bytes()[:60])
+    with pytest.raises(DataError, match=r"half\.png: "):
+        ImageSet.from_folder(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("size", "image", "first", "last"), [(10, 32, 21, 30), (5, 32, 26, 30), (3, 32, 28, 30), (50, 224, 173, 222)]
 )

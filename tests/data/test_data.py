@@ -21,11 +21,11 @@ from safetensors.torch import load_file, save_file
 from benchbd.base.content import sealed
 from benchbd.base.errors import DataAbsentError, DataError, UnknownDataError, UnknownNameError, UsageError
 from benchbd.base.mapped import region_of
+from benchbd.base.pictures import blank_images
 from benchbd.contract.dataset import Dataset
 from benchbd.contract.images import ImageSet
 from benchbd.data import entries, layouts, parquet
 from benchbd.data.library import DataLibrary, find_data_root
-from benchbd.data.pictures import blank_images
 
 NAMES = ("ant", "bee", "cat")
 REAL = os.environ.get("BENCHBD_DATA")  # read before conftest hides the user's data from the tests

@@ -18,10 +18,10 @@ from benchbd_plugins.shapes import Shapes
 from PIL import Image
 
 from benchbd.base.errors import DataAbsentError, DataError
+from benchbd.base.pictures import resize_images
 from benchbd.contract.dataset import Dataset
 from benchbd.contract.images import ImageSet
 from benchbd.data.library import DataLibrary
-from benchbd.data.pictures import resize_images
 
 KNOWN: list[type[Dataset]] = [Cifar10, Gtsrb, Stl10, Svhn, Shapes]
 

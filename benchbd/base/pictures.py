@@ -28,7 +28,6 @@ from benchbd.base.errors import DataError
 from benchbd.base.inputs import HEAD, file_kind
 from benchbd.base.mapped import blank
 from benchbd.base.scoped import scoped
-from benchbd.contract.images import SIZE
 
 RESIZED = "pictures of"  # begins the remark on sizes, which is made once per data set
 
@@ -38,6 +37,8 @@ NOBODYS = frozenset(
 
 # Pillow hands these to other programs, or cannot decode them.
 _NOT_DECODED = frozenset(("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"))
+
+SIZE = 32  # pixels: height and width of all images, unless a board declares others
 
 Pixels = NDArray[np.uint8]
 
@@ -211,6 +212,20 @@ def picture_suffixes() -> frozenset[str]:
     """The suffixes, in lower case, of the formats that Pillow decodes itself."""
     formats = Image.registered_extensions()  # loads all of Pillow's decoders, so only when needed
     return frozenset(suffix for suffix, kind in formats.items() if kind in Image.OPEN and kind not in _NOT_DECODED)
+
+
+def pictures_below(folder: Path, what: str = "it") -> list[Path]:
+    """The pictures in a folder and below, in a fixed order; other files are remarked. DataError, which says that
+    ``what`` is empty, if there is no picture."""
+    found = expand([folder])
+    pictures = [path for path in found if is_picture(path)]
+    skipped = sorted({*found} - {*pictures})
+    if not pictures:
+        others = f", and {of_kinds(skipped)} of other kinds" if skipped else ""
+        raise DataError(f"{folder}: {what} is empty: no picture below it{others}")
+    if skipped:
+        remark(f"{of_kinds(skipped)} skipped, for they are no pictures")
+    return pictures
 
 
 def is_picture(path: Path) -> bool:
