@@ -16,6 +16,7 @@ from benchbd.base.errors import shown
 from benchbd.base.seeds import derive_seed
 from benchbd.contract.axes import AXES, AXIS
 from benchbd.contract.roles import ROLES, Role
+from benchbd.contract.specs import SECTIONS
 from benchbd.records import points
 from benchbd.records.models import GATE, LATER
 from benchbd.records.points import within
@@ -231,9 +232,11 @@ def _seeded(record: Entry) -> Iterator[str]:
 
 
 def _departed(record: Entry) -> Iterator[str]:
-    """Departures by an option of one of the record's methods that differ from its identity."""
+    """Departures by an option of a method or of the protocol that differ from the identity."""
     for departure in record.departures:
-        if said := _OPTION.fullmatch(departure):
+        if (said := _OPTION.fullmatch(departure)) and said["name"] in SECTIONS:
+            yield from points.of_part(record, said["name"], said["field"], said["value"], "departures")
+        elif said:
             for kind, identity in record.identity.items():
                 options = within(identity, "method", "options")
                 if within(identity, "method", "name") != said["name"] or said["field"] not in (options or {}):

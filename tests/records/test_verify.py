@@ -13,6 +13,7 @@ from benchbd.base.errors import DataError
 from benchbd.contract.roles import Role
 from benchbd.planning.board import boards_folder
 from benchbd.records.files import read_inspected, read_record, read_records, write_records
+from benchbd.records.models import Record
 from benchbd.records.predictions import path_of
 from benchbd.registry import load_registry
 
@@ -114,6 +115,8 @@ def test_a_tampered_record_is_refused_by_file_and_field(tmp_path: Path, changes:
         ({"clean.poisoned": 0.1}, "point: clean.poisoned=0.1, but identity.defend has 0 poisoned of 1000 images"),
         ({"clean.poisoned": "much"}, "point: clean.poisoned='much', but identity.defend has 0 poisoned"),
         ({"reference.count": 3}, "point: reference.count=3, but identity.reference has 1"),
+        ({"reference.file": "inputs.npz"}, "point: reference.file='inputs.npz', but identity.reference has no file"),
+        ({"shadow.set": "cifar10:test"}, "point: shadow.set='cifar10:test', but identity.attack has no shadow set"),
         ({"clean.nofield": 3}, "point: clean has no option 'nofield'; it has images, poisoned"),
         ({"trigger.size": {"x": 3}}, "point: trigger.size={'x': 3} is no single value"),
         ({"seeds": [1]}, "point: 'seeds' is neither of the form NAME.FIELD nor pretraining"),
@@ -134,6 +137,7 @@ def test_a_point_that_the_stages_contradict_is_refused(tmp_path: Path, point: di
         {"ft.temperature": "0.5", "ft.crop_scale": [0.2, 1], "ft.weight_decay": "1e-6", "ft.bn": "train"},
         {"mlp.shuffle": "true", "pretraining": "simclr", "evaluator:mlp.epochs": 30},
         {"clean.images": 1000, "clean.poisoned": 0.0009, "reference.count": 1},
+        {"reference.file": None, "shadow.set": None, "shadow.images": 500, "task.images": 3},
         {"trigger.size": 3, "budget.steps": 7, "mimic.lambda1": 4, "drupe.late": "x"},  # in no identity
     ],
 )
@@ -148,6 +152,95 @@ def test_a_file_is_no_contradiction_of_its_content_nor_a_late_option_of_a_plugin
     record = make_record("none", "ft", **known, point={"ft.weights": "folder/w.pt", "ft.late": 3})
     (path,) = write_records([record], tmp_path)
     assert read_record(path) == record
+
+
+AB, CD, EF = ("ab" * 32, "cd" * 32, "ef" * 32)
+
+HELD = {
+    "attack": {
+        "params": {"shadow": {"count": 100}, "targets": [{"data": CD, "label": 12}]},
+        "data": {"shadow": AB, "train0": CD},
+    },
+    "defend": {"data": {"pool": EF}},
+    "reference": {"params": {"file": AB}},
+    "detect": {"params": {"task": {"count": 50}}},
+}
+"""Parts of identities that hold what a board's tables say."""
+
+
+def of_part(option: str, value: Any, beside: str) -> Record:
+    """A record with an assignment to a part of the protocol. beside: the field that has it, point or departures."""
+    made = make_record(defense="ft")
+    identity = {kind: made.identity.get(kind, {}) | HELD.get(kind, {}) for kind in {**made.identity, **HELD}}
+    identity["evaluate"] |= {"data": {"train": CD, "test": EF}}
+    told: dict[str, Any] = {"point": {option: value}}
+    if beside == "departures":
+        told = {"departures": [f"{option}={value} (the board's: 1)"], "on_board": False}
+    return make_record(defense="ft", identity=identity, key=digest(identity["evaluate"]), **told)
+
+
+@pytest.mark.parametrize("beside", ["point", "departures"])
+@pytest.mark.parametrize(
+    ("option", "value", "wrong"),
+    [
+        ("task.images", 49, "identity.detect has 50"),
+        ("task.images", 50, ""),
+        ("task.images", 1000, ""),  # the task may have only 50
+        ("task.images", "many", "identity.detect has 50"),
+        ("shadow.images", 99, "identity.attack has 100"),
+        ("shadow.images", 100, ""),
+        ("shadow.set", None, "identity.attack has a shadow set"),
+        ("shadow.set", "cifar10:test", ""),  # nothing says what its digest is
+        ("shadow.set", "gtsrb:train", f"identity.attack has another shadow set, with the digest {AB[:12]}"),
+        ("shadow.set", "gtsrb:test", f"identity.attack has another shadow set, with the digest {AB[:12]}"),
+        ("shadow.set", "cifar10:pool", f"identity.attack has another shadow set, with the digest {AB[:12]}"),
+        ("reference.file", None, f"identity.reference has a file with the digest {AB[:12]}"),
+        ("reference.file", "inputs.npz", ""),
+        ("reference.file", AB, ""),
+        ("reference.file", CD, f"identity.reference has a file with the digest {AB[:12]}"),
+    ],
+)
+def test_a_part_of_the_protocol_is_compared_where_identities_hold_it(
+    tmp_path: Path, option: str, value: Any, wrong: str, beside: str
+) -> None:
+    (path,) = write_records([record := of_part(option, value, beside)], tmp_path)
+    if not wrong:
+        assert read_record(path) == record
+        return
+    said = str(value) if beside == "departures" else value  # departures are texts
+    told = f"{beside}: {option}={said!r}, but {wrong}"
+    with pytest.raises(DataError, match=rf"contradicts itself: {re.escape(told)}$"):
+        read_record(path)
+
+
+def test_the_set_of_another_attacked_task_is_known_too(tmp_path: Path) -> None:
+    made = of_part("shadow.set", "svhn:train", "point")
+    identity = made.identity | {"attack": made.identity["attack"] | {"params": {"targets": [{"data": CD, "label": 1}]}}}
+    write_records([made.model_copy(update={"identity": identity, "beside": ["svhn:1"], "status": "ok"})], tmp_path)
+    with pytest.raises(DataError, match=r"point: shadow.set='svhn:train', but identity.attack has another shadow set"):
+        read_records(tmp_path)
+
+
+def test_options_of_a_plugin_that_name_files_or_have_parts(tmp_path: Path) -> None:
+    known = {"weights": AB, "files": [AB, CD], "part": {"file": AB, "count": 3}, "by_file": {AB: 1}}
+    stage = {"method": {"axis": "defense", "name": "ft", "options": known}}
+    evaluate = {"method": {"name": "mlp"}, "parents": {"encoder": digest(stage)}}
+    own = {"identity": {"defend": stage, "evaluate": evaluate}, "key": digest(evaluate)}
+    for point, right in (
+        ({"ft.weights": "w.pt", "ft.files": ["a", "b"], "ft.part": {"file": "c"}, "ft.by_file": {"a": 1}}, True),
+        ({"ft.weights": None}, False),
+        ({"ft.weights": 3}, False),
+        ({"ft.files": ["a"]}, False),
+        ({"ft.files": ["a", None]}, False),
+        ({"ft.part": {"file": "c", "count": 4}}, False),
+        ({"ft.part": {"nothing": 4}}, False),
+    ):
+        (path,) = write_records([record := make_record("none", "ft", **own, point=point)], tmp_path)
+        if right:
+            assert read_record(path) == record
+        else:
+            with pytest.raises(DataError, match="contradicts itself: point: ft"):
+                read_record(path)
 
 
 def test_an_option_that_the_user_changed_at_a_point_is_told_by_the_departures(tmp_path: Path) -> None:

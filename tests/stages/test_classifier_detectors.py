@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -26,6 +27,7 @@ from benchbd import (
 from benchbd.base.errors import PluginError
 from benchbd.planning.cases import Inspection
 from benchbd.records.detection import DetectionRecord
+from benchbd.records.files import read_inspected, read_records
 from benchbd.registry import Registry, flaw_of, load_registry
 from benchbd.report.detection import populations
 from benchbd.stages.base import ENCODER, PREDICTIONS
@@ -217,3 +219,43 @@ def test_the_images_of_a_task_are_a_departure_of_these_alone(tmp_path: Path, reg
     told = {(case.method, case.departures) for case in plan.cases if isinstance(case, Inspection)}
     assert told == {("confident", ("task.images=10 (the board's: 20)",)), ("learned", ())}
     assert {cell.departures for cell in plan.cells} == {()}
+
+
+SWEEPS = """
+[[sweeps]]
+name = "parts"
+
+[sweeps.points]
+few = ["task.images=10"]
+all = ["task.images=1000"]
+own = ["shadow.set=task:train", "shadow.images=20"]
+other = ["shadow.set=other:train", "clean.poisoned=0.3"]
+pool = ["shadow.set=pool:pool", "reference.count=2"]
+file = ["reference.file={file}"]
+"""
+
+
+def test_records_of_every_part_of_the_protocol_are_read(tmp_path: Path, registry: Registry) -> None:
+    np.savez(tmp_path / "inputs.npz", x=np.full((3, 32, 32, 3), 7, np.uint8), y=np.arange(3))
+    board = TWO.replace("seeds = [1, 2]", "seeds = [1]").replace('["none"]\nseeds', '["none", "ft"]\nseeds')
+    assert '"ft"' in board
+    tiny = Tiny(tmp_path, registry, board + SWEEPS.format(file=tmp_path / "inputs.npz"))
+    write_npz_set(tiny.data, "other", seed=5)
+    swept = {"attacks": ["badencoder"], "detections": ["confident", "learned"]}
+    changed = (
+        "shadow.set=other:train",
+        "shadow.images=30",
+        "clean.poisoned=0.2",
+        "task.images=12",
+        "reference.count=2",
+    )
+    for options in ((), changed):
+        session = tiny.session(**swept, options=options)
+        made, judged = session.run(), session.inspect()
+        points = [record.point for record in (*made, *judged)]
+        for option in ("task.images", "shadow.set", "clean.poisoned", "reference.count", "reference.file"):
+            assert options or any(option in point for point in points), option
+        folder = tiny.store / "records" / "tiny"
+        assert {record.name for record in (*made, *judged)} <= {
+            record.name for record in (*read_records(folder), *read_inspected(folder))
+        }
