@@ -1,11 +1,11 @@
-"""Measure the highest memory of a process, and give back what the process freed."""
+"""Measure the highest memory of a process, and let arrays of a batch use the same pages again."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -51,25 +51,17 @@ def _resident_peak() -> int | None:
     return next((1024 * int(number) for number in kilobytes), None)
 
 
-def give_back() -> None:
-    """Return freed memory to the system, and fix the size from which the C library returns every array as soon as it is
-    freed: 32 MB, unless MALLOC_MMAP_THRESHOLD_ sets another. Without glibc this does nothing.
+@cache
+def reuse_arrays() -> None:
+    """Let the C library keep what arrays of up to 32 MB freed for the next array, unless MALLOC_MMAP_THRESHOLD_ sets
+    another size; larger ones go back to the system as soon as they are freed. Without glibc this does nothing.
 
     glibc begins with 128 kB and raises that size, up to the same 32 MB, to that of the largest array freed so far.
     Until it has freed a large one, each array of a batch takes new pages, which the system has to clear.
     """
-    if (libc := _glibc()) is not None:
-        libc.malloc_trim(0)
-
-
-@cache
-def _glibc() -> ctypes.CDLL | None:
-    try:
-        libc = ctypes.CDLL(None)
-        libc.malloc_trim, libc.mallopt  # noqa: B018
-    except (OSError, TypeError, AttributeError):  # Windows takes no None; macOS and musl have no such functions
-        return None
-    if "MALLOC_MMAP_THRESHOLD_" not in os.environ:
-        libc.mallopt(_M_MMAP_THRESHOLD, _LARGEST)
-        libc.mallopt(_M_TRIM_THRESHOLD, 2 * _LARGEST)  # glibc itself sets twice the other limit
-    return libc
+    if "MALLOC_MMAP_THRESHOLD_" in os.environ:
+        return
+    with suppress(OSError, TypeError, AttributeError):  # Windows takes no None; macOS and musl have no such function
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_MMAP_THRESHOLD, _LARGEST)
+        mallopt(_M_TRIM_THRESHOLD, 2 * _LARGEST)  # glibc itself sets twice the other limit

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from benchbd.base.arrays import bounded_pictures, picture_fault
 from benchbd.base.errors import DataError
-from benchbd.base.inputs import HEAD, file_kind
+from benchbd.base.inputs import HEAD, file_kind, reading
 from benchbd.base.mapped import blank
 from benchbd.base.scoped import scoped
 
@@ -212,6 +212,18 @@ def picture_suffixes() -> frozenset[str]:
     """The suffixes, in lower case, of the formats that Pillow decodes itself."""
     formats = Image.registered_extensions()  # loads all of Pillow's decoders, so only when needed
     return frozenset(suffix for suffix, kind in formats.items() if kind in Image.OPEN and kind not in _NOT_DECODED)
+
+
+def read_folder(folder: Path, size: int, images: int | None, seed: int) -> Pixels:
+    """The pictures below a folder, as ``decode_images`` gives them: all, or ``images`` of them, drawn with ``seed``."""
+    if not folder.is_dir():
+        raise DataError(f"{folder}: {'a folder of pictures is expected' if folder.exists() else 'no such folder'}")
+    with reading(folder):
+        files = pictures_below(folder)
+    if images is not None and images < len(files):
+        drawn = torch.randperm(len(files), generator=torch.Generator().manual_seed(seed))[:images]
+        files = [files[row] for row in drawn.sort().values.tolist()]
+    return decode_images(files, lambda row: str(files[row]), size)
 
 
 def pictures_below(folder: Path, what: str = "it") -> list[Path]:

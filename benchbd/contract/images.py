@@ -15,9 +15,8 @@ from torch import Tensor
 
 from benchbd.base.content import expanded
 from benchbd.base.errors import DataError
-from benchbd.base.inputs import reading
 from benchbd.base.mapped import private
-from benchbd.base.pictures import SIZE, decode_images, pictures_below
+from benchbd.base.pictures import SIZE, read_folder
 from benchbd.base.pieces import map_pieces, pieces
 
 
@@ -65,16 +64,8 @@ class ImageSet:
         by default, and if there are fewer, all.
         DataError if there is no folder or no picture, or if a picture is damaged.
         """
-        top = expanded(folder)
-        if not top.is_dir():
-            raise DataError(f"{top}: {'a folder of pictures is expected' if top.exists() else 'no such folder'}")
-        with reading(top):
-            files = pictures_below(top)
-        if images is not None and images < len(files):
-            drawn = torch.randperm(len(files), generator=torch.Generator().manual_seed(seed))[:images]
-            files = [files[row] for row in drawn.sort().values.tolist()]
-        pixels = decode_images(files, lambda row: str(files[row]), size)
-        return cls(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous())
+        pixels = torch.from_numpy(read_folder(expanded(folder), size, images, seed))
+        return cls(pixels.permute(0, 3, 1, 2).contiguous())
 
     @property
     def device(self) -> torch.device:

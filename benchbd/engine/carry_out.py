@@ -14,7 +14,7 @@ import torch
 
 from benchbd.base.errors import BenchbdError, NotApplicable, StoreError, is_interrupt, named, says
 from benchbd.base.isolation import seeded
-from benchbd.base.memory import give_back, peak_memory
+from benchbd.base.memory import peak_memory, reuse_arrays
 from benchbd.contract.context import Reporter, collecting, reporting
 from benchbd.contract.handover import Failure, Handover, Product
 from benchbd.contract.method import called
@@ -30,7 +30,7 @@ def carry_out(handed: Handover, device: str, report: Reporter, registry: Registr
     device: in torch's notation. report: called with step, steps and loss. registry: the installed methods; those
     of this process if None.
     """
-    give_back()
+    reuse_arrays()
     where, registry = torch.device(device), registry or _installed()
     wall, cpu = time.perf_counter(), time.process_time()
     try:
