@@ -10,15 +10,15 @@ from __future__ import annotations
 import pickletools
 import re
 import zipfile
-import zlib
+from collections import deque
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 from benchbd.base.errors import DataError, fault, shown
+from benchbd.base.inputs import obstacle
 
-LONGEST = 32 * 2**20  # bytes of a pickle; that of a net with a thousand tensors has 0.2 MB
+LONGEST = 8 * 2**20  # bytes of a pickle; that of a net with a thousand tensors has 0.2 MB
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # the number that a file of torch.save before 1.6 begins with
 
@@ -29,10 +29,22 @@ _STEPS = re.compile(
 )
 """The steps that torch's restricted reader knows; ``torch.save`` writes no others by default."""
 
+_PROTOCOL = re.compile(rb"\x80[\x02-\x05]")  # how a pickle begins, unless it is of an old kind
+
 _INERT = re.compile(
-    r"torch(\.\w+)* \w+|collections (OrderedDict|Counter)|_codecs encode|(builtins|__builtin__) (bytearray|set|complex)"
+    r"torch(\.\w+)+|collections\.(OrderedDict|Counter)|_codecs\.encode|builtins\.(bytearray|set|complex)"
 )
 """The names that may pass to the restricted reader, which decides about those of torch."""
+
+NOTES = (
+    "argparse.Namespace",
+    "pathlib.PosixPath",
+    "pathlib.WindowsPath",
+    "numpy.dtype",
+    "numpy.core.multiarray.scalar",
+    "numpy._core.multiarray.scalar",
+)
+"""Classes of notes on a training that lie beside its weights; an empty object takes the place of each."""
 
 ADVICE = "ask its author for a safetensors file, or for torch.save(model.state_dict(), ...) alone"
 
@@ -51,19 +63,19 @@ def check_pickle(path: Path) -> bool:
     DataError if it is another pickle, or one that does more than to list tensors.
     """
     with path.open("rb") as file:
-        begun = file.read(LONGEST)
-    stream = BytesIO(begun)
+        stream = BytesIO(file.read(LONGEST))
+    written = False
     try:
-        first = list(pickletools.genops(stream))
+        for _, argument, _ in pickletools.genops(stream):
+            written = written or argument == _MAGIC
     except Exception:  # pickletools raises errors of many types on what is no pickle
-        if not begun.startswith(b"\x80"):
+        if not _PROTOCOL.match(stream.getbuffer()):
             return False
-        first = []
     stream.seek(0)
     _check(path, stream)
-    if _MAGIC not in [argument for _, argument, _ in first]:
+    if not written:
         raise DataError(f"{path}: a Python pickle, and not one that torch.save wrote: {ADVICE}")
-    for _ in range(4):  # the version, the machine, the object, the keys of the tensors' bytes, which follow
+    for _ in range(4):  # the version, the machine, the content, and the order of the bytes of tensors, which follow
         _check(path, stream)
     return True
 
@@ -78,10 +90,14 @@ def check_archive(path: Path, size: int) -> None:
             pickle = _member(path, archive.infolist(), size)
             _check(path, BytesIO(archive.read(pickle)))
             damaged = archive.testzip()
-    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, zlib.error) as error:
-        if zipfile.is_zipfile(path):
-            raise DataError(f"{path}: a damaged zip archive ({fault(error)}): download it again") from error
-        raise DataError(f"{path}: cut off: a zip archive without its end; download it again") from error
+    except DataError:
+        raise
+    except Exception as error:  # zipfile raises errors of many types on damaged bytes
+        if "memory" in (reason := obstacle(error)) or "files" in reason:
+            raise
+        if "not a zip file" in str(error):
+            raise DataError(f"{path}: cut off: a zip archive without its end; download it again") from error
+        raise DataError(f"{path}: a damaged zip archive ({fault(error)}); download it again") from error
     if damaged is not None:
         raise DataError(f"{path}: damaged: the checksum of {shown(damaged)} is another; download it again")
 
@@ -94,8 +110,10 @@ def _member(path: Path, members: list[zipfile.ZipInfo], size: int) -> zipfile.Zi
         raise DataError(f"{path}: a TorchScript archive, which holds a program beside the weights: {ADVICE}")
     if "data.pkl" not in within:
         raise DataError(f"{path}: a zip archive that torch.save did not write: {_other(names)}")
-    if len(set(names)) < len(names):
-        raise DataError(f"{path}: not as torch.save writes it: two members of the archive have one name")
+    if len(set(names)) < len(names) or len({name.partition("/")[0] for name in names}) > 1:
+        raise DataError(f"{path}: not as torch.save writes it: its members have one name, or lie in two folders")
+    if any(member.flag_bits & 1 for member in members):
+        raise DataError(f"{path}: its members are encrypted: {ADVICE}")
     if any(member.compress_type != zipfile.ZIP_STORED for member in members):
         raise DataError(f"{path}: not as torch.save writes it: members of the archive are compressed")
     if (declared := sum(member.file_size for member in members)) > size:
@@ -123,8 +141,8 @@ def _check(path: Path, stream: BytesIO) -> None:
     odd = ""
     try:
         for step, name in _steps(stream):
-            if name and not _INERT.fullmatch(name):
-                raise DataError(f"{path}: {foreign(name.replace(' ', '.'))}")
+            if name and not _INERT.fullmatch(name) and name not in NOTES:
+                raise DataError(f"{path}: {foreign(name)}")
             odd = odd or ("" if _STEPS.fullmatch(step) else step)
     except DataError:
         raise
@@ -135,16 +153,26 @@ def _check(path: Path, stream: BytesIO) -> None:
 
 
 def _steps(stream: BytesIO) -> Iterator[tuple[str, str]]:
-    """Each step of a pickle, and what it names ("module class"), or an empty text."""
-    texts: list[str] = []  # those pushed so far: STACK_GLOBAL takes the last two as its names
-    memo: dict[Any, str] = {}
+    """Each step of a pickle, and what it names ("module.class"), or an empty text."""
+    texts: deque[str] = deque(["", ""], maxlen=2)  # the last that were pushed: STACK_GLOBAL takes them as its names
+    memo: dict[int, str] = {}
+    memoized = 0
+    pushed = False
     for operation, argument, _ in pickletools.genops(stream):
-        step = operation.name
-        if step.endswith(("UNICODE", "UNICODE8", "STRING")):
+        step, name = operation.name, ""
+        if step in ("MEMOIZE", "BINPUT", "LONG_BINPUT", "PUT"):
+            if pushed:
+                memo[memoized if argument is None else argument] = texts[-1]
+            memoized += 1
+        pushed = isinstance(argument, str) and step not in ("GLOBAL", "INST")
+        if pushed:
             texts.append(str(argument))
-        elif step in ("MEMOIZE", "BINPUT", "LONG_BINPUT", "PUT"):
-            memo[len(memo) if argument is None else argument] = texts[-1] if texts else ""
-        elif step in ("GET", "BINGET", "LONG_BINGET"):
-            texts.append(memo.get(argument, ""))
-        named = str(argument) if step in ("GLOBAL", "INST") else " ".join(texts[-2:]) if step == "STACK_GLOBAL" else ""
-        yield step, f"the extension {argument}" if step.startswith("EXT") else named
+        elif step in ("GET", "BINGET", "LONG_BINGET") and argument in memo:
+            texts.append(memo[argument])
+        elif step in ("GLOBAL", "INST"):
+            name = str(argument).replace(" ", ".", 1)
+        elif step == "STACK_GLOBAL":
+            name = ".".join(texts)
+        elif step.startswith("EXT"):
+            name = f"extension {argument}"
+        yield step, re.sub("^__builtin__", "builtins", name)  # as Python 2 called it
