@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 import torch
 from benchbd_plugins.anp import ANP
-from benchbd_plugins.clip import ClipRN50, ClipViTB32
+from benchbd_plugins.clip import ClipRN50
 from benchbd_plugins.fp import FP
 from benchbd_plugins.mimic import Mimic
 from benchbd_plugins.nad import NAD
 from benchbd_plugins.shapes import Shapes
 from benchbd_plugins.simclr import SimCLR
+from benchbd_plugins.vits import ClipViTB32, ViTB16
 from torch import Tensor, nn
 
 import benchbd
@@ -154,8 +155,11 @@ CASES = [
     Case("resnet18", 32, 11_168_832, (64, 128, 256, 512)),
     Case("resnet34", 32, 21_276_992, (64, 128, 256, 512)),
     Case("resnet50", 32, 23_500_352, (256, 512, 1024, 2048)),
+    Case("resnet18-imagenet", 64, 11_176_512, (64, 128, 256, 512)),
     Case("resnet34-imagenet", 64, 21_284_672, (64, 128, 256, 512)),
     Case("resnet50-imagenet", 64, 23_508_032, (256, 512, 1024, 2048)),
+    Case("resnet18-pad2", 32, 11_168_832, (64, 128, 256, 512)),
+    Case("resnet50-pad2", 32, 23_500_352, (256, 512, 1024, 2048)),
     Case("vgg16-bn", 32, 14_723_136, (64, 128, 256, 512, 512)),
     Case("mobilenet-v2", 64, 2_223_872, (16, 24, 32, 96, 1280)),
 ]
@@ -229,7 +233,7 @@ def test_an_architecture_that_keeps_its_promises_passes() -> None:
         check_architecture(cls, size=48)
 
 
-CHEAP = ("resnet34-imagenet", "vgg16-bn", "mobilenet-v2")
+CHEAP = ("resnet18-imagenet", "resnet34-imagenet", "vgg16-bn", "mobilenet-v2")
 
 
 @pytest.mark.parametrize(
@@ -259,7 +263,8 @@ def torchvisions(encoder: Encoder) -> nn.Module:
     net = net(init_weights=False, num_classes=2) if arch == "vgg16-bn" else net(num_classes=2)
     if arch.startswith("resnet"):
         if not arch.endswith("imagenet"):
-            net.conv1, net.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
+            padding = 2 if arch.endswith("pad2") else 1
+            net.conv1, net.maxpool = nn.Conv2d(3, 64, 3, padding=padding, bias=False), nn.Identity()
         net.fc = nn.Identity()
         places = {"stem.0.": "conv1.", "stem.1.": "bn1.", "body.": ""}
         tensors = {
@@ -335,7 +340,7 @@ def every_pair() -> Iterator[Any]:
     """Every architecture at 32, 64 and 224 pixels; only those that take seconds are not slow. With the stem of small
     images, a residual net's maps at 224 pixels are as large as the image: a GB for each image in training."""
     for case in CASES:
-        small = case.arch in ("resnet18", "resnet34", "resnet50")
+        small = case.arch.startswith("resnet") and not case.arch.endswith("imagenet")
         for size in (32, 64) if small else (32, 64, 224):
             quick = (case.arch, size) == ("mobilenet-v2", 64)
             yield pytest.param(case.arch, size, marks=[] if quick else pytest.mark.slow, id=f"{case.arch}-{size}")
@@ -345,7 +350,7 @@ def every_pair() -> Iterator[Any]:
 @pytest.mark.parametrize(("arch", "size"), list(every_pair()))
 def test_each_goes_through_a_board(arch: str, size: int, tmp_path: Path) -> None:
     found = through_a_board(tmp_path, arch, size, defenses=["none", "ft", "mimic"])
-    if size == 32 and arch in ("resnet34-imagenet", "resnet50-imagenet", "mobilenet-v2"):
+    if size == 32 and arch.endswith(("imagenet", "mobilenet-v2")):
         status, reason = found.pop("mimic")
         assert (status, "a stage's map is 1x1" in reason) == ("n/a", True)
     assert {status for status, _ in found.values()} <= {"ok", "attack-failed"}, found
@@ -381,6 +386,59 @@ def test_a_method_says_what_an_architecture_lacks(
         method.repair(fresh(arch), DefenderKnowledge(images, 0))
 
 
+# --------------------------------------------------------------------------------------------- vision transformers
+
+
+class ThinViT(ViTB16):
+    """ViT of four thin blocks, for 64 pixels."""
+
+    arch = "thin-plain-vit"
+    image_size, width, heads, blocks = 64, 64, 2, 4
+
+
+def test_a_vision_transformer_does_what_all_must() -> None:
+    check_architecture(ThinViT)
+
+
+VITS = [
+    ("vit-b-16", "vit_b_16", 85_798_656),
+    ("vit-b-32", "vit_b_32", 87_455_232),
+    ("vit-s-16", "", 21_665_664),
+    ("vit-s-16-heads12", "", 21_665_664),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", [arch for arch, _, _ in VITS])
+def test_vision_transformers_do_what_all_must(arch: str) -> None:
+    check_architecture(type(Encoder(arch)))
+
+
+@pytest.mark.parametrize(
+    ("arch", "builder", "parameters"), [pytest.param(*v, marks=pytest.mark.slow if v[1] else []) for v in VITS]
+)
+def test_vision_transformers_are_those_of_torchvision(arch: str, builder: str, parameters: int) -> None:
+    import torchvision.models as tv
+
+    encoder, x = fresh(arch), pictures(224)
+    assert sum(p.numel() for p in encoder.backbone()) == parameters
+    heads = 12 if arch.endswith("heads12") else 6
+    net: Any = getattr(tv, builder)() if builder else tv.VisionTransformer(224, 16, 12, heads, 384, 1536)
+    net.heads = nn.Identity()
+    tensors = encoder.state_dict().items()
+    net.load_state_dict({name.removeprefix("trunk."): t for name, t in tensors if name.startswith("trunk.")})
+    with torch.no_grad():
+        wanted = net.eval()((x - encoder.mean) / encoder.std)
+        torch.testing.assert_close(encoder(x), wanted, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.fixed_draw("every stage must end, whatever it learns")
+def test_a_vision_transformer_goes_through_a_board(tmp_path: Path) -> None:
+    found = through_a_board(tmp_path, "vit-s-16", 224, defenses=["none", "ft", "mimic"])
+    assert {status for status, _ in found.values()} <= {"ok", "attack-failed"}, found
+
+
 # ------------------------------------------------------------------------------------------------- CLIP's encoders
 
 
@@ -388,7 +446,7 @@ def small_clip() -> dict[str, type[Encoder]]:
     """CLIP's encoders by another name, thin and for 64 pixels."""
     thin = {"image_size": 64, "feature_dim": 32, "__doc__": "Thin."}
     rn50 = {"arch": "thin-rn50", "width": 8, "layers": (1, 1, 1, 1)}
-    vit = {"arch": "thin-vit", "width": 64, "blocks": 4, "patch": 16}
+    vit = {"arch": "thin-vit", "width": 64, "heads": 1, "blocks": 4, "patch": 16}
     return {
         "thin-rn50": type("ThinRN50", (ClipRN50,), {**thin, **rn50}),
         "thin-vit": type("ThinViT", (ClipViTB32,), {**thin, **vit}),
@@ -401,14 +459,20 @@ def test_clips_encoders_do_what_all_must(arch: str) -> None:
     check_architecture(small_clip()[arch])
 
 
+CLIPS = [
+    ("clip-rn50", "RN50-quickgelu", 38_316_896),
+    ("clip-vit-b-32", "ViT-B-32-quickgelu", 87_849_216),
+    ("clip-vit-b-32-gelu", "ViT-B-32", 87_849_216),
+]
+
+
 @pytest.mark.clip
-@pytest.mark.parametrize(("arch", "parameters"), [("clip-rn50", 38_316_896), ("clip-vit-b-32", 87_849_216)])
-def test_clips_encoders_are_those_of_open_clip(arch: str, parameters: int) -> None:
+@pytest.mark.parametrize(("arch", "model", "parameters"), CLIPS)
+def test_clips_encoders_are_those_of_open_clip(arch: str, model: str, parameters: int) -> None:
     import open_clip
 
     encoder, x = fresh(arch), pictures(224)
     assert sum(p.numel() for p in encoder.backbone()) == parameters
-    model = {"clip-rn50": "RN50-quickgelu", "clip-vit-b-32": "ViT-B-32-quickgelu"}[arch]
     visual = open_clip.create_model(model).visual.eval()
     tensors = encoder.state_dict().items()
     visual.load_state_dict({n.removeprefix("visual."): t for n, t in tensors if n.startswith("visual.")})
