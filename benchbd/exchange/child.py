@@ -8,7 +8,7 @@ import re
 import sys
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from io import BytesIO
 from itertools import count
@@ -55,7 +55,7 @@ def main() -> None:
         answer = _convert(_load(path), folder, size)
     except DataError as error:
         answer = {"refused": str(error)}
-    except (MemoryError, RuntimeError, OSError) as error:
+    except Exception as error:
         reason = obstacle(error)
         if "memory" in reason:
             reason = f"it asks for far more memory than the {size:,} bytes of the file need"
@@ -155,10 +155,11 @@ def _walk(value: object, keys: list[str], number: Iterator[int]) -> Iterator[tup
     """Every value in nested mappings and lists, and the keys that lead to it."""
     if next(number) > _MOST:
         raise DataError(f"more than {_MOST:,} values are in it: {ADVICE}")
-    if not isinstance(value, (Mapping, list, tuple)):
+    if not isinstance(value, (dict, list, tuple)):
         yield keys, value
         return
     if len(keys) == _DEEPEST:
         raise DataError(f"more than {_DEEPEST} mappings and lists lie within one another in it: {ADVICE}")
-    for key, entry in value.items() if isinstance(value, Mapping) else enumerate(value):
+    # a file can give a dict attributes, one of the name ``items`` too
+    for key, entry in dict.items(value) if isinstance(value, dict) else enumerate(value):
         yield from _walk(entry, [*keys, key if isinstance(key, str) else shown(key)], number)

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -25,7 +26,7 @@ from safetensors.torch import save, save_file
 from torch.utils.collect_env import run as run_in_a_shell
 
 from benchbd.base.errors import DataError
-from benchbd.exchange import child, sandbox
+from benchbd.exchange import checkpoint, child, sandbox
 from benchbd.exchange.checkpoint import read_checkpoint
 
 MAGIC = 0x1950A86A20F9469CFC6C  # the first of the pickles of the form before torch 1.6
@@ -65,11 +66,11 @@ def test_the_groups_of_a_training_checkpoint(tmp_path: Path) -> None:
     }
     nested = {"model": {"net": {"bias": torch.ones(2)}}, "losses": [torch.tensor(1.0), torch.tensor(2.0)]}
     torch.save({**notes, "state_dict": state, "optimizer": training, **nested}, tmp_path / "moco.pth")
-    checkpoint = read_checkpoint(tmp_path / "moco.pth")
-    assert set(checkpoint.groups) == {"state_dict", "optimizer.state.0", "model.net", "losses"}
-    assert checkpoint.dropped == len(notes) + 3
-    assert checkpoint.groups["losses"] == {"0": torch.tensor(1.0), "1": torch.tensor(2.0)}
-    read = checkpoint.groups["state_dict"]
+    found = read_checkpoint(tmp_path / "moco.pth")
+    assert set(found.groups) == {"state_dict", "optimizer.state.0", "model.net", "losses"}
+    assert found.dropped == len(notes) + 3
+    assert found.groups["losses"] == {"0": torch.tensor(1.0), "1": torch.tensor(2.0)}
+    read = found.groups["state_dict"]
     assert list(read) == list(state)
     for name, tensor in state.items():
         assert type(read[name]) is torch.Tensor
@@ -83,6 +84,9 @@ def test_the_form_of_torch_before_1_6(tmp_path: Path) -> None:
     weight = torch.arange(12.0).view(3, 4)
     path = tmp_path / "badencoder.tar"  # the name that training scripts give it; it is no tar
     torch.save({"epoch": 1, "state_dict": {"f": weight.T}}, path, _use_new_zipfile_serialization=False)
+    on_a_gpu = path.read_bytes().replace(b"X\3\0\0\0cpu", b"X\6\0\0\0cuda:0")
+    assert b"cuda:0" in on_a_gpu
+    path.write_bytes(on_a_gpu)
     assert torch.equal(read_checkpoint(path).groups["state_dict"]["f"], weight.T)
     path.write_bytes(path.read_bytes()[:-8])
     assert "damaged" in refusal(path)
@@ -92,10 +96,10 @@ def test_writing_to_a_tensor_leaves_the_file_alone(tmp_path: Path) -> None:
     path = tmp_path / "weights"  # no suffix tells the format
     save_file({"a": torch.ones(4)}, path, metadata={"by": "a stranger"})
     before = path.read_bytes()
-    checkpoint = read_checkpoint(path)
-    checkpoint.groups[""]["a"].zero_()
+    found = read_checkpoint(path)
+    found.groups[""]["a"].zero_()
     assert path.read_bytes() == before
-    assert checkpoint.metadata == {"by": "a stranger"}
+    assert found.metadata == {"by": "a stranger"}
 
 
 # --- files that would run code -------------------------------------------------------------------------------------
@@ -242,6 +246,7 @@ def test_a_payload_that_gets_past_torch_can_do_nothing(tmp_path: Path) -> None:
 # --- files that ask for too much -----------------------------------------------------------------------------------
 
 
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the system does not say how much memory is used")
 def test_memory_is_limited(tmp_path: Path) -> None:
     torch.save({"a": torch.ones(2), "b": Evil(bytearray, 10**12)}, tmp_path / "a.pth")
     assert "far more memory than the" in refusal(tmp_path / "a.pth")
@@ -275,6 +280,22 @@ def test_tensors_that_no_encoder_has(content: Any, said: str, tmp_path: Path, mo
     with pytest.raises(DataError) as refused:
         child._convert(content, tmp_path, 1000)
     assert said in str(refused.value)
+
+
+def test_attributes_of_a_mapping_are_not_asked(tmp_path: Path) -> None:
+    content: dict[str, Any] = OrderedDict(a=torch.ones(2))
+    content.__dict__["items"] = torch.Tensor
+    assert child._convert(content, tmp_path, 1000) == {"names": [["a"]], "dropped": 0}
+
+
+def test_two_tensors_of_one_name_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key may hold a full stop: here "net.conv" and "a" beside "net", "conv" and "a"."""
+    path = tmp_path / "a.pth"
+    torch.save({}, path)
+    save_file({"0": torch.ones(1), "1": torch.ones(1)}, tmp_path / "tensors")
+    found = sandbox.Unpickled(tmp_path / "tensors", [["net.conv", "a"], ["net", "conv", "a"]], 0)
+    monkeypatch.setattr(checkpoint, "unpickle", lambda *_: found)
+    assert refusal(path) == "two tensors have the name 'net.conv.a'"
 
 
 def test_a_mapping_that_holds_itself_is_refused(tmp_path: Path) -> None:
