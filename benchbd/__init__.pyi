@@ -46,6 +46,10 @@ from .contract.roles import Role as Role
 from .contract.trigger import Trigger as Trigger
 from .contract.trigger_function import TriggerFunction as TriggerFunction
 from .engine.carry_out import carry_out as carry_out
+from .examine import Inspection as Inspection
+from .examine import inspect as inspect
+from .examine import method as method
+from .examine import repair as repair
 from .nets.classifier import Classifier as Classifier
 from .nets.encoder import Encoder as Encoder
 from .nets.encoder import ResNet as ResNet

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 import torch
 
+from benchbd.base.device import pick_device
 from benchbd.base.errors import StoreError, UsageError, did_you_mean, shown
 from benchbd.contract.axes import AXIS, GRID
 from benchbd.contract.dataset import Dataset
@@ -142,23 +143,6 @@ def checked_author(name: str) -> str:
     if len(name) > LONGEST_AUTHOR or not name.isprintable():
         raise UsageError(f"author {shown(name)}: a name is one line of at most {LONGEST_AUTHOR} characters")
     return name
-
-
-def pick_device(name: str | None) -> torch.device:
-    """``cpu``, ``cuda`` or ``cuda:N``; by default CUDA if there is any. UsageError if the device does not exist."""
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UsageError(f"device {shown(name)}: known are cpu, cuda and cuda:N") from None
-    if device.type not in {"cpu", "cuda"}:
-        raise UsageError(f"device {shown(name)}: known are cpu, cuda and cuda:N")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UsageError(
-            f"device {shown(name)}: this machine has {torch.cuda.device_count()} CUDA devices; use --device cpu"
-        )
-    return device
 
 
 class Request(TypedDict, total=False):

@@ -10,7 +10,8 @@ import torch
 
 import benchbd
 from benchbd import UsageError
-from benchbd.api import Request, Work, pick_device
+from benchbd.api import Request, Work
+from benchbd.base.device import pick_device
 from benchbd.base.errors import DataAbsentError, StoreError, UnknownNameError
 from benchbd.cli import main as cli
 from benchbd.planning.cases import Plan

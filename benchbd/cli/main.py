@@ -7,6 +7,7 @@ import os
 import click
 
 from benchbd._version import __version__
+from benchbd.cli.encoder import inspect, repair
 from benchbd.cli.group import Group
 from benchbd.cli.plan import plan
 from benchbd.cli.results import compare, figures, leaderboard
@@ -27,7 +28,7 @@ def main() -> None:
     """
 
 
-for command in (run, plan, list_, show, plugins, compare, figures, leaderboard):
+for command in (run, plan, inspect, repair, list_, show, plugins, compare, figures, leaderboard):
     main.add_command(command)
 
 

@@ -1,0 +1,231 @@
+"""Inspect and repair one encoder with images of one's own: no board, no store, no trigger.
+
+A method gets what it gets on a board, an encoder and clean images without labels, under the seed that the stage of the
+same kind would have. So a score compares with those in records of the same detector, options and images.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+from benchbd.base.device import pick_device
+from benchbd.base.errors import BenchbdError, NotApplicable, PluginError, UnknownNameError, UsageError, shown
+from benchbd.base.seeds import derive_seed
+from benchbd.contract.defense import Mitigation
+from benchbd.contract.detection import ClassifierDetection, Detection
+from benchbd.contract.handover import Failure, Product
+from benchbd.contract.images import ImageSet
+from benchbd.contract.method import Method, build
+from benchbd.engine.executors import Inline
+from benchbd.engine.observers import Observers
+from benchbd.nets.encoder import Encoder
+from benchbd.nets.rebuild import rebuild
+from benchbd.planning.options import parse_options
+from benchbd.registry import Registry, load_registry
+from benchbd.stages.base import Stage
+from benchbd.stages.encoders import check_features
+from benchbd.stages.inputs import handover, prefixed
+
+M = TypeVar("M", bound=Method)
+
+log = logging.getLogger("benchbd")
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A detector's verdict on one encoder.
+
+    score: higher is more suspicious; flagged: the detector's own decision. remarks: lines of the detector.
+    seconds, image_forwards: what the inspection took.
+    """
+
+    detection: str
+    score: float
+    flagged: bool
+    remarks: tuple[str, ...]
+    seconds: float
+    image_forwards: int
+
+
+@dataclass(frozen=True)
+class Repair:
+    """A repaired encoder, in eval mode on the CPU. remarks: lines of the defense. seconds, image_forwards: its cost."""
+
+    defense: str
+    encoder: Encoder = field(repr=False)
+    remarks: tuple[str, ...]
+    seconds: float
+    image_forwards: int
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The plugins, the device and the run seed of examinations."""
+
+    registry: Registry
+    device: torch.device
+    seed: int
+
+    def methods(self, base: type[M], names: Iterable[str], options: Iterable[str]) -> list[M]:
+        """The methods of ``base``'s axis by name, each once.
+
+        options: NAME.FIELD=VALUE; UsageError if one is for a method that is not among them.
+        """
+        asked = parse_options(options)
+        named = {name: self.registry.get(base.axis, name) for name in dict.fromkeys(names)}
+        for name, values in asked.items():
+            self.registry.find(name)
+            if name.removeprefix(f"{base.axis}:") not in named:
+                only = f"only {', '.join(named)} {'do' if len(named) > 1 else 'does'}"
+                raise UsageError(f"option {name}.{next(iter(values))}: {name} takes no part, {only}")
+        values = {name: asked.get(name, {}) | asked.get(f"{base.axis}:{name}", {}) for name in named}
+        return [cast(M, build(cls, values[name], name)) for name, cls in named.items()]
+
+    def detectors(self) -> list[str]:
+        """The names of all detectors of encoders."""
+        found = self.registry.methods[Detection.axis].items()
+        return sorted(name for name, cls in found if not issubclass(cls, ClassifierDetection))
+
+    def inspect(self, encoder: Encoder, images: ImageSet, detection: Detection) -> Inspection:
+        """The verdict of a detector. UsageError if it judges classifiers, which need a task."""
+        if isinstance(detection, ClassifierDetection):
+            raise UsageError(f"detector {detection.name} judges classifiers, not encoders: put it on a board")
+        given = {"given": _checked(encoder, images).to_bytes()}
+        prepared: Mapping[str, Tensor] = {}
+        if detection.prepares:
+            prepared = prefixed("prepared", self._work("prepare", detection, encoder.arch, images, {}, {}).tensors)
+        product = self._work("detect", detection, encoder.arch, images, given, prepared)
+        return Inspection(detection.name, product.json["score"], product.json["flagged"], *_told(product))
+
+    def repair(self, encoder: Encoder, images: ImageSet, defense: Mitigation) -> Repair:
+        """The result of a defense, checked as on a board. NotApplicable if the defense cannot repair the encoder."""
+        given = {"given": _checked(encoder, images).to_bytes()} if defense.uses_weights else {}
+        product = self._work("defend", defense, encoder.arch, images, given, {})
+        who = f"defense {defense.name}"
+        if product.encoder is None:
+            raise PluginError(f"{who} must return an encoder")
+        repaired = rebuild(Encoder.from_bytes(product.encoder), encoder.arch, who)
+        check_features(repaired.to(self.device), images.to(self.device))
+        return Repair(defense.name, repaired.cpu(), *_told(product))
+
+    def _work(
+        self,
+        kind: str,
+        method: Method,
+        arch: str,
+        images: ImageSet,
+        given: Mapping[str, bytes],
+        tensors: Mapping[str, Tensor],
+    ) -> Product:
+        """The product of a stage of this kind outside of any plan. A failure is raised as an error of one line."""
+        numerics = {"precision": "fp32", "tf32": False}
+        seed, observers = derive_seed(self.seed, kind), Observers(self.registry)
+        stage = Stage(kind, f"{method.name} on {arch}", method, seed, {}, {}, {}, numerics, arch)
+        plain = ImageSet(images.pixels)  # what a defender knows: no labels, names or declared statistics
+        handed = handover(stage, json={"architecture": arch}, images={"images": plain}, tensors=tensors, encoders=given)
+        observers.tell("benchbd_stage_started", stage=stage, position=1, total=1)
+        began = time.perf_counter()
+
+        def report(step: int, steps: int, loss: float | None) -> None:
+            observers.tell("benchbd_stage_progress", stage=stage, step=step, steps=steps, loss=loss)
+
+        result = Inline(self.registry, self.device).submit(handed, report).result()
+        status, reason = (result.status, result.reason) if isinstance(result, Failure) else ("computed", "")
+        seconds = time.perf_counter() - began
+        observers.tell("benchbd_stage_finished", stage=stage, status=status, seconds=seconds, message=reason)
+        if isinstance(result, Failure):
+            raise _raised(f"{method.axis} {method.name}", result)
+        return result
+
+
+def inspect(
+    encoder: Encoder,
+    images: ImageSet,
+    detection: Detection | str,
+    *,
+    seed: int = 1,
+    device: str | None = None,
+) -> Inspection:
+    """The verdict of a detector on an encoder.
+
+    images: clean ones, of the size that the encoder was trained on; labels are not used. detection: a method that
+    ``method`` made, or a name for its defaults. seed: of the run. device: ``cpu``, ``cuda`` or ``cuda:N``; by default
+    CUDA if there is any.
+    UsageError for a detector of classifiers, or if the images do not fit; NotApplicable or another BenchbdError, of
+    one line, if the detector has no verdict.
+    """
+    return Bench(_registry(), pick_device(device), seed).inspect(encoder, images, _asked(Detection, detection))
+
+
+def repair(
+    encoder: Encoder,
+    images: ImageSet,
+    defense: Mitigation | str,
+    *,
+    seed: int = 1,
+    device: str | None = None,
+) -> Encoder:
+    """The encoder that a defense makes of an encoder, on the CPU; the given one stays as it is.
+
+    Arguments as those of ``inspect``. NotApplicable if the defense cannot repair this encoder, another BenchbdError,
+    of one line, if it fails.
+    """
+    bench = Bench(_registry(), pick_device(device), seed)
+    return bench.repair(encoder, images, _asked(Mitigation, defense)).encoder
+
+
+def method(axis: str, name: str, **options: Any) -> Method:
+    """A method by its axis ("defense") and name, with options as ``-o NAME.FIELD=VALUE`` sets them.
+
+    UsageError, with the nearest name, for an unknown axis, name or option, or a value that is out of bounds.
+    """
+    registry = _registry()
+    if axis not in registry.methods:
+        raise UnknownNameError("axis", axis, registry.methods)
+    return build(registry.get(axis, name), options, name)
+
+
+@cache
+def _registry() -> Registry:
+    return load_registry()
+
+
+def _asked(kind: type[M], wanted: M | str) -> M:
+    """The method itself, or the one of that name with its defaults. UsageError if it is of another axis."""
+    found = method(kind.axis, wanted) if isinstance(wanted, str) else wanted
+    if not isinstance(found, kind):
+        raise UsageError(f"{kind.axis} {shown(found)}: must be the name of a {kind.axis}, or one that method() made")
+    return found
+
+
+def _checked(encoder: Encoder, images: ImageSet) -> Encoder:
+    """The encoder as a file would give it. UsageError if the images are not of its size, or are too few."""
+    if not isinstance(encoder, Encoder):
+        raise UsageError(f"encoder {shown(encoder)}: must be a benchbd.Encoder, as Encoder.load gives it")
+    if not isinstance(images, ImageSet):
+        raise UsageError(f"images {shown(images)}: must be a benchbd.ImageSet, as ImageSet.from_folder gives it")
+    if encoder.image_size not in (None, images.size):
+        raise UsageError(f"{encoder.arch} takes images of {encoder.image_size} pixels, not {images.size}")
+    return rebuild(encoder, encoder.arch, "the caller")
+
+
+def _told(product: Product) -> tuple[tuple[str, ...], float, int]:
+    """The remarks and the cost of a piece of work."""
+    remarks = cast(list[str], product.notes.get("remarks", []))
+    return tuple(remarks), product.cost["seconds"], int(product.cost["image_forwards"])
+
+
+def _raised(who: str, failure: Failure) -> BenchbdError:
+    """A failure as an error. The traceback of a plugin's own error goes to the log."""
+    if failure.traceback:
+        log.debug("%s", failure.traceback)
+    reason = f"{who}: {failure.reason}"
+    return NotApplicable(reason) if failure.status == "n/a" else PluginError(reason)

@@ -1,0 +1,125 @@
+"""``inspect`` and ``repair``: an encoder and a folder of pictures from the shell."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from benchbd import Encoder, ImageSet
+from benchbd.cli.main import main
+
+from ..chance import seeded
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``encoder.safetensors`` and ten pictures below ``pictures``."""
+    folder = tmp_path_factory.mktemp("given")
+    Encoder.seeded("w16", (0.5,) * 3, (0.25,) * 3, seed=seeded(1), device="cpu").save(folder / "encoder.safetensors")
+    (folder / "pictures").mkdir()
+    draws = np.random.default_rng(seeded(2))
+    for number in range(10):
+        pixels = draws.integers(0, 256, (8, 8, 3), np.uint8)
+        Image.fromarray(pixels).resize((32, 32)).save(folder / "pictures" / f"{number}.png")
+    return folder
+
+
+DECREE = ("--detection", "decree", "-o", "decree.inversion_steps=2")
+
+
+def test_inspect_prints_a_row_per_detector(given: Path) -> None:
+    told = call("inspect", given / "encoder.safetensors", "--images", given / "pictures", *DECREE, "--quiet")
+    assert told.exit_code == 0, told.stderr
+    assert told.stdout.startswith("Encoder encoder.safetensors (w16, 10 images of 32x32 pixels, seed 1)\n")
+    (row,) = [line for line in told.stdout.splitlines() if line.startswith("decree")]
+    assert row.split()[2] in ("yes", "no")
+    assert "higher is more suspicious" in told.stdout
+    assert told.stderr == ""
+
+
+def test_inspect_as_json(given: Path) -> None:
+    """The draw of the pictures and the seed change the score; the same command gives the same again."""
+    arguments = ("inspect", given / "encoder.safetensors", "--images", given / "pictures", *DECREE, "--json")
+    scores = []
+    for more in (("--number", 4), ("--number", 4), ("--number", 4, "--seed", 2)):
+        document = json.loads(call(*arguments, *more).stdout)
+        (row,) = document["detections"]
+        assert (document["arch"], document["images"], document["size"]) == ("w16", 4, 32)
+        assert row["status"] == "ok"
+        scores.append({**row, "seconds": None})
+    assert scores[0] == scores[1]
+
+
+def test_repair_writes_the_repaired_encoder(given: Path, tmp_path: Path) -> None:
+    out = tmp_path / "repaired.safetensors"
+    arguments = ("repair", given / "encoder.safetensors", "--images", given / "pictures", "--out", out)
+    told = call(*arguments, "--defense", "ft", "-o", "ft.steps=2", "-o", "ft.batch=4")
+    assert told.exit_code == 0, told.stderr
+    assert told.stdout.startswith(f"{out}: w16 repaired by ft with 10 images in ")
+    pixels = ImageSet.from_folder(given / "pictures").pixels
+    before, after = (Encoder.load(path).extract(pixels) for path in (given / "encoder.safetensors", out))
+    assert not before.equal(after)
+    told = call(*arguments, "--defense", "none")
+    assert Encoder.load(out).extract(pixels).equal(before)  # it is written again
+
+
+def test_an_encoder_that_a_detector_refuses_ends_with_1(given: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchbd import NotApplicable
+    from benchbd.registry import load_registry
+
+    def refuse(*_: object) -> None:
+        raise NotApplicable("it needs a moon")
+
+    monkeypatch.setattr(load_registry().get("detection", "decree"), "inspect", refuse)
+    told = call("inspect", given / "encoder.safetensors", "--images", given / "pictures", *DECREE, "--quiet")
+    assert told.exit_code == 1
+    assert "n/a" in told.stdout
+    assert "[1] detection decree: it needs a moon" in told.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["inspect", "absent.safetensors", "--images", "pictures"], "absent.safetensors: no such encoder file"),
+        (
+            ["inspect", "pictures/1.png", "--images", "pictures"],
+            "not an encoder written by benchbd (it is a PNG picture)",
+        ),
+        (["inspect", "encoder.safetensors", "--images", "absent"], "absent: no such folder"),
+        (["inspect", "encoder.safetensors"], "Missing option '--images'"),
+        (["inspect", "encoder.safetensors", "--images", "pictures", "--detection", "decre"], "did you mean 'decree'"),
+        (["inspect", "encoder.safetensors", "--images", "pictures", "-o", "ft.steps=2"], "only decree does"),
+        (["inspect", "encoder.safetensors", "--images", "pictures", "-o", "decree.level=x"], "decree.level: "),
+        (["inspect", "encoder.safetensors", "--images", "pictures", "--image-size", "20"], "--image-size"),
+        (["repair", "encoder.safetensors", "--images", "pictures", "--defense", "ft"], "Missing option '--out'"),
+        (
+            ["repair", "encoder.safetensors", "--images", "pictures", "--defense", "fft", "--out", "o"],
+            "unknown defense 'fft'",
+        ),
+        (
+            ["repair", "encoder.safetensors", "--images", "pictures", "--defense", "ft", "--out", "pictures"],
+            "pictures: is a folder; name a file in it",
+        ),
+        (
+            ["repair", "encoder.safetensors", "--images", "pictures", "--defense", "ft", "--out", "no/such/file"],
+            "no/such: no such folder",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line(given: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], line: str) -> None:
+    monkeypatch.chdir(given)
+    told = call(*arguments)
+    assert told.exit_code == 2
+    assert line in told.stderr
+    assert told.stderr.startswith("error: ")
+    assert told.stderr.count("\n") == 1
+    assert told.stdout == ""
