@@ -3,7 +3,7 @@
 docs/commands.md has the help of every command, boards.md the fields of a board, methods.md the options of every
 method of benchbd, records.md the fields of records, plugin-api.md the contracts and every name that
 ``benchbd`` exports. README.md has, between markers, rows of a published board, and CONTRIBUTING.md the picture
-of the house.
+of the house. The package's gallery of known encoders has the scores in published records.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from benchbd.records.files import read_records
 from benchbd.records.models import Baseline, Cost, Counts, Entry, Gain, Metrics, Origin, Record
 from benchbd.registry import FIRST_PARTY, Registry, load_registry
 from benchbd.report.document import Column, Document, Section, Table
+from benchbd.report.gallery import GALLERY, gather_published
 from benchbd.report.rows import Order, TableRow, summarise
 from benchbd.report.statistics import Interval
 from benchbd.report.writers import markdown
@@ -203,6 +204,8 @@ def write(root: Path) -> None:
     (root / "docs").mkdir(exist_ok=True)
     for name, page in pages(load_registry()).items():
         (root / "docs" / name).write_text(page, encoding="utf-8")
+    gallery = root / GALLERY.relative_to(Path(benchbd.__file__).parents[1])
+    gallery.write_text(gather_published().to_json(), encoding="utf-8")
     readme = root / "README.md"
     readme.write_text(with_boards(readme.read_text(encoding="utf-8")), encoding="utf-8")
     contributing = root / "CONTRIBUTING.md"

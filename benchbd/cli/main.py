@@ -10,7 +10,7 @@ from benchbd._version import __version__
 from benchbd.cli.encoder import inspect, repair
 from benchbd.cli.group import Group
 from benchbd.cli.plan import plan
-from benchbd.cli.results import compare, figures, leaderboard
+from benchbd.cli.results import compare, figures, gallery, leaderboard
 from benchbd.cli.run import run
 from benchbd.cli.show import list_, plugins, show
 
@@ -28,7 +28,7 @@ def main() -> None:
     """
 
 
-for command in (run, plan, inspect, repair, list_, show, plugins, compare, figures, leaderboard):
+for command in (run, plan, inspect, repair, list_, show, plugins, compare, figures, leaderboard, gallery):
     main.add_command(command)
 
 

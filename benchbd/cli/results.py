@@ -1,13 +1,20 @@
-"""``benchbd leaderboard``, ``compare`` and ``figures``: output made of records. Only ``figures`` imports torch."""
+"""``benchbd leaderboard``, ``compare``, ``gallery`` and ``figures``: output made of records.
+
+Only ``figures`` imports torch.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from benchbd.base.content import commit
+from benchbd.base.errors import UsageError
 from benchbd.base.process import columns, say
 from benchbd.cli.group import Command, Group, one_line
 from benchbd.cli.options import PathType, PlaceType, data_root_option, device_option, record_options
@@ -140,3 +147,41 @@ def build_leaderboard(
             click.echo(f"{count} {axis.name} records are not in this format: give --out", err=True)
         elif form in heading and (told := write(judged, form, width)):
             say(f"\n{heading[form]}{told}", nl=False)
+
+
+@click.group(cls=Group)
+def gallery() -> None:
+    """Gather what detectors said of known encoders, which `inspect` compares with. This needs no torch and no data."""
+
+
+@gallery.command("build")
+@click.argument("boards", nargs=-1, required=True, metavar="BOARD...")
+@click.option("--out", type=PathType(), help="Write the gallery to this file.  [default: print it]")
+@click.option("--store", type=PlaceType(), help="Read the records of this store.  [env: BENCHBD_STORE]")
+def build_gallery(boards: tuple[str, ...], out: Path | None, store: Path | None) -> None:
+    """Build a gallery from the detectors' records of boards.
+
+    Each BOARD is a name or a path. Its records come from the store, else from those that are published with the board.
+    benchbd's own gallery is built from all published records.
+    """
+    from benchbd.planning.board import load_board
+    from benchbd.records.detection import DetectionRecord
+    from benchbd.report.gallery import gather
+
+    found = [(board := load_board(name), _records_of(board, name, None, store).inspected) for name in boards]
+    made = gather(
+        (board, [record for record in inspected if isinstance(record, DetectionRecord)]) for board, inspected in found
+    )
+    if not made.populations:
+        raise UsageError(f"no detector's records of {', '.join(boards)} belong in a gallery{_why(made.left_out)}")
+    if out is None:
+        say(made.to_json(), nl=False)
+    else:
+        commit(out, partial(Path.write_text, data=made.to_json(), encoding="utf-8"))
+    clean, backdoored = (sum(len(getattr(each, kind)) for each in made.populations) for kind in ("clean", "attacked"))
+    click.echo(f"{clean} clean and {backdoored} backdoored encoders{_why(made.left_out)}", err=True)
+
+
+def _why(left_out: Mapping[str, int]) -> str:
+    """The reasons of records that were left out, with their numbers."""
+    return "".join(f"; {count} left out: {reason}" for reason, count in left_out.items())

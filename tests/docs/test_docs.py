@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import tomllib
 from pathlib import Path
@@ -15,6 +16,7 @@ from benchbd.contract.axes import AXES
 from benchbd.planning.board import boards_folder, load_board
 from benchbd.records.files import read_inspected, read_records
 from benchbd.registry import Registry, load_registry
+from benchbd.report.gallery import GALLERY, gather_published
 from benchbd.report.leaderboard import build
 from benchbd.report.rows import Order
 from benchbd.testing import check_method
@@ -75,6 +77,18 @@ def test_the_citation_and_the_package_agree() -> None:
     citation = (ROOT / "CITATION.cff").read_text()
     assert f"version: {benchbd.__version__}\n" in citation
     assert "license: Apache-2.0\n" in citation
+
+
+def test_the_gallery_follows_from_the_published_records() -> None:
+    gallery = gather_published()
+    assert GALLERY.read_text() == gallery.to_json(), "run make docs"
+    files = boards_folder().glob("*/records/detections/*.json")
+    published = {hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    known = [each.record for of in gallery.populations for each in (*of.clean, *of.attacked)]
+    assert len(known) == len(set(known)) > 0
+    assert set(known) <= published
+    missing = sum(gallery.left_out.values()) + sum(sum(of.left_out.values()) for of in gallery.populations)
+    assert len(known) + missing == len(published)
 
 
 def test_the_package_holds_its_types_and_its_pages() -> None:
