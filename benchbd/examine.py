@@ -10,7 +10,6 @@ import logging
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any, TypeVar, cast
 
 import torch
@@ -29,7 +28,7 @@ from benchbd.engine.observers import Observers
 from benchbd.nets.encoder import Encoder
 from benchbd.nets.rebuild import rebuild
 from benchbd.planning.options import parse_options
-from benchbd.registry import Registry, load_registry
+from benchbd.registry import Registry, installed
 from benchbd.stages.base import Stage
 from benchbd.stages.encoders import check_features
 from benchbd.stages.inputs import handover, prefixed
@@ -162,7 +161,7 @@ def inspect(
     UsageError for a detector of classifiers, or if the images do not fit; NotApplicable or another BenchbdError, of
     one line, if the detector has no verdict.
     """
-    return Bench(_registry(), pick_device(device), seed).inspect(encoder, images, _asked(Detection, detection))
+    return Bench(installed(), pick_device(device), seed).inspect(encoder, images, _asked(Detection, detection))
 
 
 def repair(
@@ -178,7 +177,7 @@ def repair(
     Arguments as those of ``inspect``. NotApplicable if the defense cannot repair this encoder, another BenchbdError,
     of one line, if it fails.
     """
-    bench = Bench(_registry(), pick_device(device), seed)
+    bench = Bench(installed(), pick_device(device), seed)
     return bench.repair(encoder, images, _asked(Mitigation, defense)).encoder
 
 
@@ -187,15 +186,10 @@ def method(axis: str, name: str, **options: Any) -> Method:
 
     UsageError, with the nearest name, for an unknown axis, name or option, or a value that is out of bounds.
     """
-    registry = _registry()
+    registry = installed()
     if axis not in registry.methods:
         raise UnknownNameError("axis", axis, registry.methods)
     return build(registry.get(axis, name), options, name)
-
-
-@cache
-def _registry() -> Registry:
-    return load_registry()
 
 
 def _asked(kind: type[M], wanted: M | str) -> M:

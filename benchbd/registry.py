@@ -6,7 +6,7 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import EntryPoint, entry_points
 from itertools import chain, count
 from typing import Annotated, Any
@@ -281,6 +281,12 @@ def _offered(hook: str, function: Callable[[], object]) -> list[Any]:
 def _called(thing: object) -> str:
     """The name, for a message, of an object of a wrong type."""
     return f"the class {thing.__name__}" if isinstance(thing, type) else shown(thing)
+
+
+@cache
+def installed() -> Registry:
+    """The methods that are installed, loaded once per process."""
+    return load_registry()
 
 
 def load_registry(points: Iterable[EntryPoint] | None = None, extra: Mapping[str, object] | None = None) -> Registry:

@@ -7,7 +7,6 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache
 from typing import Literal
 
 import torch
@@ -19,7 +18,7 @@ from benchbd.contract.context import Reporter, collecting, reporting
 from benchbd.contract.handover import Failure, Handover, Product
 from benchbd.contract.method import called
 from benchbd.nets.meter import ForwardMeter, precision
-from benchbd.registry import Registry, load_registry
+from benchbd.registry import Registry, installed
 from benchbd.stages.kinds import KINDS
 
 
@@ -31,7 +30,7 @@ def carry_out(handed: Handover, device: str, report: Reporter, registry: Registr
     of this process if None.
     """
     reuse_arrays()
-    where, registry = torch.device(device), registry or _installed()
+    where, registry = torch.device(device), registry or installed()
     wall, cpu = time.perf_counter(), time.process_time()
     try:
         with (
@@ -50,11 +49,6 @@ def carry_out(handed: Handover, device: str, report: Reporter, registry: Registr
     seconds, cpu_seconds = time.perf_counter() - wall, time.process_time() - cpu
     cost = {"seconds": seconds, "cpu_seconds": cpu_seconds, "image_forwards": meter.images}
     return replace(product, notes=findings.notes, kept=findings.tensors, cost=cost, memory=peak)
-
-
-@cache
-def _installed() -> Registry:
-    return load_registry()
 
 
 def failure_of(error: BaseException) -> Failure:
