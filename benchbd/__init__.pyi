@@ -59,6 +59,7 @@ from .toolkit.augment import Augment as Augment
 from .toolkit.augment import CropScale as CropScale
 from .toolkit.augment import flip_and_shift as flip_and_shift
 from .toolkit.contrastive import ContrastiveMethod as ContrastiveMethod
+from .toolkit.contrastive import FineTuning as FineTuning
 from .toolkit.contrastive import Views as Views
 from .toolkit.contrastive import batch_indices as batch_indices
 from .toolkit.contrastive import nt_xent as nt_xent

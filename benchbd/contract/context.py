@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,24 +42,27 @@ def reporting(reporter: Reporter) -> AbstractContextManager[object]:
 class Findings:
     """Findings of a method. notes: JSON by name. tensors: for pictures, by name."""
 
-    notes: dict[str, Json] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
     tensors: dict[str, Tensor] = field(default_factory=dict)
 
 
 def note(name: str, value: Json) -> None:
     """Store something that a method found (chosen units, layer weights) with the result of its stage.
 
-    The note named ``remarks`` is a list of lines for the reader of the table: each becomes a footnote.
+    The note named ``remarks`` is a list of lines for the reader of the table: each becomes a footnote. Lines are added
+    to those of earlier calls; any other note replaces the earlier one of its name.
     PluginError if the value is no JSON, which has neither NaN nor inf.
     """
     try:
-        value = as_json({name: value})[name]  # a copy: later changes by the method have no effect
+        own = as_json({name: value})[name]  # a copy: later changes by the method have no effect
     except (TypeError, ValueError, RecursionError, KeyError) as error:
         raise PluginError(f"note {shown(name)} cannot be kept as JSON: {says(error)}") from error
-    if name == "remarks" and not (isinstance(value, list) and all(isinstance(line, str) for line in value)):
+    if name == "remarks" and not (isinstance(own, list) and all(isinstance(line, str) for line in own)):
         raise PluginError("note 'remarks' must be a list of lines, one string each")
     if (findings := _findings.get(None)) is not None:
-        findings.notes[name] = value
+        if name == "remarks":
+            own = list(dict.fromkeys([*findings.notes.get(name, []), *own]))
+        findings.notes[name] = own
 
 
 def keep(name: str, tensor: Tensor) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -12,7 +13,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from benchbd.base.errors import Diverged, NotApplicable, UsageError
-from benchbd.contract.context import Steps, stream
+from benchbd.base.seeds import derive_seed
+from benchbd.contract.context import Steps, note, stream
 from benchbd.contract.images import ImageSet
 from benchbd.contract.method import Method
 from benchbd.nets.encoder import Encoder
@@ -82,7 +84,7 @@ class ContrastiveMethod(Method):
     """The fields and the loop of every method that trains an encoder by SimCLR.
 
     Pre-training is this loop from random weights on the pool; FT is this loop on the defender's clean images. An
-    encoder without its projection head is refused: the loop does not first train a new head.
+    encoder without its projection head is refused; ``FineTuning`` can first train one.
     """
 
     epochs: int = Field(
@@ -167,18 +169,89 @@ class ContrastiveMethod(Method):
             return encoder.eval()
         if encoder.head is None:
             raise NotApplicable("contrastive training needs a projection head and this encoder has none")
-        optimizer, schedule = self.optimizer_for(encoder.parameters(), steps)
-        order, draws = stream(seed, "order"), stream(seed, "views", images.device)
         encoder.train(bn == "train")
+        self._descend(encoder, encoder.parameters(), images, seed, steps, loss or self.contrast)
+        return encoder.eval()
+
+    def _descend(
+        self,
+        encoder: Encoder,
+        parameters: Iterable[nn.Parameter],
+        images: ImageSet,
+        seed: int,
+        steps: int,
+        loss: Loss,
+    ) -> None:
+        """Minimise ``loss`` over ``parameters``, in place, for ``steps`` batches of random views."""
+        optimizer, schedule = self.optimizer_for(parameters, steps)
+        order, draws = stream(seed, "order"), stream(seed, "views", images.device)
         progress = Steps(steps)
         batches = batch_indices(len(images), self.batch, steps, order, images.device)
         for _, rows in zip(progress, batches, strict=True):
             views = self.augment.pair(images.pixels[rows], draws)
-            value = (loss or self.contrast)(encoder, views)
+            value = loss(encoder, views)
             optimizer.zero_grad(set_to_none=True)
             value.backward()
             optimizer.step()
             schedule.step()
             progress.loss(value)
         check_moments(optimizer)
-        return encoder.eval()
+
+
+class FineTuning(ContrastiveMethod):
+    """A ``ContrastiveMethod`` that continues the training of a given encoder through its projection head.
+
+    Published encoders often have no head. ``headed`` gives them one for as long as the method needs it.
+    """
+
+    late = frozenset({"head_steps"})
+
+    head_steps: int = Field(
+        0,
+        ge=0,
+        le=1_000_000_000,
+        description=(
+            "number of steps that train a projection head for an encoder that has none, before everything else; "
+            "0: such an encoder is not applicable"
+        ),
+    )
+
+    def forwards(self, images: int) -> int | None:
+        return self.head_forwards(images) + (super().forwards(images) or 0)
+
+    def head_forwards(self, images: int) -> int:
+        """Image-forwards of ``headed`` if the encoder has no head."""
+        return 2 * min(self.batch, images) * self.head_steps  # two views; no gradient reaches f
+
+    @contextmanager
+    def headed(self, encoder: Encoder, images: ImageSet, seed: int) -> Iterator[None]:
+        """In the block, ``encoder`` has a projection head: its own or, if it has none, a new one.
+
+        The new head is trained on ``images`` alone, by ``contrast`` and this method's optimizer, for ``head_steps``
+        steps. f is frozen in eval mode, so that its weights and BatchNorm statistics do not change. A remark
+        reports it. At the end of the block the head is removed, so that the encoder has the parts that it had.
+        NotApplicable, with the option, if the encoder has no head and the method trains, but ``head_steps`` is 0.
+        """
+        if encoder.head is not None:
+            yield
+            return
+        if self.head_steps:
+            encoder.head = self._new_head(encoder, images, derive_seed(seed, "head"))
+            note("remarks", [f"{self.name}: a head was trained for {self.head_steps:,} steps, as the encoder had none"])
+        elif self.total_steps(len(images)):
+            raise NotApplicable(
+                f"contrastive training needs a projection head and this encoder has none; {self.name}.head_steps=200 "
+                "trains one first"
+            )
+        try:
+            yield
+        finally:
+            encoder.head = None
+
+    def _new_head(self, encoder: Encoder, images: ImageSet, seed: int) -> nn.Sequential:
+        twin = encoder.frozen()
+        twin.head = head = encoder.untrained(seed).head
+        assert head is not None
+        self._descend(twin, head.train().parameters(), images, seed, self.head_steps, self.contrast)
+        head.zero_grad(set_to_none=True)
+        return head.eval()

@@ -121,7 +121,10 @@ class ANP(Mitigation):
         if not encoder.norms():
             raise NotApplicable(f"anp prunes BatchNorm channels; {encoder.arch} has no BatchNorm")
         if encoder.head is None and self.loss == "contrastive":
-            raise NotApplicable("anp: loss=contrastive needs a projection head and this encoder has none")
+            raise NotApplicable(
+                "loss=contrastive needs a projection head and this encoder has none; set anp.loss=consistency, "
+                "anp.bn=eval and anp.lr=1"
+            )
         encoder.requires_grad_(False).eval()
         masks = self.learn(encoder, knowledge.images, knowledge.seed)
         encoder.eval()

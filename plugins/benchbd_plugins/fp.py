@@ -24,9 +24,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from benchbd import (
-    ContrastiveMethod,
     DefenderKnowledge,
     Encoder,
+    FineTuning,
     ImageSet,
     Mitigation,
     NotApplicable,
@@ -40,7 +40,7 @@ from benchbd import (
 Site = Literal["output", "conv2"]
 
 
-class FP(ContrastiveMethod, Mitigation):
+class FP(FineTuning, Mitigation):
     """Prunes the least active channels of the last stage, then fine-tunes as FT does; the last epoch is kept."""
 
     name = "fp"
@@ -72,12 +72,15 @@ class FP(ContrastiveMethod, Mitigation):
     )
 
     def repair(self, encoder: Encoder, knowledge: DefenderKnowledge) -> Encoder:
-        """NotApplicable if the encoder has no head, unless ``epochs`` or ``steps`` is 0: then it is only pruned; and if
-        its features mix the channels of the last stage."""
+        """NotApplicable if the encoder has no head, unless ``head_steps`` trains one, or ``epochs`` or ``steps`` is 0:
+        then it is only pruned; and if its features mix the channels of the last stage."""
         if not encoder.channelwise:
             raise NotApplicable(f"fp prunes channels that become features one by one; {encoder.arch} mixes them")
-        images, seed = knowledge.images, knowledge.seed
-        encoder.eval()
+        with self.headed(encoder, knowledge.images, knowledge.seed):
+            return self.fine_pruned(encoder.eval(), knowledge.images, knowledge.seed)
+
+    def fine_pruned(self, encoder: Encoder, images: ImageSet, seed: int) -> Encoder:
+        """``encoder``, pruned and trained in place."""
         order = mean_activation(encoder, images, self.site).argsort(stable=True)
         utility = self.utility(encoder, images, order, seed)
         k = self.level(utility, encoder.feature_dim)

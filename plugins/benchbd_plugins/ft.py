@@ -12,10 +12,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from benchbd import ContrastiveMethod, DefenderKnowledge, Encoder, Mitigation, hookimpl
+from benchbd import DefenderKnowledge, Encoder, FineTuning, Mitigation, hookimpl
 
 
-class FT(ContrastiveMethod, Mitigation):
+class FT(FineTuning, Mitigation):
     """Fine-tunes encoder and head on the clean images with the contrastive loss; the last epoch is kept."""
 
     name = "ft"
@@ -27,7 +27,9 @@ class FT(ContrastiveMethod, Mitigation):
     )
 
     def repair(self, encoder: Encoder, knowledge: DefenderKnowledge) -> Encoder:
-        return self.fit(encoder, knowledge.images, knowledge.seed, bn=self.bn)
+        """``encoder``, trained in place. NotApplicable without head, unless ``head_steps`` trains one."""
+        with self.headed(encoder, knowledge.images, knowledge.seed):
+            return self.fit(encoder, knowledge.images, knowledge.seed, bn=self.bn)
 
 
 @hookimpl

@@ -21,10 +21,10 @@ from pydantic import Field, field_validator
 
 from benchbd import (
     AttentionForm,
-    ContrastiveMethod,
     DefenderKnowledge,
     Distiller,
     Encoder,
+    FineTuning,
     Mitigation,
     UsageError,
     hookimpl,
@@ -32,7 +32,7 @@ from benchbd import (
 )
 
 
-class NAD(ContrastiveMethod, Mitigation):
+class NAD(FineTuning, Mitigation):
     """Trains the encoder to have the attention maps of a fine-tuned copy; the last epoch of both is kept."""
 
     name = "nad"
@@ -69,7 +69,8 @@ class NAD(ContrastiveMethod, Mitigation):
         return value
 
     def repair(self, encoder: Encoder, knowledge: DefenderKnowledge) -> Encoder:
-        """``encoder``, trained in place. UsageError if ``beta`` does not fit its stages; NotApplicable without head."""
+        """``encoder``, trained in place. UsageError if ``beta`` does not fit its stages; NotApplicable without head,
+        unless ``head_steps`` trains one, for the teacher too."""
         images, seed = knowledge.images, knowledge.seed
         beta = self.stage_weights(encoder)
         schooling = self.schooling()
@@ -77,16 +78,17 @@ class NAD(ContrastiveMethod, Mitigation):
         whole = schooling.model_copy(update={"steps": None}).total_steps(len(images))
         note("remarks", [f"nad: the teacher was fine-tuned for {steps:,} of {whole:,} steps"] if steps < whole else [])
 
-        teacher = schooling.fit(encoder.copy(), images, seed).frozen()
-        distiller = Distiller(
-            teacher, attention=beta, temperature=self.temperature, bn_views=self.bn_views, form=self.at_form
-        )
-        return self.fit(encoder, images, seed, loss=distiller)
+        with self.headed(encoder, images, seed):
+            teacher = schooling.fit(encoder.copy(), images, seed).frozen()
+            distiller = Distiller(
+                teacher, attention=beta, temperature=self.temperature, bn_views=self.bn_views, form=self.at_form
+            )
+            return self.fit(encoder, images, seed, loss=distiller)
 
     def forwards(self, images: int) -> int | None:
         teacher = 6 * self.schooling().total_steps(images)  # two views, each forward 1 and backward 2
         student = 7 * self.total_steps(images)  # the same, and one view through the teacher
-        return min(self.batch, images) * (teacher + student)
+        return self.head_forwards(images) + min(self.batch, images) * (teacher + student)
 
     def schooling(self) -> Self:
         """The teacher's fine-tuning: FT under this method's settings, but with its own length.
