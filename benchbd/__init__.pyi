@@ -55,6 +55,9 @@ from .nets.encoder import Encoder as Encoder
 from .nets.encoder import ResNet as ResNet
 from .nets.head import Head as Head
 from .nets.resnet import Take as Take
+from .report.known import Known as Known
+from .report.known import KnownPopulation as KnownPopulation
+from .report.known import KnownScores as KnownScores
 from .toolkit.augment import Augment as Augment
 from .toolkit.augment import CropScale as CropScale
 from .toolkit.augment import flip_and_shift as flip_and_shift

@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
@@ -22,18 +23,22 @@ from benchbd.contract.defense import Mitigation
 from benchbd.contract.detection import ClassifierDetection, Detection
 from benchbd.contract.handover import Failure, Product
 from benchbd.contract.images import ImageSet
-from benchbd.contract.method import Method, build
+from benchbd.contract.method import Method, build, identity_of
 from benchbd.engine.executors import Inline
 from benchbd.engine.observers import Observers
 from benchbd.nets.encoder import Encoder
 from benchbd.nets.rebuild import rebuild
 from benchbd.planning.options import parse_options
 from benchbd.registry import Registry, installed
+from benchbd.report.gallery import GALLERY, Gallery, read_gallery
+from benchbd.report.known import Facts, Known, known
 from benchbd.stages.base import Stage
 from benchbd.stages.encoders import check_features
 from benchbd.stages.inputs import handover, prefixed
 
 M = TypeVar("M", bound=Method)
+
+NUMERICS: Mapping[str, Any] = {"precision": "fp32", "tf32": False}
 
 log = logging.getLogger("benchbd")
 
@@ -43,7 +48,7 @@ class Inspection:
     """A detector's verdict on one encoder.
 
     score: higher is more suspicious; flagged: the detector's own decision. remarks: lines of the detector.
-    seconds, image_forwards: what the inspection took.
+    seconds, image_forwards: what the inspection took. known: the scores of known encoders beside it.
     """
 
     detection: str
@@ -52,6 +57,7 @@ class Inspection:
     remarks: tuple[str, ...]
     seconds: float
     image_forwards: int
+    known: Known
 
 
 @dataclass(frozen=True)
@@ -67,11 +73,15 @@ class Repair:
 
 @dataclass(frozen=True)
 class Bench:
-    """The plugins, the device and the run seed of examinations."""
+    """The plugins, the device and the run seed of examinations.
+
+    gallery: known encoders to compare scores with, by default benchbd's own.
+    """
 
     registry: Registry
     device: torch.device
     seed: int
+    gallery: Gallery = field(default_factory=read_gallery, repr=False)
 
     def methods(self, base: type[M], names: Iterable[str], options: Iterable[str]) -> list[M]:
         """The methods of ``base``'s axis by name, each once.
@@ -102,7 +112,9 @@ class Bench:
         if detection.prepares:
             prepared = prefixed("prepared", self._work("prepare", detection, encoder.arch, images, {}, {}).tensors)
         product = self._work("detect", detection, encoder.arch, images, given, prepared)
-        return Inspection(detection.name, product.json["score"], product.json["flagged"], *_told(product))
+        score, flagged = product.json["score"], product.json["flagged"]
+        facts = Facts(identity_of(detection), encoder.arch, len(images), images.size, images.digest, NUMERICS)
+        return Inspection(detection.name, score, flagged, *_told(product), known(self.gallery, facts, score))
 
     def repair(self, encoder: Encoder, images: ImageSet, defense: Mitigation) -> Repair:
         """The result of a defense, checked as on a board. NotApplicable if the defense cannot repair the encoder."""
@@ -125,9 +137,8 @@ class Bench:
         tensors: Mapping[str, Tensor],
     ) -> Product:
         """The product of a stage of this kind outside of any plan. A failure is raised as an error of one line."""
-        numerics = {"precision": "fp32", "tf32": False}
         seed, observers = derive_seed(self.seed, kind), Observers(self.registry)
-        stage = Stage(kind, f"{method.name} on {arch}", method, seed, {}, {}, {}, numerics, arch)
+        stage = Stage(kind, f"{method.name} on {arch}", method, seed, {}, {}, {}, NUMERICS, arch)
         plain = ImageSet(images.pixels)  # what a defender knows: no labels, names or declared statistics
         handed = handover(stage, json={"architecture": arch}, images={"images": plain}, tensors=tensors, encoders=given)
         observers.tell("benchbd_stage_started", stage=stage, position=1, total=1)
@@ -152,16 +163,20 @@ def inspect(
     *,
     seed: int = 1,
     device: str | None = None,
+    gallery: str | Path | None = None,
 ) -> Inspection:
     """The verdict of a detector on an encoder.
 
     images: clean ones, of the size that the encoder was trained on; labels are not used. detection: a method that
     ``method`` made, or a name for its defaults. seed: of the run. device: ``cpu``, ``cuda`` or ``cuda:N``; by default
-    CUDA if there is any.
+    CUDA if there is any. gallery: a file of `benchbd gallery build` with known encoders to compare with; by default
+    benchbd's own.
     UsageError for a detector of classifiers, or if the images do not fit; NotApplicable or another BenchbdError, of
     one line, if the detector has no verdict.
     """
-    return Bench(installed(), pick_device(device), seed).inspect(encoder, images, _asked(Detection, detection))
+    compared = read_gallery(GALLERY if gallery is None else gallery)
+    bench = Bench(installed(), pick_device(device), seed, compared)
+    return bench.inspect(encoder, images, _asked(Detection, detection))
 
 
 def repair(

@@ -18,6 +18,7 @@ from benchbd import (
     Detection,
     Encoder,
     ImageSet,
+    Known,
     Mitigation,
     NotApplicable,
     TaskKnowledge,
@@ -29,6 +30,7 @@ from benchbd.contract.method import build
 from benchbd.examine import Bench
 from benchbd.records.detection import DetectionRecord
 from benchbd.registry import Registry, load_registry
+from benchbd.report.gallery import Gallery, gather
 
 from .boards import TINY, Tiny, offering
 from .chance import seeded
@@ -113,6 +115,7 @@ def test_results_are_those_of_a_board(tmp_path: Path, wide: Registry) -> None:
     told = bench.inspect(published, images, length)
     assert (told.score, told.flagged) == (verdict.score, verdict.flagged)
     assert told.image_forwards == 16
+    assert told.known.reason.startswith("the gallery has no encoder that length inspected; it knows encoders by ")
     ft = build(wide.get("defense", "ft"), {"steps": 2, "batch": 8}, "ft")
     assert isinstance(ft, Mitigation)
     repaired = bench.repair(published, images, ft).encoder
@@ -122,6 +125,29 @@ def test_results_are_those_of_a_board(tmp_path: Path, wide: Registry) -> None:
     assert isinstance(scratch, Mitigation)
     theirs = benchbd.load_encoder(records["scratch"].stages["defend"], store=tiny.store)
     assert bench.repair(published, images, scratch).encoder.to_bytes() == theirs.to_bytes()
+
+
+def test_a_score_stands_beside_those_of_a_boards_encoders(tmp_path: Path, wide: Registry) -> None:
+    """What an inspection compares with is what a record's identity has: options, number and size of the images."""
+    text = TINY.replace("seeds = [1]", 'detections = ["length"]\nseeds = [3, 4]')
+    session = Tiny(tmp_path, wide, text).session(attacks=("badencoder",))
+    records = [record for record in session.inspect() if isinstance(record, DetectionRecord)]
+    own, other = (record for record in records if record.attack == "none")
+    assert own.score is not None
+    assert other.score is not None
+    bench = Bench(wide, CPU, seed=3, gallery=gather([(session.board, records)]))
+    (length,) = bench.methods(Detection, ["length"], [])
+    published = benchbd.load_encoder(own.stages["pretrain"], store=session.store)
+    drawn = session.library.load("pool", "pool", 32).subset(torch.tensor(own.clean_images))
+    (beside,) = bench.inspect(published, drawn, length).known.populations
+    assert beside.clean is not None
+    assert (beside.clean.n, beside.clean.at_least) == (2, 1 + (other.score > own.score))
+    assert (beside.clean.least, beside.clean.most) == tuple(sorted([own.score, other.score]))
+    assert (beside.boards, beside.pretrain, beside.backdoored) == (("tiny",), "pool", None)
+    assert beside.left_out == {"attack-failed": 2}  # two steps of BadEncoder have no effect
+    few = bench.inspect(published, drawn.subset(torch.arange(8)), length).known
+    reason = "not compared with the 2 clean and 0 backdoored encoders of tiny: number of images 8 here, 16 there"
+    assert few == Known((), reason)
 
 
 def test_five_lines_of_python(tmp_path: Path) -> None:
@@ -136,6 +162,10 @@ def test_five_lines_of_python(tmp_path: Path) -> None:
     assert isinstance(decree, Detection)
     told = benchbd.inspect(given, images, decree, device="cpu")
     assert np.isfinite(told.score)
+    assert "number of images 8 here, 1000 there" in told.known.reason
+    (tmp_path / "empty.json").write_text(Gallery().to_json())
+    alone = benchbd.inspect(given, images, decree, device="cpu", gallery=tmp_path / "empty.json").known
+    assert alone.reason == "the gallery has no encoder that decree inspected; it is empty"
     ft = benchbd.method("defense", "ft", steps=2, batch=4)
     assert isinstance(ft, Mitigation)
     repaired = benchbd.repair(given, images, ft, device="cpu")
@@ -156,6 +186,7 @@ def test_five_lines_of_python(tmp_path: Path) -> None:
         (lambda: benchbd.repair("x.pth", pixels(), "ft"), "encoder 'x.pth': must be a benchbd.Encoder"),  # type: ignore[arg-type]
         (lambda: benchbd.repair(encoder(), "pictures", "ft"), "images 'pictures': must be a benchbd.ImageSet"),  # type: ignore[arg-type]
         (lambda: benchbd.inspect(encoder(), pixels(), "decree", device="gpu"), "device 'gpu': known are"),
+        (lambda: benchbd.inspect(encoder(), pixels(), "decree", gallery="absent.json"), "absent.json: cannot be read"),
     ],
 )
 def test_a_mistake_is_one_line(call: Any, line: str) -> None:

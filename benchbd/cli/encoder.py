@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -80,20 +81,31 @@ def _examining(command: F) -> F:
 @click.option(
     "--detection", "names", multiple=True, metavar="D", help="Detectors by name; repeat for several.  [default: all]"
 )
+@click.option(
+    "--gallery",
+    type=PathType(),
+    help="File of `benchbd gallery build` with known encoders to compare with.  [default: benchbd's own]",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def inspect(names: tuple[str, ...], as_json: bool, **given: Any) -> None:
+def inspect(names: tuple[str, ...], gallery: Path | None, as_json: bool, **given: Any) -> None:
     """Ask detectors whether an encoder is backdoored.
 
     ENCODER is a file that `benchbd import` or a run wrote. The pictures should be like those that the encoder was
     trained on; nobody has to label them.
 
+    Scores are compared with those of known encoders of the same architecture, if the same detector inspected them in
+    the same way; if there are none, a line says what differs.
+
     Exit code: 0 if every detector gave a verdict, whatever it is, 1 if one gave none, 2 for wrong usage or data.
     """
     from benchbd.contract.detection import Detection
     from benchbd.report import examined
+    from benchbd.report.gallery import read_gallery
     from benchbd.report.writers import text
 
     bench, terminal = _bench(given)
+    if gallery is not None:
+        bench = replace(bench, gallery=read_gallery(gallery))
     detections = bench.methods(Detection, names or bench.detectors(), given["options"])
     encoder, images = _loaded(given)
     with terminal:
@@ -173,7 +185,7 @@ def _row(bench: Bench, encoder: Encoder, images: ImageSet, detection: Detection)
         return Row(detection.name, status="n/a", reason=str(error))
     except BenchbdError as error:
         return Row(detection.name, status="failed", reason=str(error))
-    return Row(detection.name, told.score, told.flagged, told.seconds, remarks=told.remarks)
+    return Row(detection.name, told.score, told.flagged, told.seconds, remarks=told.remarks, known=told.known)
 
 
 def check_writable(path: Path) -> None:

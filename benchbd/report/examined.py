@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from benchbd.report.document import Column, Document, Frame, Noted, Section, Table, Value
+from benchbd.report.known import LEGEND as KNOWN
+from benchbd.report.known import Known, section
 
 LEGEND = (
     "Score: higher is more suspicious; scores of two detectors do not compare. Flagged: the detector's own decision.",
@@ -17,6 +19,7 @@ _COLUMNS = (
     Column("Score", "figure", brief="score"),
     Column("Flagged", "words", brief="flagged"),
     Column("Seconds", "seconds", brief="s", rank=1),
+    Column("Known encoders", "words", brief="known encoders"),
     Column("Status", "words", brief="status"),
 )
 
@@ -35,15 +38,20 @@ class Row:
     status: str = "ok"
     reason: str = ""
     remarks: tuple[str, ...] = ()
+    known: Known | None = None
 
 
 def document(facts: Mapping[str, Any], rows: Sequence[Row]) -> Document:
-    """A row per detector. facts: of the encoder and the images, for programs and for the title."""
+    """A row per detector, and one per population of known encoders that its score compares with.
+
+    facts: of the encoder and the images, for programs and for the title.
+    """
     told = "{arch}, {images} images of {size}x{size} pixels, seed {seed}".format(**facts)
+    found = [(row.detection, row.known) for row in rows if row.known is not None and row.known.populations]
     return Document(
         title=f"Encoder {facts['encoder']} ({told})",
-        sections=[Section(_COLUMNS, [Table([_values(row) for row in rows])])],
-        legend=LEGEND,
+        sections=[Section(_COLUMNS, [Table([_values(row) for row in rows])]), *([section(found)] if found else [])],
+        legend=[*LEGEND, *(KNOWN if found else [])],
         frames=[Frame(list(asdict(rows[0])), [asdict(row) for row in rows])],
         data={**facts, "detections": [asdict(row) for row in rows]},
     )
@@ -57,5 +65,16 @@ def _values(row: Row) -> list[Value]:
         None if row.score is None else f"{row.score:.4g}",
         flagged,
         row.seconds,
+        None if row.known is None else _counts(row.known),
         Noted(row.status, notes),
     ]
+
+
+def _counts(known: Known) -> Noted:
+    if not known.populations:
+        return Noted("none", (known.reason,))
+    counts = [
+        sum(scores.n for each in known.populations if (scores := getattr(each, kind)) is not None)
+        for kind in ("clean", "backdoored")
+    ]
+    return Noted("{} clean, {} backdoored".format(*counts))

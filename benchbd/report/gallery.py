@@ -130,7 +130,7 @@ def detections(folder: Path) -> list[DetectionRecord]:
     return [record for record in read_inspected(folder) if isinstance(record, DetectionRecord)]
 
 
-def read_gallery(path: Path = GALLERY) -> Gallery:
+def read_gallery(path: str | Path = GALLERY) -> Gallery:
     """The gallery in a file. DataError, of one line, if it cannot be read or is none."""
     path = expanded(path)
     try:

@@ -13,7 +13,7 @@ from statistics import median
 from typing import Any
 
 from benchbd.report.document import Column, Noted, Section, Table, Value
-from benchbd.report.gallery import Gallery, Population, Scored
+from benchbd.report.gallery import Attacked, Gallery, Population, Scored
 from benchbd.report.statistics import auroc, auroc_interval, binomial_interval
 
 _DEFAULT = "its default"  # an identity lacks a late option that has its default
@@ -50,12 +50,12 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Group:
-    """Scores of known encoders. attack: name of the attack, empty for clean encoders and for all attacks together.
+class KnownScores:
+    """The n scores of known encoders. attack: that of the encoders; empty for clean ones, and for all attacks together.
 
-    at_least: how many score at least as high as the encoder in question. share: that number as a share, 0..1, with
-    Clopper and Pearson's 95 % interval: (value, low, high). auroc: of these encoders against the clean ones, with its
-    interval; None for clean encoders, and without any.
+    at_least: how many score at least as high as the inspected encoder. share: the same as a share, 0..1, with
+    Clopper and Pearson's 95 % interval: (value, low, high). auroc: of these encoders against the clean ones, 0..1, with
+    its interval; None for clean encoders, and if there are none.
     """
 
     attack: str
@@ -69,46 +69,46 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """An encoder beside one population.
+class KnownPopulation:
+    """Known encoders of one pre-training that compare with an inspected one.
 
-    clean, backdoored: None if the population has none. attacks: the backdoored ones by attack.
+    boards: those whose records they are from. pretraining, pretrain: method and data set of the pre-training.
+    clean, backdoored: None if there are none. attacks: the backdoored ones by attack.
     left_out: inspections without a result, by status. differences: a line each, with what else may shift the score.
     """
 
     boards: tuple[str, ...]
     pretraining: str
     pretrain: str
-    clean: Group | None
-    backdoored: Group | None
-    attacks: tuple[Group, ...]
+    clean: KnownScores | None
+    backdoored: KnownScores | None
+    attacks: tuple[KnownScores, ...]
     left_out: Mapping[str, int]
     differences: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Context:
-    """The comparisons with every population that an inspection compares with; if there are none, why not."""
+class Known:
+    """Known encoders that compare with an inspected one, by population. reason: why there are none, a line."""
 
-    comparisons: tuple[Comparison, ...]
+    populations: tuple[KnownPopulation, ...]
     reason: str = ""
 
 
-def known(gallery: Gallery, facts: Facts, score: float) -> Context:
-    """The context of a score, from the populations of a gallery."""
+def known(gallery: Gallery, facts: Facts, score: float) -> Known:
+    """The known encoders of a gallery that compare with the inspected one, and their scores beside its ``score``."""
     parts = [(list(_apart(facts, population)), population) for population in gallery.populations]
-    comparisons = [_compared(facts, population, score) for apart, population in parts if not apart]
-    if comparisons:
-        return Context(tuple(comparisons))
+    if compared := [_compared(facts, population, score) for apart, population in parts if not apart]:
+        return Known(tuple(compared))
     name = facts.detection["name"]
     same = [(apart, population) for apart, population in parts if population.detection.name == name]
     if not same:
         names = sorted({population.detection.name for population in gallery.populations})
         known_by = f"it knows encoders by {', '.join(names)}" if names else "it is empty"
-        return Context((), f"the gallery has no encoder that {name} inspected; {known_by}")
+        return Known((), f"the gallery has no encoder that {name} inspected; {known_by}")
     apart, nearest = min(same, key=lambda each: len(each[0]))
     counts = f"{len(nearest.clean)} clean and {len(nearest.attacked)} backdoored encoders"
-    return Context((), f"not compared with the {counts} of {', '.join(nearest.boards)}: {'; '.join(apart)}")
+    return Known((), f"not compared with the {counts} of {', '.join(nearest.boards)}: {'; '.join(apart)}")
 
 
 def _apart(facts: Facts, population: Population) -> Iterator[str]:
@@ -130,9 +130,9 @@ def _apart(facts: Facts, population: Population) -> Iterator[str]:
             yield f"{part} {here} here, {there} there"
 
 
-def _compared(facts: Facts, population: Population, score: float) -> Comparison:
+def _compared(facts: Facts, population: Population, score: float) -> KnownPopulation:
     clean = [encoder.score for encoder in population.clean]
-    return Comparison(
+    return KnownPopulation(
         boards=population.boards,
         pretraining=population.pretraining.name,
         pretrain=population.pretrain,
@@ -141,20 +141,29 @@ def _compared(facts: Facts, population: Population, score: float) -> Comparison:
         attacks=tuple(
             group
             for each in population.attacks
-            if (group := _group(each.attack.name, each.encoders, score, clean)) is not None
+            if (group := _group(_label(each, population), each.encoders, score, clean)) is not None
         ),
         left_out=population.left_out,
         differences=tuple(_differences(facts, population)),
     )
 
 
-def _group(attack: str, encoders: Sequence[Scored], score: float, clean: Sequence[float] = ()) -> Group | None:
+def _label(attacked: Attacked, population: Population) -> str:
+    """The attack's name, with the options in which another attack of this name differs."""
+    options = attacked.attack.options
+    twins = [each.attack.options for each in population.attacks if each.attack.name == attacked.attack.name]
+    apart = [option for option in options if any(twin.get(option) != options[option] for twin in twins)]
+    told = ", ".join(f"{option}={options[option]}" for option in apart)
+    return f"{attacked.attack.name} ({told})" if told else attacked.attack.name
+
+
+def _group(attack: str, encoders: Sequence[Scored], score: float, clean: Sequence[float] = ()) -> KnownScores | None:
     scores = [encoder.score for encoder in encoders]
     if not scores:
         return None
     count = sum(each >= score for each in scores)
     judged = auroc(clean, scores) if clean else None
-    return Group(
+    return KnownScores(
         attack=attack,
         n=len(scores),
         least=min(scores),
@@ -182,13 +191,13 @@ def _differences(facts: Facts, population: Population) -> Iterator[str]:
         yield "all known encoders share one pre-training: the intervals leave it out"
 
 
-def section(contexts: Sequence[tuple[str, Context]]) -> Section:
-    """A row per detector and population. contexts: each with the name of the detector."""
-    rows = [_values(detector, each) for detector, context in contexts for each in context.comparisons]
+def section(found: Sequence[tuple[str, Known]]) -> Section:
+    """A row per detector and population. found: the name of each detector, and what is known for it."""
+    rows = [_values(detector, each) for detector, known in found for each in known.populations]
     return Section(_COLUMNS, [Table(rows)], stacked="{0} beside known encoders: {1}")
 
 
-def _values(detector: str, compared: Comparison) -> list[Value]:
+def _values(detector: str, compared: KnownPopulation) -> list[Value]:
     several = [f"{group.attack}: {_scores(group)}, {_as_high(group)} as high" for group in compared.attacks]
     missing = [f"{count} {status}" for status, count in compared.left_out.items()]
     notes = [
@@ -207,9 +216,9 @@ def _values(detector: str, compared: Comparison) -> list[Value]:
     ]
 
 
-def _scores(group: Group | None) -> str | None:
+def _scores(group: KnownScores | None) -> str | None:
     return f"{group.n}: {group.median:.3f} ({group.least:.3f} to {group.most:.3f})" if group else None
 
 
-def _as_high(group: Group | None) -> str | None:
+def _as_high(group: KnownScores | None) -> str | None:
     return "{}/{} [{:.2f}, {:.2f}]".format(group.at_least, group.n, *group.share[1:]) if group else None

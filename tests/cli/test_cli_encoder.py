@@ -12,7 +12,9 @@ from PIL import Image
 
 from benchbd import Encoder, ImageSet
 from benchbd.cli.main import main
+from benchbd.registry import load_registry
 
+from ..boards import TINY, Tiny
 from ..chance import seeded
 
 
@@ -44,6 +46,35 @@ def test_inspect_prints_a_row_per_detector(given: Path) -> None:
     assert row.split()[2] in ("yes", "no")
     assert "higher is more suspicious" in told.stdout
     assert told.stderr == ""
+
+
+def test_inspect_compares_with_the_encoders_of_a_gallery(given: Path, tmp_path: Path) -> None:
+    text = TINY.replace("seeds = [1]", 'detections = ["decree"]\nseeds = [1, 2]')
+    tiny = Tiny(tmp_path, load_registry(), text + "\n[options.'detection:decree']\ninversion_steps = 2\n")
+    records = tiny.session(attacks=("badencoder",)).inspect()
+    built = call("gallery", "build", tiny.board, "--store", tiny.store, "--out", tmp_path / "known.json")
+    assert (built.exit_code, built.stderr) == (0, "2 clean and 0 backdoored encoders\n")
+    (folder,) = tiny.store.glob(f"stages/*/{records[0].stages['pretrain']}")
+    (tmp_path / "pictures").mkdir()
+    for number in range(16):
+        source = given / "pictures" / f"{number % 10}.png"
+        (tmp_path / "pictures" / f"{number}.png").write_bytes(source.read_bytes())
+    arguments = ("inspect", folder / "encoder.safetensors", "--images", tmp_path / "pictures", *DECREE, "--quiet")
+    told = call(*arguments, "--gallery", tmp_path / "known.json")
+    assert told.exit_code == 0, told.stderr
+    assert "2 clean, 0 backdoored" in told.stdout
+    assert "\n\ndecree beside known encoders: tiny (simclr on pool) [" in told.stdout
+    assert "No figure here is the probability that this encoder has a backdoor" in told.stdout
+    assert "left out" not in told.stdout
+    document = json.loads(call(*arguments, "--gallery", tmp_path / "known.json", "--json").stdout)
+    (population,) = document["detections"][0]["known"]["populations"]
+    assert population["clean"]["n"] == 2
+    alone = call(*arguments)
+    assert "beside known encoders" not in alone.stdout
+    assert "number of images 16 here, 1000 there" in " ".join(alone.stdout.split())
+    absent = call(*arguments, "--gallery", tmp_path / "no.json")
+    assert (absent.exit_code, absent.stdout) == (2, "")
+    assert absent.stderr == f"error: {tmp_path / 'no.json'}: cannot be read (No such file or directory)\n"
 
 
 def test_inspect_as_json(given: Path) -> None:

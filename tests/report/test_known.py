@@ -9,7 +9,7 @@ import pytest
 
 from benchbd.report.document import Document
 from benchbd.report.gallery import Attacked, Gallery, Named, Population, Scored
-from benchbd.report.known import LEGEND, Context, Facts, known, section
+from benchbd.report.known import LEGEND, Facts, Known, known, section
 from benchbd.report.writers.forms import write
 
 DETECTOR = {"axis": "detection", "name": "decree", "version": "1", "options": {"steps": 3, "threshold": 0.1}}
@@ -54,7 +54,7 @@ def of(*populations: Population) -> Gallery:
 
 
 def test_shares_and_intervals_are_those_of_the_binomial() -> None:
-    (compared,) = known(of(population()), FACTS, 0.4).comparisons
+    (compared,) = known(of(population()), FACTS, 0.4).populations
     clean, backdoored = compared.clean, compared.backdoored
     assert clean is not None
     assert backdoored is not None
@@ -73,26 +73,31 @@ def test_shares_and_intervals_are_those_of_the_binomial() -> None:
 
 
 def test_no_clean_encoder_as_high_is_no_proof() -> None:
-    (compared,) = known(of(population()), FACTS, 0.5).comparisons
+    (compared,) = known(of(population()), FACTS, 0.5).populations
     assert compared.clean is not None
     assert compared.clean.share == (0, 0, pytest.approx(1 - 0.025 ** (1 / 4), abs=1e-9))  # up to 60 % of clean ones
 
 
 def test_every_attack_has_figures_of_its_own() -> None:
     several = population(attacks=(attacked("bad", 0.35, 0.9), attacked("worse", 0.05)))
-    (compared,) = known(of(several), FACTS, 0.3).comparisons
+    (compared,) = known(of(several), FACTS, 0.3).populations
     assert [(group.attack, group.n, group.at_least) for group in compared.attacks] == [("bad", 2, 2), ("worse", 1, 0)]
     assert [group.auroc and group.auroc[0] for group in compared.attacks] == [7 / 8, 0]
     assert compared.backdoored is not None
     assert (compared.backdoored.n, compared.backdoored.at_least) == (3, 2)
     assert compared.backdoored.auroc is not None
     assert compared.backdoored.auroc[0] == 7 / 12
+    twins = [attacked("bad", 0.5), attacked("bad", 0.6)]
+    for twin, steps in zip(twins, (1, 2), strict=True):
+        twin.attack.options.update(steps=steps, lr=0.1)
+    (compared,) = known(of(population(attacks=tuple(twins))), FACTS, 0.3).populations
+    assert [group.attack for group in compared.attacks] == ["bad (steps=1)", "bad (steps=2)"]
 
 
 def test_a_population_of_one_kind_has_no_auroc() -> None:
-    (compared,) = known(of(population(attacks=())), FACTS, 0.3).comparisons
+    (compared,) = known(of(population(attacks=())), FACTS, 0.3).populations
     assert compared.backdoored is None
-    (compared,) = known(of(population(clean=())), FACTS, 0.3).comparisons
+    (compared,) = known(of(population(clean=())), FACTS, 0.3).populations
     assert compared.clean is None
     assert compared.backdoored is not None
     assert compared.backdoored.auroc is None
@@ -119,14 +124,14 @@ def test_a_population_of_one_kind_has_no_auroc() -> None:
 def test_any_other_detector_key_or_architecture_gives_a_reason_and_no_figure(ours: dict[str, Any], part: str) -> None:
     assert known(of(population()), FACTS, 0.3).reason == ""
     context = known(of(population()), replace(FACTS, **ours), 0.3)
-    assert context == Context((), f"not compared with the 4 clean and 2 backdoored encoders of b: {part}")
+    assert context == Known((), f"not compared with the 4 clean and 2 backdoored encoders of b: {part}")
 
 
 def test_the_reason_is_about_the_nearest_population() -> None:
     far = population(architecture="w32", images=7, boards=("far",))
     context = known(of(far, population()), replace(FACTS, size=64), 0.3)
     assert context.reason.endswith("encoders of b: size of images 64 here, 32 there")
-    assert known(of(far, population()), FACTS, 0.3).comparisons[0].boards == ("b",)
+    assert known(of(far, population()), FACTS, 0.3).populations[0].boards == ("b",)
 
 
 def test_an_unknown_detector_is_told_what_is_known() -> None:
@@ -141,10 +146,10 @@ def test_differences_that_allow_a_comparison_stand_beside_it() -> None:
     unknown = (
         "the known encoders were pre-trained by simclr on shapes; the pre-training of this encoder is not known here"
     )
-    (same,) = known(of(population()), FACTS, 0.3).comparisons
+    (same,) = known(of(population()), FACTS, 0.3).populations
     assert same.differences == (unknown,)
     facts = replace(FACTS, digest="a" * 64, numerics={"precision": "bf16", "tf32": False})
-    (other,) = known(of(population()), facts, 0.3).comparisons
+    (other,) = known(of(population()), facts, 0.3).populations
     assert other.differences == (
         unknown,
         "the known encoders were inspected with images of shapes (dddddddddddd); "
@@ -154,14 +159,14 @@ def test_differences_that_allow_a_comparison_stand_beside_it() -> None:
     assert other.clean == same.clean
     origin = "f" * 64
     twins = population(clean=scored(0.1, origin=origin), attacks=(attacked("bad", 0.3, 0.9, origin=origin),))
-    (shared,) = known(of(twins), FACTS, 0.3).comparisons
+    (shared,) = known(of(twins), FACTS, 0.3).populations
     assert shared.differences[1:] == ("all known encoders share one pre-training: the intervals leave it out",)
 
 
-def test_two_pretraining_sets_are_two_comparisons() -> None:
+def test_two_pretraining_sets_are_two_populations() -> None:
     real = population(pretrain="cifar10", pretrain_digest="c" * 64, boards=("c",), clean=scored(0.9))
     context = known(of(population(), real), FACTS, 0.3)
-    assert [(each.pretrain, each.clean and each.clean.at_least) for each in context.comparisons] == [
+    assert [(each.pretrain, each.clean and each.clean.at_least) for each in context.populations] == [
         ("shapes", 2),
         ("cifar10", 1),
     ]
@@ -169,7 +174,7 @@ def test_two_pretraining_sets_are_two_comparisons() -> None:
 
 def test_the_document_has_a_row_per_population_and_notes_what_differs() -> None:
     several = population(attacks=(attacked("bad", 0.35, 0.9), attacked("worse", 0.05)), left_out={"attack-failed": 2})
-    contexts = [("decree", known(of(several), FACTS, 0.3)), ("other", Context((), "none"))]
+    contexts = [("decree", known(of(several), FACTS, 0.3)), ("other", Known((), "none"))]
     document = Document(sections=[section(contexts)], legend=LEGEND, data=[asdict(context) for _, context in contexts])
     text = write(document, "text", 200)
     assert "decree beside known encoders: b (simclr on shapes) [1-4]" in text

@@ -24,6 +24,7 @@ def write(document: Document, width: int = WIDTH) -> str:
             for table in section.tables
         ]
         if section.stacked:
+            lines += [""] if lines else []
             lines += _stacked(section, [texts for body in bodies for texts in body], width)
             continue
         fitted = Fitted(columns, [texts for body in bodies for texts in body], width)
