@@ -7,6 +7,7 @@ import os
 import click
 
 from benchbd._version import __version__
+from benchbd.cli.doctor import doctor
 from benchbd.cli.encoder import inspect, repair
 from benchbd.cli.group import Group
 from benchbd.cli.plan import plan
@@ -28,7 +29,7 @@ def main() -> None:
     """
 
 
-for command in (run, plan, inspect, repair, list_, show, plugins, compare, figures, leaderboard, gallery):
+for command in (run, plan, inspect, repair, list_, show, plugins, compare, figures, leaderboard, gallery, doctor):
     main.add_command(command)
 
 
