@@ -380,7 +380,7 @@ def architecture(name: str) -> type[Encoder]:
     """The class of an architecture, ready to be built; UnknownNameError with the nearest name, UsageError if a library
     that it needs is not installed."""
     if name not in ARCHITECTURES:
-        _look()
+        find_architectures()
     if name not in ARCHITECTURES:
         raise UnknownNameError("architecture", name, ARCHITECTURES)
     cls = ARCHITECTURES[name]
@@ -391,7 +391,7 @@ def architecture(name: str) -> type[Encoder]:
 
 
 @cache
-def _look() -> None:
+def find_architectures() -> None:
     """Add the architectures of installed plugins, for a script that has no registry. A plugin that fails is skipped
     here; `benchbd plugins` names it."""
     for point in entry_points(group="benchbd"):

@@ -71,6 +71,9 @@ def test_core_names_no_method(registry: Registry) -> None:
     assert found == {
         "contract/roles.py": {"scratch"},  # the role
         "contract/axes.py": {"simclr", "mlp"},  # defaults of a board's fields
+        "exchange/exporting.py": {"badencoder"},  # the form of that project's files
+        "exchange/layouts.py": {"badencoder"},  # likewise
+        "exchange/normalisation.py": {"cifar10", "stl10"},  # the mean and std of these images
         "records/models.py": {"scratch"},  # schema 1
     }
 

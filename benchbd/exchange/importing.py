@@ -1,0 +1,169 @@
+"""Import an encoder from a file of another library: its tensors are renamed strictly, its normalisation is told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchbd.base.content import expanded
+from benchbd.base.errors import DataError, UsageError, shown
+from benchbd.exchange.checkpoint import Checkpoint, read_checkpoint
+from benchbd.exchange.layouts import LAYOUTS, Fit, find
+from benchbd.exchange.normalisation import NORMALISATIONS, Normalisation, normalisation, read_beside
+from benchbd.nets.encoder import ARCHITECTURES, Encoder, ResNet
+
+OWN = "benchbd"
+"""The name of benchbd's own layout: a file of ``Encoder.save``."""
+
+
+@dataclass(frozen=True)
+class Imported:
+    """An encoder from a file, in eval mode on the CPU.
+
+    layout: name of the layout in which the file has it.
+    said: what the user should know, a line each: what was left out, filled in, converted or assumed.
+    """
+
+    encoder: Encoder
+    layout: str
+    said: list[str]
+
+
+def import_encoder(
+    path: str | Path,
+    *,
+    arch: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    key: str | None = None,
+) -> Imported:
+    """The encoder in a file of benchbd's or of another layout, which the names and shapes of its tensors tell.
+
+    The renaming is strict: every tensor of the architecture is filled by the file, and every tensor of the file is used
+    or left out by name as a classifier, projector, momentum encoder, queue or text tower.
+
+    arch: architecture; None: that of the JSON file beside it, else the one whose tensors the file has.
+    mean, std: the normalisation of the three channels, both or neither; None: that of the JSON file beside it, which
+        has the file's name and .json after it, else that of the layout (CLIP's, benchbd's own).
+    key: which part of the file to take, as ``Checkpoint.groups`` names it; None: the one that has an encoder.
+    DataError or UsageError, of one line, if the file is no checkpoint, no layout or architecture fits, several do, a
+    weight is NaN or infinite, or nothing tells the normalisation.
+    """
+    path = expanded(path)
+    given = normalisation(str(path), mean, std)
+    checkpoint = read_checkpoint(path)
+    if "benchbd" in checkpoint.metadata:
+        return _own(path, arch, given)
+    arch_beside, told = read_beside(path)
+    fit, tensors = _chosen(path, checkpoint, arch or arch_beside, key)
+    used = given or told or fit.layout.normalisation
+    if used is None:
+        names = ", ".join(NORMALISATIONS)
+        raise UsageError(
+            f"{path}: nothing tells how its images are normalised; give mean and std, of three numbers each, or one of "
+            f"{names}"
+        )
+    said = [f"left out: {beginning}* ({_count(n)})" for beginning, n in fit.left.items()]
+    filled, converted = _filled(path, fit, tensors)
+    with torch.random.fork_rng(devices=[]):  # the initial weights are drawn, and then replaced
+        encoder = Encoder(fit.arch, *used, head=bool(fit.head))
+    own = {name: t for name, t in encoder.state_dict().items() if name in ("mean", "std", "mask")}
+    encoder.load_state_dict(own | filled)
+    return Imported(encoder.eval(), fit.layout.name, said + converted + _assumed(fit, encoder))
+
+
+def _own(path: Path, arch: str | None, given: Normalisation | None) -> Imported:
+    encoder = Encoder.load(path)
+    if arch not in (None, encoder.arch):
+        raise UsageError(f"{path}: an encoder of benchbd whose architecture is {encoder.arch}, not {arch}")
+    for name, tensor in encoder.state_dict().items():
+        _check_finite(path, name, tensor)
+    for buffer, values in zip((encoder.mean, encoder.std), given or (), strict=False):
+        buffer.copy_(torch.tensor(values).view(1, 3, 1, 1))
+    return Imported(encoder, OWN, [])
+
+
+def _chosen(path: Path, checkpoint: Checkpoint, arch: str | None, key: str | None) -> tuple[Fit, Mapping[str, Tensor]]:
+    """The fit of the only part of a file that has an encoder, and the part's tensors."""
+    groups = checkpoint.groups
+    if key is not None and key not in groups:
+        raise UsageError(f"{path}: it has no part {shown(key)}; its parts are {', '.join(map(shown, groups))}")
+    found = {name: find(groups[name], arch) for name in (groups if key is None else [key])}
+    exact = {name: fits for name, fits in found.items() if fits and not fits[0].flaw}
+    if len(exact) > 1:
+        raise UsageError(
+            f"{path}: several parts of it hold an encoder; name one of {', '.join(map(shown, exact))} as key"
+        )
+    for name, fits in exact.items():
+        if len(fits) > 1:
+            archs = ", ".join(fit.arch for fit in fits)
+            raise UsageError(
+                f"{path}: its tensors are those of several architectures, which differ in what no file holds; name the "
+                f"right one as arch: {archs}"
+            )
+        return fits[0], groups[name]
+    raise DataError(f"{path}: {_misfit([fit for fits in found.values() for fit in fits], arch, groups)}")
+
+
+def _misfit(near: Sequence[Fit], arch: str | None, groups: Mapping[str, Mapping[str, Tensor]]) -> str:
+    """Why no layout and architecture fit a file."""
+    if not near:
+        largest = max(groups.values(), key=len)
+        layouts = ", ".join(dict.fromkeys(layout.name for layout in LAYOUTS))
+        return (
+            f"no known layout: none has tensors like {', '.join(map(shown, sorted(largest)[:3]))}; known layouts: "
+            f"{OWN}, {layouts}"
+        )
+    best = max(near, key=lambda fit: fit.near)
+    under = f" under {best.where}" if best.where else ""
+    if arch is not None:
+        return f"not {arch} in the layout of {best.layout.name}{under}: {best.flaw}"
+    return (
+        f"the layout of {best.layout.name}{under}, but no known architecture; the nearest is {best.arch}: {best.flaw}; "
+        f"known: {', '.join(sorted(ARCHITECTURES))}"
+    )
+
+
+def _filled(path: Path, fit: Fit, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors of f and g by our names, and what to say about their conversion."""
+    filled, absent, types = dict[str, Tensor](), 0, dict[str, None]()
+    for own, names in {**fit.sources, **fit.head}.items():
+        counter = own.endswith("num_batches_tracked")
+        for name in names:
+            if name in tensors and not counter:
+                if not tensors[name].is_floating_point():
+                    kind = str(tensors[name].dtype).removeprefix("torch.")
+                    raise DataError(f"{path}: {name} is {kind}; weights of float types alone are imported")
+                _check_finite(path, name, tensors[name])
+                types[str(tensors[name].dtype).removeprefix("torch.")] = None
+        parts = [tensors[name] for name in names if name in tensors]
+        absent += not parts
+        joined = torch.cat(parts) if len(parts) > 1 else parts[0] if parts else torch.tensor(0)
+        filled[own] = joined.to(torch.int64 if counter else torch.float32)
+    others = [kind for kind in types if kind != "float32"]
+    said = [f"weights became float32; some were {', '.join(others)}"] if others else []
+    return filled, said + ([f"counters of BatchNorm are absent and start at 0 ({absent})"] if absent else [])
+
+
+def _assumed(fit: Fit, encoder: Encoder) -> list[str]:
+    said = [fit.naming.note] if fit.naming.note else []
+    if isinstance(encoder, ResNet) and not encoder.stem_pool:
+        said.append(f"no file tells the stride, padding and pooling of a stem: they are those of {fit.arch}")
+    if fit.layout.head:
+        said.append(f"the projection head is {'in the file' if fit.head else 'not one that benchbd has; left out'}")
+    return said
+
+
+def _check_finite(path: Path, name: str, tensor: Tensor) -> None:
+    if not torch.isfinite(tensor).all():
+        raise DataError(f"{path}: {name} has NaN or infinity")
+    if name.endswith("running_var") and (tensor < 0).any():
+        raise DataError(f"{path}: {name} has a variance below 0")
+
+
+def _count(number: int) -> str:
+    return f"{number} tensor{'s' if number != 1 else ''}"

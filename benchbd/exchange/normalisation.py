@@ -1,0 +1,81 @@
+"""How an encoder's images are normalised: by name, by six numbers, or in a JSON file beside the weights.
+
+A file of weights tells neither mean nor std. Export writes both into ``FILE.json``, beside ``FILE``, from which import
+reads them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchbd.base.errors import DataError, UsageError, fault, shown
+from benchbd.base.inputs import reading
+
+Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and std of the three channels of images in [0, 1]."""
+
+NORMALISATIONS: dict[str, Normalisation] = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+    "stl10": ((0.44087798, 0.42790666, 0.38678814), (0.25507198, 0.24801506, 0.25641308)),
+    "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+}
+"""By name: ImageNet's, CIFAR-10's and STL-10's (as BadEncoder has them), CLIP's, the 0.5 of timm's vision transformers,
+and none, as BadEncoder's ImageNet encoder has it."""
+
+
+def normalisation(what: str, mean: object, std: object) -> Normalisation | None:
+    """Mean and std if both are valid, None if both are None.
+
+    UsageError, which begins with ``what``, unless each is three finite numbers, those of std above 0.
+    """
+    if mean is None and std is None:
+        return None
+    found = []
+    for name, values in {"mean": mean, "std": std}.items():
+        numbers = tuple(map(float, values)) if isinstance(values, list | tuple) and all(map(_is_number, values)) else ()
+        if len(numbers) != 3:
+            raise UsageError(f"{what}: {name} must be three numbers, not {shown(values)}")
+        if name == "std" and min(numbers) <= 0:
+            raise UsageError(f"{what}: std must be above 0, not {shown(values)}")
+        found.append(numbers)
+    return found[0], found[1]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def beside(path: Path) -> Path:
+    """The JSON file that tells architecture and normalisation of a file of weights."""
+    return path.with_name(f"{path.name}.json")
+
+
+def read_beside(path: Path) -> tuple[str | None, Normalisation | None]:
+    """Architecture and normalisation in the JSON file beside a file of weights; None for what it does not tell.
+
+    DataError if the file is not a JSON object; UsageError if its normalisation is not valid.
+    """
+    file = beside(path)
+    if not file.exists():
+        return None, None
+    try:
+        with reading(file):
+            told: Any = json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{file}: not JSON ({fault(error)})") from error
+    if not isinstance(told, dict) or not isinstance(arch := told.get("arch"), str | None):
+        raise DataError(f"{file}: not a JSON object with mean, std and, as a text, arch")
+    return arch, normalisation(str(file), told.get("mean"), told.get("std"))
+
+
+def written_beside(arch: str, form: str, size: int | None, found: Normalisation) -> str:
+    """The text of the JSON file beside a file of weights. size: height and width of the images; None: any."""
+    told: Mapping[str, object] = {"arch": arch, "form": form, "image_size": size, "mean": found[0], "std": found[1]}
+    return json.dumps(told, indent=2) + "\n"
