@@ -67,9 +67,11 @@ class Population(_Part):
     """Encoders of one architecture and pre-training that one detector inspected in one way.
 
     images, size: number of the defender's images, and their height and width in pixels. pool: digest of the data set
-    that they were drawn from. numerics: of the inspections. pretrain: name of the data set of pre-training, which is
+    that they were drawn from. prepared: key of the stage in which the detector prepared itself; None if it does not.
+    numerics: of the inspections. pretrain: name of the data set of pre-training, which is
     that of the images too. pretrain_digest: its digest. boards: those of the records.
-    left_out: inspections without a result for this comparison, by status; those of clean encoders as "clean failed".
+    left_out: inspections that do not count, by status (those of clean encoders as "clean failed"), or as "inspected
+    again".
     """
 
     detection: Named
@@ -77,6 +79,7 @@ class Population(_Part):
     images: int
     size: int
     pool: str
+    prepared: str | None
     numerics: dict[str, Any]
     pretraining: Named
     pretrain: str
@@ -172,7 +175,12 @@ def _stranger(record: DetectionRecord) -> str:
 def _place(board: Board, record: DetectionRecord) -> dict[str, Any]:
     """All that encoders of one population share. The size of the images is the board's: no identity has it but in the
     digests of the data."""
-    return {"size": board.image_size, **{part: within(record.identity, *path) for part, path in _PLACE.items()}}
+    prepared = record.identity.get("prepare")
+    return {
+        "size": board.image_size,
+        "prepared": None if prepared is None else _sha256(canonical(prepared)),
+        **{part: within(record.identity, *path) for part, path in _PLACE.items()},
+    }
 
 
 def _population(place: dict[str, Any], found: Sequence[tuple[Board, DetectionRecord]]) -> Population:
@@ -194,7 +202,8 @@ def _population(place: dict[str, Any], found: Sequence[tuple[Board, DetectionRec
             clean=origin,
             record=_sha256(record.to_json()),
         )
-        of.setdefault(encoder, known)  # an encoder that was inspected under two run seeds counts once
+        if of.setdefault(encoder, known) is not known:  # inspected under two run seeds, or on two boards
+            left_out["inspected again"] += 1
     told = {
         **place,
         "pretrain": found[0][1].pretrain,

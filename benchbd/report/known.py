@@ -74,7 +74,7 @@ class KnownPopulation:
 
     boards: those whose records they are from. pretraining, pretrain: method and data set of the pre-training.
     clean, backdoored: None if there are none. attacks: the backdoored ones by attack.
-    left_out: inspections without a result, by status. differences: a line each, with what else may shift the score.
+    left_out: inspections that do not count, by status. differences: a line each, with what else may shift the score.
     """
 
     boards: tuple[str, ...]
@@ -182,6 +182,8 @@ def _differences(facts: Facts, population: Population) -> Iterator[str]:
     if facts.digest != population.pool:
         whole = f"{population.pretrain} ({population.pool[:12]})"
         yield f"the known encoders were inspected with images of {whole}; these images ({facts.digest[:12]}) are others"
+    if population.prepared is not None:
+        yield "the detector prepared itself on images of their board for the known encoders, on these for this one"
     for part in dict.fromkeys([*facts.numerics, *population.numerics]):
         here, there = facts.numerics.get(part), population.numerics.get(part)
         if here != there:
@@ -203,7 +205,7 @@ def _values(detector: str, compared: KnownPopulation) -> list[Value]:
     notes = [
         *compared.differences,
         *(several if len(several) > 1 else []),
-        *([f"known encoders without a score that counts: {', '.join(missing)}"] if missing else []),
+        *([f"inspections that do not count: {', '.join(missing)}"] if missing else []),
     ]
     return [
         detector,

@@ -123,6 +123,13 @@ def test_what_sets_populations_apart(other: dict[str, Any]) -> None:
     assert [len(population.clean) for population in gallery.populations] == [1, 1]
 
 
+def test_encoders_of_another_preparation_are_another_population() -> None:
+    plain, prepared = inspected(seed=1), inspected(seed=2)
+    prepared.identity["prepare"] = {"seed": 1}
+    populations = gather([(a_board(), [plain, prepared])]).populations
+    assert {population.prepared for population in populations} == {None, digest({"seed": 1})}
+
+
 def test_boards_share_a_population_unless_their_images_have_another_size() -> None:
     boards = [(a_board("b"), [inspected(seed=1)]), (a_board("c"), [inspected(seed=2, board="c")])]
     (population,) = gather(boards).populations
@@ -136,6 +143,7 @@ def test_an_encoder_counts_once_and_attacks_count_by_their_options() -> None:
     (first,) = gather([(a_board(), [inspected(seed=1)])]).populations
     (twice,) = gather([(a_board(), [inspected(seed=1)]), (a_board("c"), [inspected(seed=1, board="c")])]).populations
     assert len(first.clean) == len(twice.clean) == 1
+    assert (first.left_out, twice.left_out) == ({}, {"inspected again": 1})
     records = [inspected("bad", 1, 0.9, attack_options={"steps": steps}) for steps in (1, 2)]
     (population,) = gather([(a_board(), records)]).populations
     assert [each.attack.options for each in population.attacks] == [{"steps": 1}, {"steps": 2}]

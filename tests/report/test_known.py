@@ -37,6 +37,7 @@ def population(**fields: Any) -> Population:
         "images": 100,
         "size": 32,
         "pool": POOL,
+        "prepared": None,
         "numerics": {"precision": "fp32", "tf32": False},
         "pretraining": Named(axis="pretraining", name="simclr", version="1", options={}),
         "pretrain": "shapes",
@@ -157,6 +158,10 @@ def test_differences_that_allow_a_comparison_stand_beside_it() -> None:
         "precision bf16 here, fp32 there",
     )
     assert other.clean == same.clean
+    (prepared,) = known(of(population(prepared="e" * 64)), FACTS, 0.3).populations
+    assert prepared.differences[1:] == (
+        "the detector prepared itself on images of their board for the known encoders, on these for this one",
+    )
     origin = "f" * 64
     twins = population(clean=scored(0.1, origin=origin), attacks=(attacked("bad", 0.3, 0.9, origin=origin),))
     (shared,) = known(of(twins), FACTS, 0.3).populations
@@ -183,5 +188,5 @@ def test_the_document_has_a_row_per_population_and_notes_what_differs() -> None:
     assert "Known backdoored         3: 0.350 (0.050 to 0.900)" in text
     assert "AUROC                    0.583 [" in text
     assert "[2] bad: 2: 0.625 (0.350 to 0.900), 2/2 [0.16, 1.00] as high" in text
-    assert "[4] known encoders without a score that counts: 2 attack-failed" in text
+    assert "[4] inspections that do not count: 2 attack-failed" in text
     assert write(document, "markdown").count("\n| decree") == 1
