@@ -19,8 +19,9 @@ from benchbd.base.errors import UnknownNameError
 from benchbd.papers.document import document as comparison
 from benchbd.planning.board import Board
 from benchbd.report import detection as populations
-from benchbd.report import leaderboard
+from benchbd.report import examined, leaderboard
 from benchbd.report.document import Column, Document, Frame, Noted, Section, Table
+from benchbd.report.known import Known, KnownPopulation, KnownScores
 from benchbd.report.plan import LARGE, PlannedStage
 from benchbd.report.plan import document as planned
 from benchbd.report.statistics import Interval
@@ -81,6 +82,20 @@ def of_plan(name: str, count: int = 2) -> Document:
     return planned(plan, stages, [name])
 
 
+def of_inspection(name: str) -> Document:
+    """One encoder before three detectors: with known encoders, without any, and without a verdict."""
+    facts = {"encoder": name, "arch": "w16", "images": 9, "size": 32, "seed": 1}
+    clean, attacked = KnownScores("", 4, 0.1, 0.2, 0.3, 1, (0.25, 0.01, 0.81)), (0.9, 0.1, 1.0)
+    group = KnownScores(name, 2, 0.1, 0.2, 0.3, 0, (0.0, 0.0, 0.84), attacked)
+    beside = KnownPopulation((name,), name, name, clean, group, (group, group), {name: 1}, (name,))
+    rows = [
+        examined.Row(name, 0.5, True, 1.5, remarks=(name,), known=Known((beside,))),
+        examined.Row(name, 0.5, False, 1.5, known=Known((), name)),
+        examined.Row(name, status="failed", reason=name),
+    ]
+    return examined.document(facts, rows)
+
+
 def of_everything(name: str) -> Document:
     """Every field of a document, with the text in each."""
     columns = (
@@ -112,6 +127,7 @@ DOCUMENTS: dict[str, Callable[[str], Document]] = {
     "comparison": of_comparison,
     "plan": of_plan,
     "large plan": partial(of_plan, count=LARGE + 1),
+    "inspection": of_inspection,
     "everything": of_everything,
 }
 
