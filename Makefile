@@ -7,7 +7,7 @@ STAMP := $(VENV)/.ready
 PYTEST := $(PYTHON) -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format lock realdata slow gpu clip extras latex portable bench scaling docs
+.PHONY: help setup demo test check format lock realdata slow gpu clip door extras latex portable bench scaling docs
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -57,6 +57,10 @@ latex: $(STAMP) ## compile every board.tex and read its pages back; TeX Live and
 clip: $(STAMP) ## CLIP's encoders through a board; the extra `clip` is installed
 	$(UV) pip install --quiet --python $(PYTHON) --editable '.[clip]'
 	$(PYTEST) -m clip
+
+door: $(STAMP) ## checkpoints of timm, lightly, open_clip and transformers in and out; the four are installed
+	$(UV) pip install --quiet --python $(PYTHON) timm lightly open_clip_torch transformers
+	$(PYTEST) -m door
 
 extras: $(STAMP) ## TensorBoard, W&B offline and the Hub's library; the extras of these names are installed
 	$(UV) pip install --quiet --python $(PYTHON) --editable '.[tensorboard,wandb,hub]'

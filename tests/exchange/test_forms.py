@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from benchbd.exchange.layouts import LAYOUTS, find
 from benchbd.exchange.normalisation import NORMALISATIONS
 from benchbd.nets.encoder import ARCHITECTURES, find_architectures
 from benchbd.nets.head import Head
+
+from ..boards import completed
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 TOLD = {"mean": MEAN, "std": STD}
@@ -652,3 +655,18 @@ def test_every_twin_is_of_an_architecture() -> None:
     find_architectures()
     for twins in TWINS.values():
         assert set(twins) <= set(ARCHITECTURES)
+
+
+def test_import_of_a_resnet_needs_no_torchvision(tmp_path: Path) -> None:
+    save_file(headless(resnet18()).state_dict(), tmp_path / "in.safetensors")
+    code = """
+import os, sys
+os.chdir(sys.argv[1])
+from benchbd.exchange.exporting import export_encoder
+from benchbd.exchange.importing import import_encoder
+encoder = import_encoder("in.safetensors", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)).encoder
+export_encoder(encoder, "torchvision", "out.pth")
+print(sorted({"torchvision", "open_clip", "timm"} & set(sys.modules)))
+"""
+    done = completed([sys.executable, "-c", code, str(tmp_path)])
+    assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
