@@ -50,6 +50,9 @@ from .examine import Inspection as Inspection
 from .examine import inspect as inspect
 from .examine import method as method
 from .examine import repair as repair
+from .exchange.exporting import export_encoder as export_encoder
+from .exchange.importing import Imported as Imported
+from .exchange.importing import import_encoder as import_encoder
 from .nets.classifier import Classifier as Classifier
 from .nets.encoder import Encoder as Encoder
 from .nets.encoder import ResNet as ResNet

@@ -1,9 +1,10 @@
-"""``benchbd inspect`` and ``repair``: one encoder from a file, and a folder of images."""
+"""``benchbd import``, ``inspect``, ``repair`` and ``export``: one encoder from a file."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,10 +13,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from benchbd.base.errors import BenchbdError, NotApplicable, UsageError
+from benchbd.base.content import commit, expanded
+from benchbd.base.errors import BenchbdError, DataError, NotApplicable, UsageError
 from benchbd.base.process import columns, say
 from benchbd.cli.group import Command
-from benchbd.cli.options import PathType, device_option
+from benchbd.cli.options import PathType, device_option, store_option
 from benchbd.planning.board import LARGEST_SEED
 from benchbd.report.writers.columns import WIDTH
 
@@ -35,7 +37,8 @@ def _examining(command: F) -> F:
     """The arguments that `inspect` and `repair` share."""
     for add in reversed(
         [
-            click.argument("encoder", type=PathType()),
+            click.argument("encoder"),
+            store_option,
             click.option("--images", "folder", required=True, type=PathType(), help="Folder of clean pictures."),
             click.option(
                 "--number",
@@ -76,6 +79,37 @@ def _examining(command: F) -> F:
     return command
 
 
+@click.command("import", cls=Command)
+@click.argument("file", type=PathType())
+@click.option("--out", required=True, type=PathType(), help="File to write; its name must end in .safetensors.")
+@click.option("--arch", metavar="A", help="Architecture.  [default: the one whose tensors the file has]")
+@click.option(
+    "--normalisation",
+    "told",
+    metavar="N",
+    help="Normalisation of the images: a name such as imagenet, or six numbers, mean and std of the channels.",
+)
+@click.option("--key", metavar="K", help="Part of the file, such as state_dict, if several hold an encoder.")
+def import_(file: Path, out: Path, arch: str | None, told: str | None, key: str | None) -> None:
+    """Bring an encoder of another library into a file of benchbd.
+
+    FILE is what torch.save or safetensors wrote: SimCLR of BadEncoder, DECREE and MIMIC, MoCo, BYOL, solo-learn,
+    lightly, timm, torchvision, transformers, CLIP. The names and shapes of its tensors tell which. No code in FILE is
+    ever run.
+    """
+    from benchbd.exchange.importing import import_encoder
+    from benchbd.exchange.normalisation import named_normalisation
+
+    check_writable(out, ".safetensors")
+    mean, std = (None, None) if told is None else named_normalisation(told)
+    found = import_encoder(file, arch=arch, mean=mean, std=std, key=key)
+    commit(out, found.encoder.save)
+    for line in found.said:
+        click.echo(line, err=True)
+    head = "a projection head" if found.encoder.head is not None else "no projection head"
+    say(f"{out}: {found.encoder.arch} with {head}, from the layout {found.layout}")
+
+
 @click.command(cls=Command)
 @_examining
 @click.option(
@@ -90,8 +124,8 @@ def _examining(command: F) -> F:
 def inspect(names: tuple[str, ...], gallery: Path | None, as_json: bool, **given: Any) -> None:
     """Ask detectors whether an encoder is backdoored.
 
-    ENCODER is a file that `benchbd import` or a run wrote. The pictures should be like those that the encoder was
-    trained on; nobody has to label them.
+    ENCODER is a file that `benchbd import` wrote, the JSON file of a record, or the key of a stage in the store. The
+    pictures should be like those that the encoder was trained on; nobody has to label them.
 
     Scores are compared with those of known encoders of the same architecture, if the same detector inspected them in
     the same way; if there are none, a line says what differs.
@@ -111,7 +145,7 @@ def inspect(names: tuple[str, ...], gallery: Path | None, as_json: bool, **given
     with terminal:
         rows = [_row(bench, encoder, images, detection) for detection in detections]
     facts = {
-        "encoder": given["encoder"].name,
+        "encoder": Path(given["encoder"]).name,
         "arch": encoder.arch,
         "images": len(images),
         "size": images.size,
@@ -130,10 +164,10 @@ def inspect(names: tuple[str, ...], gallery: Path | None, as_json: bool, **given
 def repair(name: str, out: Path, **given: Any) -> None:
     """Repair an encoder with a defense, and write the result.
 
-    ENCODER is a file that `benchbd import` or a run wrote. The pictures should be like those that the encoder was
-    trained on. `benchbd export` turns the result into a file for another library.
+    ENCODER is a file that `benchbd import` wrote, the JSON file of a record, or the key of a stage in the store. The
+    pictures should be like those that the encoder was trained on. `benchbd export` turns the result into a file for
+    another library.
     """
-    from benchbd.base.content import commit
     from benchbd.contract.defense import Mitigation
 
     bench, terminal = _bench(given)
@@ -165,9 +199,8 @@ def _loaded(given: dict[str, Any]) -> tuple[Encoder, ImageSet]:
     """The encoder, and the pictures drawn from the folder."""
     from benchbd.base.pictures import SIZE
     from benchbd.contract.images import ImageSet
-    from benchbd.nets.encoder import Encoder
 
-    encoder = Encoder.load(given["encoder"])
+    encoder = _encoder(given["encoder"], given["store"])
     size = given["size"] or encoder.image_size or SIZE
     images = ImageSet.from_folder(given["folder"], size, images=given["number"], seed=given["seed"])
     if not given["quiet"]:
@@ -188,11 +221,50 @@ def _row(bench: Bench, encoder: Encoder, images: ImageSet, detection: Detection)
     return Row(detection.name, told.score, told.flagged, told.seconds, remarks=told.remarks, known=told.known)
 
 
-def check_writable(path: Path) -> None:
-    """Raise UsageError, before any work, if no file can be written there."""
+def check_writable(path: Path, suffix: str = "") -> None:
+    """Raise UsageError, before any work, if no file can be written there, or if its name does not end in ``suffix``."""
+    if not path.name.endswith(suffix):
+        raise UsageError(f"{path}: its name must end in {suffix}")
     if path.is_dir():
         raise UsageError(f"{path}: is a folder; name a file in it")
     if not path.parent.is_dir():
         raise UsageError(f"{path.parent}: no such folder")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise UsageError(f"{path}: may not be written")
+
+
+@click.command(cls=Command)
+@click.argument("encoder")
+@click.option("--format", "form", required=True, metavar="F", help="Form: benchbd, torchvision, timm or badencoder.")
+@click.option("--out", required=True, type=PathType(), help="File to write; one that ends in .safetensors is that.")
+@store_option
+def export(encoder: str, form: str, out: Path, store: Path | None) -> None:
+    """Write an encoder as a file for another library.
+
+    ENCODER is a file of benchbd, the JSON file of a record, or the key of a stage in the store. A JSON file beside the
+    written one tells the normalisation. Pruned channels are folded into the weights if that is exact.
+    """
+    from benchbd.exchange.exporting import export_encoder
+
+    check_writable(out)
+    for line in export_encoder(_encoder(encoder, store), form, out):
+        click.echo(line, err=True)
+    say(f"{out}: written as {form}")
+
+
+def _encoder(text: str, store: Path | None) -> Encoder:
+    """The encoder in a file; of a record, the one that it is about; else of the stage with that key."""
+    from benchbd.api import load_encoder
+    from benchbd.nets.encoder import Encoder
+    from benchbd.records.files import read_record
+
+    path = expanded(text)
+    if path.suffix == ".json" and path.is_file():
+        stages = read_record(path).stages
+        made = next((stages[kind] for kind in ("defend", "attack", "pretrain") if kind in stages), None)
+        if made is None:
+            raise DataError(f"{path}: this record names no encoder")
+        return load_encoder(made, store=store, device="cpu")
+    if not path.exists() and re.fullmatch("[0-9a-f]{6,64}", text):
+        return load_encoder(text, store=store, device="cpu")
+    return Encoder.load(path)

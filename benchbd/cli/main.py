@@ -8,7 +8,7 @@ import click
 
 from benchbd._version import __version__
 from benchbd.cli.doctor import doctor
-from benchbd.cli.encoder import inspect, repair
+from benchbd.cli.encoder import export, import_, inspect, repair
 from benchbd.cli.group import Group
 from benchbd.cli.plan import plan
 from benchbd.cli.results import compare, figures, gallery, leaderboard
@@ -29,7 +29,10 @@ def main() -> None:
     """
 
 
-for command in (run, plan, inspect, repair, list_, show, plugins, compare, figures, leaderboard, gallery, doctor):
+for command in (
+    *(run, plan, import_, inspect, repair, export),
+    *(list_, show, plugins, compare, figures, leaderboard, gallery, doctor),
+):
     main.add_command(command)
 
 

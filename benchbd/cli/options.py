@@ -42,6 +42,8 @@ device_option = click.option(
     "--device", default=None, metavar="DEVICE", help="Device: cpu, cuda or cuda:N.  [default: cuda if any]"
 )
 
+store_option = click.option("--store", type=PlaceType(), help="Folder of the results.  [env: BENCHBD_STORE]")
+
 
 def _axis_option(axis: Axis) -> Callable[[F], F]:
     """``--attack A``, whose values a command receives as ``attacks``."""
@@ -90,7 +92,7 @@ def grid_options(command: F) -> F:
                 "--sweep", "sweeps", multiple=True, metavar="S", help="Select only this sweep; repeat for several."
             ),
             data_root_option,
-            click.option("--store", type=PlaceType(), help="Folder of the results.  [env: BENCHBD_STORE]"),
+            store_option,
             device_option,
             click.option("--json", "as_json", is_flag=True, help="Print one JSON document."),
             click.option("--quiet", is_flag=True, help="Print no progress."),

@@ -89,24 +89,31 @@ its square is still a float32."""
 def export_encoder(encoder: Encoder, form: str, path: str | Path) -> list[str]:
     """Write an encoder in a form of ``FORMS``, and return lines that say what the file holds and how to load it.
 
-    benchbd: the file of ``Encoder.save``, whose name must end in .safetensors. It holds everything.
+    benchbd: the file of ``Encoder.save``, which holds everything, if the name ends in .safetensors; else the encoder's
+        state without its classifier.
     torchvision, timm: the state of that library's net. Its last layer is filled if the encoder's classifier is a
         linear layer on raw features; else it is absent, as is the projection head.
     badencoder: f and g as BadEncoder, DECREE and MIMIC save SimCLR, under the key "state_dict".
 
-    A file of another form is of ``torch.save``, or of safetensors if its name ends in .safetensors; ``PATH.json``
-    beside it tells the normalisation. Pruned channels are folded into the last BatchNorm, which changes no feature.
+    Any other file is of ``torch.save``, or of safetensors if its name ends in .safetensors; ``PATH.json`` beside it
+    tells the normalisation. Pruned channels are folded into the last BatchNorm, which changes no feature.
     UnknownNameError if there is no such form; UsageError if it cannot hold the encoder; StoreError if the files cannot
     be written.
     """
     path = expanded(path)
     if form not in FORMS:
         raise UnknownNameError("form", form, FORMS)
-    if form == "benchbd":
-        if path.suffix != ".safetensors":
-            raise UsageError(f"{path}: the form benchbd is a safetensors file; end the name in .safetensors")
+    normalisation = tuple(_short(encoder.mean)), tuple(_short(encoder.std))
+    told = written_beside(encoder.arch, form, encoder.image_size, normalisation).encode()
+    if form == "benchbd" and path.suffix == ".safetensors":
         _write(path, encoder.to_bytes())
         return [f"to load it: import benchbd; encoder = benchbd.Encoder.load({str(path)!r})"]
+    if form == "benchbd":
+        state = {name: tensor for name, tensor in encoder.tensors().items() if not name.startswith("classifier.")}
+        _write(path, _bytes(path, state, form))
+        _write(beside(path), told)
+        said = [] if encoder.classifier is None else ["left out: the classifier"]
+        return [*said, f"to load it: import benchbd; encoder = benchbd.import_encoder({str(path)!r}).encoder"]
     twin = _twin(encoder, form)
     own = {name: t for name, t in _folded(encoder, form).items() if name.partition(".")[0] not in _BESIDE}
     root = "f.f." if form == "badencoder" else ""
@@ -125,8 +132,7 @@ def export_encoder(encoder: Encoder, form: str, path: str | Path) -> list[str]:
         else:
             said.append("left out: the classifier, which is no single linear layer on raw features there")
     _write(path, _bytes(path, tensors, form))
-    normalisation = tuple(_short(encoder.mean)), tuple(_short(encoder.std))
-    _write(beside(path), written_beside(encoder.arch, form, encoder.image_size, normalisation).encode())
+    _write(beside(path), told)
     return [*said, f"to load it: {_code(path, twin, form, classes)}"]
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from benchbd.base.content import expanded
 from benchbd.base.errors import DataError, UsageError, shown
 from benchbd.exchange.checkpoint import Checkpoint, read_checkpoint
-from benchbd.exchange.layouts import LAYOUTS, Fit, find
+from benchbd.exchange.layouts import LAYOUTS, STATE, Fit, find
 from benchbd.exchange.normalisation import NORMALISATIONS, Normalisation, normalisation, read_beside
 from benchbd.nets.encoder import ARCHITECTURES, Encoder, ResNet
 
@@ -60,18 +60,25 @@ def import_encoder(
         return _own(path, arch, given)
     arch_beside, told = read_beside(path)
     fit, tensors = _chosen(path, checkpoint, arch or arch_beside, key)
+    kept = _kept(path, tensors) if fit.layout is STATE else {}
     used = given or told or fit.layout.normalisation
+    if used is None and kept:
+        used = tuple(kept["mean"].flatten().tolist()), tuple(kept["std"].flatten().tolist())
     if used is None:
         names = ", ".join(NORMALISATIONS)
         raise UsageError(
-            f"{path}: nothing tells how its images are normalised; give mean and std, of three numbers each, or one of "
-            f"{names}"
+            f"{path}: nothing tells how its images are normalised; give mean and std, of three numbers each "
+            f"(--normalisation takes the six), or one of {names}"
         )
-    said = [f"left out: {beginning}* ({_count(n)})" for beginning, n in fit.left.items()]
+    said = [f"left out: {beginning}* ({_count(n)})" for beginning, n in fit.left.items() if beginning not in kept]
     filled, converted = _filled(path, fit, tensors)
     with torch.random.fork_rng(devices=[]):  # the initial weights are drawn, and then replaced
         encoder = Encoder(fit.arch, *used, head=bool(fit.head))
     own = {name: t for name, t in encoder.state_dict().items() if name in ("mean", "std", "mask")}
+    if kept:
+        if kept["mask"].shape != own["mask"].shape:
+            raise DataError(f"{path}: mask is {tuple(kept['mask'].shape)}, not {tuple(own['mask'].shape)}")
+        own["mask"] = kept["mask"]
     encoder.load_state_dict(own | filled)
     return Imported(encoder.eval(), fit.layout.name, said + converted + _assumed(fit, encoder))
 
@@ -116,7 +123,7 @@ def _misfit(near: Sequence[Fit], arch: str | None, groups: Mapping[str, Mapping[
         layouts = ", ".join(dict.fromkeys(layout.name for layout in LAYOUTS))
         return (
             f"no known layout: none has tensors like {', '.join(map(shown, sorted(largest)[:3]))}; known layouts: "
-            f"{OWN}, {layouts}"
+            f"{layouts}"
         )
     best = max(near, key=lambda fit: fit.near)
     under = f" under {best.where}" if best.where else ""
@@ -126,6 +133,19 @@ def _misfit(near: Sequence[Fit], arch: str | None, groups: Mapping[str, Mapping[
         f"the layout of {best.layout.name}{under}, but no known architecture; the nearest is {best.arch}: {best.flaw}; "
         f"known: {', '.join(sorted(ARCHITECTURES))}"
     )
+
+
+def _kept(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Mean, std and mask in the state of one of benchbd's encoders."""
+    kept = {name: tensors[name].float() for name in ("mean", "std", "mask") if name in tensors}
+    for name in ("mean", "std"):
+        if name not in kept or kept[name].shape != (1, 3, 1, 1) or not kept[name].isfinite().all():
+            raise DataError(f"{path}: {name} is not three finite numbers, as benchbd's encoders have it")
+    if not (kept["std"] > 0).all():
+        raise DataError(f"{path}: std must be above 0")
+    if not ((kept["mask"] == 0) | (kept["mask"] == 1)).all():
+        raise DataError(f"{path}: mask must be 0 or 1 per channel")
+    return kept
 
 
 def _filled(path: Path, fit: Fit, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
@@ -151,7 +171,7 @@ def _filled(path: Path, fit: Fit, tensors: Mapping[str, Tensor]) -> tuple[dict[s
 
 def _assumed(fit: Fit, encoder: Encoder) -> list[str]:
     said = [fit.naming.note] if fit.naming.note else []
-    if isinstance(encoder, ResNet) and not encoder.stem_pool:
+    if isinstance(encoder, ResNet) and not encoder.stem_pool and fit.layout is not STATE:
         said.append(f"no file tells the stride, padding and pooling of a stem: they are those of {fit.arch}")
     if fit.layout.head:
         said.append(f"the projection head is {'in the file' if fit.head else 'not one that benchbd has; left out'}")

@@ -20,6 +20,7 @@ from benchbd.exchange.namings import (
     CLIP_RESNET,
     CLIP_VIT,
     MOBILENET,
+    OWN,
     RESNET,
     SHORTCUT,
     TIMM_VIT,
@@ -61,7 +62,11 @@ class Layout:
 
 _ENDS = ("fc.", "head.", "heads.", "classifier.", "pre_logits.")
 
+STATE = Layout("benchbd", (OWN,), ends=("mean", "std", "mask", "classifier."), head="head.")
+"""The state of one of benchbd's encoders, as torch.save writes it."""
+
 LAYOUTS = (
+    STATE,
     Layout("torchvision", (RESNET, VGG, MOBILENET, TORCHVISION_VIT), ends=_ENDS),
     Layout("timm", (TIMM_VIT,), ends=_ENDS),
     Layout("pytorch-cifar", (SHORTCUT,), ends=("linear.",)),

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -62,6 +63,9 @@ def _children(first: int, pooled: bool) -> Naming:
         ((r"^stem\.", ""), *stages),
     )
 
+
+OWN = Naming("mask", lambda cls: cls.needs is None or find_spec(cls.needs[0]) is not None, ())
+"""benchbd's own names, as of ``torch.save(encoder.state_dict(), ...)``."""
 
 _PLAIN = ((r"^stem\.0\.", "conv1."), (r"^stem\.1\.", "bn1."), (r"^body\.", ""))
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchbd.base.errors import DataError, UsageError, fault, shown
+from benchbd.base.errors import DataError, UnknownNameError, UsageError, fault, shown
 from benchbd.base.inputs import reading
 
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
@@ -79,3 +79,18 @@ def written_beside(arch: str, form: str, size: int | None, found: Normalisation)
     """The text of the JSON file beside a file of weights. size: height and width of the images; None: any."""
     told: Mapping[str, object] = {"arch": arch, "form": form, "image_size": size, "mean": found[0], "std": found[1]}
     return json.dumps(told, indent=2) + "\n"
+
+
+def named_normalisation(text: str) -> Normalisation:
+    """The normalisation of a name of ``NORMALISATIONS``, or of six numbers, mean and std, separated by commas."""
+    if text in NORMALISATIONS:
+        return NORMALISATIONS[text]
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise UnknownNameError("normalisation", text, NORMALISATIONS) from None
+    if len(numbers) != 6:
+        raise UsageError(f"normalisation {shown(text)}: must be a name, or six numbers, mean and std of the channels")
+    found = normalisation(f"normalisation {shown(text)}", numbers[:3], numbers[3:])
+    assert found is not None
+    return found

@@ -1,4 +1,4 @@
-"""``inspect`` and ``repair``: an encoder and a folder of pictures from the shell."""
+"""``import``, ``inspect``, ``repair`` and ``export``: an encoder and a folder of pictures from the shell."""
 
 from __future__ import annotations
 
@@ -117,6 +117,48 @@ def test_an_encoder_that_a_detector_refuses_ends_with_1(given: Path, monkeypatch
     assert "[1] detection decree: it needs a moon" in told.stdout
 
 
+@pytest.fixture(scope="module")
+def stranger(given: Path) -> Path:
+    """The encoder as a stranger would publish it, without the JSON that tells its normalisation."""
+    from benchbd import export_encoder
+
+    encoder = Encoder.seeded("resnet18", (0.5,) * 3, (0.25,) * 3, seed=seeded(4), device="cpu")
+    export_encoder(encoder, "badencoder", given / "stranger.pth")
+    (given / "stranger.pth.json").unlink()
+    return given / "stranger.pth"
+
+
+def test_import_and_export_give_the_same_features(given: Path, stranger: Path, tmp_path: Path) -> None:
+    """In from BadEncoder's layout, out as safetensors of the same, in again: told what it is, what it lacks."""
+    first, out, again = tmp_path / "first.safetensors", tmp_path / "out.safetensors", tmp_path / "again.safetensors"
+    told = call("import", stranger, "--out", first, "--normalisation", "0.5,0.5,0.5,0.25,0.25,0.25")
+    assert told.exit_code == 0, told.stderr
+    assert told.stdout == f"{first}: resnet18 with a projection head, from the layout badencoder\n"
+    assert "no file tells the stride" in told.stderr
+    told = call("export", first, "--format", "badencoder", "--out", out)
+    assert told.stdout == f"{out}: written as badencoder\n"
+    assert "to load it: " in told.stderr
+    assert call("import", out, "--out", again).exit_code == 0  # the JSON beside it tells the normalisation
+    assert first.read_bytes() == again.read_bytes()
+
+
+@pytest.mark.fixed_draw("a few steps for keys and bytes; no figure is read")
+def test_the_encoder_of_a_record_or_a_key(tmp_path: Path) -> None:
+    """A record names the encoder that its cell evaluated; a key, or the start of one, the stage that made it."""
+    store = tmp_path / "store"
+    small = ("-o", "simclr.steps=2", "-o", "ft.steps=2", "-o", "mlp.epochs=1", "--store", store, "--quiet")
+    assert call("run", "--board", "smoke", "--attack", "none", "--defense", "ft", "--only", *small).exit_code == 0
+    (path,) = (store / "records" / "smoke").glob("none_ft_*.json")
+    stages = json.loads(path.read_text())["stages"]
+    outs = []
+    for encoder in (path, stages["defend"], stages["defend"][:12], stages["pretrain"]):
+        outs.append(tmp_path / f"{len(outs)}.safetensors")
+        told = call("export", encoder, "--store", store, "--format", "benchbd", "--out", outs[-1])
+        assert told.exit_code == 0, told.stderr
+    repaired, by_key, by_start, clean = (out.read_bytes() for out in outs)
+    assert repaired == by_key == by_start != clean
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
@@ -132,6 +174,15 @@ def test_an_encoder_that_a_detector_refuses_ends_with_1(given: Path, monkeypatch
         (["inspect", "encoder.safetensors", "--images", "pictures", "-o", "decree.level=x"], "decree.level: "),
         (["inspect", "encoder.safetensors", "--images", "pictures", "--image-size", "20"], "--image-size"),
         (["repair", "encoder.safetensors", "--images", "pictures", "--defense", "ft"], "Missing option '--out'"),
+        (["import", "stranger.pth", "--out", "o.safetensors"], "nothing tells how its images are normalised"),
+        (["import", "stranger.pth", "--out", "o.pth"], "o.pth: its name must end in .safetensors"),
+        (["import", "absent.pth", "--out", "o.safetensors"], "absent.pth: no such file"),
+        (["import", "stranger.pth", "--out", "o.safetensors", "--arch", "resnet81"], "did you mean 'resnet18'"),
+        (["import", "stranger.pth", "--out", "o.safetensors", "--normalisation", "imagnet"], "did you mean 'imagenet'"),
+        (["import", "stranger.pth", "--out", "o.safetensors", "--key", "model"], "it has no part 'model'"),
+        (["export", "encoder.safetensors", "--format", "torchvison", "--out", "o"], "did you mean 'torchvision'"),
+        (["export", "encoder.safetensors", "--format", "timm", "--out", "o"], "timm has no net like w16"),
+        (["export", "0123456789abcdef", "--format", "timm", "--out", "o"], "no encoder with key '0123456789abcdef'"),
         (
             ["repair", "encoder.safetensors", "--images", "pictures", "--defense", "fft", "--out", "o"],
             "unknown defense 'fft'",
@@ -146,7 +197,9 @@ def test_an_encoder_that_a_detector_refuses_ends_with_1(given: Path, monkeypatch
         ),
     ],
 )
-def test_a_mistake_is_one_line(given: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], line: str) -> None:
+def test_a_mistake_is_one_line(
+    given: Path, stranger: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], line: str
+) -> None:
     monkeypatch.chdir(given)
     told = call(*arguments)
     assert told.exit_code == 2

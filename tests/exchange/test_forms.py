@@ -21,7 +21,7 @@ from benchbd.exchange.checkpoint import Checkpoint
 from benchbd.exchange.exporting import FORMS, TWINS, export_encoder
 from benchbd.exchange.importing import Imported, import_encoder
 from benchbd.exchange.layouts import LAYOUTS, find
-from benchbd.exchange.normalisation import NORMALISATIONS
+from benchbd.exchange.normalisation import NORMALISATIONS, named_normalisation
 from benchbd.nets.encoder import ARCHITECTURES, find_architectures
 from benchbd.nets.head import Head
 
@@ -456,7 +456,7 @@ def test_a_net_without_an_architecture_names_the_nearest(builder: str, flaw: str
 def test_a_file_of_no_layout_lists_the_layouts(tmp_path: Path) -> None:
     save_file({"wte.weight": torch.ones(2), "h.0.attn": torch.ones(2)}, tmp_path / "text.safetensors")
     names = ", ".join(dict.fromkeys(layout.name for layout in LAYOUTS))
-    line = f"no known layout: none has tensors like 'h.0.attn', 'wte.weight'; known layouts: benchbd, {names}"
+    line = f"no known layout: none has tensors like 'h.0.attn', 'wte.weight'; known layouts: {names}"
     with pytest.raises(DataError, match=re.escape(line)):
         imported(tmp_path / "text.safetensors")
 
@@ -587,8 +587,53 @@ def test_the_form_benchbd_holds_everything(tmp_path: Path) -> None:
     (line,) = export_encoder(encoder, "benchbd", tmp_path / "own.safetensors")
     assert loaded([line]).to_bytes() == encoder.to_bytes()
     assert not (tmp_path / "own.safetensors.json").exists()
-    with pytest.raises(UsageError, match=r"end the name in \.safetensors"):
-        export_encoder(encoder, "benchbd", tmp_path / "own.pth")
+
+
+@pytest.mark.parametrize("beside", [True, False], ids=["with its JSON", "alone"])
+def test_the_state_of_an_own_encoder_comes_back(tmp_path: Path, beside: bool) -> None:
+    """As ``torch.save(encoder.state_dict(), ...)`` writes it: with head, mask and normalisation, which need no JSON."""
+    encoder, path = made("w16"), tmp_path / "own.pth"
+    encoder.mask[:5] = 0
+    encoder.mean.mul_(0.7)
+    export_encoder(encoder, "benchbd", path)
+    if not beside:
+        (tmp_path / "own.pth.json").unlink()
+    found = import_encoder(path, arch=None if beside else "w16")
+    assert (found.layout, found.encoder.to_bytes()) == ("benchbd", encoder.to_bytes())
+    told = import_encoder(path, arch="w16", mean=(0.1,) * 3, std=(0.2,) * 3).encoder
+    assert told.std.flatten().tolist() == pytest.approx([0.2] * 3)
+    assert told.mask.equal(encoder.mask)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "line"),
+    [
+        ("mask", torch.full((64,), 0.5), "mask must be 0 or 1 per channel"),
+        ("mask", torch.ones(3), r"mask is \(3,\), not \(64,\)"),
+        ("std", torch.zeros(1, 3, 1, 1), "std must be above 0"),
+        ("mean", torch.ones(3), "mean is not three finite numbers"),
+        ("mean", torch.full((1, 3, 1, 1), torch.nan), "mean is not three finite numbers"),
+    ],
+)
+def test_a_state_that_no_encoder_has_is_one_line(tmp_path: Path, name: str, value: Tensor, line: str) -> None:
+    torch.save({**made("w16").state_dict(), name: value}, tmp_path / "own.pth")
+    with pytest.raises(DataError, match=line):
+        import_encoder(tmp_path / "own.pth", arch="w16")
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("imagnet", "unknown normalisation 'imagnet': did you mean 'imagenet'"),
+        ("0.5,0.5", "must be a name, or six numbers"),
+        ("0.5,0.5,0.5,1,1,0", "std must be above 0"),
+        ("0.5,0.5,0.5,1,1,nan", "std must be three numbers"),
+    ],
+)
+def test_a_normalisation_in_words_or_numbers(text: str, line: str) -> None:
+    assert named_normalisation("half") == named_normalisation("0.5,0.5,0.5,0.5,0.5,0.5")
+    with pytest.raises(UsageError, match=line):
+        named_normalisation(text)
 
 
 @torch.no_grad()
