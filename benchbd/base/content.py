@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import secrets
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchbd.base.errors import DataError
+from benchbd.base.inputs import reading
 
 _QUOTED = re.compile(r"""(?P<quote>['"`])(?:~|[A-Za-z]:)?[/\\][^'"`\n]*[/\\](?P<name>[^'"`\n]*)(?P=quote)""")
 
@@ -119,6 +121,20 @@ def paths_in(value: object) -> Iterator[str]:
         yield from paths_in(inner)
 
 
+def foreign_to_json(value: object, place: str = "") -> str:
+    """The place of the first value in a parsed TOML file that JSON does not have, such as a date, and what it is;
+    empty if there is none."""
+    if isinstance(value, dict | list):
+        inside = value.items() if isinstance(value, dict) else enumerate(value)
+        found = (foreign_to_json(inner, f"{place}.{name}" if place else str(name)) for name, inner in inside)
+        return next(filter(None, found), "")
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{place}: {value} is not a finite number"
+    if value is None or isinstance(value, bool | int | float | str):
+        return ""
+    return f"{place}: {value} is a {type(value).__name__}, which no option takes; write it as text, in quotes"
+
+
 def as_json(value: object, levels: int = 32) -> Any:
     """A foreign value as JSON returns it. ValueError, TypeError or RecursionError if the value is no JSON, contains
     numbers that are not finite or text that is not UTF-8, or has more than ``levels`` levels of nesting."""
@@ -148,7 +164,7 @@ def path_digest(path: Path) -> str:
     if path.is_file():
         return file_digest(path)
     if path.is_dir():
-        told = [f"{each.relative_to(path).as_posix()} {file_digest(each)}" for each in _files_in(path)]
+        told = [f"{each.relative_to(path).as_posix()} {file_digest(each)}" for each in files_in(path)]
     elif path.exists():
         raise DataError(f"{path}: neither a file nor a folder")
     else:
@@ -156,19 +172,22 @@ def path_digest(path: Path) -> str:
     return hashlib.sha256("\n".join(told).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _files_in(folder: Path, *above: Path) -> Iterator[Path]:
+def files_in(folder: Path, *above: Path) -> Iterator[Path]:
     """Every file in a folder and its subfolders, sorted, also behind symbolic links. DataError for anything else there,
-    because a digest without it would not be that of the folder. above: the folders that contain it, resolved."""
+    and for a folder that cannot be read, because a digest without it would not be that of the folder. above: the
+    folders that contain it, resolved."""
     if (here := folder.resolve()) in above:
         raise DataError(f"{folder}: a link to a folder that contains it")
-    for each in sorted(folder.iterdir()):
-        if each.is_dir():
-            yield from _files_in(each, *above, here)
-        elif each.is_file():
+    with reading(folder):
+        inside = [(each, each.is_dir(), each.is_file()) for each in sorted(folder.iterdir())]
+    for each, is_folder, is_file in inside:
+        if is_folder:
+            yield from files_in(each, *above, here)
+        elif is_file:
             yield each
         else:
             what = "neither a file nor a folder" if each.exists() else "a link to nothing"
-            raise DataError(f"{each}: {what}; a folder that an option names contains files and folders alone")
+            raise DataError(f"{each}: {what}; such a folder contains files and folders alone")
 
 
 def canonical(value: Any) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path, PosixPath, WindowsPath
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ValidationError, ValidationInfo
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ValidationError, ValidationInfo
 from pydantic_core import to_jsonable_python
 
 from benchbd.base.content import expanded, path_digest
@@ -29,6 +29,13 @@ class ContentPath(_Native):
     """The path of a ``Content`` field: an identity contains it only if a file or folder lies there."""
 
 
+def _named(value: object) -> object:
+    """The value as it is. ValueError for empty text, which as a path would be the current folder."""
+    if value == "":
+        raise ValueError("empty; name a file, or null")
+    return value
+
+
 def _placed(path: Path, info: ValidationInfo) -> Path:
     """The path with ``~`` expanded; a relative path is relative to the folder that validation was given, if any.
     ValueError for a pipe or a device, from which a read may never return."""
@@ -41,6 +48,7 @@ def _placed(path: Path, info: ValidationInfo) -> Path:
 
 Content = Annotated[
     Path,
+    BeforeValidator(_named),
     AfterValidator(_placed),
     """
     The type of an option that names a file or a folder, as in ``weights: Content | None = Field(None, ...)``.

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from benchbd.base.content import files_in
 from benchbd.base.errors import DataAbsentError
 from benchbd.contract.method import Method
 
@@ -34,14 +35,14 @@ class Dataset(Method):
         """The files that ``load`` reads, in a fixed order: their names and contents are the key of the decoded cache.
 
         By default all files in ``root/name``, none if ``needs_files`` is False. DataAbsentError if there are
-        none.
+        none, DataError for a link that leads nowhere and for a folder that cannot be read.
         """
         if not self.needs_files:
             return []
-        files = sorted(path for path in (root / self.name).rglob("*") if path.is_file())
-        if not files:
+        folder = root / self.name
+        if not (files := sorted(files_in(folder)) if folder.is_dir() else []):
             raise DataAbsentError(
-                f"{self.name}: no files in {root / self.name} (a generated data set declares needs_files = False)"
+                f"{self.name}: no files in {folder} (a generated data set declares needs_files = False)"
             )
         return files
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, Field, PrivateAttr, ValidationError, create_model, model_validator
 
-from benchbd.base.content import expanded
+from benchbd.base.content import expanded, foreign_to_json
 from benchbd.base.errors import UnknownNameError, UsageError, brief, shown
 from benchbd.base.inputs import file_kind, obstacle
 from benchbd.contract.axes import AXIS, GRID, Axis
@@ -174,11 +174,14 @@ def load_board(board: str | Path) -> Board:
     A board from elsewhere must not have the name of one of benchbd's: their records would mix.
     """
     path = board_path(board)
-    name = path.parent.resolve().name if path.name == "board.toml" else path.stem
+    folder = path.parent.absolute()  # absolute: a path joined to it twice stays the same
+    name = folder.resolve().name if path.name == "board.toml" else path.stem
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # Windows editors write a BOM
-        loaded = Board.model_validate({"name": name, **_in_new_words(data, path)}, context={"folder": path.parent})
-        loaded._folder = path.parent
+        if foreign := foreign_to_json(data):
+            raise UsageError(f"board {path}: {foreign}")
+        loaded = Board.model_validate({"name": name, **_in_new_words(data, path)}, context={"folder": folder})
+        loaded._folder = folder
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         kind = file_kind(path)
         raise UsageError(f"board {path}: {error if kind in ('', 'text') else f'it is {kind}'}") from error

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from benchbd.base.errors import UnknownNameError, UsageError, shown
+from benchbd.base.errors import BenchbdError, UnknownNameError, UsageError, shown
 from benchbd.base.options import validated
 from benchbd.contract.specs import SECTIONS
 from benchbd.planning.board import Board, Sweep
@@ -45,11 +45,12 @@ def labelled(board: Board, sweep: Sweep) -> Iterator[tuple[str, Point]]:
 
 @contextmanager
 def of_sweep(board: Board, sweep: str) -> Iterator[None]:
-    """Name board and sweep in a UsageError of the block."""
+    """Name board and sweep in an error of the block."""
     try:
         yield
-    except UsageError as error:
-        raise UsageError(f"board {board.name}: sweep {sweep}: {error}") from error
+    except BenchbdError as error:
+        error.args = (f"board {board.name}: sweep {sweep}: {error}",)
+        raise
 
 
 def point_text(point: Point) -> str:
@@ -79,7 +80,7 @@ def at(board: Board, point: Point) -> Board:
     if "trigger" in parts and any(row.triggers for row in board.rows):
         raise UsageError("rows of the board have triggers of their own: no trigger.*")
     for name, fields in parts.items():  # together: validity may depend on several fields
-        changed[name] = validated(SECTIONS[name], {**dict(getattr(board, name)), **fields}, name)
+        changed[name] = validated(SECTIONS[name], {**dict(getattr(board, name)), **fields}, name, board.folder)
     moved = board.model_copy(update={**changed, "options": options})
     moved._folder = board.folder
     return moved

@@ -17,6 +17,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import secrets
 import socket
 import time
@@ -126,6 +127,8 @@ class Store:
         """In the block, any error that prevents writing is a StoreError."""
         try:
             yield
+        except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+            raise _unwritable(self.root, f"{error.strerror}: {error.filename}") from error
         except OSError as error:
             raise _unwritable(self.root, error.strerror or error) from error
 
@@ -143,12 +146,18 @@ class Store:
     @cached_property
     def source(self) -> str:
         """16 random hex digits for this machine's results in this store: the same in every run; they reveal neither the
-        machine nor the store. StoreError if the store cannot be written."""
-        path = self.root / "source"
+        machine nor the store. StoreError if the store cannot be written, or the file is damaged."""
+        path, own = self.root / "source", b""
         with self._writing(), self.hold("source", wait=True) or nullcontext():
-            if not path.is_file():
+            if not path.exists():
                 commit(path, lambda part: part.write_text(secrets.token_hex(32)))
-            text = f"{path.read_text(encoding='utf-8')} {socket.gethostname()}"
+            with suppress(IsADirectoryError):
+                own = path.read_bytes().strip()
+        if not re.fullmatch(rb"[0-9a-f]{64}", own):
+            raise StoreError(
+                f"{path}: is damaged (64 hex digits are expected): remove it, and the store gets a new name"
+            )
+        text = f"{own.decode()} {socket.gethostname()}"
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def folder(self, key: str) -> Path:

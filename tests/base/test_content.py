@@ -141,6 +141,14 @@ def test_a_pipe_is_refused_before_it_is_read(tmp_path: Path) -> None:
             validated(cls, {"file": str(pipe)}, "x")
 
 
+def test_an_empty_path_is_no_folder() -> None:
+    with pytest.raises(UsageError, match=r"^x\.file: empty; name a file, or null \(got ''\)$"):
+        validated(TriggerSpec, {"file": ""}, "x")
+    assert validated(TriggerSpec, {"file": "."}, "x").file == ContentPath(".")
+    with pytest.raises(UsageError, match=r"^x\.more\.1: empty; name a file, or null"):
+        validated(Loaded, {"more": ["a", ""]}, "x")
+
+
 def test_no_path_of_the_machine_is_in_a_record(
     tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import struct
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,47 @@ def test_a_pickle_that_wants_more_than_arrays_is_refused(library: DataLibrary) -
     file.write_bytes(pickle.dumps({"data": Evil()}))
     with pytest.raises(DataError, match=r"data_batch_3: not a batch of CIFAR-10 \(it asks for builtins\.print\)"):
         library.load("cifar10", "train")
+
+
+class AllFiles(Dataset):
+    """A data set of whatever lies in its folder."""
+
+    name = "all-files"
+
+
+def test_a_data_set_of_files_has_all_of_them_or_none(tmp_path: Path) -> None:
+    folder = tmp_path / "all-files"
+    with pytest.raises(DataAbsentError, match=rf"^all-files: no files in {folder} \(a generated"):
+        AllFiles().sources("train", tmp_path)
+    (folder / "b").mkdir(parents=True)
+    with pytest.raises(DataAbsentError):
+        AllFiles().sources("train", tmp_path)
+    for name in ("b.txt", "b/a.txt", "a.txt"):
+        (folder / name).write_text(name)
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "d.txt").write_text("d")
+    (folder / "c").symlink_to(tmp_path / "c")
+    told = [path.relative_to(folder).as_posix() for path in AllFiles().sources("train", tmp_path)]
+    assert told == ["a.txt", "b/a.txt", "b.txt", "c/d.txt"]
+    (folder / "b" / "lost").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=rf"^{folder}/b/lost: a link to nothing"):
+        AllFiles().sources("train", tmp_path)
+
+
+def test_a_folder_of_a_data_set_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = tmp_path / "all-files" / "closed"
+    closed.mkdir(parents=True)
+    (tmp_path / "all-files" / "a.txt").write_text("")
+    listed = Path.iterdir
+
+    def iterdir(path: Path) -> Iterator[Path]:
+        if path == closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    with pytest.raises(DataError, match=rf"^{closed}: cannot be read \(Permission denied\)$"):
+        AllFiles().sources("train", tmp_path)
 
 
 def test_what_lies_there_instead_of_an_archive_is_named(library: DataLibrary, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,6 +65,27 @@ def test_unknown_board_offers_the_nearest() -> None:
         ('rows = [{pretrain = "a", tasks = ["b:1"]}]\nclean.images = 0', "clean.images: input should be greater"),
         ('rows = [{pretrain = "a", tasks = ["b:1"]}]\nimage_size = 31', "image_size: input .* than or equal to 32$"),
         ('rows = [{pretrain = "a", tasks = ["b:1"]}]\nimage_size = 225', "image_size: input .* than or equal to 224$"),
+        (
+            'rows = [{pretrain = "a", tasks = ["b:1"]}]\noptions.ft.lr = 1979-05-27',
+            r"options.ft.lr: 1979-05-27 is a date, which no option takes; write it as text, in quotes$",
+        ),
+        (
+            'rows = [{pretrain = "a", tasks = ["b:1"]}]\noptions.ft.lr = [{a = [1, 07:32:00]}]',
+            r"options.ft.lr.0.a.1: 07:32:00 is a time, which no option takes",
+        ),
+        (
+            'rows = [{pretrain = "a", tasks = ["b:1"]}]\nsweeps = [{name = "s", option = "ft.lr", values = [1, nan]}]',
+            r"sweeps.0.values.1: nan is not a finite number$",
+        ),
+        (
+            'rows = [{pretrain = "a", tasks = ["b:1"]}]\ndata.b.train = [{z = 1979-05-27T07:32:00Z}]',
+            r"data.b.train.0.z: 1979-05-27 07:32:00\+00:00 is a datetime, which no option takes",
+        ),
+        ('rows = [{pretrain = "a", tasks = ["b:1"]}]\nclean.poisoned = -inf', "clean.poisoned: -inf is not a finite"),
+        (
+            'rows = [{pretrain = "a", tasks = ["b:1"]}]\nreference.file = ""',
+            "reference.file: empty; name a file, or null$",
+        ),
         ('rows = [{pretrain = "a", tasks = ["b:1"]}]\nimage_size = "x"', "image_size: input should be a valid integer"),
     ],
 )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from benchbd_plugins.simclr import SimCLR
 from pydantic import Field
 
 from benchbd import DefenderKnowledge, Encoder, Mitigation
-from benchbd.base.errors import UnknownNameError, UsageError
+from benchbd.base.errors import DataError, UnknownNameError, UsageError
 from benchbd.planning.board import load_board
 from benchbd.registry import Registry, load_registry
 from benchbd.report.leaderboard import document
@@ -31,6 +32,9 @@ name = "rates"
 points = { slow = ["ft.lr=0.0001"], fast = ["ft.lr=0.1", "ft.steps=1"], as-it-is = [] }
 """
 )
+
+
+SWEEP = '\n[[sweeps]]\nname = "s"\n'
 
 
 @pytest.fixture
@@ -95,6 +99,15 @@ def test_what_is_wrong_is_one_line(tmp_path: Path, registry: Registry, old: str,
     assert "\n" not in str(caught.value)
 
 
+def test_a_file_that_does_not_fit_names_board_and_sweep(tmp_path: Path, registry: Registry) -> None:
+    tiny = Tiny(tmp_path, registry, f'{TINY}{SWEEP}option = "reference.file"\nvalues = ["r.npz"]\n')
+    with pytest.raises(DataError, match=r"^board tiny: sweep s: .*r\.npz: no such file"):
+        tiny.plan()
+    np.savez(tmp_path / "r.npz", x=np.zeros((1, 32, 32, 3), np.uint8), y=np.zeros(1, int))
+    with pytest.raises(DataError, match=r"^board tiny: sweep s: .*r\.npz: no reference of class 1; it has \[0\]$"):
+        tiny.plan()
+
+
 def test_records_of_points_have_names_and_tables_of_their_own(tiny: Tiny) -> None:
     records = tiny.run()
     assert len({record.name for record in records}) == len(records) == 22
@@ -118,9 +131,6 @@ def test_records_of_points_have_names_and_tables_of_their_own(tiny: Tiny) -> Non
     assert "| point" not in markdown.write(table)
     unnamed = document(records).sections[1].tables  # without the board
     assert {each.heading.partition(":")[0] for each in unnamed} == {"Sweep points that the board does not name"}
-
-
-SWEEP = '\n[[sweeps]]\nname = "s"\n'
 
 
 class Other(SimCLR):

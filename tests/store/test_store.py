@@ -141,6 +141,35 @@ def test_unwritable(tmp_path: Path) -> None:
         Store(tmp_path / "file" / "store")
 
 
+def test_the_name_of_a_store_is_made_once(store: Store) -> None:
+    name = store.source
+    assert len(name) == 16
+    assert Store(store.root).source == name
+    path = store.root / "source"
+    path.write_text(f"{path.read_text()}\n")  # an editor added it
+    assert Store(store.root).source == name
+    path.unlink()
+    assert Store(store.root).source != name
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\xff\x00\x9c" * 30, b"0" * 63, b"0" * 65, None])
+def test_a_damaged_name_of_a_store_is_one_line(store: Store, content: bytes | None) -> None:
+    path = store.root / "source"
+    path.mkdir() if content is None else path.write_bytes(content)
+    with pytest.raises(StoreError) as caught:
+        _ = store.source
+    told = f"{path}: is damaged (64 hex digits are expected): remove it, and the store gets a new name"
+    assert str(caught.value) == told
+
+
+@pytest.mark.parametrize("name", ["stages", "locks", "data", "logs"])
+def test_a_file_where_a_store_has_a_folder_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("")
+    with pytest.raises(StoreError) as caught:
+        Store(tmp_path)
+    assert str(caught.value).startswith(f"the store {tmp_path} cannot be written (File exists: {tmp_path / name}): ")
+
+
 def test_a_reader_creates_nothing(tmp_path: Path, store: Store) -> None:
     assert not Store(tmp_path / "none", writable=False).has(KEY)
     assert Store(tmp_path / "none", writable=False).manifests() == []
