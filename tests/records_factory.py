@@ -35,11 +35,11 @@ def make_record(
     place = {"pretrain": "cifar10", "task": "gtsrb", "target": 12, "target_name": "priority road", "evaluator": "mlp"}
     roles = {"attack_role": role_of(attack), "defense_role": role_of(defense)}
     known = {"board": "demo", "on_board": True, "status": "ok", "machine": MACHINE, **place, **roles, **fields}
-    cell = [attack, defense, *(known[name] for name in place)]
-    methods = {"attack": attack, "defend": defense, "evaluate": known["evaluator"]}
+    own, judge = [known["pretrain"], known["task"], known["target"], attack], known["evaluator"]
+    methods = {"attack": (attack, own), "defend": (defense, [*own, defense]), "evaluate": (judge, [*own, defense])}
     stages = {
-        kind: {"method": {"name": name}, "params": {"cell": cell}, "seed": derive_seed(seed, kind)}
-        for kind, name in methods.items()
+        kind: {"method": {"name": name}, "params": {"cell": of}, "seed": derive_seed(seed, kind)}
+        for kind, (name, of) in methods.items()
         if name != "none"
     }
     known = {"identity": stages, "key": digest(stages["evaluate"]), **known}

@@ -127,6 +127,7 @@ def build_leaderboard(
     from benchbd.planning.board import load_board
     from benchbd.report import leaderboard
     from benchbd.report.inspected import documents
+    from benchbd.report.protocols import check_together
     from benchbd.report.rows import Order
 
     loaded = load_board(board or DEFAULT)
@@ -134,6 +135,7 @@ def build_leaderboard(
     known = [*found.records, *found.inspected]
     if not off_board and not any(record.on_board for record in known):
         click.echo(f"all {len(known)} records are off-board and left out: --off-board shows them", err=True)
+    check_together(record for record in known if record.on_board or off_board)
     order, width = Order.of(loaded), columns(WIDTH)
     if out is not None:
         leaderboard.build(loaded.name, found.records, out, order, loaded.description, off_board, found.inspected)

@@ -53,6 +53,11 @@ def folder_of(record: Entry | type[Inspected], folder: Path) -> Path:
     return folder if axis is None else folder / AXIS[axis].plural
 
 
+def place_of(record: Entry) -> str:
+    """The name of a record's file, with its folder under that of the board's records."""
+    return str(folder_of(record, Path()) / record.file)
+
+
 def remove_record(path: Path) -> None:
     """Remove a record's file and that of its predictions. OSError if they cannot be removed."""
     path.unlink()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +57,25 @@ def faults(record: Entry) -> Iterator[str]:
             yield from _of_method(record, said, option, value)
         elif (known := within(record.identity, "pretrain", "method", "name")) not in (None, value):
             yield f"point: {option}={shown(value)}, but identity.pretrain is of {shown(known)}"
+
+
+def bearing(record: Entry, stages: Collection[str], parts: Collection[str]) -> str:
+    """The assignments of the record's point that may change stages of these kinds, as text.
+
+    Left out are assignments to parts of the protocol other than ``parts``, the budget apart, and to options of methods
+    of the record's other stages.
+    """
+    named: dict[bool, set[object]] = {True: set(), False: set()}
+    for kind, identity in record.identity.items():
+        named[kind.rstrip("0123456789") in stages].add(within(identity, "method", "name"))
+    foreign = {*SECTIONS.keys() - {*parts, "budget"}, *(named[False] - named[True])}
+    return json.dumps(
+        {
+            option: value
+            for option, value in sorted(record.point.items())
+            if option.rpartition(".")[0].rpartition(":")[2] not in foreign
+        }
+    )
 
 
 def of_part(record: Entry, part: str, field: str, value: Any, said: str = "point") -> Iterator[str]:

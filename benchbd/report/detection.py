@@ -17,7 +17,8 @@ from benchbd.contract.roles import Role
 from benchbd.planning.sweeps import point_text
 from benchbd.records.detection import DetectionRecord
 from benchbd.report.document import Column, Document, Frame, Noted, Section, Table, Value
-from benchbd.report.rows import BY_NAME, Order, check_protocol, departures, nearest_departures, rank_of
+from benchbd.report.protocols import check_protocol, check_together
+from benchbd.report.rows import BY_NAME, Order, departures, nearest_departures, rank_of
 from benchbd.report.statistics import auroc, auroc_interval, binomial_interval, true_positives
 
 LEGEND = (
@@ -92,7 +93,7 @@ def populations(
 ) -> list[Population]:
     """One population per detector, attack and row of the board, in its order.
 
-    DataError for two verdicts of one seed, and for encoders of two protocols.
+    DataError for two verdicts of one seed, and for encoders, or seeds, of two protocols.
     If only clean encoders were inspected, one population with attack "" reports their false positives.
     """
     groups: dict[_Place, dict[object, DetectionRecord]] = {}
@@ -108,6 +109,7 @@ def populations(
     for place in clean.keys() - beside.values():  # clean encoders alone still have their false positives
         groups[(*place, (), "")] = {}
         beside[(*place, (), "")] = place
+    check_together(record for found in (groups, clean) for each in found.values() for record in each.values())
 
     def rank(place: _Place) -> tuple[object, ...]:
         detection, pretrain, of_task, point, departures, row, attack = place

@@ -5,9 +5,8 @@ All metrics are percentages, all differences percentage points. Only records are
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import product
 from statistics import fmean
@@ -18,6 +17,7 @@ from benchbd.contract.roles import Role
 from benchbd.planning.board import Board
 from benchbd.planning.sweeps import labelled, point_text
 from benchbd.records.models import Entry, Record, Status
+from benchbd.report.protocols import check_protocol, check_together
 from benchbd.report.statistics import Interval, mean_interval
 
 
@@ -148,7 +148,8 @@ def flattened(rows: Sequence[TableRow]) -> tuple[list[str], list[dict[str, Any]]
 
 
 def summarise(records: Sequence[Record], order: Order, off_board: bool) -> list[TableRow]:
-    """The rows of the board, in its order. DataError if a cell has two records, or a row has two protocols."""
+    """The rows of the board, in its order. DataError if a cell has two records, or a row or a seed has two
+    protocols."""
     cells: dict[tuple[object, ...], dict[int, Record]] = {}
     for record in sorted(records, key=lambda record: (record.seed, record.name)):
         if record.on_board or off_board:
@@ -161,6 +162,7 @@ def summarise(records: Sequence[Record], order: Order, off_board: bool) -> list[
                 )
     for seeds in cells.values():
         check_protocol(list(seeds.values()))
+    check_together(record for seeds in cells.values() for record in seeds.values())
     scratch: dict[tuple[object, ...], list[Record]] = {}
     for record in (record for seeds in cells.values() for record in seeds.values()):
         if record.defense_role is Role.SCRATCH and record.metrics:
@@ -292,48 +294,6 @@ def task_name(record: Record) -> str:
 def departures(record: Entry) -> tuple[str, ...]:
     """The options in which a record is off-board, sorted; empty for an on-board one alone."""
     return () if record.on_board else tuple(sorted(record.departures)) or ("not said in what",)
-
-
-def check_protocol(records: Sequence[Entry], stages: Collection[str] = ()) -> None:
-    """DataError if records that are averaged differ in more than their seed. stages: compare only these."""
-    known = [(record, _protocol(record, stages)) for record in records]
-    for record, own in known[1:]:
-        first, expected = known[0]
-        for name in sorted({*expected, *own}):
-            if (one := expected.get(name, "absent")) != (other := own.get(name, "absent")):
-                raise DataError(
-                    f"{first.name} and {record.name} are of two protocols: identity.{name} is {json.dumps(one)} in "
-                    f"one and {json.dumps(other)} in the other; leave one of them out, or run it again"
-                )
-
-
-def _protocol(record: Entry, stages: Collection[str]) -> dict[str, Any]:
-    """Every value that the identities of a row's seeds share, by dotted name: methods, options, versions, data."""
-    shared = {}
-    for kind, identity in record.identity.items():
-        if kind in stages or not stages:
-            for place, value in _leaves(identity):
-                names = place.split(".")
-                # A seed changes its stages' own seeds, those for drawing data (clean.seed, pool_seed) and so keys of
-                # parents, whose own identities are compared too. An option named seed is not among them.
-                drawn = names[-1] == "seed" or names[-1].endswith("_seed")
-                if names[0] == "method" or not (drawn or names[0] == "parents"):
-                    shared[f"{kind}.{place}" if place else kind] = value
-    return shared
-
-
-def _leaves(value: Any) -> Iterator[tuple[str, Any]]:
-    """The values in nested dictionaries, by dotted name; a list is one value, unless it contains dictionaries."""
-    items: Iterable[tuple[object, Any]] = ()
-    if isinstance(value, dict):
-        items = value.items()
-    elif isinstance(value, list) and any(isinstance(each, dict) for each in value):
-        items = enumerate(value)
-    else:
-        yield "", value
-    for name, each in items:
-        for rest, leaf in _leaves(each):
-            yield f"{name}.{rest}" if rest else str(name), leaf
 
 
 def defense_forwards(record: Record) -> int | None:
