@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +71,9 @@ def import_encoder(
             f"{path}: nothing tells how its images are normalised; give mean and std, of three numbers each "
             f"(--normalisation takes the six), or one of {names}"
         )
-    said = [f"left out: {beginning}* ({_count(n)})" for beginning, n in fit.left.items() if beginning not in kept]
+    left = {f"{beginning}*": n for beginning, n in fit.left.items() if beginning not in kept}
+    left |= _other_parts(checkpoint.groups, tensors)
+    said = [f"left out: {what} ({n} tensor{'s' if n != 1 else ''})" for what, n in left.items()]
     filled, converted = _filled(path, fit, tensors)
     with torch.random.fork_rng(devices=[]):  # the initial weights are drawn, and then replaced
         encoder = Encoder(fit.arch, *used, head=bool(fit.head))
@@ -89,6 +92,8 @@ def _own(path: Path, arch: str | None, given: Normalisation | None) -> Imported:
         raise UsageError(f"{path}: an encoder of benchbd whose architecture is {encoder.arch}, not {arch}")
     for name, tensor in encoder.state_dict().items():
         _check_finite(path, name, tensor)
+    if not (encoder.std > 0).all() or not ((encoder.mask == 0) | (encoder.mask == 1)).all():
+        raise DataError(f"{path}: its std must be above 0, its mask 0 or 1 per channel")
     for buffer, values in zip((encoder.mean, encoder.std), given or (), strict=False):
         buffer.copy_(torch.tensor(values).view(1, 3, 1, 1))
     return Imported(encoder, OWN, [])
@@ -155,15 +160,14 @@ def _filled(path: Path, fit: Fit, tensors: Mapping[str, Tensor]) -> tuple[dict[s
         counter = own.endswith("num_batches_tracked")
         for name in names:
             if name in tensors and not counter:
+                kind = str(tensors[name].dtype).removeprefix("torch.")
                 if not tensors[name].is_floating_point():
-                    kind = str(tensors[name].dtype).removeprefix("torch.")
                     raise DataError(f"{path}: {name} is {kind}; weights of float types alone are imported")
-                _check_finite(path, name, tensors[name])
-                types[str(tensors[name].dtype).removeprefix("torch.")] = None
-        parts = [tensors[name] for name in names if name in tensors]
+                _check_finite(path, name, tensors[name].float())
+                types[kind] = None
+        parts = [tensors[name].to(torch.int64 if counter else torch.float32) for name in names if name in tensors]
         absent += not parts
-        joined = torch.cat(parts) if len(parts) > 1 else parts[0] if parts else torch.tensor(0)
-        filled[own] = joined.to(torch.int64 if counter else torch.float32)
+        filled[own] = torch.cat(parts) if len(parts) > 1 else parts[0] if parts else torch.tensor(0)
     others = [kind for kind in types if kind != "float32"]
     said = [f"weights became float32; some were {', '.join(others)}"] if others else []
     return filled, said + ([f"counters of BatchNorm are absent and start at 0 ({absent})"] if absent else [])
@@ -173,8 +177,8 @@ def _assumed(fit: Fit, encoder: Encoder) -> list[str]:
     said = [fit.naming.note] if fit.naming.note else []
     if isinstance(encoder, ResNet) and not encoder.stem_pool and fit.layout is not STATE:
         said.append(f"no file tells the stride, padding and pooling of a stem: they are those of {fit.arch}")
-    if fit.layout.head:
-        said.append(f"the projection head is {'in the file' if fit.head else 'not one that benchbd has; left out'}")
+    if fit.head and fit.layout is not STATE:
+        said.append("the projection head is the file's")
     return said
 
 
@@ -185,5 +189,10 @@ def _check_finite(path: Path, name: str, tensor: Tensor) -> None:
         raise DataError(f"{path}: {name} has a variance below 0")
 
 
-def _count(number: int) -> str:
-    return f"{number} tensor{'s' if number != 1 else ''}"
+def _other_parts(groups: Mapping[str, Mapping[str, Tensor]], used: Mapping[str, Tensor]) -> dict[str, int]:
+    """The first keys of a file's parts that were not used, such as an optimizer's, and how many tensors they have."""
+    counted = Counter[str]()
+    for name, group in groups.items():
+        if group is not used:
+            counted[f"the part {shown(name.partition('.')[0])}"] += len(group)
+    return counted

@@ -15,7 +15,7 @@ from itertools import product
 
 from torch import Size, Tensor
 
-from benchbd.base.errors import shown
+from benchbd.base.errors import UsageError, shown
 from benchbd.exchange.namings import (
     CLIP_RESNET,
     CLIP_VIT,
@@ -175,16 +175,19 @@ def find(tensors: Mapping[str, Tensor], arch: str | None = None) -> list[Fit]:
     arch: the only architecture to try; None: every one that is known.
     UnknownNameError if it is not known; UsageError if an architecture needs a library that is not installed.
     """
-    exact, nearest = dict[str, Fit](), None
-    for fit in _fits(tensors, arch):
+    exact, nearest, lacking = dict[str, Fit](), None, list[UsageError]()
+    for fit in _fits(tensors, arch, lacking):
         if not fit.flaw:
             exact.setdefault(fit.arch, fit)
         elif nearest is None or fit.near > nearest.near:
             nearest = fit
+    if lacking and not exact:
+        raise lacking[0]
     return list(exact.values()) or ([nearest] if nearest else [])
 
 
-def _fits(tensors: Mapping[str, Tensor], arch: str | None) -> Iterator[Fit]:
+def _fits(tensors: Mapping[str, Tensor], arch: str | None, lacking: list[UsageError]) -> Iterator[Fit]:
+    """All fits; ``lacking`` gets the errors of architectures that need a library which is not installed."""
     if not tensors:
         return
     wrapper = _wrapper(tensors)
@@ -195,7 +198,11 @@ def _fits(tensors: Mapping[str, Tensor], arch: str | None) -> Iterator[Fit]:
         for root, naming in product(layout.roots, layout.namings):
             if wrapper + root + naming.sign in shapes:
                 for cls in classes if arch is not None else filter(naming.of, classes):
-                    own[cls] = own.get(cls) or shapes_of(cls)
+                    try:
+                        own[cls] = own.get(cls) or shapes_of(cls)
+                    except UsageError as error:
+                        lacking.append(error)
+                        continue
                     meant = cls.arch if arch is not None else layout.means.get(cls.arch, cls.arch)
                     yield replace(_fit(shapes, own[cls], layout, naming, wrapper, root), arch=meant)
 

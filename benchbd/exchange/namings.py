@@ -17,6 +17,7 @@ import torch
 from torch import Size, Tensor
 from torch.overrides import TorchFunctionMode
 
+from benchbd.base.errors import asked
 from benchbd.nets.encoder import Encoder, ResNet, architecture
 
 
@@ -175,9 +176,9 @@ class _Undrawn(TorchFunctionMode):
 def shapes_of(cls: type[Encoder]) -> dict[str, Size]:
     """The shapes of the tensors of f and g by our names, without mask and normalisation.
 
-    UsageError if the architecture needs a library that is not installed.
+    UsageError if the architecture needs a library that is not installed; PluginError if it cannot be built.
     """
     architecture(cls.arch)
     with torch.random.fork_rng(devices=[]), _Undrawn(), torch.device("meta"):
-        encoder = cls(cls.arch)
+        encoder = asked(f"architecture {cls.arch}", cls, cls.arch)
     return {name: t.shape for name, t in encoder.state_dict().items() if name not in ("mean", "std", "mask")}

@@ -22,7 +22,8 @@ from benchbd.exchange.exporting import FORMS, TWINS, export_encoder
 from benchbd.exchange.importing import Imported, import_encoder
 from benchbd.exchange.layouts import LAYOUTS, find
 from benchbd.exchange.normalisation import NORMALISATIONS, named_normalisation
-from benchbd.nets.encoder import ARCHITECTURES, find_architectures
+from benchbd.nets import encoder as encoders
+from benchbd.nets.encoder import ARCHITECTURES, ResNet, find_architectures
 from benchbd.nets.head import Head
 
 from ..boards import completed
@@ -138,14 +139,15 @@ def imported(path: Path, **options: Any) -> Imported:
 def test_badencoders_net_comes_in_with_its_head(tmp_path: Path) -> None:
     net = settled(SimCLR())
     assert len(net.state_dict()) == 128
-    optimizer = torch.optim.Adam(net.parameters())
+    optimizer = {"state": {0: {"exp_avg": torch.ones(3), "step": torch.tensor(1.0)}}, "param_groups": [{"lr": 0.1}]}
     path = saved(
         tmp_path / "model_1000.pth",
-        {"epoch": 1000, "state_dict": net.state_dict(), "optimizer": optimizer.state_dict()},
+        {"epoch": 1000, "state_dict": net.state_dict(), "optimizer": optimizer},
     )
     found = imported(path)
     assert (found.layout, found.encoder.arch) == ("badencoder", "resnet18")
-    assert "the projection head is in the file" in found.said
+    assert found.said[-1] == "the projection head is the file's"
+    assert found.said[0] == "left out: the part 'optimizer' (2 tensors)"
     agree(found.encoder, net.f)
     x = pictures()
     with torch.no_grad():
@@ -160,7 +162,6 @@ def test_a_head_of_other_sizes_is_left_out_and_said(tmp_path: Path) -> None:
     found = imported(tmp_path / "model.safetensors")
     assert found.encoder.head is None
     assert found.said[0] == "left out: g.* (8 tensors)"
-    assert found.said[-1] == "the projection head is not one that benchbd has; left out"
     agree(found.encoder, net.f)
 
 
@@ -715,3 +716,42 @@ print(sorted({"torchvision", "open_clip", "timm"} & set(sys.modules)))
 """
     done = completed([sys.executable, "-c", code, str(tmp_path)])
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
+
+
+def test_an_architecture_without_its_library_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoders, "find_spec", lambda name: None)
+    state = {
+        "visual.class_embedding": torch.ones(768),
+        "visual.proj": torch.ones(768, 512),
+        "logit_scale": torch.ones(()),
+    }
+    with pytest.raises(UsageError, match="clip-vit-b-32 needs open_clip, which is not installed: pip install"):
+        find(state)
+    lacking = type(
+        "Lacking", (ResNet,), {"arch": "lacking", "width": 8, "blocks": (1,), "needs": ("none_such", "none")}
+    )
+    monkeypatch.setitem(ARCHITECTURES, "lacking", lacking)
+    (fit,) = find(resnet18().state_dict())
+    assert fit.arch == "resnet18-imagenet"
+
+
+def test_a_file_of_benchbd_that_is_no_encoder_is_one_line(tmp_path: Path) -> None:
+    encoder = made("w16")
+    for tensor, value in ((encoder.std, 0.0), (encoder.mask, 0.5), (encoder.mean, float("nan"))):
+        before = tensor.clone()
+        tensor.fill_(value)
+        encoder.save(tmp_path / "own.safetensors")
+        tensor.copy_(before)
+        with pytest.raises(DataError, match=r"own.safetensors: (its std must be above 0, its mask|mean has NaN)"):
+            import_encoder(tmp_path / "own.safetensors")
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float8_e4m3fn, torch.float64])
+def test_other_float_types_become_float32(kind: torch.dtype, tmp_path: Path) -> None:
+    net = headless(small_stem(resnet18()))
+    state = {n: t.to(kind) if n.endswith("conv2.weight") else t for n, t in net.state_dict().items()}
+    save_file(state, tmp_path / "file.safetensors")
+    found = imported(tmp_path / "file.safetensors")
+    assert found.said[0] == f"weights became float32; some were {str(kind).removeprefix('torch.')}"
+    weight = found.encoder.state_dict()["body.layer1.0.conv2.weight"]
+    assert torch.equal(weight, net.layer1[0].conv2.weight.to(kind).float())
