@@ -7,6 +7,7 @@ differs. The share of known clean encoders with at least this score is no probab
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -127,7 +128,12 @@ def _apart(facts: Facts, population: Population) -> Iterator[str]:
     }
     for part, (here, there) in pairs.items():
         if here != there:
-            yield f"{part} {here} here, {there} there"
+            yield f"{part} {_told(here)} here, {_told(there)} there"
+
+
+def _told(value: object) -> str:
+    """A value as ``-o`` takes it."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _compared(facts: Facts, population: Population, score: float) -> KnownPopulation:
@@ -187,7 +193,7 @@ def _differences(facts: Facts, population: Population) -> Iterator[str]:
     for part in dict.fromkeys([*facts.numerics, *population.numerics]):
         here, there = facts.numerics.get(part), population.numerics.get(part)
         if here != there:
-            yield f"{part} {here} here, {there} there"
+            yield f"{part} {_told(here)} here, {_told(there)} there"
     origins = {encoder.clean for encoder in (*population.clean, *population.attacked)}
     if len(origins) == 1 and len(population.attacked) > 1:
         yield "all known encoders share one pre-training: the intervals leave it out"

@@ -112,12 +112,12 @@ def test_a_population_of_one_kind_has_no_auroc() -> None:
         ({"size": 224}, "size of images 224 here, 32 there"),
         ({"detection": {**DETECTOR, "version": "2"}}, "detector's version 2 here, 1 there"),
         (
-            {"detection": {**DETECTOR, "options": {"steps": 4, "threshold": 0.1}}},
-            "option steps 4 here, 3 there",
+            {"detection": {**DETECTOR, "options": {"steps": None, "threshold": 0.1}}},
+            "option steps null here, 3 there",
         ),
         (
             {"detection": {**DETECTOR, "options": {**DETECTOR["options"], "late": True}}},
-            "option late True here, its default there",
+            "option late true here, its default there",
         ),
     ],
     ids=["architecture", "number", "size", "version", "option", "late option"],
