@@ -16,6 +16,7 @@ import click
 from benchbd.base.content import commit
 from benchbd.base.errors import UsageError
 from benchbd.base.process import columns, say
+from benchbd.cli.encoder import check_writable
 from benchbd.cli.group import Command, Group, one_line
 from benchbd.cli.options import PathType, PlaceType, data_root_option, device_option, record_options
 from benchbd.planning.board import DEFAULT
@@ -170,6 +171,8 @@ def build_gallery(boards: tuple[str, ...], out: Path | None, store: Path | None)
     from benchbd.records.detection import DetectionRecord
     from benchbd.report.gallery import gather
 
+    if out is not None:
+        check_writable(out)
     found = [(board := load_board(name), _records_of(board, name, None, store).inspected) for name in boards]
     made = gather(
         (board, [record for record in inspected if isinstance(record, DetectionRecord)]) for board, inspected in found

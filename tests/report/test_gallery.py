@@ -220,3 +220,6 @@ def test_a_board_without_detectors_is_one_line(tmp_path: Path) -> None:
     one_line(call("gallery", "build", "cifar10-small", "--store", store), "no detector's records of cifar10-small")
     one_line(call("gallery", "build", "dmo"), "unknown board 'dmo'", "did you mean 'demo'")
     one_line(call("gallery", "build"), "Missing argument")
+    build = ("gallery", "build", "detect-shapes", "--store", store, "--out")
+    one_line(call(*build, tmp_path), f"{tmp_path}: is a folder")
+    one_line(call(*build, tmp_path / "no" / "g.json"), "no such folder")
