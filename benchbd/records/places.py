@@ -10,6 +10,7 @@ from pathlib import Path
 from benchbd.base.errors import DataError, UsageError, shown
 from benchbd.records.files import read_inspected, read_records
 from benchbd.records.models import Entry, Inspected, Record
+from benchbd.records.together import check_consistent
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ def records_folder(root: Path, board: str) -> Path:
 def find_records(board: str, *, store: Path, published: Path, given: Path | None = None) -> Found:
     """The records of ``board``: those in the folder ``given``, else the store's, else those in ``published``.
 
-    DataError for a file that is no record, contradicts itself or is of another board; UsageError if there are none.
+    DataError for a file that is no record, contradicts itself or another one, or is of another board; UsageError if
+    there are none.
     """
     stored = records_folder(store, board)
     # Folders that a user easily takes for that of the records: that of the board, or the store.
@@ -45,6 +47,7 @@ def find_records(board: str, *, store: Path, published: Path, given: Path | None
             raise DataError(f"{error}{hint}") from error
         if found or inspected:
             check_board((*found, *inspected), board, place)
+            check_consistent((*found, *inspected))
             passed_over = given is None and place == stored and any(published.rglob("*.json"))
             remark = f"reading {stored}; the published records are in {published} (--records)" if passed_over else ""
             return Found(found, inspected, remark)

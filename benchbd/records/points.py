@@ -22,7 +22,7 @@ _Check = Callable[["Entry", str, Any, Any], str]
 """What the identity of a stage has instead of a value, as in "has 3"; empty if it has the value or none at all.
 Arguments: record, kind of the stage, its identity, value."""
 
-_OWN = "benchbd"  # the distribution whose methods have no late option: an identity has all of their options
+_OWN = "benchbd"  # the distribution whose late options are 0 by default: an identity has all others
 
 
 def within(value: Any, *path: str) -> Any:
@@ -36,9 +36,10 @@ def faults(record: Entry) -> Iterator[str]:
     """Assignments of the point that are none, or that the record's stages contradict, each as one line.
 
     Not compared are triggers, which identities have as a digest, the budget, over which options take precedence, and
-    methods that take no part. An option that an identity lacks may be a late one at its default, but for the methods of
-    benchbd, which have none: a plugin's own list of options is not asked, because reading a record needs no plugin and
-    must not depend on those that are installed. An option that the user changed is compared with the departures.
+    methods that take no part. An option that an identity lacks may be a late one at its default; for methods of
+    benchbd, only if it is assigned 0. A plugin's own list of options is not asked, because reading a record needs no
+    plugin and must not depend on those that are installed. An option that the user changed is compared with the
+    departures.
     """
     for option, value in record.point.items():
         said, changed = _OPTION.fullmatch(option), "pre-training method "
@@ -176,7 +177,7 @@ def _of_method(record: Entry, said: re.Match[str], option: str, value: Any) -> I
             known = options[field]
             if not _same(value, known):
                 yield f"point: {option}={shown(value)}, but identity.{kind} has {known}"
-        elif options and kind in record.plugins and record.plugins[kind].distribution == _OWN:
+        elif options and kind in record.plugins and record.plugins[kind].distribution == _OWN and not _same(value, 0):
             yield f"point: {option}={shown(value)}, but {said['method']} has no such option in identity.{kind}"
 
 

@@ -103,6 +103,28 @@ def _attacked(record: Record) -> Iterator[str]:
             yield f"beside: {task}, but identity.attack has a target of another data set"
 
 
+def _inspected_tasks(record: Inspected) -> Iterator[str]:
+    """Tasks that are none of the inspected encoder. Targets are in the order of ``tasks``; a classifier has those of
+    its own data set."""
+    told = " + ".join(record.tasks)
+    if not record.tasks or len(set(record.tasks)) < len(record.tasks):
+        yield f"tasks: {told or 'empty'}; it names each task of the encoder once"
+    if strange := sorted(record.gains.keys() - set(record.tasks)):
+        yield f"gains: of {', '.join(strange)}, but tasks are {told}"
+    targets = within(record.identity, "attack", "params", "targets")
+    if not isinstance(targets, list):
+        return
+    own = within(record.identity, "head", "data", "train")
+    targets = [each for each in targets if own in (None, within(each, "data"))]
+    labels = [str(within(each, "label")) for each in targets]
+    if [task.rpartition(":")[2] for task in record.tasks] != labels:
+        yield f"tasks: {told}, but identity.attack has targets of classes {', '.join(labels)}"
+    sets: dict[str, object] = {}
+    for task, each in zip(record.tasks, targets, strict=False):
+        if sets.setdefault(task.rpartition(":")[0], within(each, "data")) != within(each, "data"):
+            yield f"tasks: {task}, but identity.attack has a target of another data set"
+
+
 def _certified(record: Record) -> Iterator[str]:
     """Figures without certified accuracy beside figures with it: one evaluator made all of them."""
     parts = {"counts": record.counts, "baseline_counts": record.baseline_counts, "undefended": record.undefended}
@@ -148,6 +170,7 @@ def _predicted(record: Record) -> Iterator[str]:
 
 def _of_inspection(record: Inspected) -> Iterator[str]:
     yield from _shared(record, AXIS[record.axis].stage)
+    yield from _inspected_tasks(record)
     for task, gain in record.gains.items():
         yield from _countable(f"gains.{task}.counts", gain.counts, record.schema_version)
         yield from _countable(f"gains.{task}.baseline_counts", gain.baseline_counts, record.schema_version)

@@ -29,15 +29,20 @@ def weak() -> str:
     return next(p.stem for p in sorted(PUBLISHED.glob("*.json")) if json.loads(p.read_text())["status"] != "ok")
 
 
+def edit(record: dict[str, Any], place: str, value: Any) -> None:
+    """Replace a value of a record's JSON at its dotted place."""
+    *parents, last = place.split(".")
+    into = record
+    for parent in parents:
+        into = into[parent]
+    into[last] = value
+
+
 def tampered(folder: Path, name: str, changes: dict[str, Any], published: Path = PUBLISHED) -> Path:
     """A published record with values replaced, each at its dotted path, and its predictions."""
     record = json.loads((published / f"{name}.json").read_text(encoding="utf-8"))
     for place, value in changes.items():
-        *parents, last = place.split(".")
-        into = record
-        for parent in parents:
-            into = into[parent]
-        into[last] = value
+        edit(record, place, value)
     path = folder / f"{name}.json"
     path.write_text(json.dumps(record), encoding="utf-8")
     if (packed := path_of(published / path.name)).exists():
@@ -250,11 +255,14 @@ def test_an_option_that_the_user_changed_at_a_point_is_told_by_the_departures(tm
     assert read_record(of_point(tmp_path, {"ft.steps": 7}, **of_budget)).point == {"ft.steps": 7}
 
 
-def test_no_option_of_a_method_of_benchbd_is_late() -> None:
-    """Otherwise an identity may lack an option of a point: ``benchbd.records.points`` must know."""
+def test_late_options_of_benchbd_are_zero_by_default(tmp_path: Path) -> None:
+    """``benchbd.records.points`` relies on it: an identity lacks a late option at its default."""
     registry = load_registry()
-    own = {axis: registry.methods[axis].values() for axis in registry.methods}
-    assert not [cls for classes in own.values() for cls in classes if cls.late]
+    own = [cls for axis in registry.methods for cls in registry.methods[axis].values()]
+    assert {cls.model_fields[name].default for cls in own for name in cls.late} == {0}
+    assert read_record(of_point(tmp_path, {"ft.head_steps": 0})).point == {"ft.head_steps": 0}
+    with pytest.raises(DataError, match=r"point: ft\.head_steps=3, but ft has no such option in identity\.defend"):
+        read_record(of_point(tmp_path, {"ft.head_steps": 3}))
 
 
 def test_an_attack_that_failed_cannot_be_turned_ok(tmp_path: Path) -> None:
@@ -302,6 +310,9 @@ def test_the_record_of_a_detector_is_no_cell(tmp_path: Path) -> None:
         ({"status": "failed", "reason": "NaN"}, "status: failed, but the record has figures"),
         ({"detection": "other"}, "detection: 'other', but identity.detect is of 'decree'"),
         ({"tasks": ["../x:7"]}, r"tasks\.0: '\.\./x' is no name"),
+        ({"tasks": []}, "tasks: empty; it names each task of the encoder once"),
+        ({"tasks": ["shapes:7", "shapes:7"]}, r"tasks: shapes:7 \+ shapes:7; it names each task of the encoder once"),
+        ({"tasks": ["gtsrb:7"]}, "gains: of shapes:7, but tasks are gtsrb:7"),
     ],
 )
 def test_a_tampered_inspection_is_refused(tmp_path: Path, fields: dict[str, Any], wrong: str) -> None:
@@ -310,6 +321,38 @@ def test_a_tampered_inspection_is_refused(tmp_path: Path, fields: dict[str, Any]
     (tmp_path / "detections" / "x.json").write_text(json.dumps(json.loads(text) | fields), encoding="utf-8")
     with pytest.raises(DataError, match=rf"x\.json: contradicts itself: .*{wrong}"):
         read_inspected(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "targets", "wrong"),
+    [
+        (["shapes:7"], [("d", 7)], ""),
+        (["shapes:7", "shapes:2", "svhn:1"], [("d", 7), ("d", 2), ("s", 1)], ""),
+        (["shapes:7", "shapes:2"], [("d", 7)], "shapes:7 + shapes:2, but identity.attack has targets of classes 7"),
+        (["shapes:7"], [("d", 7), ("d", 2)], "shapes:7, but identity.attack has targets of classes 7, 2"),
+        (["shapes:2"], [("d", 7)], "shapes:2, but identity.attack has targets of classes 7"),
+        (["shapes:7", "shapes:2"], [("d", 7), ("s", 2)], "shapes:2, but identity.attack has a target of another data"),
+    ],
+)
+@pytest.mark.parametrize("classifier", [False, True])
+def test_the_tasks_of_an_inspection_are_those_that_its_encoder_was_attacked_on(
+    tmp_path: Path, tasks: list[str], targets: list[tuple[str, int]], wrong: str, classifier: bool
+) -> None:
+    made = inspection("badencoder", 1, 0.5)
+    attack = made.identity["attack"] | {"params": {"targets": [{"data": d, "label": label} for d, label in targets]}}
+    identity = made.identity | {"attack": attack}
+    if classifier:  # it belongs to one data set, and so do its tasks
+        identity["head"] = {"data": {"train": "d"}}
+        tasks, targets = tasks[:2], [each for each in targets if each[0] == "d"]
+    gains = dict.fromkeys(tasks, made.gains["shapes:7"])
+    stages = {kind: digest(part) for kind, part in identity.items()}
+    record = made.model_copy(update={"identity": identity, "tasks": tasks, "gains": gains, "stages": stages})
+    write_records([record], tmp_path)
+    if wrong and not (classifier and "another data" in wrong):
+        with pytest.raises(DataError, match=rf"contradicts itself: tasks: {re.escape(wrong)}"):
+            read_inspected(tmp_path)
+    elif not wrong:
+        assert read_inspected(tmp_path) == [record]
 
 
 def beside(folder: Path, *tasks: str) -> Path:
