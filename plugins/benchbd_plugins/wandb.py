@@ -62,8 +62,10 @@ class WeightsAndBiases:
                 import wandb
             except ImportError as error:
                 raise UsageError(f"{ASKED} is set without the library: pip install 'benchbd[wandb]'") from error
-            # benchbd's own streams are restored after every call of an observer: W&B must not replace them
+            # benchbd restores its streams after every call of an observer, so W&B must not replace them; a silent W&B
+            # does not ask at the terminal who logs in, while the run waits
             settings = wandb.Settings(console="off", silent=True, init_timeout=PATIENCE)
+            wandb.setup(settings=settings)
             self._begun = wandb.init(project=self.project, settings=settings)
             self._lacks = False
         return self._begun

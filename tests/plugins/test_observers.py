@@ -5,10 +5,12 @@ What needs their libraries is marked ``extras``; stand-ins for these libraries c
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import logging
 import os
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -116,7 +118,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[dict[str, Any], Run]]:
         return made[-1][1]
 
     module = ModuleType("wandb")
-    module.init, module.Settings = init, dict  # type: ignore[attr-defined]
+    module.init, module.Settings, module.setup = init, dict, dict  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "wandb", module)
     return made
 
@@ -172,7 +174,7 @@ def test_wandb_that_does_not_begin_is_asked_once(monkeypatch: pytest.MonkeyPatch
         raise RuntimeError("no login")
 
     module = ModuleType("wandb")
-    module.init, module.Settings = init, dict  # type: ignore[attr-defined]
+    module.init, module.Settings, module.setup = init, dict, dict  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "wandb", module)
     observer = wandb.WeightsAndBiases("encoders")
     with pytest.raises(RuntimeError, match="no login"):
@@ -298,3 +300,33 @@ def test_wandb_works_without_a_network(tmp_path: Path) -> None:
     content = file.read_bytes()
     for name in (b"pretrain/simclr-", b"defend/ft-", b"none/ft/shapes/shapes:3/mlp/seed1/asr_nontarget"):
         assert name in content
+
+
+@pytest.mark.extras
+def test_wandb_without_a_login_asks_nobody(tmp_path: Path) -> None:
+    """At a terminal W&B would ask who logs in, and the run would wait."""
+    terminal, theirs = os.openpty()
+    command = ["-m", "benchbd", "run", "--board", "smoke", "--attack", "none", "--defense", "none", "--only"]
+    ours = {"HOME": str(tmp_path), "NETRC": str(tmp_path / "netrc"), "WANDB_DIR": str(tmp_path)}
+    process = subprocess.Popen(
+        [sys.executable, *command],
+        env={
+            **{name: value for name, value in os.environ.items() if not name.startswith("WANDB")},
+            **ours,
+            "BENCHBD_WANDB": "encoders",
+            "BENCHBD_STORE": str(tmp_path / "store"),
+            "TERM": "xterm",
+        },
+        stdin=theirs,
+        stdout=subprocess.DEVNULL,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    said = b""
+    with contextlib.suppress(OSError):  # the other end is closed
+        while part := os.read(terminal, 4096):
+            said += part
+    os.close(terminal)
+    assert process.wait() == 0, said.decode()
+    assert b"No API key configured" in said
+    assert b"Enter your choice" not in said
