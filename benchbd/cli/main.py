@@ -10,6 +10,7 @@ from benchbd._version import __version__
 from benchbd.cli.doctor import doctor
 from benchbd.cli.encoder import export, import_, inspect, repair
 from benchbd.cli.group import Group
+from benchbd.cli.hub import pull, push
 from benchbd.cli.plan import plan
 from benchbd.cli.results import compare, figures, gallery, leaderboard
 from benchbd.cli.run import run
@@ -31,7 +32,7 @@ def main() -> None:
 
 for command in (
     *(run, plan, import_, inspect, repair, export),
-    *(list_, show, plugins, compare, figures, leaderboard, gallery, doctor),
+    *(list_, show, plugins, compare, figures, leaderboard, gallery, push, pull, doctor),
 ):
     main.add_command(command)
 

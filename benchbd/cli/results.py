@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from benchbd.records.places import Found
 
 
-def _records_of(board: Board, named: str, records: Path | None, store: Path | None) -> Found:
+def records_of(board: Board, named: str, records: Path | None, store: Path | None) -> Found:
     """The records of a board: those in --records, else the store's, else those published with the board."""
     from benchbd.planning.board import board_path
     from benchbd.records.places import find_records
@@ -59,7 +59,7 @@ def compare(board: str | None, records: Path | None, store: Path | None, form: s
     from benchbd.planning.board import load_board
 
     loaded = load_board(board or DEFAULT)
-    found = _records_of(loaded, board or DEFAULT, records, store)
+    found = records_of(loaded, board or DEFAULT, records, store)
     say(write(document(loaded, found.records), form, columns(WIDTH)), nl=False)
 
 
@@ -132,7 +132,7 @@ def build_leaderboard(
     from benchbd.report.rows import Order
 
     loaded = load_board(board or DEFAULT)
-    found = _records_of(loaded, board or DEFAULT, records, store)
+    found = records_of(loaded, board or DEFAULT, records, store)
     known = [*found.records, *found.inspected]
     if not off_board and not any(record.on_board for record in known):
         click.echo(f"all {len(known)} records are off-board and left out: --off-board shows them", err=True)
@@ -173,7 +173,7 @@ def build_gallery(boards: tuple[str, ...], out: Path | None, store: Path | None)
 
     if out is not None:
         check_writable(out)
-    found = [(board := load_board(name), _records_of(board, name, None, store).inspected) for name in boards]
+    found = [(board := load_board(name), records_of(board, name, None, store).inspected) for name in boards]
     made = gather(
         (board, [record for record in inspected if isinstance(record, DetectionRecord)]) for board, inspected in found
     )

@@ -103,7 +103,7 @@ def export_encoder(encoder: Encoder, form: str, path: str | Path) -> list[str]:
     path = expanded(path)
     if form not in FORMS:
         raise UnknownNameError("form", form, FORMS)
-    normalisation = tuple(_short(encoder.mean)), tuple(_short(encoder.std))
+    normalisation = tuple(shortest(encoder.mean)), tuple(shortest(encoder.std))
     told = written_beside(encoder.arch, form, encoder.image_size, normalisation).encode()
     if form == "benchbd" and path.suffix == ".safetensors":
         _write(path, encoder.to_bytes())
@@ -197,7 +197,7 @@ def _write(path: Path, content: bytes) -> None:
         raise StoreError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
-def _short(values: Tensor) -> list[float]:
+def shortest(values: Tensor) -> list[float]:
     """float32 values as the shortest decimals that are rounded to them."""
     return [float(str(np.float32(value))) for value in values.flatten().tolist()]
 
