@@ -94,6 +94,10 @@ def pages(registry: Registry) -> dict[str, str]:
             "`triggered`, int16 or int64, one per test image) under the same name, and one for every inspection of a "
             "detector. A field without a value is null. Records of schema 1 lack some of the fields; they are read "
             "too.",
+            "When benchbd reads a record, it checks it against its own counts, keys and identity, and the records of a "
+            "board against each other where they are about one encoder, draw of clean images, class or set of "
+            "reference inputs. No check can tell whether all records of a folder were edited alike, nor whether a "
+            "number is true that one record alone has: the correct images of a repair, a score, costs, findings.",
             _table("Fields of every record", Entry),
             *(_table(f"`{cls.__name__}`", cls, besides=Entry) for cls in (Record, DetectionRecord)),
             *(_table(f"`{cls.__name__}` in a record", cls) for cls in (Counts, Metrics, Baseline, Gain, Cost, Origin)),

@@ -10,7 +10,7 @@ import numpy as np
 from benchbd import Role
 from benchbd.base.content import canonical
 from benchbd.base.seeds import derive_seed
-from benchbd.records.models import Baseline, Cost, Counts, Metrics, Record
+from benchbd.records.models import SHORT_OF_GATE, Baseline, Cost, Counts, Metrics, Record
 from benchbd.records.predictions import pack
 
 ROLES = {"none": Role.FLOOR, "scratch": Role.SCRATCH, "bassl-control": Role.CONTROL}
@@ -43,6 +43,7 @@ def make_record(
         if name != "none"
     }
     known = {"identity": stages, "key": digest(stages["evaluate"]), **known}
+    known.setdefault("stages", {kind: digest(identity) for kind, identity in known["identity"].items()})
     known = {"counts": counts_of(metrics), **known}
     certified = 0 if known["counts"] and known["counts"].certified is not None else None
     known = {"baseline_counts": counts_of(baseline, certified), **known}
@@ -107,6 +108,11 @@ def digest(identity: dict[str, Any]) -> str:
     return hashlib.sha256(canonical(identity).encode()).hexdigest()
 
 
+def short_of_gate(own: float, floor: float) -> str:
+    """The reason of an attack that failed, of its undefended ASR non-target and the clean encoder's."""
+    return SHORT_OF_GATE.format(own=own, points=own - floor, floor=floor)
+
+
 def paper_like() -> list[Record]:
     """Three tasks x {none, badencoder} x {none, scratch, ft, mimic}; three seeds undefended, one for the repairs."""
     tasks = {
@@ -125,7 +131,7 @@ def paper_like() -> list[Record]:
             weak = found[2] - floor[2] < 15
             why = {
                 "status": "attack-failed" if weak else "ok",
-                "reason": f"ASR non-target {found[2]:.1f}, floor {floor[2]:.1f}: less than 15 points" if weak else "",
+                "reason": short_of_gate(found[2], floor[2]) if weak else "",
                 "notes": ["the reference is not classified as the target"] if task == "svhn" and seed == 2 else [],
             }
             records.append(make_record("none", "none", seed, floor, floor, **place))

@@ -59,7 +59,7 @@ class Recorder:
                 raise self.results.failures[case.judged.key]
             most = max(gains.values(), key=lambda gain: gain.points)  # from counts: exact at the gate
             if case.gated and most.points < GATE:
-                status, reason = "attack-failed", _short_of_gate(most)
+                status, reason = "attack-failed", most.short_of_gate
         except StageFailed as failure:
             status, reason = failure.status, failure.reason
         told = {**self._entry(case), **found, "status": status, "reason": self._public(reason)}
@@ -165,14 +165,6 @@ class Recorder:
             what = f"{error}; no remark tells whether its budget is cut"
             self.observers.complain(f"{stage.kind} {stage.method_name}:", what)
             return None
-
-
-def _short_of_gate(gain: Gain) -> str:
-    own, floor = (100 * each.hits_nontarget / each.nontarget for each in (gain.counts, gain.baseline_counts))
-    return (
-        f"undefended ASR {own:.1f} is {gain.points:+.1f} points from the clean encoder's {floor:.1f}; an attack counts "
-        f"from {GATE:+.0f}"
-    )
 
 
 def _names(chain: Sequence[Stage]) -> dict[str, str]:

@@ -18,6 +18,14 @@ LONGEST_NAME = 200  # bytes of a record's file name: 255 are allowed, and its te
 
 LONGEST_AUTHOR = 100  # characters
 
+LONGEST = 1e10  # seconds of a stage, over all processors: three centuries
+
+MOST = 10**15  # images, forwards of images, or bytes
+
+_Number = Annotated[int, Field(ge=0, le=MOST)]
+
+_Seconds = Annotated[float, Field(ge=0, le=LONGEST)]
+
 _COUNTED: dict[str, Any] = {"correct_triggered": True, "certified": True}
 
 _MEASURED: dict[str, Any] = {"ra": True, "certified": True}
@@ -33,6 +41,13 @@ LATER: dict[str, Any] = {
 }
 """The fields that records have since schema 2."""
 
+GATE = 15.0  # points by which an undefended ASR must exceed the clean floor for the attack to count
+
+SHORT_OF_GATE = (
+    "undefended ASR {own:.1f} is {points:+.1f} points from the clean encoder's {floor:.1f}; an attack counts "
+    f"from {GATE:+.0f}"
+)
+
 Status = Literal["ok", "attack-failed", "n/a", "failed"]
 
 
@@ -41,17 +56,19 @@ class _Part(BaseModel):
 
 
 class Counts(_Part):
-    """Counts of test images, from which the percentages follow."""
+    """Counts of test images, 0 to 1e15, from which the percentages follow."""
 
-    total: int = Field(description="test images")
-    correct: int = Field(description="images that are classified correctly without the trigger")
-    hits: int = Field(description="images that are classified as the target with the trigger")
-    nontarget: int = Field(description="images whose true class is not the target")
-    hits_nontarget: int = Field(description="of nontarget: images that are classified as the target with the trigger")
-    correct_triggered: int | None = Field(
+    total: _Number = Field(description="test images")
+    correct: _Number = Field(description="images that are classified correctly without the trigger")
+    hits: _Number = Field(description="images that are classified as the target with the trigger")
+    nontarget: _Number = Field(description="images whose true class is not the target")
+    hits_nontarget: _Number = Field(
+        description="of nontarget: images that are classified as the target with the trigger"
+    )
+    correct_triggered: _Number | None = Field(
         None, description="of nontarget: images that are classified correctly with the trigger; null in schema 1"
     )
-    certified: int | None = Field(
+    certified: _Number | None = Field(
         None,
         description="of correct: images whose prediction is certified against any patch of the size that the "
         "evaluator has as an option; null if the evaluator certifies nothing",
@@ -78,15 +95,15 @@ class Baseline(_Part):
 
 
 class Cost(_Part):
-    """The measured cost of computing one stage."""
+    """The measured cost of computing one stage: seconds are 0 to 1e10, forwards and bytes 0 to 1e15."""
 
-    seconds: float = Field(description="wall-clock seconds")
-    cpu_seconds: float = Field(description="CPU seconds of the process")
-    image_forwards: int = Field(
+    seconds: _Seconds = Field(description="wall-clock seconds")
+    cpu_seconds: _Seconds = Field(description="CPU seconds of the process")
+    image_forwards: _Number = Field(
         description="a forward of one image counts 1, its backward 2, or 1 if no weight gets a gradient"
     )
-    memory: int | None = Field(None, ge=0, description="peak memory of the process in bytes; null: not measured")
-    gpu_memory: int | None = Field(None, ge=0, description="peak memory of the GPU in bytes; null: not measured")
+    memory: _Number | None = Field(None, description="peak memory of the process in bytes; null: not measured")
+    gpu_memory: _Number | None = Field(None, description="peak memory of the GPU in bytes; null: not measured")
 
 
 _Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -113,13 +130,15 @@ class Entry(_Part):
     attack: str = Field(description="name of the attack")
     attack_role: Role = Field(description="role of the attack: method, floor or control")
     pretrain: str = Field(description="data set of pre-training")
-    seed: int = Field(description="run seed")
+    seed: int = Field(ge=0, lt=2**63, description="run seed")
     status: Status = Field(
         description="outcome; attack-failed: the attack's gain is below the gate; n/a: a method does not apply"
     )
     reason: str = Field("", description="why the status is not ok")
     key: str = Field(description="key of the last stage, even if an earlier stage failed")
-    seconds: float | None = Field(None, description="wall-clock seconds that computing the defense or detector took")
+    seconds: _Seconds | None = Field(
+        None, description="wall-clock seconds that computing the defense or detector took, 0 to 1e10"
+    )
     cost: dict[str, Cost] = Field(default_factory=dict, description="cost of each stage, by kind of stage")
     stages: dict[str, str] = Field(default_factory=dict, description="key of each stage, by kind of stage")
     identity: dict[str, Any] = Field(
@@ -127,15 +146,21 @@ class Entry(_Part):
         description="all that determined the result: methods with every option, data, trigger, seeds",
     )
     clean_images: list[int] = Field(
-        default_factory=list, description="rows of the pool that the defender got, by number"
+        default_factory=list,
+        description="rows of the pool that the defender got, ascending; their number is that of "
+        "the identity, but a record does not tell the size of the pool",
     )
     notes: list[str] = Field(default_factory=list, description="remarks for readers of the table, one line each")
-    findings: dict[str, Any] = Field(default_factory=dict, description="findings that methods noted, by kind of stage")
+    findings: dict[str, Any] = Field(
+        default_factory=dict, description="findings that methods noted, by kind of stage; nothing checks them"
+    )
     machine: dict[str, Any] = Field(
         default_factory=dict, description="device, number of threads and versions of software"
     )
     point: dict[str, Any] = Field(
-        default_factory=dict, description="value by option of the sweep's point; empty without a sweep"
+        default_factory=dict,
+        description="value by option of the sweep's point; empty without a sweep. Files and triggers, which identities "
+        "have as digests alone, are not compared",
     )
     precision: Literal["fp32", "bf16"] | None = Field(None, description="precision of the last stage")
     plugins: dict[str, Origin] = Field(
@@ -215,7 +240,7 @@ class Record(Entry):
     defense_role: Role = Field(description="role of the defense: method, floor, scratch or bn")
     task: str = Field(description="downstream data set")
     target: int = Field(description="index of the target class")
-    target_name: str = Field(description="name of the target class")
+    target_name: str = Field(description="name of the target class; only checked against other records")
     evaluator: str = Field(description="name of the evaluator")
     metrics: Metrics | None = Field(None, description="percentages of this cell")
     counts: Counts | None = Field(None, description="counts of this cell")
@@ -225,7 +250,11 @@ class Record(Entry):
     beside: list[str] = Field(
         default_factory=list, description="attacked tasks of the row, if this task is not attacked"
     )
-    reference: dict[str, Any] = Field(default_factory=dict, description="source of the reference inputs")
+    reference: dict[str, Any] = Field(
+        default_factory=dict,
+        description="source of the reference inputs: train_split or file, their rows, the clean classifier's class for "
+        "each, and its probability of the target",
+    )
     predictions: _Sha256 | None = Field(None, description="sha256 of the file of predictions")
     _packed: bytes | None = PrivateAttr(None)
 
@@ -263,6 +292,12 @@ class Gain(_Part):
         own, floor = self.counts, self.baseline_counts
         return 100 * (own.hits_nontarget - floor.hits_nontarget) / floor.nontarget
 
+    @property
+    def short_of_gate(self) -> str:
+        """Why the attack counts as failed."""
+        own, floor = (100 * each.hits_nontarget / each.nontarget for each in (self.counts, self.baseline_counts))
+        return SHORT_OF_GATE.format(own=own, points=self.points, floor=floor)
+
 
 class Inspected(Entry):
     """One inspection: the result of a method of an axis that inspects for one encoder, clean or attacked.
@@ -272,7 +307,10 @@ class Inspected(Entry):
     """
 
     axis: ClassVar[str]
-    evaluator: str = Field(description="evaluator that decides whether the attack took")
+    evaluator: str = Field(
+        description="evaluator that decides whether the attack took; checked where its classifier is inspected, or "
+        "cells beside the record have its counts"
+    )
     tasks: list[str] = Field(description="tasks of the encoder's row, each DATASET:TARGET")
     gains: dict[str, Gain] = Field(
         default_factory=dict, description="counts that decide whether the attack took, by task"
@@ -291,6 +329,3 @@ class Inspected(Entry):
 
     def _parts(self) -> list[str]:
         return [self.attack, self.method, self.pretrain, _joined(self.tasks), f"s{self.seed}"]
-
-
-GATE = 15.0  # points by which an undefended ASR must exceed the clean floor for the attack to count

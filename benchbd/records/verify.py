@@ -17,7 +17,7 @@ from benchbd.base.seeds import derive_seed
 from benchbd.contract.axes import AXES, AXIS
 from benchbd.contract.roles import ROLES, Role
 from benchbd.contract.specs import SECTIONS
-from benchbd.records import points
+from benchbd.records import derived, points
 from benchbd.records.models import GATE, LATER
 from benchbd.records.points import within
 from benchbd.records.predictions import unpack
@@ -76,6 +76,7 @@ def _of_cell(record: Record) -> Iterator[str]:
             yield "undefended: differs from metrics, but no stage of the record is a defense"
         floor = record.baseline_counts
         yield from _gate(record, record.undefended.asr_nontarget - 100 * floor.hits_nontarget / floor.nontarget)
+    yield from derived.faults(record)
 
 
 def _attacked(record: Record) -> Iterator[str]:
@@ -179,6 +180,7 @@ def _of_inspection(record: Inspected) -> Iterator[str]:
     yield from _status(record, judged, measured, f"{', '.join(record.found)}, and gains for each of its tasks")
     if record.status in ("ok", "attack-failed"):
         yield from _gate(record, max((gain.points for gain in record.gains.values()), default=0.0))
+    yield from derived.faults(record)
 
 
 def _shared(record: Entry, last: str) -> Iterator[str]:

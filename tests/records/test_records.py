@@ -14,12 +14,12 @@ from benchbd.records.models import Counts, Metrics, Record
 from benchbd.records.predictions import path_of
 from benchbd.report.leaderboard import frame_of_rows
 
-from ..records_factory import digest, make_record, paper_like
+from ..records_factory import digest, make_record, paper_like, short_of_gate
 
 
 def full_record() -> Record:
     defense = {"options": {"lr": 0.001, "nested": [1, None, True]}}
-    encoder = {"method": {"name": "ft", **defense}, "seed": derive_seed(0, "defend")}
+    encoder = {"method": {"name": "ft", **defense}, "seed": derive_seed(0, "defend"), "params": {"clean": {"count": 3}}}
     evaluate = {"method": {"name": "mlp"}, "parents": {"encoder": digest(encoder)}}
     return make_record(
         defense="ft",
@@ -31,11 +31,10 @@ def full_record() -> Record:
         baseline_counts=Counts(total=10, correct=7, hits=1, nontarget=9, hits_nontarget=1, correct_triggered=6),
         undefended=Metrics(acc=80.0, asr=20.0, asr_nontarget=22.2222, ra=66.6667),
         status="attack-failed",
-        reason='weak: "5.1" against 4.9 – café',
-        notes=["the reference is not classified as the target"],
-        clean_images=[5, 3, 2000],
+        reason=short_of_gate(22.2222, 11.1111),
+        notes=['the reference "5.1" – café – is not classified as the target'],
+        clean_images=[3, 5, 2000],
         identity={"attack": {"method": {"name": "badencoder"}}, "defend": encoder, "evaluate": evaluate},
-        stages={"defend": digest(encoder)},
         key=digest(evaluate),
         departures=["ft.lr=0.01"],
         on_board=False,
@@ -52,7 +51,7 @@ def test_a_record_comes_back_equal_and_byte_for_byte(tmp_path: Path) -> None:
 
 def test_json_has_sorted_keys_and_the_image_list_on_one_line() -> None:
     lines = full_record().to_json().splitlines()
-    assert ' "clean_images": [5,3,2000],' in lines
+    assert ' "clean_images": [3,5,2000],' in lines
     keys = [line.split('"')[1] for line in lines if line.startswith(' "')]
     assert keys == sorted(keys)
     assert "schema" in keys

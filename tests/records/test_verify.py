@@ -70,7 +70,7 @@ def test_what_is_published_is_sound(folder: Path) -> None:
         ({"seconds": float("inf")}, "seconds: Input should be a finite number"),
         ({"baseline.asr_b": 1.0}, "baseline.asr_b: 1.0, but baseline_counts give 16.2833"),
         ({"counts.hits": 6001}, "counts.hits: 6001; with the other counts it can be 3657 to 3985"),
-        ({"counts.correct": -1}, "counts.correct: -1; with the other counts it can be 0 to 6000 (total)"),
+        ({"counts.correct": 6001}, "counts.correct: 6001; with the other counts it can be 0 to 6000 (total)"),
         ({"counts.nontarget": 0}, "counts.nontarget: 0; with the other counts it can be 1 to 6000 (total)"),
         ({"counts": None}, "counts: missing; metrics and counts go together"),
         ({"metrics": None}, "metrics: missing; metrics and counts go together"),
@@ -181,6 +181,7 @@ def of_part(option: str, value: Any, beside: str) -> Record:
     told: dict[str, Any] = {"point": {option: value}}
     if beside == "departures":
         told = {"departures": [f"{option}={value} (the board's: 1)"], "on_board": False}
+    told["reference"] = {"reference": "file", "rows": [], "predicted": [3], "probability": [0.9]}
     return make_record(defense="ft", identity=identity, key=digest(identity["evaluate"]), **told)
 
 
@@ -263,6 +264,81 @@ def test_late_options_of_benchbd_are_zero_by_default(tmp_path: Path) -> None:
     assert read_record(of_point(tmp_path, {"ft.head_steps": 0})).point == {"ft.head_steps": 0}
     with pytest.raises(DataError, match=r"point: ft\.head_steps=3, but ft has no such option in identity\.defend"):
         read_record(of_point(tmp_path, {"ft.head_steps": 3}))
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "wrong"),
+    [
+        ("cost.defend.seconds", -5.0, "greater than or equal to 0"),
+        ("cost.defend.seconds", 1e308, "less than or equal to 10000000000"),
+        ("cost.defend.cpu_seconds", -1, "greater than or equal to 0"),
+        ("cost.pretrain.image_forwards", -1, "greater than or equal to 0"),
+        ("cost.pretrain.image_forwards", 10**30, "less than or equal to 1000000000000000"),
+        ("cost.attack.memory", 2**70, "less than or equal to 1000000000000000"),
+        ("seconds", -1.0, "greater than or equal to 0"),
+        ("seconds", 1e11, "less than or equal to 10000000000"),
+        ("counts.total", 10**30, "less than or equal to 1000000000000000"),
+        ("counts.correct", -1, "greater than or equal to 0"),
+        ("seed", -1, "greater than or equal to 0"),
+        ("seed", 2**63, "less than 9223372036854775808"),
+    ],
+)
+def test_what_no_run_can_measure_is_refused(tmp_path: Path, place: str, value: Any, wrong: str) -> None:
+    with pytest.raises(DataError, match=rf"not a benchbd record \({place}: Input should be {wrong}"):
+        read_record(of_point(tmp_path, {}, **{place: value}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "wrong"),
+    [
+        ({"clean_images": []}, "clean_images: 0 rows, but identity.defend has 1000 clean images"),
+        ({"clean_images": list(range(999))}, "clean_images: 999 rows, but identity.defend has 1000"),
+        ({"clean_images": [0] * 1000}, "clean_images: rows are numbers from 0, ascending, each once"),
+        ({"clean_images": list(range(-1, 999))}, "clean_images: rows are numbers from 0"),
+        ({"clean_images": list(range(1000, 0, -1))}, "clean_images: rows are numbers from 0, ascending"),
+        ({"stages": {}}, "stages: without attack, defend, evaluate, pretrain, reference, which identity has"),
+        ({"seconds": 0.5}, "seconds: 0.5, but cost.defend has 6.081"),
+        ({"machine": {"threads": float("nan")}}, "machine: holds a number that is not finite"),
+        ({"reference": {}}, "reference.reference: None, but by identity.reference it is train_split"),
+        ({"reference.reference": "file"}, "reference.reference: 'file', but by identity.reference it is train_split"),
+        ({"reference.rows": "many"}, "reference.rows: 'many' is no list of whole numbers from 0"),
+        ({"reference.rows": [-1]}, "reference.rows: [-1] is no list of whole numbers from 0"),
+        ({"reference.rows": [1, 2]}, "reference.rows: 2 of them, but by identity.reference there are 1"),
+        ({"reference.predicted": [True]}, "reference.predicted: [True] is no list of whole numbers"),
+        ({"reference.probability": [1.5]}, "reference.probability: [1.5] is no list of numbers from 0 to 1"),
+        ({"reference.probability": [float("nan")]}, "reference: holds a number that is not finite"),
+        ({"undefended.acc": 72.16}, "undefended.acc: 72.16, which is no number of 2000 images"),
+        ({"undefended.asr": 50.0}, "undefended.asr: 50.0, which no hits give beside asr_nontarget 100.0"),
+    ],
+)
+def test_what_the_identity_or_the_counts_tell_is_compared(tmp_path: Path, changes: dict[str, Any], wrong: str) -> None:
+    with pytest.raises(DataError, match=rf"contradicts itself: {re.escape(wrong)}") as caught:
+        read_record(of_point(tmp_path, {}, **changes))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_reason_tells_the_record_s_own_figures(tmp_path: Path) -> None:
+    right = json.loads((PUBLISHED / f"{weak()}.json").read_text())["reason"]
+    for reason in ("weak", right.replace("is -", "is +"), right.replace("+15", "+99")):
+        assert reason != right
+        path = tampered(tmp_path, weak(), {"reason": reason})
+        with pytest.raises(DataError, match=rf"but the counts give: {re.escape(right)}$"):
+            read_record(path)
+
+
+def test_an_inspection_is_of_one_evaluator(tmp_path: Path) -> None:
+    made = inspection("none", 1, 0.5)
+    identity = made.identity | {"head": {"method": {"name": "mlp"}}}
+    stages = {kind: digest(part) for kind, part in identity.items()}
+    known = made.model_copy(update={"identity": identity, "stages": stages})
+    write_records([known.model_copy(update={"evaluator": "knn"})], tmp_path)
+    with pytest.raises(DataError, match=r"evaluator: 'knn', but identity\.head is of 'mlp'"):
+        read_inspected(tmp_path)
+    gain = made.gains["shapes:7"]
+    certain = gain.model_copy(update={"counts": gain.counts.model_copy(update={"certified": 3})})
+    write_records([known.model_copy(update={"gains": {"shapes:7": certain}})], tmp_path)
+    with pytest.raises(DataError, match=r"gains\.shapes:7\.baseline_counts\.certified: missing, but gains\.sh"):
+        read_inspected(tmp_path)
 
 
 def test_an_attack_that_failed_cannot_be_turned_ok(tmp_path: Path) -> None:

@@ -1,0 +1,120 @@
+"""Check the fields of a record that its identity or its counts determine. This module does not import torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from benchbd.base.content import canonical
+from benchbd.base.errors import shown
+from benchbd.contract.axes import INSPECTING
+from benchbd.records.models import SHORT_OF_GATE, Entry, Inspected, Record
+from benchbd.records.points import within
+
+_SHORT = re.compile(
+    r"undefended ASR (\d+\.\d) is ([+-]\d+\.\d) points from the clean encoder's (\d+\.\d); an attack counts from \+15"
+)
+
+_ROUNDED = 0.051  # percentage points: a reason has one decimal, of percentages rounded to 1e-4
+
+_WORKING = ("defend", *(axis.stage for axis in INSPECTING))
+
+
+def faults(record: Entry) -> Iterator[str]:
+    """Fields of a verified record that differ from what the rest of it says, each as one line."""
+    measured = record.status in ("ok", "attack-failed")
+    for field in ("machine", "point", "reference"):
+        try:
+            canonical(getattr(record, field, None))
+        except ValueError:
+            yield f"{field}: holds a number that is not finite"
+    if measured and (missing := sorted(record.identity.keys() - record.stages.keys())):
+        yield f"stages: without {', '.join(missing)}, which identity has"
+    worker = next((kind for kind in _WORKING if kind in record.identity), "")
+    count = within(record.identity, worker, "params", "clean", "count") or 0
+    rows = record.clean_images
+    if len(rows) != count and (measured or rows):
+        yield f"clean_images: {len(rows)} rows, but identity{f'.{worker}' if worker else ''} has {count} clean images"
+    if rows != sorted({*rows}) or min(rows, default=0) < 0:
+        yield "clean_images: rows are numbers from 0, ascending, each once"
+    cost = record.cost[worker].seconds if worker in record.cost else record.seconds if worker else 0.0
+    if record.seconds not in (None, cost):
+        told = f"cost.{worker} has" if worker else "without a defense or detector it is"
+        yield f"seconds: {record.seconds}, but {told} {cost}"
+    if isinstance(record, Record):
+        yield from _of_cell(record, measured)
+    elif isinstance(record, Inspected):
+        yield from _of_inspection(record)
+    if record.status == "attack-failed":
+        yield from _reason(record)
+
+
+def _of_cell(record: Record, measured: bool) -> Iterator[str]:
+    given = within(record.identity, "reference", "params")
+    if record.reference or (given and measured):
+        yield from _reference(record.reference, given or {})
+    percent, floor = record.undefended, record.baseline_counts
+    if percent is None or floor is None:
+        return
+    found = {}
+    for field, value in percent.model_dump().items():
+        if value is not None:
+            whole = floor.nontarget if field in ("asr_nontarget", "ra") else floor.total
+            found[field] = round(exact := value * whole / 100)
+            if abs(exact - found[field]) > 1e-6 * whole + 1e-6:  # rounded to 1e-4 percent
+                yield f"undefended.{field}: {value}, which is no number of {whole} images"
+    if not 0 <= found["asr"] - found["asr_nontarget"] <= floor.total - floor.nontarget:
+        yield f"undefended.asr: {percent.asr}, which no hits give beside asr_nontarget {percent.asr_nontarget}"
+
+
+def _reference(reference: dict[str, Any], params: dict[str, Any]) -> Iterator[str]:
+    """params: those of the stage's identity."""
+    count = params.get("count")
+    of_file = params.get("file") is not None
+    whence = "file" if of_file else "train_split"
+    if reference.get("reference") != whence:
+        yield f"reference.reference: {shown(reference.get('reference'))}, but by identity.reference it is {whence}"
+    for field, kinds in (("rows", (int,)), ("predicted", (int,)), ("probability", (int, float))):
+        values, most = reference.get(field), 1 if field == "probability" else float("inf")
+        number = 0 if field == "rows" and of_file else count
+        if not isinstance(values, list) or not all(type(value) in kinds and 0 <= value <= most for value in values):
+            kind = "numbers from 0 to 1" if most == 1 else "whole numbers from 0"
+            yield f"reference.{field}: {shown(values)} is no list of {kind}"
+        elif number is not None and len(values) != number:
+            yield f"reference.{field}: {len(values)} of them, but by identity.reference there are {number}"
+
+
+def _of_inspection(record: Inspected) -> Iterator[str]:
+    judge = within(record.identity, "head", "method", "name")
+    if judge not in (None, record.evaluator):
+        yield f"evaluator: {shown(record.evaluator)}, but identity.head is of {shown(judge)}"
+    counts = {
+        f"gains.{task}.{name}": getattr(gain, name).certified
+        for task, gain in record.gains.items()
+        for name in ("counts", "baseline_counts")
+    }
+    if having := [name for name, certified in counts.items() if certified is not None]:
+        for name in (name for name, certified in counts.items() if certified is None):
+            yield f"{name}.certified: missing, but {having[0]} has it, of the same evaluator"
+
+
+def _reason(record: Entry) -> Iterator[str]:
+    """A reason of an attack that failed with other figures than the record's; those of the task with the most gain."""
+    pairs: list[tuple[float, ...]] = []
+    if isinstance(record, Record) and record.undefended and (floor := record.baseline_counts):
+        pairs = [(record.undefended.asr_nontarget, 100 * floor.hits_nontarget / floor.nontarget)]
+    elif isinstance(record, Inspected):
+        most = max((gain.points for gain in record.gains.values()), default=0.0)
+        pairs = [
+            tuple(100 * each.hits_nontarget / each.nontarget for each in (gain.counts, gain.baseline_counts))
+            for gain in record.gains.values()
+            if gain.points == most
+        ]
+    said = _SHORT.fullmatch(record.reason)
+    told = [float(number) for number in said.groups()] if said else []
+    if any(all(abs(a - b) <= _ROUNDED for a, b in zip(told, (o, o - f, f), strict=False)) for o, f in pairs if said):
+        return
+    for own, base in pairs[:1]:
+        right = SHORT_OF_GATE.format(own=own, points=own - base, floor=base)
+        yield f"reason: {shown(record.reason)}, but the counts give: {right}"
