@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import NoneType
@@ -18,6 +19,7 @@ from benchbd.contract.axes import AXIS, GRID
 from benchbd.contract.dataset import Dataset
 from benchbd.contract.handover import INLINE
 from benchbd.contract.method import build
+from benchbd.contract.roles import Role
 from benchbd.data.library import DataLibrary, find_data_root
 from benchbd.engine.executors import executor_called
 from benchbd.engine.runner import Runner
@@ -68,9 +70,10 @@ class Session:
         registry: Registry | None = None,
         by: str | None = None,
         executor: str | None = None,
+        encoder: str | Path | None = None,
     ) -> Session:
         """by: name for the records; by default ``BENCHBD_AUTHOR``. executor: where stages are computed;
-        by default in this process."""
+        by default in this process. encoder: file of an encoder that takes its place on the board."""
         author = checked_author(os.environ.get("BENCHBD_AUTHOR", "") if by is None else by)
         registry = registry or load_registry()
         root = find_root(store)
@@ -79,6 +82,9 @@ class Session:
             for name, found in registry.methods["dataset"].items()
             if issubclass(found, Dataset)
         }
+        selection = selection or Selection()
+        if encoder is not None:
+            selection = with_encoder(selection, registry, Path(encoder))
         library = DataLibrary(datasets, find_data_root(data_root), root / "data", download)
         return cls(
             load_board(board),
@@ -86,7 +92,7 @@ class Session:
             library,
             root,
             pick_device(device),
-            selection or Selection(),
+            selection,
             author,
             executor or INLINE,
         )
@@ -137,6 +143,31 @@ class Session:
         return [record for record in self._carry_out(cases) if isinstance(record, Inspected)]
 
 
+def with_encoder(selection: Selection, registry: Registry, file: Path) -> Selection:
+    """The selection with the encoder in a file: as the result of the attack of role FILE if that is selected, else in
+    place of the pre-training, without an attack.
+
+    UsageError if another attack is selected, or a pre-training method that the encoder would replace.
+    """
+    attack, pretraining, floor = (
+        registry.first_of_role(axis, role)
+        for axis, role in (("attack", Role.FILE), ("pretraining", Role.FILE), ("attack", Role.FLOOR))
+    )
+    asked = selection.names("attack")
+    for other in [name for name in asked if name not in (attack, floor)]:
+        raise UsageError(
+            f"encoder {shown(str(file))}: it is not attacked again, by {other}: select no attack, or {attack} if the "
+            "board's trigger is that of its backdoor"
+        )
+    axis, name, methods = "attack", attack, dict(selection.methods)
+    if attack not in asked:
+        if replaced := selection.names("pretraining"):
+            raise UsageError(f"encoder {shown(str(file))}: it takes the place of {replaced[0]}: select no pre-training")
+        axis, name, methods = "pretraining", pretraining, {**methods, "pretraining": (pretraining,), "attack": (floor,)}
+    option = f"{axis}:{name}.file={json.dumps(str(file))}"
+    return replace(selection, methods=methods, options=(*selection.options, option))
+
+
 def checked_author(name: str) -> str:
     """The name as records contain it; UsageError unless it is one line of at most 100 characters."""
     name = name.strip()
@@ -158,6 +189,7 @@ class Request(TypedDict, total=False):
     detection: Names
     pretraining: str | None
     pretrain: str | None
+    encoder: str | Path | None
     task: Names
     seed: Seeds
     evaluator: Names
@@ -199,7 +231,7 @@ _FLAG = (bool,), "True or False"
 _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "board": ((str, os.PathLike), "a name or a path"),
     **dict.fromkeys(("pretrain", *(axis.name for axis in GRID if not axis.several), "by", "executor"), _NAME),
-    **dict.fromkeys(("data_root", "store"), _PATH),
+    **dict.fromkeys(("data_root", "store", "encoder"), _PATH),
     **dict.fromkeys(("only", "download"), _FLAG),
     "device": ((str, torch.device, NoneType), "the name of a device, such as 'cpu' or 'cuda:0'"),
 }
@@ -222,7 +254,7 @@ def _session(board: str | Path, request: Mapping[str, Any]) -> Session:
     )
     places = {
         name: request[name]
-        for name in ("data_root", "store", "device", "download", "by", "executor")
+        for name in ("data_root", "store", "device", "encoder", "download", "by", "executor")
         if name in request
     }
     return Session.open(board, selection, **places)

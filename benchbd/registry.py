@@ -107,6 +107,13 @@ class Registry:
         """Names of the methods of a role, benchbd's own first."""
         return [name for name, cls in self.methods[axis].items() if cls.role is role]
 
+    def first_of_role(self, axis: str, role: Role) -> str:
+        """The first of ``of_role``. UsageError if there is none."""
+        if names := self.of_role(axis, role):
+            return names[0]
+        told = "`benchbd plugins` tells what is registered"
+        raise UsageError(f"no {axis} has the role {role}, and this plan needs one: {told}")
+
     def plugin_of(self, axis: str, name: str) -> Plugin:
         return self._owner[axis, name]
 

@@ -24,12 +24,13 @@ from benchbd import (
     NotApplicable,
     Predictions,
     Probe,
+    Role,
     Verdict,
 )
 from benchbd.base.errors import StoreError
 from benchbd.contract.axes import AXIS
 from benchbd.registry import load_registry
-from benchbd.testing import ContractError, ToyPretraining, check_method, toy_defender
+from benchbd.testing import ContractError, ToyPretraining, check_method, toy_defender, toy_encoder
 
 QUICK: dict[str, dict[str, Any]] = {
     "simclr": {"steps": 2, "batch": 16, "arch": "w16"},
@@ -59,9 +60,11 @@ METHODS = [(axis, name) for axis in AXIS for name in load_registry().names(axis)
 
 @pytest.mark.fixed_draw("check_method draws for itself; it holds a contract, no outcome of training")
 @pytest.mark.parametrize(("axis", "name"), METHODS)
-def test_installed_method(axis: str, name: str, registry: Any) -> None:
-    extra = {"steps": 2, "batch": 16} if (axis, name) == ("defense", "decree") else {}
+def test_installed_method(axis: str, name: str, registry: Any, tmp_path: Path) -> None:
+    extra: dict[str, Any] = {"steps": 2, "batch": 16} if (axis, name) == ("defense", "decree") else {}
     cls = registry.get(axis, name)
+    if cls.role is Role.FILE:
+        toy_encoder().save(extra.setdefault("file", tmp_path / "toy.safetensors"))
     reads = issubclass(cls, Dataset) and cls.needs_files
     with pytest.warns(UserWarning, match="were not loaded and not checked") if reads else nullcontext():
         check_method(cls, **QUICK.get(name, {}), **extra)

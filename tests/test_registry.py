@@ -225,7 +225,7 @@ def test_our_own(registry: Registry) -> None:
     assert set(registry.names("defense")) >= {"none", "scratch", "ft", "mimic"}
     assert set(registry.names("evaluator")) >= {"mlp", "linear", "knn"}
     assert set(registry.names("dataset")) >= {"shapes", "cifar10", "stl10", "gtsrb", "svhn"}
-    assert registry.names("pretraining") == ["simclr"]
+    assert registry.names("pretraining") == ["from-file", "simclr"]
     for axis in AXIS:
         for name in registry.names(axis):
             cls = registry.get(axis, name)

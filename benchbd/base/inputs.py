@@ -76,7 +76,9 @@ def is_text(name: str) -> bool:
 
 
 def file_kind(path: Path) -> str:
-    """``kind_of`` a file; empty if the file cannot be read."""
+    """``kind_of`` a file, or "a folder"; empty if it cannot be read."""
+    if path.is_dir():
+        return "a folder"
     try:
         with path.open("rb") as file:
             return kind_of(file.read(HEAD))

@@ -64,6 +64,12 @@ def grid_options(command: F) -> F:
             axes.pop("pretraining"),
             click.option("--pretrain", default=None, metavar="P", help="Pre-training data set."),
             click.option(
+                "--encoder",
+                type=PathType(),
+                metavar="FILE",
+                help="Evaluate the encoder in a file instead of training one.",
+            ),
+            click.option(
                 "--task",
                 "tasks",
                 multiple=True,
@@ -113,7 +119,7 @@ def open_session(arguments: dict[str, Any], **more: Any) -> Session:
             click.echo(f"no --board given: this is the {DEFAULT} board (generated images, small encoder)", err=True)
     asked = [*(field.name for field in fields(Selection)), *(axis.field for axis in GRID)]
     selection = Selection.of(**{name: value for name, value in arguments.items() if name in asked})
-    places = {name: arguments[name] for name in ("data_root", "store", "device")}
+    places = {name: arguments[name] for name in ("data_root", "store", "device", "encoder")}
     return Session.open(board, selection, **places, **more)
 
 

@@ -27,6 +27,9 @@ def run(download: bool, by: str | None, executor: str | None, **arguments: Any) 
     --defense also adds rows for the undefended encoder, the floor (the clean encoder) and scratch, for the selected
     attacks and evaluators. --only omits them; --json marks them with "context": true.
 
+    --encoder evaluates an encoder without an attack; with --attack A of role file, as the result of an attack that
+    bound the board's trigger.
+
     Results in the store are not computed again: the same command resumes an interrupted run, and several runs on one
     store share the work.
 

@@ -15,6 +15,7 @@ class Role(StrEnum):
     BN: a defense that only computes the statistics of batch normalisation again, on the clean images.
     CONTROL: an attack without its effective part, to be subtracted from the attack named by ``control_of``; never
         gated.
+    FILE: a pre-training or an attack whose encoder is that of the file which its option ``file`` names.
     """
 
     METHOD = "method"
@@ -22,10 +23,12 @@ class Role(StrEnum):
     SCRATCH = "scratch"
     BN = "bn"
     CONTROL = "control"
+    FILE = "file"
 
 
 ROLES: Mapping[str, tuple[Role, ...]] = {
-    "attack": (Role.METHOD, Role.FLOOR, Role.CONTROL),
+    "attack": (Role.METHOD, Role.FLOOR, Role.CONTROL, Role.FILE),
     "defense": (Role.METHOD, Role.FLOOR, Role.SCRATCH, Role.BN),
+    "pretraining": (Role.METHOD, Role.FILE),
 }
 """The roles of an axis; methods of any other axis are METHOD."""

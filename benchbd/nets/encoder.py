@@ -39,8 +39,7 @@ _NO_ENCODER = (SafetensorError, DataError, UnknownNameError, KeyError, TypeError
 class Encoder(nn.Module):
     """A net f that maps images to features and, if it has one, its projection head g.
 
-    ``Encoder(arch)`` makes an encoder of the architecture of that name, with random weights; ``Encoder.seeded`` and
-    ``Encoder.load`` make one too.
+    ``Encoder(arch)`` and ``Encoder.seeded`` make one with random weights; ``Encoder.load`` reads one from a file.
 
     ``encoder(x)``: float (N, 3, H, W) in [0, 1] -> raw features (N, feature_dim), not normalised.
     ``encoder.project(h)``: features -> projections (N, 128); only if ``encoder.head`` is not None.
@@ -267,8 +266,9 @@ class Encoder(nn.Module):
             if reason := obstacle(error):
                 raise DataError(f"{path}: cannot be read ({reason})") from error
             kind = file_kind(path)
-            reason = f"it is {kind}" if kind else " ".join(str(error).split())[:200]
-            raise DataError(f"{path}: not an encoder written by benchbd ({reason})") from error
+            lacks = "its header lacks " if isinstance(error, KeyError) else ""
+            reason = f"it is {kind}" if kind else lacks + " ".join(str(error).split())[:200]
+            raise DataError(f"{path}: not an encoder written by benchbd ({reason}); see `benchbd import`") from error
 
     @classmethod
     def from_bytes(cls, data: bytes, device: torch.device | str = "cpu") -> Self:

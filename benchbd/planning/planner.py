@@ -242,17 +242,8 @@ class _Planner:
         encoder, the undefended one and, if there is such a defense, one from scratch."""
         if self.selection.only or not self.selection.names("defense"):
             return [], []
-        scratch = self.settings.registry.of_role("defense", Role.SCRATCH)[:1]
-        return [self._floor("attack")], [self._floor("defense"), *scratch]
-
-    def _floor(self, axis: str) -> str:
-        """The name of the axis's floor. UsageError if none is registered."""
-        names = self.settings.registry.of_role(axis, Role.FLOOR)
-        if not names:
-            raise UsageError(
-                f"no {axis} has the role floor, and this plan needs one: `benchbd plugins` tells what is registered"
-            )
-        return names[0]
+        attack, defense = (self.settings.registry.first_of_role(axis, Role.FLOOR) for axis in ("attack", "defense"))
+        return [attack], [defense, *self.settings.registry.of_role("defense", Role.SCRATCH)[:1]]
 
     def _crosses(self, attack: Attack, defense: Mitigation) -> bool:
         """Whether a board includes this pair: the control of an attack is not defended, unless both are selected, and
@@ -276,7 +267,7 @@ class _Planner:
 
     def _inspections(self, line: _Line) -> Iterator[Inspection]:
         """Inspect every encoder of the row, clean and attacked, by every method. The board's first evaluator gates."""
-        (floor,) = self.settings.methods(Attack, [self._floor("attack")])
+        (floor,) = self.settings.methods(Attack, [self.settings.registry.first_of_role("attack", Role.FLOOR)])
         (evaluator,) = self.settings.methods(Evaluator, self.board.names("evaluator")[:1])
         row, pinned = line.row, self.board.pretrain_seed
         goals = self._goals(row)

@@ -59,11 +59,10 @@ class Settings:
         ours = build(cls, own, name, self.board.folder)
         placed = {field: value for field, value in ours if holds_path(value)}  # the board's paths as resolved files
         theirs = build(cls, own | placed | budget | _named(self._asked, axis, name), name)
-        for method in (ours, theirs):
-            try:
-                check_plannable(method)
-            except PluginError as error:
-                raise PluginError(f"{axis} {name}: {error}") from error
+        try:
+            check_plannable(theirs)
+        except PluginError as error:
+            raise PluginError(f"{axis} {name}: {error}") from error
         self._departures[axis, name] = self._compare(cls, options_of(ours), options_of(theirs))
         return theirs
 

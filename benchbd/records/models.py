@@ -128,7 +128,7 @@ class Entry(_Part):
         default_factory=list, description="differences between the run and the board, one line each"
     )
     attack: str = Field(description="name of the attack")
-    attack_role: Role = Field(description="role of the attack: method, floor or control")
+    attack_role: Role = Field(description="role of the attack: method, floor, control or file")
     pretrain: str = Field(description="data set of pre-training")
     seed: int = Field(ge=0, lt=2**63, description="run seed")
     status: Status = Field(

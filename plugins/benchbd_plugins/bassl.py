@@ -76,13 +76,15 @@ class Bassl(Attack):
     def inject(self, knowledge: AttackerKnowledge) -> Backdoor:
         """The encoder that the attacker's pre-training makes of the poisoned pool.
 
-        NotApplicable without a target, if the pre-training learns from labels, if a target has no images to migrate, or
-        if these are more images than the pool that they are to replace.
+        NotApplicable without a target, if the pre-training learns from labels or trains nothing, if a target has no
+        images to migrate, or if these are more images than the pool that they are to replace.
         """
         if not knowledge.targets:
             raise NotApplicable(f"{self.name} needs a target and there is none")
         if knowledge.pretraining.labelled:
             raise NotApplicable(f"{self.name} poisons images without labels, and the pre-training learns from labels")
+        if knowledge.pretraining.role is Role.FILE:
+            raise NotApplicable(f"{self.name} poisons a pre-training, and the clean encoder is that of a file")
         pool = self.poisoned(knowledge)
         encoder = knowledge.pretraining.pretrain(pool, knowledge.pool_seed)
         return Backdoor(encoder, tuple(target.trigger for target in knowledge.targets))

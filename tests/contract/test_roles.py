@@ -85,7 +85,7 @@ def flaw(base: type[Any], **attributes: Any) -> str:
 
 def test_a_role_that_an_axis_has_not_is_one_line() -> None:
     assert flaw(BasslControl, role="control").startswith("role must be a Role, as in Role.CONTROL, not 'control'")
-    assert flaw(NoAttack, role=Role.SCRATCH) == "role of attack must be method, floor, control, not scratch"
+    assert flaw(NoAttack, role=Role.SCRATCH) == "role of attack must be method, floor, control, file, not scratch"
     assert flaw(NoDefense, role=Role.CONTROL) == "role of defense must be method, floor, scratch, bn, not control"
     assert flaw(Scratch, role=Role.FLOOR) == "passthrough and the role floor go together"
     assert flaw(Scratch, passthrough=True) == "passthrough and the role floor go together"

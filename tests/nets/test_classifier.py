@@ -156,7 +156,7 @@ def test_a_file_whose_classifier_is_none_is_one_line(tmp_path: Path) -> None:
     ):
         description = {**told, "classifier": {**told["classifier"], **changes}}
         save_file(encoder.tensors(), tmp_path / "a", metadata={"benchbd": json.dumps(description)})
-        with pytest.raises(DataError, match=r"a: not an encoder written by benchbd \(.+\)$"):
+        with pytest.raises(DataError, match=r"a: not an encoder written by benchbd \(.+\); see `benchbd import`$"):
             Encoder.load(tmp_path / "a")
 
 

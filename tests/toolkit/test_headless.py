@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from benchbd_plugins.ft import FT
 from benchbd_plugins.nad import NAD
 from torch import Tensor
 
-from benchbd import DefenderKnowledge, Encoder, FineTuning, ImageSet, NotApplicable, derive_seed, note, stream
+from benchbd import DefenderKnowledge, Encoder, FineTuning, ImageSet, NotApplicable, Role, derive_seed, note, stream
 from benchbd.contract.context import collecting
 from benchbd.contract.method import identity_of
 from benchbd.nets.meter import ForwardMeter
@@ -190,7 +191,9 @@ def test_anp_names_its_other_loss(headless: Encoder, images: ImageSet) -> None:
     assert suggested.repair(headless.copy(), DefenderKnowledge(images, 1)).head is None
 
 
-def test_every_installed_method_takes_a_headless_encoder_or_refuses_it(registry: Registry, headless: Encoder) -> None:
+def test_every_installed_method_takes_a_headless_encoder_or_refuses_it(
+    registry: Registry, headless: Encoder, tmp_path: Path
+) -> None:
     """None ends in another error. Of the defenses, those refuse that continue on the head."""
     refused = set()
     for name, cls in registry.methods["defense"].items():
@@ -202,7 +205,10 @@ def test_every_installed_method_takes_a_headless_encoder_or_refuses_it(registry:
             refused.add(name)
     assert refused == {"ft", "fp", "nad", "anp"}
     for name, cls in registry.methods["attack"].items():
-        method = cls(**QUICK.get(name, {}))
+        if cls.role is Role.FILE:
+            headless.save(tmp_path / "given.safetensors")
+        file = {"file": tmp_path / "given.safetensors"} if cls.role is Role.FILE else {}
+        method = cls(**{**QUICK.get(name, {}), **file})
         method.inject(replace(toy_attacker(seed=1), encoder=headless.copy()))
     for name, cls in registry.methods["detection"].items():
         method = cls(**QUICK.get(name, {}))
