@@ -127,7 +127,7 @@ def build_leaderboard(
     """
     from benchbd.planning.board import load_board
     from benchbd.report import leaderboard
-    from benchbd.report.inspected import documents
+    from benchbd.report.inspected import documents, write_with
     from benchbd.report.protocols import check_together
     from benchbd.report.rows import Order
 
@@ -142,14 +142,8 @@ def build_leaderboard(
         leaderboard.build(loaded.name, found.records, out, order, loaded.description, off_board, found.inspected)
         click.echo(f"wrote the tables and {len(known)} records of board {loaded.name} to {out}", err=True)
         return
-    say(write(leaderboard.document(found.records, loaded.title, order, off_board), form, width), nl=False)
-    for axis, judged in documents(found.inspected, order, off_board):
-        heading = {"text": "", "markdown": f"## {axis.kind}\n\n"}
-        count = sum(record.axis == axis.name for record in found.inspected)
-        if form not in heading and count:
-            click.echo(f"{count} {axis.name} records are not in this format: give --out", err=True)
-        elif form in heading and (told := write(judged, form, width)):
-            say(f"\n{heading[form]}{told}", nl=False)
+    table = leaderboard.document(found.records, loaded.title, order, off_board) if found.records else None
+    say(write_with(table, documents(found.inspected, order, off_board), loaded.name, form, width), nl=False)
 
 
 @click.group(cls=Group)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import errno
+import io
+import json
 import shutil
 import subprocess
 import sys
@@ -12,6 +15,7 @@ import pytest
 
 from benchbd.planning.board import boards_folder
 from benchbd.records.files import write_records
+from benchbd.report.writers.forms import FORMATS
 
 from ..cli.test_cli import call, one_line
 from ..records_factory import make_record
@@ -47,6 +51,34 @@ def test_a_folder_that_cannot_be_read_is_one_line(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(Path, "iterdir", refuse)
     build = ["leaderboard", "build", "cifar10-small", "--records", tmp_path]
     one_line(call(*build), f"{tmp_path}: cannot be read (Permission denied)")
+
+
+def test_every_form_has_the_inspections(tmp_path: Path) -> None:
+    board = boards_folder() / "detect-shapes"
+    detections = [*csv.reader(io.StringIO((board / "detections.csv").read_text()))]
+    build = ["leaderboard", "build", "detect-shapes", "--records", board / "records"]
+    forms = {form: call(*build, "--format", form) for form in FORMATS}
+    assert {form: (each.exit_code, each.stderr) for form, each in forms.items()} == dict.fromkeys(FORMATS, (0, ""))
+    told = json.loads(forms["json"].stdout)
+    assert told.pop("detections") == json.loads((board / "detections.json").read_text())
+    assert told == json.loads((board / "board.json").read_text())
+    assert forms["csv"].stdout == f"{(board / 'board.csv').read_text()}\n{(board / 'detections.csv').read_text()}"
+    assert all("decree" in each.stdout and "0.740" in each.stdout for each in (forms["text"], forms["markdown"]))
+    assert "\n\n## Detection\n\n" in forms["markdown"].stdout
+    assert r"\caption{Detection}" in forms["latex"].stdout
+    assert forms["latex"].stdout.count(r"\begingroup") == forms["latex"].stdout.count(r"\endgroup") == 2
+
+    shutil.copytree(board / "records" / "detections", tmp_path / "detections")  # a board of detectors alone
+    build = ["leaderboard", "build", "detect-shapes", "--records", tmp_path]
+    alone = {form: call(*build, "--format", form).stdout for form in FORMATS}
+    assert [*csv.reader(io.StringIO(alone["csv"]))] == detections
+    assert json.loads(alone["json"]) == {
+        "board": "detect-shapes",
+        "detections": json.loads((board / "detections.json").read_text()),
+    }
+    for form in ("text", "markdown", "latex"):
+        assert "decree" in alone[form]
+        assert "No records" not in alone[form]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
