@@ -328,7 +328,7 @@ def test_a_generated_set_that_does_not_say_so_is_told_how(tmp_path: Path) -> Non
 
         sources = Dataset.sources
 
-    with pytest.raises(DataAbsentError, match=r"no files in .*of-files \(a generated data set declares needs_f"):
+    with pytest.raises(DataAbsentError, match=r"no files in .*of-files \(a generated set declares needs_f"):
         check_method(Forgetful, data_root=tmp_path)
 
 

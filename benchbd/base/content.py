@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import re
 import secrets
@@ -119,20 +118,6 @@ def paths_in(value: object) -> Iterator[str]:
     inside = (*value, *value.values()) if isinstance(value, dict) else value if isinstance(value, list) else ()
     for inner in inside:
         yield from paths_in(inner)
-
-
-def foreign_to_json(value: object, place: str = "") -> str:
-    """The place of the first value in a parsed TOML file that JSON does not have, such as a date, and what it is;
-    empty if there is none."""
-    if isinstance(value, dict | list):
-        inside = value.items() if isinstance(value, dict) else enumerate(value)
-        found = (foreign_to_json(inner, f"{place}.{name}" if place else str(name)) for name, inner in inside)
-        return next(filter(None, found), "")
-    if isinstance(value, float) and not math.isfinite(value):
-        return f"{place}: {value} is not a finite number"
-    if value is None or isinstance(value, bool | int | float | str):
-        return ""
-    return f"{place}: {value} is a {type(value).__name__}, which no option takes; write it as text, in quotes"
 
 
 def as_json(value: object, levels: int = 32) -> Any:

@@ -1,14 +1,17 @@
-"""Recognise files that users bring by their content, and name what prevents reading them."""
+"""Recognise files that users bring by their content, read their TOML, and name what prevents reading them."""
 
 from __future__ import annotations
 
 import errno
+import math
 import os
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from benchbd.base.errors import DataError
+from benchbd.base.errors import DataError, UsageError
 
 HEAD = 1024  # bytes that are enough to recognise a file
 
@@ -110,3 +113,33 @@ def reading(where: object) -> Iterator[None]:
             raise
         place = getattr(error, "filename", None) or where
         raise DataError(f"{place}: cannot be read ({reason})") from error
+
+
+def read_toml(path: Path, what: str) -> dict[str, Any]:
+    """The tables of a TOML file. UsageError, which begins with ``what``, if the file cannot be read, is no TOML, or
+    contains a value that JSON does not have."""
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # Windows editors write a BOM
+        foreign = foreign_to_json(tables)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        kind = file_kind(path)
+        raise UsageError(f"{what} {path}: {error if kind in ('', 'text') else f'it is {kind}'}") from error
+    except (OSError, RecursionError, MemoryError) as error:
+        raise UsageError(f"{what} {path}: cannot be read ({obstacle(error) or 'it is nested too deeply'})") from error
+    if foreign:
+        raise UsageError(f"{what} {path}: {foreign}")
+    return tables
+
+
+def foreign_to_json(value: object, place: str = "") -> str:
+    """The place of the first value in a parsed TOML file that JSON does not have, such as a date, and what it is;
+    empty if there is none."""
+    if isinstance(value, dict | list):
+        inside = value.items() if isinstance(value, dict) else enumerate(value)
+        found = (foreign_to_json(inner, f"{place}.{name}" if place else str(name)) for name, inner in inside)
+        return next(filter(None, found), "")
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{place}: {value} is not a finite number"
+    if value is None or isinstance(value, bool | int | float | str):
+        return ""
+    return f"{place}: {value} is a {type(value).__name__}, which no option takes; write it as text, in quotes"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PosixPath, WindowsPath
 from typing import Annotated, Any, TypeVar
 
@@ -110,17 +111,65 @@ def _by_content(value: Any) -> Any:
 
 
 def validated(cls: type[M], values: Mapping[str, Any], name: str, folder: Path | None = None) -> M:
-    """A ``cls`` of these values. The first problem becomes a one-line UsageError that names ``name.field``."""
+    """A ``cls`` of these values. The first problem becomes a one-line UsageError that names ``name.field``; so does a
+    value of another type that validation would convert (``converted``)."""
     for field in values:
         if field not in cls.model_fields:
             raise UnknownNameError(f"option of {brief(name)}", field, cls.model_fields)
     try:
         if folder is None:
-            return cls.model_validate(dict(values))
-        return cls.model_validate(dict(values), context={"folder": folder})
+            model = cls.model_validate(dict(values))
+        else:
+            model = cls.model_validate(dict(values), context={"folder": folder})
     except ValidationError as error:
         first = error.errors()[0]
         path = ".".join(str(part) for part in (name, *first["loc"]))
         message = first["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ") or "is not valid"
         given = f" (got {shown(first['input'])})" if first["loc"] else ""
+        text = first["input"]
+        if first["type"] in ("string_type", "literal_error") and (text is None or isinstance(text, bool | int | float)):
+            quoted = json.dumps("none" if text is None else json.dumps(text))
+            given += f"; as text it is in quotes, as in {brief(path)}={quoted}"
         raise UsageError(f"{brief(path)}: {message[0].lower()}{message[1:]}{given}") from error
+    if changed := converted(dict(values), model, name):
+        raise UsageError(changed)
+    return model
+
+
+def read_value(text: str) -> Any:
+    """The value of an option as a command line gives it: ``none``, else JSON, else the text itself. A whole number is
+    an int, however it is written: 1e3 may be a number of steps."""
+    if text in {"none", "None"}:
+        return None
+    try:
+        return json.loads(text, parse_float=_number)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _number(text: str) -> float:
+    number = float(text)
+    return int(number) if number.is_integer() else number
+
+
+def converted(given: Any, kept: Any, place: str = "") -> str:
+    """The place of the first value whose type validation changed, and the type that is right; empty if there is none.
+
+    3.0 or true for a whole number, and 1 for true, are mistakes; a whole number for a number is none.
+    """
+    pairs: Iterable[tuple[Any, Any, Any]] = ()
+    if given is kept:
+        return ""
+    if isinstance(given, Mapping) and isinstance(kept, Mapping | BaseModel):
+        inside = dict(kept)
+        pairs = [(name, value, inside[name]) for name, value in given.items() if name in inside]
+    elif isinstance(given, list | tuple) and isinstance(kept, list | tuple):
+        pairs = zip(range(len(given)), given, kept, strict=False)
+    elif type(given) is not type(kept) and {type(given), type(kept)} <= _WORDS.keys():
+        right = (type(given), type(kept)) == (int, float)
+        return "" if right else f"{place}: must be {_WORDS[type(kept)]}, not {json.dumps(given)}"
+    found = (converted(value, held, f"{place}.{name}" if place else str(name)) for name, value, held in pairs)
+    return next(filter(None, found), "")
+
+
+_WORDS: dict[type, str] = {bool: "true or false", int: "a whole number", float: "a number"}

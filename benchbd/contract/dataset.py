@@ -41,9 +41,7 @@ class Dataset(Method):
             return []
         folder = root / self.name
         if not (files := sorted(files_in(folder)) if folder.is_dir() else []):
-            raise DataAbsentError(
-                f"{self.name}: no files in {folder} (a generated data set declares needs_files = False)"
-            )
+            raise DataAbsentError(f"{self.name}: no files in {folder} (a generated set declares needs_files = False)")
         return files
 
     def load(self, split: str, root: Path) -> ImageSet:

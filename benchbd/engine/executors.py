@@ -44,8 +44,6 @@ def executors_of(registry: Registry) -> dict[str, type[Executor]]:
 
 def executor_called(name: str, registry: Registry, device: torch.device) -> Executor:
     """The executor of this name. UnknownNameError with the nearest one if no plugin offers it."""
-    if name == INLINE:
-        return Inline(registry, device)
-    if name not in registry.executors:
-        raise UnknownNameError("executor", name, executors_of(registry))
-    return registry.executors[name](str(device))
+    if name not in (known := executors_of(registry)):
+        raise UnknownNameError("executor", name, known)
+    return Inline(registry, device) if name == INLINE else known[name](str(device))

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, Field, PrivateAttr, ValidationError, create_model, model_validator
 
-from benchbd.base.content import expanded, foreign_to_json
+from benchbd.base.content import expanded
 from benchbd.base.errors import UnknownNameError, UsageError, brief, shown
-from benchbd.base.inputs import file_kind, obstacle
+from benchbd.base.inputs import read_toml
+from benchbd.base.options import converted
 from benchbd.contract.axes import AXIS, GRID, Axis
 from benchbd.contract.specs import (
     SECTIONS,
@@ -176,23 +176,16 @@ def load_board(board: str | Path) -> Board:
     path = board_path(board)
     folder = path.parent.absolute()  # absolute: a path joined to it twice stays the same
     name = folder.resolve().name if path.name == "board.toml" else path.stem
+    data = {"name": name, **_in_new_words(read_toml(path, "board"), path)}
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # Windows editors write a BOM
-        if foreign := foreign_to_json(data):
-            raise UsageError(f"board {path}: {foreign}")
-        loaded = Board.model_validate({"name": name, **_in_new_words(data, path)}, context={"folder": folder})
-        loaded._folder = folder
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        kind = file_kind(path)
-        raise UsageError(f"board {path}: {error if kind in ('', 'text') else f'it is {kind}'}") from error
-    except (OSError, RecursionError, MemoryError) as error:
-        raise UsageError(f"board {path}: cannot be read ({obstacle(error) or 'it is nested too deeply'})") from error
+        loaded = Board.model_validate(data, context={"folder": folder})
     except ValidationError as error:
         raise UsageError(f"board {path}: {_first_fault(error)}") from error
+    if changed := converted(data, loaded):
+        raise UsageError(f"board {path}: {changed}")
+    loaded._folder = folder
     if loaded.name in board_names() and path.resolve() != (boards_folder() / loaded.name / "board.toml").resolve():
-        raise UsageError(
-            f"board {path}: the name {shown(loaded.name)} is that of a board of benchbd; give it a name of its own"
-        )
+        raise UsageError(f"board {path}: the name {shown(loaded.name)} is that of a board of benchbd; give it another")
     return loaded
 
 

@@ -29,10 +29,7 @@ def known_forwards(stages: Iterable[Stage]) -> dict[str, int | None]:
 
 
 def estimate_seconds(
-    stages: Iterable[Stage],
-    forwards: Mapping[str, int | None],
-    manifests: Iterable[Mapping[str, Any]],
-    device: str,
+    stages: Iterable[Stage], forwards: Mapping[str, int | None], manifests: Iterable[Mapping[str, Any]], device: str
 ) -> dict[str, float | None]:
     """Estimated wall seconds by key, from the image-forwards per second of past stages in this store; None if unknown.
 

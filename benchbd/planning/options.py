@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from typing import Any
 
 from benchbd.base.errors import UsageError, shown
+from benchbd.base.options import read_value
 from benchbd.planning.board import RENAMED, Board
 
 Options = dict[str, dict[str, Any]]
@@ -27,14 +27,5 @@ def parse_options(arguments: Iterable[str]) -> Options:
             )
         if not (equals and dot and name and field):
             raise UsageError(f"option {shown(argument)} is not of the form NAME.FIELD=VALUE, such as ft.lr=0.001")
-        options.setdefault(name, {})[field] = _value(text)
+        options.setdefault(name, {})[field] = read_value(text)
     return options
-
-
-def _value(text: str) -> Any:
-    if text in {"none", "None"}:
-        return None
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return text

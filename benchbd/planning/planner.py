@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
@@ -40,6 +41,8 @@ from benchbd.toolkit.patterns import WORDS, described, make_trigger
 if TYPE_CHECKING:
     from torch import Tensor
 
+log = logging.getLogger("benchbd")
+
 
 def make_plan(
     board: Board,
@@ -52,7 +55,9 @@ def make_plan(
 ) -> Plan:
     """Resolve names, options, targets and data. Nothing is computed.
 
-    The board's grid comes first, then the cells that the points of its sweeps change.
+    The board's grid comes first, then the cells that the points of its sweeps change. UsageError if a sweep changes
+    none, or assigns an option of a method that takes no part; a sweep that was not asked for may, if a part of the
+    board's methods was.
 
     strict: raise DataAbsentError if a data set is absent; otherwise its stages get provisional keys.
     """
@@ -60,13 +65,22 @@ def make_plan(
     plan = _Planner(board, *others).plan()
     grid = {case.judged.key for case in plan.cases}
     cases: dict[Hashable, Case] = {}
+    whole = bool(selection.sweeps) or not any(selection.methods.values())
     for sweep in chosen(board, selection.sweeps):
         found: list[Case] = []
-        for point in (point for _, point in labelled(board, sweep) if point):
-            with of_sweep(board, sweep.name):
-                found += [replace(case, point=point) for case in _Planner(at(board, point), *others).plan().cases]
-        # If no point of a sweep changes what stands at a place, the grid has it.
-        moved = {case.place for case in found if case.judged.key not in grid}
+        points = [point for _, point in labelled(board, sweep) if point]
+        with of_sweep(board, sweep.name):
+            if (own := selection.overrides(option for point in points for option in point)) and selection.sweeps:
+                raise UsageError(f"it varies {own}, which the command sets; leave one of them out")
+            for point in [] if own else points:
+                planned = _Planner(at(board, point), *others).plan(point if whole else ())
+                found += [replace(case, point=point) for case in planned.cases]
+            # If no point of a sweep changes what stands at a place, the grid has it.
+            moved = {case.place for case in found if case.judged.key not in grid}
+            if own:
+                log.warning("board %s: sweep %s is left out: the command sets %s", board.name, sweep.name, own)
+            elif whole and not moved:
+                raise UsageError("none of its points changes a cell or an inspection of this run")
         cases |= {(point_text(case.point), case.seed, case.place): case for case in found if case.place in moved}
     plan.cases += cases.values()
     return plan
@@ -167,10 +181,11 @@ class _Planner:
 
     # Stages ------------------------------------------------------------------------------------------------------
 
-    def plan(self) -> Plan:
+    def plan(self, point: Iterable[str] = ()) -> Plan:
+        """point: options that a sweep assigns, of methods that must take part."""
         specs = [self.settings.trigger, *(spec for row in self.board.rows for spec in row.triggers or ())]
         self.settings.methods(TriggerFunction, [spec.function for spec in specs if spec.function is not None])
-        self.settings.reject_unused()
+        self.settings.reject_unused(point)
         cells: list[Case] = []
         inspections: dict[str, Case] = {}
         for line in self._lines():
@@ -307,9 +322,7 @@ class _Planner:
         if row.triggers and len(row.triggers) != len(row.tasks):
             raise UsageError(f"row {row.pretrain}: {len(row.triggers)} triggers for {len(row.tasks)} tasks")
         if row.triggers and self.settings.trigger != self.board.trigger:
-            raise UsageError(
-                f"the row {row.pretrain} of board {self.board.name} has triggers of its own: no -o trigger."
-            )
+            raise UsageError(f"row {row.pretrain} of board {self.board.name} has triggers of its own: no -o trigger.")
         specs = row.triggers or (self.settings.trigger,) * len(row.tasks)
         size = self.sources.info(row.pretrain, "pool").size
         return [self._trigger(spec, size) for spec in specs]

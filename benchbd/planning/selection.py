@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +31,12 @@ class Selection:
         ``pretraining="simclr"``), and the other fields of a selection."""
         named = {axis.name: asked.pop(axis.field, None) or () for axis in GRID}
         return cls({axis: (names,) if isinstance(names, str) else names for axis, names in named.items()}, **asked)
+
+    def overrides(self, options: Iterable[str]) -> str:
+        """The first of a sweep's options that the user sets; empty if there is none."""
+        asked = {text.partition("=")[0].rpartition(":")[2] for text in self.options}
+        asked |= {axis for axis, names in self.methods.items() if names}  # a point may name the pre-training
+        return next((option for option in options if option.rpartition(":")[2] in asked), "")
 
     def names(self, axis: str) -> Sequence[str]:
         """The selected methods of an axis."""

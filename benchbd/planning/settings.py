@@ -29,18 +29,14 @@ class Settings:
         self._departures: dict[tuple[str, str], list[str]] = {}
         self._asked = parse_options(options)
         self._used: set[str] = set()
-        self.trigger = self._section("trigger", board.trigger)
-        self.reference = self._section("reference", board.reference)
-        self.clean = self._section("clean", board.clean)
-        self.shadow = self._section("shadow", board.shadow)
-        self.task = self._section("task", board.task)
-        self.budget = self._section("budget", board.budget)
+        sections = map(self._section, SECTIONS)
+        self.trigger, self.reference, self.clean, self.shadow, self.task, self.budget = sections
         self._check_tables()
 
-    def _section(self, name: str, default: Any) -> Any:
+    def _section(self, name: str) -> Any:
         """A part of the protocol with the user's changes."""
         self._used.add(name)
-        return build(type(default), {**default.model_dump(), **self._asked.get(name, {})}, name)
+        return build(SECTIONS[name], {**getattr(self.board, name).model_dump(), **self._asked.get(name, {})}, name)
 
     def methods(self, base: type[M], names: Iterable[str]) -> list[M]:
         """The methods of ``base``'s axis by name, each once, with the board's options and the user's on top."""
@@ -105,13 +101,14 @@ class Settings:
         own = differences(cls.name, board, run)
         return [of_budget[option] if option in shared & of_budget.keys() else own[option] for option in own]
 
-    def reject_unused(self) -> None:
-        """Raise UsageError if ``-o`` names a method that takes no part in the run."""
-        unused = [name for name in self._asked if name not in self._used]
+    def reject_unused(self, point: Iterable[str]) -> None:
+        """Raise UsageError if ``-o``, or a sweep's point, names a method that takes no part in the run."""
+        options = [*(f"{name}.{field}" for name, table in self._asked.items() for field in table), *point]
+        unused = {name: option for option in options if (name := option.rpartition(".")[0]) not in {*self._used, ""}}
         for name in unused:
             self.registry.find(name, besides=SECTIONS)
-        for name in unused:
-            raise UsageError(f"option {name}.{brief(next(iter(self._asked[name])))}: {name} takes no part in this run")
+        for name, option in unused.items():
+            raise UsageError(f"option {brief(option)}: {name} takes no part in this run")
 
 
 def differences(name: str, board: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, str]:

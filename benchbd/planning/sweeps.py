@@ -49,7 +49,8 @@ def of_sweep(board: Board, sweep: str) -> Iterator[None]:
     try:
         yield
     except BenchbdError as error:
-        error.args = (f"board {board.name}: sweep {sweep}: {error}",)
+        where = f"board {board.name}: "
+        error.args = (f"{where}sweep {sweep}: {str(error).removeprefix(where)}",)
         raise
 
 

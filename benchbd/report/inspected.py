@@ -1,4 +1,4 @@
-"""Records of inspections as documents, one for every axis that inspects; alone, or below the table of a board's cells."""
+"""Records of inspections as documents, one for every axis that inspects; alone, or below a board's table of cells."""
 
 from __future__ import annotations
 

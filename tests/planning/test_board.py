@@ -82,6 +82,12 @@ def test_unknown_board_offers_the_nearest() -> None:
             r"data.b.train.0.z: 1979-05-27 07:32:00\+00:00 is a datetime, which no option takes",
         ),
         ('rows = [{pretrain = "a", tasks = ["b:1"]}]\nclean.poisoned = -inf', "clean.poisoned: -inf is not a finite"),
+        ('rows = [{pretrain = "a", tasks = ["b:1"]}]\nseeds = [2, true]', "seeds.1: must be a whole number, not true$"),
+        (
+            'rows = [{pretrain = "a", tasks = ["b:1"]}]\nimage_size = 64.0',
+            "image_size: must be a whole number, not 64.0$",
+        ),
+        ('rows = [{pretrain = "a", tasks = ["b:1"]}]\ntrigger.size = true', "trigger.size: must be a whole number"),
         (
             'rows = [{pretrain = "a", tasks = ["b:1"]}]\nreference.file = ""',
             "reference.file: empty; name a file, or null$",

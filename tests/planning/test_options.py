@@ -23,6 +23,7 @@ class Knob(Method):
     lr: float = Field(0.1, gt=0, description="rate")
     steps: int | None = Field(None, ge=0, description="steps")
     mode: Literal["fast", "slow"] = Field("fast", description="mode")
+    how: str = Field("", description="text")
     flag: bool = Field(True, description="flag")
     widths: tuple[int, ...] = Field((4, 2), description="widths")
 
@@ -39,6 +40,9 @@ class Knob(Method):
     [
         ("5", 5),
         ("1e-3", 1e-3),
+        ("1e3", 1000),
+        ("[2.0, 2.5]", [2, 2.5]),
+        ("1e999", float("inf")),
         ("true", True),
         ("[4, 2]", [4, 2]),
         ("null", None),
@@ -83,6 +87,18 @@ def test_build() -> None:
         ({"lr": float("nan")}, "knob.lr: input should be a finite number (got nan)"),
         ({"steps": 1.5}, "knob.steps: input should be a valid integer, got a number with a fractional part (got 1.5)"),
         ({"steps": -1}, "knob.steps: input should be greater than or equal to 0 (got -1)"),
+        ({"steps": 2.0}, "knob.steps: must be a whole number, not 2.0"),
+        ({"steps": True}, "knob.steps: must be a whole number, not true"),
+        ({"lr": True}, "knob.lr: must be a number, not true"),
+        ({"flag": 1}, "knob.flag: must be true or false, not 1"),
+        ({"widths": [4.0, 2]}, "knob.widths.0: must be a whole number, not 4.0"),
+        ({"how": 1}, 'knob.how: input should be a valid string (got 1); as text it is in quotes, as in knob.how="1"'),
+        ({"how": True}, "knob.how: input should be a valid string (got True); as text it is in quotes, as in "),
+        (
+            {"how": None},
+            'knob.how: input should be a valid string (got None); as text it is in quotes, as in knob.how="none"',
+        ),
+        ({"mode": 1}, """knob.mode: input should be 'fast' or 'slow' (got 1); as text it is in quotes"""),
         ({"mode": "fats"}, "knob.mode: input should be 'fast' or 'slow' (got 'fats')"),
         ({"widths": [2, 4]}, "knob.widths: widths must fall (got [2, 4])"),
         ({"widths": [2, "x"]}, "knob.widths.1: input should be a valid integer, unable to parse string as an integer"),
@@ -93,6 +109,17 @@ def test_what_is_wrong_is_one_line(values: dict[str, Any], message: str) -> None
         build(Knob, values, "knob")
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
+
+
+def test_text_that_reads_as_another_value_is_in_quotes() -> None:
+    for text in ("1", "none", "true", "1e3"):
+        table = parse_options([f'knob.how="{text}"'])["knob"]
+        assert build(Knob, table, "knob").how == text
+
+
+def test_a_whole_number_is_a_number() -> None:
+    knob = build(Knob, {"lr": 2}, "knob")
+    assert (knob.lr, type(knob.lr)) == (2.0, float)
 
 
 def test_the_nearest_option_is_offered() -> None:

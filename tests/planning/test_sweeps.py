@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -97,6 +99,81 @@ def test_what_is_wrong_is_one_line(tmp_path: Path, registry: Registry, old: str,
     with pytest.raises(UsageError, match=error) as caught:
         tiny.plan()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("sweep", "error"),
+    [
+        ("option = 'fp.steps'\nvalues = [1, 2]", "option fp.steps: fp takes no part in this run"),
+        ("points = { a = ['ft.lr=0.5', 'fp.steps=1'] }", "option fp.steps: fp takes no part in this run"),
+        ("points = { a = [] }", "none of its points changes a cell or an inspection of this run"),
+        ("option = 'trigger.size'\nvalues = [10]", "none of its points changes a cell or an inspection of this run"),
+        ("points = { a = ['bassl.rate=0.5'] }", "unknown option of bassl 'rate'"),
+    ],
+)
+def test_a_sweep_that_changes_nothing_is_one_line(tmp_path: Path, registry: Registry, sweep: str, error: str) -> None:
+    tiny = Tiny(tmp_path, registry, TINY.replace("seeds = [1]", "seeds = [1]\ntrigger.size = 10") + SWEEP + sweep)
+    for selection in ({}, {"sweeps": ["s"]}, {"sweeps": ["s"], "defenses": ["ft"]}, {"seeds": [2]}):
+        with pytest.raises(UsageError, match=f"^board tiny: sweep s: {error}"):
+            tiny.plan(**selection)
+
+
+def test_a_part_of_the_board_may_leave_a_sweep_without_work(tmp_path: Path, registry: Registry) -> None:
+    sweep = "option = 'ft.lr'\nvalues = [0.1, 0.5]"
+    tiny = Tiny(tmp_path, registry, TINY + SWEEP + sweep)
+    plan = tiny.plan(defenses=["scratch"])
+    assert [dict(cell.point) for cell in plan.cells] == [{}, {}]
+    with pytest.raises(UsageError, match=r"^board tiny: sweep s: option ft\.lr: ft takes no part in this run$"):
+        tiny.plan(defenses=["scratch"], sweeps=["s"])
+
+
+@pytest.mark.parametrize(
+    ("selection", "option"),
+    [
+        ({"options": ["trigger.size=7"]}, "trigger.size"),
+        ({"options": ["defense:ft.steps=7"]}, "ft.steps"),
+        ({"pretrainings": ["simclr"], "pretraining": "simclr"}, "pretraining"),
+    ],
+)
+def test_what_the_command_sets_a_sweep_does_not_vary(
+    tmp_path: Path, selection: dict[str, Any], option: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    registry = load_registry(extra={"local": offering(benchbd_pretrainings=[Other])})
+    selection.pop("pretrainings", None)
+    points = "points = { a = ['trigger.size=3', 'ft.steps=1', 'pretraining=other', 'other.arch=w16'] }"
+    other = "[[sweeps]]\nname = 't'\npoints = { b = ['ft.lr=0.5'] }"
+    tiny = Tiny(tmp_path, registry, f"{TINY}{SWEEP}{points}\n{other}")
+    error = f"board tiny: sweep s: it varies {option}, which the command sets; leave one of them out"
+    with pytest.raises(UsageError, match=f"^{re.escape(error)}$"):
+        tiny.plan(sweeps=["s"], **selection)
+    assert caplog.messages == []
+    plan = tiny.plan(**selection)
+    assert {str(dict(cell.point)) for cell in plan.cells} == {"{}", "{'ft.lr': 0.5}"}
+    assert caplog.messages == [f"board tiny: sweep s is left out: the command sets {option}"]
+
+
+@pytest.mark.parametrize(
+    ("assigned", "error"),
+    [
+        ("option = 'trigger.size'\nvalues = [true]", r"trigger\.size: must be a whole number, not true"),
+        ("option = 'trigger.size'\nvalues = [2, 3.0]", r"trigger\.size: must be a whole number, not 3\.0"),
+        ("option = 'ft.steps'\nvalues = [3.0]", r"ft\.steps: must be a whole number, not 3\.0"),
+        ("option = 'ft.lr'\nvalues = [true]", r"ft\.lr: must be a number, not true"),
+        ("option = 'ft.crop_scale'\nvalues = [[true, 1.0]]", r"ft\.crop_scale\.0: must be a number, not true"),
+        ("points = { a = ['trigger.size=true'] }", r"trigger\.size: must be a whole number, not true"),
+    ],
+)
+def test_a_value_has_the_type_of_its_option(tmp_path: Path, registry: Registry, assigned: str, error: str) -> None:
+    with pytest.raises(UsageError, match=f"^board tiny: sweep s: {error}$"):
+        Tiny(tmp_path, registry, TINY + SWEEP + assigned).plan()
+
+
+def test_a_point_has_the_value_that_its_methods_have(tmp_path: Path, registry: Registry) -> None:
+    points = "points = { a = ['trigger.size=3.0', 'ft.steps=1e0', 'ft.lr=1.0'] }"
+    plan = Tiny(tmp_path, registry, TINY + SWEEP + points).plan()
+    (point,) = {tuple(cell.point.items()) for cell in plan.cells if cell.point}
+    assert point == (("trigger.size", 3), ("ft.steps", 1), ("ft.lr", 1))
+    assert [type(value) for _, value in point] == [int, int, int]  # a whole number is one text, however it is written
 
 
 def test_a_file_that_does_not_fit_names_board_and_sweep(tmp_path: Path, registry: Registry) -> None:
