@@ -40,7 +40,7 @@ from benchbd.report.statistics import Interval
 from benchbd.report.writers import markdown
 from benchbd.report.writers.columns import WIDTH
 from docs.house import picture, read_house
-from docs.plugin_api import homes_of_names, plugin_api
+from docs.plugin_api import COMMANDS, homes_of_names, plugin_api
 from docs.python import code, entry, quoted
 
 BLOCK = re.compile(
@@ -59,7 +59,11 @@ def pages(registry: Registry) -> dict[str, str]:
             "## From Python",
             "Imported from `benchbd`. Each argument of a request is the option of that name; `plan` takes all but "
             "`download`, `by` and `executor`.",
-            code(entry(name, getattr(benchbd, name), api) for name, home in homes_of_names().items() if home is api),
+            code(
+                entry(name, getattr(benchbd, name), home)
+                for name, home in homes_of_names().items()
+                if home.__name__ in COMMANDS
+            ),
             _arguments(),
         ],
         "boards.md": [

@@ -40,9 +40,13 @@ TITLES = {
 }
 
 
+COMMANDS = ("benchbd.api", "benchbd.examine", "benchbd.exchange.importing", "benchbd.exchange.exporting")
+"""The modules whose functions are commands too: they are on the page of commands."""
+
+
 def plugin_api() -> str:
     """The page in Markdown."""
-    elsewhere = {"benchbd.api", *(home for axis in AXES for home in _homes_of(axis))}
+    elsewhere = {*COMMANDS, *(home for axis in AXES for home in _homes_of(axis))}
     homes = {name: module for name, module in homes_of_names().items() if module.__name__ not in elsewhere}
     groups = {module: [name for name, home in homes.items() if home is module] for module in homes.values()}
     parts = {

@@ -60,9 +60,8 @@ def note(name: str, value: Json) -> None:
     if name == "remarks" and not (isinstance(own, list) and all(isinstance(line, str) for line in own)):
         raise PluginError("note 'remarks' must be a list of lines, one string each")
     if (findings := _findings.get(None)) is not None:
-        if name == "remarks":
-            own = list(dict.fromkeys([*findings.notes.get(name, []), *own]))
-        findings.notes[name] = own
+        lines = [*findings.notes.get(name, []), *own] if name == "remarks" else []
+        findings.notes[name] = list(dict.fromkeys(lines)) or own
 
 
 def keep(name: str, tensor: Tensor) -> None:

@@ -56,10 +56,8 @@ def failure_of(error: BaseException) -> Failure:
     if is_interrupt(error):
         raise error
     status: Literal["n/a", "failed"] = "n/a" if isinstance(error, NotApplicable) else "failed"
-    if isinstance(error, StoreError):  # a method raised it: an error of the store itself ends the run
-        return Failure(status, named(error))
-    if isinstance(error, BenchbdError):
-        return Failure(status, says(error))
+    if isinstance(error, BenchbdError):  # a StoreError is a method's: one of the store itself ends the run
+        return Failure(status, named(error) if isinstance(error, StoreError) else says(error))
     return Failure(status, named(error), "".join(traceback.format_exception(error)))
 
 

@@ -10,10 +10,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
+import PIL.Image
 import pytest
 import torch
 from click.testing import CliRunner
 
+from benchbd import Encoder, Inspection
 from benchbd.api import Session
 from benchbd.cli.main import main
 from benchbd.contract.axes import AXES, Axis
@@ -24,8 +27,11 @@ from benchbd.records.models import GATE, Status
 from benchbd.registry import Registry, load_registry
 from benchbd.testing import check_architecture, check_method, toy_encoder
 
+from ..chance import seeded
+
 ROOT = Path(__file__).resolve().parents[2]
 CONCEPTS = (ROOT / "docs" / "concepts.md").read_text()
+ENCODERS = (ROOT / "docs" / "encoders.md").read_text()
 PLUGIN_API = (ROOT / "docs" / "plugin-api.md").read_text()
 
 
@@ -138,3 +144,70 @@ def test_the_example_of_an_architecture_keeps_its_contract() -> None:
 def test_the_distribution_of_the_page_is_one() -> None:
     [project] = re.findall(r"```toml\n(.*?)```", PLUGIN_API, re.DOTALL)
     assert tomllib.loads(project)["project"]["entry-points"]["benchbd"] == {"shrink": "benchbd_shrink"}
+
+
+def write_pictures(folder: Path) -> None:
+    draws = np.random.default_rng(seeded(1))
+    (folder / "pictures").mkdir()
+    for number in range(32):
+        pixels = draws.integers(0, 256, (8, 8, 3), np.uint8)
+        PIL.Image.fromarray(pixels).resize((32, 32)).save(folder / "pictures" / f"{number}.png")
+
+
+def walk(page: str, board: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Run the commands of a page in a folder with pictures, on this board instead of the demo; what each printed."""
+    monkeypatch.chdir(folder)
+    write_pictures(folder)
+    printed = []
+    for arguments in console(page):
+        arguments = [argument.replace("demo", board) for argument in arguments]
+        done = CliRunner().invoke(main, arguments)
+        assert done.exit_code == 0, (arguments, done.output)
+        printed.append(done.stdout)
+    return printed
+
+
+def check_walk(printed: list[str]) -> None:
+    """The form of what the commands print, whatever the figures: two tables of runs, two verdicts, files."""
+    table, *written, clean, attacked, repaired, measured, exported = printed
+    assert "badencoder  none" in table
+    assert [line.split(": ")[0] for line in written] == [
+        "clean.pth",
+        "attacked.pth",
+        "clean.safetensors",
+        "attacked.safetensors",
+    ]
+    assert all("from the layout benchbd" in line for line in written[2:])
+    for name, told in (("clean", clean), ("attacked", attacked)):
+        assert told.startswith(f"Encoder {name}.safetensors (")
+        (row,) = [line.split() for line in told.splitlines() if line.startswith("decree")]
+        assert row[2] in ("yes", "no")
+        assert float(row[1]) == float(row[1])  # a number
+    assert re.match(r"repaired.safetensors: w\d\d repaired by ft with 32 images in [\d.]+ s\n", repaired)
+    assert re.search(r"^given +none +\d+\.\d", measured, re.MULTILINE)
+    assert exported == "repaired.pth: written as benchbd\n"
+
+
+@pytest.mark.fixed_draw("a few steps; the form of the output is read, no figure")
+def test_an_encoder_goes_the_whole_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_walk(walk(ENCODERS, "smoke", tmp_path, monkeypatch))
+
+
+@pytest.mark.slow
+@pytest.mark.fixed_draw("the form of the output is read, no figure")
+def test_the_demos_encoders_go_the_whole_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_walk(walk(ENCODERS, "demo", tmp_path, monkeypatch))
+
+
+def test_the_python_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five lines: a verdict, and a repaired encoder in a file."""
+    (script,) = re.findall(r"```python\n(.*?)```", ENCODERS, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    write_pictures(tmp_path)
+    encoder = Encoder.seeded("w16", (0.5,) * 3, (0.25,) * 3, seed=seeded(1), device="cpu")
+    torch.save(encoder.state_dict(), "stranger.pth")
+    told: dict[str, Any] = {}
+    exec(script, told)
+    assert isinstance(told["verdict"], Inspection)
+    repaired = Encoder.load("repaired.safetensors")
+    assert repaired.to_bytes() == told["repaired"].to_bytes() != encoder.to_bytes()
