@@ -192,9 +192,9 @@ def _fits(tensors: Mapping[str, Tensor], arch: str | None, lacking: list[UsageEr
         return
     wrapper = _wrapper(tensors)
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
-    classes = _known() if arch is None else [architecture(arch)]
     own = dict[type[Encoder], dict[str, Size]]()
     for layout in LAYOUTS:
+        classes = _known(layout) if arch is None else [architecture(arch)]
         for root, naming in product(layout.roots, layout.namings):
             if wrapper + root + naming.sign in shapes:
                 for cls in classes if arch is not None else filter(naming.of, classes):
@@ -207,10 +207,10 @@ def _fits(tensors: Mapping[str, Tensor], arch: str | None, lacking: list[UsageEr
                     yield replace(_fit(shapes, own[cls], layout, naming, wrapper, root), arch=meant)
 
 
-def _known() -> list[type[Encoder]]:
-    """Every known architecture but those that only some projects mean by the tensors of another."""
+def _known(layout: Layout) -> list[type[Encoder]]:
+    """Every architecture that a layout may mean: not those that only some projects mean by the tensors of another."""
     find_architectures()
-    meant = {arch for layout in LAYOUTS for arch in layout.means.values()}
+    meant = set() if layout is STATE else {arch for each in LAYOUTS for arch in each.means.values()}
     return [cls for name, cls in ARCHITECTURES.items() if name not in meant]
 
 

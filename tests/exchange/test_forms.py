@@ -606,6 +606,15 @@ def test_the_state_of_an_own_encoder_comes_back(tmp_path: Path, beside: bool) ->
     assert told.mask.equal(encoder.mask)
 
 
+def test_the_state_of_a_twin_asks_which_it_is(tmp_path: Path) -> None:
+    """Two stems differ in their padding alone, of which a state tells nothing."""
+    encoder = made("resnet18-pad2")
+    torch.save(encoder.state_dict(), tmp_path / "own.pth")
+    with pytest.raises(UsageError, match=r"several architectures.*resnet18, resnet18-pad2"):
+        import_encoder(tmp_path / "own.pth")
+    assert import_encoder(tmp_path / "own.pth", arch="resnet18-pad2").encoder.to_bytes() == encoder.to_bytes()
+
+
 @pytest.mark.parametrize(
     ("name", "value", "line"),
     [
