@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, Field, PrivateAttr, ValidationError, create_model, model_validator
+from pydantic import AfterValidator, Field, PrivateAttr, ValidationError, create_model, model_validator
 
 from benchbd.base.content import expanded
 from benchbd.base.errors import UnknownNameError, UsageError, brief, shown
@@ -219,12 +219,6 @@ def _first_fault(error: ValidationError) -> str:
     if first["type"] != "extra_forbidden":
         return f"{brief(place)}: {first['msg'].removeprefix('Value error, ').lower()}"
     above, _, field = place.rpartition(".")
-    tables: dict[str, type[BaseModel]] = {
-        "rows": Row,
-        "triggers": TriggerSpec,
-        "data": Pin,
-        "sweeps": Sweep,
-        **SECTIONS,
-    }
+    tables: dict[str, Any] = {"rows": Row, "triggers": TriggerSpec, "data": Pin, "sweeps": Sweep, **SECTIONS}
     table = next((tables[part] for part in reversed(above.split(".")) if part in tables), Board)
     return str(UnknownNameError(f"field of {above}" if above else "field", field, table.model_fields))

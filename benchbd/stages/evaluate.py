@@ -78,15 +78,11 @@ def work(methods: Mapping[str, Any], handed: Handover, device: torch.device) -> 
     train = images_from(handed, "train", device)
     shown = {name: images.to(device) for name, images in handed.tensors.items() if not name.startswith("train")}
     # The probes share the images: an evaluator that writes to them affects only its own probes.
+    members = handed.json["members"]
+    encoders = [Encoder.from_bytes(handed.encoders[f"encoder{n}"], device).frozen() for n in range(len(members))]
     probes = [
-        Probe(
-            encoder=Encoder.from_bytes(handed.encoders[f"encoder{number}"], device).frozen(),
-            train=train,
-            test=shown["test"],
-            triggered=shown[member["triggered"]],
-            seed=member["seed"],
-        )
-        for number, member in enumerate(handed.json["members"])
+        Probe(encoder, train, shown["test"], shown[member["triggered"]], member["seed"])
+        for encoder, member in zip(encoders, members, strict=True)
     ]
     images = len(shown["test"])
     with isolated(who := f"evaluator {evaluator.name}"):
