@@ -154,13 +154,12 @@ def write_pictures(folder: Path) -> None:
         PIL.Image.fromarray(pixels).resize((32, 32)).save(folder / "pictures" / f"{number}.png")
 
 
-def walk(page: str, board: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Run the commands of a page in a folder with pictures, on this board instead of the demo; what each printed."""
+def walk(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Run the commands of a page in a folder with pictures; what each printed."""
     monkeypatch.chdir(folder)
     write_pictures(folder)
     printed = []
     for arguments in console(page):
-        arguments = [argument.replace("demo", board) for argument in arguments]
         done = CliRunner().invoke(main, arguments)
         assert done.exit_code == 0, (arguments, done.output)
         printed.append(done.stdout)
@@ -184,19 +183,19 @@ def check_walk(printed: list[str]) -> None:
         assert row[2] in ("yes", "no")
         assert float(row[1]) == float(row[1])  # a number
     assert re.match(r"repaired.safetensors: w\d\d repaired by ft with 32 images in [\d.]+ s\n", repaired)
-    assert re.search(r"^given +none +\d+\.\d", measured, re.MULTILINE)
+    assert re.search(r"^from-file +none +\d+\.\d", measured, re.MULTILINE)
     assert exported == "repaired.pth: written as benchbd\n"
 
 
 @pytest.mark.fixed_draw("a few steps; the form of the output is read, no figure")
 def test_an_encoder_goes_the_whole_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    check_walk(walk(ENCODERS, "smoke", tmp_path, monkeypatch))
+    check_walk(walk(ENCODERS.replace("demo", "smoke").replace("shapes-7", "shapes-3"), tmp_path, monkeypatch))
 
 
 @pytest.mark.slow
 @pytest.mark.fixed_draw("the form of the output is read, no figure")
 def test_the_demos_encoders_go_the_whole_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    check_walk(walk(ENCODERS, "demo", tmp_path, monkeypatch))
+    check_walk(walk(ENCODERS, tmp_path, monkeypatch))
 
 
 def test_the_python_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
