@@ -80,6 +80,7 @@ def inspected(
         "identity": identity,
         "stages": {kind: digest(each) for kind, each in identity.items()},
         "key": digest(identity["detect"]),
+        "clean_images": list(range(drawn["count"])),
         "gains": {"p:1": Gain(counts=counts, baseline_counts=CLEAN)} if measured else {},
         "score": score if measured else None,
         "flagged": (score or 0) > 0.9 if measured else None,
