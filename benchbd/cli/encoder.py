@@ -178,7 +178,7 @@ def repair(name: str, out: Path, **given: Any) -> None:
         repaired = bench.repair(encoder, images, defense)
     commit(out, repaired.encoder.save)
     for remark in repaired.remarks:
-        click.echo(f"{defense.name}: {remark}", err=True)
+        click.echo(remark, err=True)
     say(f"{out}: {encoder.arch} repaired by {defense.name} with {len(images)} images in {repaired.seconds:.1f} s")
 
 
