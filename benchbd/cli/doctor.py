@@ -20,10 +20,10 @@ from benchbd.report.writers.forms import write
 @device_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def doctor(data_root: Path | None, store: Path | None, device: str | None, as_json: bool) -> None:
-    """Check whether benchbd works here, and say what would mend what does not.
+    """Check whether benchbd works on this machine.
 
     Checked are the installation and its plugins, the device and its memory, the data root, the store, and the process
-    that reads files of strangers. Nothing is changed.
+    that reads files of strangers. Nothing is changed. A line says what would mend what is wrong.
 
     Exit code: 0 without a problem, 1 with one, 2 for wrong usage.
     """

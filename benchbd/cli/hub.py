@@ -44,11 +44,11 @@ def push(
     records: Path | None,
     store: Path | None,
 ) -> None:
-    """Push an encoder, or a board with its records, to the Hugging Face Hub.
+    """Push an encoder or a board to the Hugging Face Hub.
 
-    WHAT is an encoder's .safetensors file, or a board by name or path. A card is made from the records. A board becomes
-    a data set of the Hub, datasets/USER/NAME. The extra `hub` and a token (HF_TOKEN, or `hf auth login`) are needed,
-    but for --to and --dry-run.
+    WHAT is an encoder's .safetensors file, or a board by name or path. A card is made from the records. A board, with
+    its records, becomes a data set of the Hub, datasets/USER/NAME. The extra `hub` and a token (HF_TOKEN, or
+    `hf auth login`) are needed, but for --to and --dry-run.
     """
     from benchbd.exchange.hub import Repository
 
@@ -87,7 +87,7 @@ def push(
 @click.argument("source")
 @click.option("--out", type=PathType(), help="New folder for the files.  [default: the last part of SOURCE]")
 def pull(source: str, out: Path | None) -> None:
-    """Pull an encoder or a board that `benchbd push` pushed, and verify it.
+    """Pull an encoder or a board from the Hugging Face Hub.
 
     SOURCE is USER/NAME or datasets/USER/NAME on the Hub, with @REVISION for another than the newest, or the path of a
     folder that `push --to` wrote. Every file must have its digest, an encoder is read as `import` reads a stranger's

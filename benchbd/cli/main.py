@@ -26,7 +26,8 @@ os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 def main() -> None:
     """Cross backdoor attacks on self-supervised image encoders with the defenses against them.
 
-    Start with `benchbd run`: it needs no data and takes a few minutes.
+    Start with `benchbd run`: it needs no data and takes a few minutes. For an encoder from a stranger, start with
+    `benchbd import`.
     """
 
 

@@ -148,7 +148,10 @@ def build_leaderboard(
 
 @click.group(cls=Group)
 def gallery() -> None:
-    """Gather what detectors said of known encoders, which `inspect` compares with. This needs no torch and no data."""
+    """Gather the scores of known encoders.
+
+    `benchbd inspect` compares with them. This needs no torch and no data.
+    """
 
 
 @gallery.command("build")
