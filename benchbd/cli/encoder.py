@@ -17,7 +17,7 @@ from benchbd.base.content import commit, expanded
 from benchbd.base.errors import BenchbdError, DataError, NotApplicable, UsageError
 from benchbd.base.process import columns, say
 from benchbd.cli.group import Command
-from benchbd.cli.options import PathType, device_option, store_option
+from benchbd.cli.options import PathType, device_option, method_option, store_option
 from benchbd.planning.board import LARGEST_SEED
 from benchbd.report.writers.columns import WIDTH
 
@@ -55,14 +55,7 @@ def _examining(command: F) -> F:
                 metavar="PIXELS",
                 help="Height and width to which pictures are resized.  [default: the encoder's, else 32]",
             ),
-            click.option(
-                "-o",
-                "--option",
-                "options",
-                multiple=True,
-                metavar="NAME.FIELD=VALUE",
-                help="Option of a method; repeat for several.",
-            ),
+            method_option,
             click.option(
                 "--seed",
                 type=click.IntRange(0, LARGEST_SEED),

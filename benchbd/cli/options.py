@@ -42,6 +42,15 @@ device_option = click.option(
     "--device", default=None, metavar="DEVICE", help="Device: cpu, cuda or cuda:N.  [default: cuda if any]"
 )
 
+method_option = click.option(
+    "-o",
+    "--option",
+    "options",
+    multiple=True,
+    metavar="NAME.FIELD=VALUE",
+    help="Option of a method; repeat for several.",
+)
+
 store_option = click.option("--store", type=PlaceType(), help="Folder of the results.  [env: BENCHBD_STORE]")
 
 
@@ -86,14 +95,7 @@ def grid_options(command: F) -> F:
             ),
             axes.pop("evaluator"),
             *axes.values(),
-            click.option(
-                "-o",
-                "--option",
-                "options",
-                multiple=True,
-                metavar="NAME.FIELD=VALUE",
-                help="Option of a method; repeat for several.",
-            ),
+            method_option,
             click.option(
                 "--sweep", "sweeps", multiple=True, metavar="S", help="Select only this sweep; repeat for several."
             ),
