@@ -240,6 +240,8 @@ def export(encoder: str, form: str, out: Path, store: Path | None) -> None:
     from benchbd.exchange.exporting import export_encoder
 
     check_writable(out)
+    if out.exists() and expanded(encoder).exists() and out.samefile(expanded(encoder)):
+        raise UsageError(f"{out}: is the encoder itself; write the export to another file")
     for line in export_encoder(_encoder(encoder, store), form, out):
         click.echo(line, err=True)
     say(f"{out}: written as {form}")

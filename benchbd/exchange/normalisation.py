@@ -7,7 +7,6 @@ reads them.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,8 @@ from benchbd.base.inputs import reading
 
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and std of the three channels of images in [0, 1]."""
+
+_LARGEST, _LEAST = 1e6, 1e-6  # of a mean or std of images in [0, 1]; both are far from what float32 cannot hold
 
 NORMALISATIONS: dict[str, Normalisation] = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -42,14 +43,15 @@ def normalisation(what: str, mean: object, std: object) -> Normalisation | None:
         numbers = tuple(map(float, values)) if isinstance(values, list | tuple) and all(map(_is_number, values)) else ()
         if len(numbers) != 3:
             raise UsageError(f"{what}: {name} must be three numbers, not {shown(values)}")
-        if name == "std" and min(numbers) <= 0:
+        if name == "std" and min(numbers) < _LEAST:
             raise UsageError(f"{what}: std must be above 0, not {shown(values)}")
         found.append(numbers)
     return found[0], found[1]
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether an encoder, which computes in float32, can hold the value."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST
 
 
 def beside(path: Path) -> Path:

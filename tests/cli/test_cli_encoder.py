@@ -182,6 +182,10 @@ def test_the_encoder_of_a_record_or_a_key(tmp_path: Path) -> None:
         (["import", "stranger.pth", "--out", "o.safetensors", "--key", "model"], "it has no part 'model'"),
         (["export", "encoder.safetensors", "--format", "torchvison", "--out", "o"], "did you mean 'torchvision'"),
         (["export", "encoder.safetensors", "--format", "timm", "--out", "o"], "timm has no net like w16"),
+        (
+            ["export", "encoder.safetensors", "--format", "benchbd", "--out", "encoder.safetensors"],
+            "encoder.safetensors: is the encoder itself; write the export to another file",
+        ),
         (["export", "0123456789abcdef", "--format", "timm", "--out", "o"], "no encoder with key '0123456789abcdef'"),
         (
             ["repair", "encoder.safetensors", "--images", "pictures", "--defense", "fft", "--out", "o"],

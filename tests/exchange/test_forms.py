@@ -638,6 +638,8 @@ def test_a_state_that_no_encoder_has_is_one_line(tmp_path: Path, name: str, valu
         ("0.5,0.5", "must be a name, or six numbers"),
         ("0.5,0.5,0.5,1,1,0", "std must be above 0"),
         ("0.5,0.5,0.5,1,1,nan", "std must be three numbers"),
+        ("1e300,0,0,1,1,1", "mean must be three numbers"),
+        ("0,0,0,1e-46,1,1", "std must be above 0"),
     ],
 )
 def test_a_normalisation_in_words_or_numbers(text: str, line: str) -> None:
