@@ -81,7 +81,7 @@ class Bench:
     registry: Registry
     device: torch.device
     seed: int
-    gallery: Gallery = field(default_factory=read_gallery, repr=False)
+    gallery: Gallery | None = field(default=None, repr=False)
 
     def methods(self, base: type[M], names: Iterable[str], options: Iterable[str]) -> list[M]:
         """The methods of ``base``'s axis by name, each once.
@@ -114,7 +114,8 @@ class Bench:
         product = self._work("detect", detection, encoder.arch, images, given, prepared)
         score, flagged = product.json["score"], product.json["flagged"]
         facts = Facts(identity_of(detection), encoder.arch, len(images), images.size, images.digest, NUMERICS)
-        return Inspection(detection.name, score, flagged, *_told(product), known(self.gallery, facts, score))
+        gallery = read_gallery() if self.gallery is None else self.gallery
+        return Inspection(detection.name, score, flagged, *_told(product), known(gallery, facts, score))
 
     def repair(self, encoder: Encoder, images: ImageSet, defense: Mitigation) -> Repair:
         """The result of a defense, checked as on a board. NotApplicable if the defense cannot repair the encoder."""
