@@ -5,6 +5,8 @@ PYTHON := $(VENV)/bin/python
 UV := $(shell command -v uv 2>/dev/null || echo $(VENV)/bootstrap/bin/uv)
 STAMP := $(VENV)/.ready
 PYTEST := $(PYTHON) -m pytest
+# A process a core. All tests of a file run in one process, because they share its fixtures.
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check format lock realdata slow gpu clip door extras latex portable bench scaling docs
@@ -28,7 +30,7 @@ demo: $(STAMP) ## run the demo board: generated images, no downloads
 	$(VENV)/bin/benchbd run --board demo
 
 test: $(STAMP) ## the test suite
-	$(PYTEST)
+	$(PYTEST) $(PARALLEL)
 
 check: $(STAMP) ## formatting, lint and types
 	$(VENV)/bin/ruff format --check .
@@ -71,8 +73,8 @@ SETTINGS := ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_
   $(foreach shift,1000 2000 3000,BENCHBD_TEST_SEED_SHIFT=$(shift))
 
 portable: $(STAMP) ## the suite, then the tests that train under other CPUs, threads and seeds; an hour on two cores
-	$(PYTEST) -q
-	@set -e; for setting in $(SETTINGS); do echo "$$setting"; env $$setting $(PYTEST) -q --trains; done
+	$(PYTEST) -q $(PARALLEL)
+	@set -e; for setting in $(SETTINGS); do echo "$$setting"; env $$setting $(PYTEST) -q $(PARALLEL) --trains; done
 
 bench: $(STAMP) ## each hot path against its naive form: equality, then ratios
 	$(PYTEST) -m bench -s

@@ -48,6 +48,7 @@ class Watch:
 
     def __init__(self, config: pytest.Config) -> None:
         self.cache = getattr(config, "cache", None)  # none under -p no:cacheprovider
+        self.output: dict[str, Any] | None = getattr(config, "workeroutput", None)  # in a worker of pytest-xdist
         self.trains: dict[str, bool] = {}
         self.fixtures: dict[int, _Seen] = {}
 
@@ -90,8 +91,14 @@ class Watch:
                 pytrace=False,
             )
 
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        self.trains |= getattr(node, "workeroutput", {}).get(KNOWN, {})  # none from a worker that died
+
     def pytest_sessionfinish(self) -> None:
         self.hook.remove()
-        if self.cache is not None:
+        if self.output is not None:
+            self.output[KNOWN] = self.trains  # only the process that all workers report to writes the cache
+        elif self.cache is not None:
             known = set(self.cache.get(KNOWN, [])) - self.trains.keys()
             self.cache.set(KNOWN, sorted(known | {name for name, steps in self.trains.items() if steps}))

@@ -106,6 +106,7 @@ def write_pictures(folder: Path, count: int) -> None:
             Image.fromarray(coarse).resize((64, 64)).save(place / f"{row:05}.jpg")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not STATUS.exists(), reason="Linux says what memory is of a file")
 def test_memory_does_not_grow_with_the_set(tmp_path: Path) -> None:
     """Memory of decoding, training, an attack and evaluations, for 100 training images, for 400, which are 43 MB more,
