@@ -16,6 +16,7 @@ from benchbd.exchange.checkpoint import Checkpoint, read_checkpoint
 from benchbd.exchange.layouts import LAYOUTS, STATE, Fit, find
 from benchbd.exchange.normalisation import NORMALISATIONS, Normalisation, normalisation, read_beside
 from benchbd.nets.encoder import ARCHITECTURES, Encoder, ResNet
+from benchbd.nets.values import check_values
 
 OWN = "benchbd"
 """The name of benchbd's own layout: a file of ``Encoder.save``."""
@@ -90,10 +91,6 @@ def _own(path: Path, arch: str | None, given: Normalisation | None) -> Imported:
     encoder = Encoder.load(path)
     if arch not in (None, encoder.arch):
         raise UsageError(f"{path}: an encoder of benchbd whose architecture is {encoder.arch}, not {arch}")
-    for name, tensor in encoder.state_dict().items():
-        _check_finite(path, name, tensor)
-    if not (encoder.std > 0).all() or not ((encoder.mask == 0) | (encoder.mask == 1)).all():
-        raise DataError(f"{path}: its std must be above 0, its mask 0 or 1 per channel")
     for buffer, values in zip((encoder.mean, encoder.std), given or (), strict=False):
         buffer.copy_(torch.tensor(values).view(1, 3, 1, 1))
     return Imported(encoder, OWN, [])
@@ -146,10 +143,7 @@ def _kept(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name in ("mean", "std"):
         if name not in kept or kept[name].shape != (1, 3, 1, 1) or not kept[name].isfinite().all():
             raise DataError(f"{path}: {name} is not three finite numbers, as benchbd's encoders have it")
-    if not (kept["std"] > 0).all():
-        raise DataError(f"{path}: std must be above 0")
-    if not ((kept["mask"] == 0) | (kept["mask"] == 1)).all():
-        raise DataError(f"{path}: mask must be 0 or 1 per channel")
+    check_values(path, kept)
     return kept
 
 
@@ -163,7 +157,7 @@ def _filled(path: Path, fit: Fit, tensors: Mapping[str, Tensor]) -> tuple[dict[s
                 kind = str(tensors[name].dtype).removeprefix("torch.")
                 if not tensors[name].is_floating_point():
                     raise DataError(f"{path}: {name} is {kind}; weights of float types alone are imported")
-                _check_finite(path, name, tensors[name].float())
+                check_values(path, {name: tensors[name].float()})
                 types[kind] = None
         parts = [tensors[name].to(torch.int64 if counter else torch.float32) for name in names if name in tensors]
         absent += not parts
@@ -180,13 +174,6 @@ def _assumed(fit: Fit, encoder: Encoder) -> list[str]:
     if fit.head and fit.layout is not STATE:
         said.append("the projection head is the file's")
     return said
-
-
-def _check_finite(path: Path, name: str, tensor: Tensor) -> None:
-    if not torch.isfinite(tensor).all():
-        raise DataError(f"{path}: {name} has NaN or infinity")
-    if name.endswith("running_var") and (tensor < 0).any():
-        raise DataError(f"{path}: {name} has a variance below 0")
 
 
 def _other_parts(groups: Mapping[str, Mapping[str, Tensor]], used: Mapping[str, Tensor]) -> dict[str, int]:

@@ -32,6 +32,7 @@ from benchbd.base.isolation import isolated
 from benchbd.nets.head import Head, projection_head
 from benchbd.nets.meter import _count, _hook_once, _precision
 from benchbd.nets.resnet import BasicBlock, Bottleneck, Stage, Stem, Take, within
+from benchbd.nets.values import check_values
 
 _NO_ENCODER = (SafetensorError, DataError, UnknownNameError, KeyError, TypeError, ValueError, RuntimeError, OSError)
 
@@ -173,8 +174,7 @@ class Encoder(nn.Module):
         """
         if self.image_size not in (None, x.shape[-1]):
             raise UsageError(f"{self.arch} takes images of {self.image_size} pixels, not {x.shape[-1]}")
-        charge = _count(self.backbone(), len(x))
-        stages, maps = self.stages, dict[str, Tensor]()
+        charge, stages, maps = _count(self.backbone(), len(x)), self.stages, dict[str, Tensor]()
 
         def take(place: str, y: Tensor) -> Tensor:
             nonlocal charge
@@ -198,8 +198,7 @@ class Encoder(nn.Module):
         if self.head is None:
             raise DataError("this encoder has no projection head")
         with torch.autocast(features.device.type, torch.bfloat16, enabled=_precision.get() == "bf16"):
-            out: Tensor = self.head(features)
-        return out.float()
+            return cast(Tensor, self.head(features)).float()
 
     def backbone(self) -> Iterator[nn.Parameter]:
         """The parameters of f alone, without head and classifier."""
@@ -254,21 +253,22 @@ class Encoder(nn.Module):
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> Self:
-        """Read a file of ``save``; DataError if the file is absent, damaged or of another kind."""
+        """Read a file of ``save``; DataError if it is absent, damaged, of another kind or has impossible values."""
         path = expanded(path)
         try:
             with safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}
-            return cls._from_parts(metadata, load_file(path), device)
+            encoder = cls._from_parts(metadata, load_file(path), device)
         except FileNotFoundError:
             raise DataError(f"{path}: no such encoder file") from None
         except _NO_ENCODER as error:
             if reason := obstacle(error):
                 raise DataError(f"{path}: cannot be read ({reason})") from error
-            kind = file_kind(path)
             lacks = "its header lacks " if isinstance(error, KeyError) else ""
-            reason = f"it is {kind}" if kind else lacks + " ".join(str(error).split())[:200]
+            reason = f"it is {kind}" if (kind := file_kind(path)) else lacks + " ".join(str(error).split())[:200]
             raise DataError(f"{path}: not an encoder written by benchbd ({reason}); see `benchbd import`") from error
+        check_values(path, encoder.state_dict())
+        return encoder
 
     @classmethod
     def from_bytes(cls, data: bytes, device: torch.device | str = "cpu") -> Self:

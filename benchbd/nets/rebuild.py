@@ -10,14 +10,15 @@ from torch import Tensor
 from benchbd.base.errors import Diverged, PluginError
 from benchbd.nets.encoder import ARCHITECTURES, Encoder
 from benchbd.nets.head import Head
+from benchbd.nets.values import impossible, not_finite
 
 
 def rebuild(encoder: Encoder, arch: str, who: str) -> Encoder:
     """A new encoder of architecture ``arch`` with the tensors of ``encoder``, on the CPU, as a file would give it.
 
     PluginError, which names ``who``, if ``encoder.arch`` is another architecture, its tensors are not exactly those of
-    ``arch`` by name, shape and type, its normalisation is invalid, its mask is not 0 and 1, or its
-    classifier is no ``Head`` of its features. Diverged if a weight is NaN or infinite.
+    ``arch`` by name, shape and type, its normalisation is invalid, its mask is not 0 and 1, a
+    variance is below 0, or its classifier is no ``Head`` of its features. Diverged if a weight is NaN or infinite.
     """
     what = type(encoder).__name__
     if not isinstance(encoder, Encoder):
@@ -35,15 +36,10 @@ def rebuild(encoder: Encoder, arch: str, who: str) -> Encoder:
             plain.classifier = Head(**{**own.options(), "sizes": [plain.feature_dim, *own.sizes[1:]]})
     if flaw := _flaw(tensors, plain.state_dict()):
         raise PluginError(f"{who} must return a plain {arch} encoder: {flaw}")
-    for name, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
-            raise Diverged(f"the weights are not finite: {name} has NaN or infinity")
-    for name in ("std", "classifier.std", "classifier.scale"):
-        if name in tensors and not (tensors[name] > 0).all():
-            least = float(tensors[name].min())
-            raise PluginError(f"{who} must return an encoder whose {name} is above 0, not {least:g}")
-    if not ((tensors["mask"] == 0) | (tensors["mask"] == 1)).all():
-        raise PluginError(f"{who} must return an encoder whose mask is 0 or 1 per channel")
+    if flaw := not_finite(tensors):
+        raise Diverged(f"the weights are not finite: {flaw}")
+    if wrong := impossible(tensors):
+        raise PluginError(f"{who} must return an encoder whose {wrong[0]} is {wrong[1]}")
     plain.load_state_dict(tensors)
     return plain.eval()
 

@@ -160,6 +160,36 @@ def test_the_encoder_of_a_record_or_a_key(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("tensor", "value", "line"),
+    [
+        ("std", 0.0, "std must be above 0, not 0"),
+        ("std", float("nan"), "std has NaN or infinity"),
+        ("mask", 0.5, "mask must be 0 or 1 per channel"),
+        ("stem.1.running_var", -1.0, "stem.1.running_var must be 0 or above, not -1"),
+    ],
+)
+def test_no_command_takes_an_encoder_of_impossible_values(
+    given: Path, tmp_path: Path, tensor: str, value: float, line: str
+) -> None:
+    encoder, file, out = Encoder.load(given / "encoder.safetensors"), tmp_path / "odd.safetensors", tmp_path / "o"
+    encoder.state_dict()[tensor].fill_(value)
+    encoder.save(file)
+    for arguments in (
+        ("inspect", file, "--images", given / "pictures"),
+        ("repair", file, "--images", given / "pictures", "--defense", "scratch", "--out", out),
+        ("export", file, "--format", "benchbd", "--out", out),
+        ("import", file, "--out", tmp_path / "o.safetensors"),
+        ("push", file, "--licence", "mit", "--to", out),
+        ("plan", "--board", "smoke", "--encoder", file),
+    ):
+        told = call(*arguments)
+        assert (told.exit_code, told.stdout) == (2, "")
+        assert told.stderr.endswith(f"{file}: {line}\n"), told.stderr
+        assert told.stderr.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["odd.safetensors"]
+
+
+@pytest.mark.parametrize(
     ("arguments", "line"),
     [
         (["inspect", "absent.safetensors", "--images", "pictures"], "absent.safetensors: no such encoder file"),
