@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 import torch
 
+from benchbd.base.arguments import seed_of
 from benchbd.base.device import pick_device
 from benchbd.base.errors import StoreError, UsageError, did_you_mean, shown
 from benchbd.contract.axes import AXIS, GRID
@@ -24,7 +25,7 @@ from benchbd.data.library import DataLibrary, find_data_root
 from benchbd.engine.executors import executor_called
 from benchbd.engine.runner import Runner
 from benchbd.nets.encoder import Encoder
-from benchbd.planning.board import DEFAULT, LARGEST_SEED, Board, load_board
+from benchbd.planning.board import DEFAULT, Board, load_board
 from benchbd.planning.cases import Case, Plan
 from benchbd.planning.planner import make_plan
 from benchbd.planning.selection import Selection
@@ -272,10 +273,7 @@ def _several(argument: str, value: object) -> tuple[str, ...]:
 def _seeds(value: object) -> tuple[int, ...]:
     """One seed or several; UsageError if one is not a whole number from 0 on."""
     seeds = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
-    for seed in seeds:
-        if type(seed) is not int or not 0 <= seed <= LARGEST_SEED:
-            raise UsageError(f"seed {shown(seed)}: must be a whole number from 0 on, such as seed=1 or seed=[1, 2]")
-    return seeds
+    return tuple(seed_of(seed, ", such as seed=1 or seed=[1, 2]") for seed in seeds)
 
 
 def plan(board: str | Path = DEFAULT, **request: Unpack[Request]) -> Plan:

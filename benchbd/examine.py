@@ -16,8 +16,17 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
+from benchbd.base.arguments import LARGEST, SMALLEST, seed_of
 from benchbd.base.device import pick_device
-from benchbd.base.errors import BenchbdError, NotApplicable, PluginError, UnknownNameError, UsageError, shown
+from benchbd.base.errors import (
+    BenchbdError,
+    Diverged,
+    NotApplicable,
+    PluginError,
+    UnknownNameError,
+    UsageError,
+    shown,
+)
 from benchbd.base.seeds import derive_seed
 from benchbd.contract.defense import Mitigation
 from benchbd.contract.detection import ClassifierDetection, Detection
@@ -33,7 +42,7 @@ from benchbd.registry import Registry, installed
 from benchbd.report.gallery import GALLERY, Gallery, read_gallery
 from benchbd.report.known import Facts, Known, known
 from benchbd.stages.base import Stage
-from benchbd.stages.encoders import check_features
+from benchbd.stages.encoders import SAMPLE, check_features
 from benchbd.stages.inputs import handover, prefixed
 
 M = TypeVar("M", bound=Method)
@@ -104,10 +113,11 @@ class Bench:
         return sorted(name for name, cls in found if not issubclass(cls, ClassifierDetection))
 
     def inspect(self, encoder: Encoder, images: ImageSet, detection: Detection) -> Inspection:
-        """The verdict of a detector. UsageError if it judges classifiers, which need a task."""
+        """The verdict of a detector. UsageError if it judges classifiers, which need a task, or if the encoder or the
+        images cannot be examined."""
         if isinstance(detection, ClassifierDetection):
             raise UsageError(f"detector {detection.name} judges classifiers, not encoders: put it on a board")
-        given = {"given": _checked(encoder, images).to_bytes()}
+        given = {"given": self._checked(encoder, images).to_bytes()}
         prepared: Mapping[str, Tensor] = {}
         if detection.prepares:
             prepared = prefixed("prepared", self._work("prepare", detection, encoder.arch, images, {}, {}).tensors)
@@ -118,15 +128,47 @@ class Bench:
         return Inspection(detection.name, score, flagged, *_told(product), known(gallery, facts, score))
 
     def repair(self, encoder: Encoder, images: ImageSet, defense: Mitigation) -> Repair:
-        """The result of a defense, checked as on a board. NotApplicable if the defense cannot repair the encoder."""
-        given = {"given": _checked(encoder, images).to_bytes()} if defense.uses_weights else {}
+        """The result of a defense, checked as on a board. NotApplicable if the defense cannot repair the encoder;
+        UsageError if the encoder or the images cannot be examined."""
+        checked = self._checked(encoder, images, weights=defense.uses_weights)
+        given = {"given": checked.to_bytes()} if defense.uses_weights else {}
         product = self._work("defend", defense, encoder.arch, images, given, {})
         who = f"defense {defense.name}"
         if product.encoder is None:
             raise PluginError(f"{who} must return an encoder")
         repaired = rebuild(Encoder.from_bytes(product.encoder), encoder.arch, who)
-        check_features(repaired.to(self.device), images.to(self.device))
+        self._check_features(repaired, images, who)
         return Repair(defense.name, repaired.cpu(), *_told(product))
+
+    def _checked(self, encoder: Encoder, images: ImageSet, *, weights: bool = True) -> Encoder:
+        """The encoder as a file would give it. UsageError if it is none, the images are not of its size or all the
+        same, or, if its ``weights`` are used, no method can use its features of them."""
+        if not isinstance(encoder, Encoder):
+            raise UsageError(f"encoder {shown(encoder)}: must be a benchbd.Encoder, as Encoder.load gives it")
+        if not isinstance(images, ImageSet):
+            raise UsageError(f"images {shown(images)}: must be a benchbd.ImageSet, as ImageSet.from_folder gives it")
+        least, most = (SMALLEST, LARGEST) if encoder.image_size is None else (encoder.image_size,) * 2
+        height, width = images.pixels.shape[2:]
+        if height != width or not least <= width <= most:
+            takes = f"{least}x{least}" + (f" to {most}x{most}" if least < most else "")
+            raise UsageError(f"images of {width}x{height} pixels: {encoder.arch} takes {takes}")
+        first = images.pixels[:SAMPLE]
+        if not len(first) or (len(first) > 1 and (first == first[:1]).all()):
+            raise UsageError(f"images: {'they are all the same picture' if len(first) else 'there are none'}")
+        try:
+            plain = rebuild(encoder, encoder.arch, "the encoder", "must be")
+            if weights:
+                self._check_features(plain, images, "the encoder")
+        except (PluginError, Diverged) as error:
+            raise UsageError(str(error)) from error
+        return plain.cpu()
+
+    def _check_features(self, encoder: Encoder, images: ImageSet, who: str) -> None:
+        """Raise Diverged, which begins with ``who``, if no method can use an encoder's features of the images."""
+        try:
+            check_features(encoder.to(self.device), images)
+        except Diverged as error:
+            raise Diverged(f"{who}: {error}") from error
 
     def _work(
         self,
@@ -168,15 +210,16 @@ def inspect(
 ) -> Inspection:
     """The verdict of a detector on an encoder.
 
-    images: clean ones, of the size that the encoder was trained on; labels are not used. detection: a method that
-    ``method`` made, or a name for its defaults. seed: of the run. device: ``cpu``, ``cuda`` or ``cuda:N``; by default
-    CUDA if there is any. gallery: a file of `benchbd gallery build` with known encoders to compare with; by default
-    benchbd's own.
-    UsageError for a detector of classifiers, or if the images do not fit; NotApplicable or another BenchbdError, of
+    images: clean ones, of the size that the encoder was trained on, 32x32 to 224x224 pixels; labels are not used.
+    detection: a method that ``method`` made, or a name for its defaults. seed: of the run, 0 to 2**63 - 1.
+    device: ``cpu``, ``cuda`` or ``cuda:N``; by default CUDA if there is any. gallery: a file of
+    `benchbd gallery build` with known encoders to compare with; by default benchbd's own.
+    UsageError for a detector of classifiers, or if the images do not fit, or the encoder's features of them are
+    constant or not finite; NotApplicable or another BenchbdError, of
     one line, if the detector has no verdict.
     """
     compared = read_gallery(GALLERY if gallery is None else gallery)
-    bench = Bench(installed(), pick_device(device), seed, compared)
+    bench = Bench(installed(), pick_device(device), seed_of(seed), compared)
     return bench.inspect(encoder, images, _asked(Detection, detection))
 
 
@@ -193,7 +236,7 @@ def repair(
     Arguments as those of ``inspect``. NotApplicable if the defense cannot repair this encoder, another BenchbdError,
     of one line, if it fails.
     """
-    bench = Bench(installed(), pick_device(device), seed)
+    bench = Bench(installed(), pick_device(device), seed_of(seed))
     return bench.repair(encoder, images, _asked(Mitigation, defense)).encoder
 
 
@@ -214,17 +257,6 @@ def _asked(kind: type[M], wanted: M | str) -> M:
     if not isinstance(found, kind):
         raise UsageError(f"{kind.axis} {shown(found)}: must be the name of a {kind.axis}, or one that method() made")
     return found
-
-
-def _checked(encoder: Encoder, images: ImageSet) -> Encoder:
-    """The encoder as a file would give it. UsageError if the images are not of its size, or are too few."""
-    if not isinstance(encoder, Encoder):
-        raise UsageError(f"encoder {shown(encoder)}: must be a benchbd.Encoder, as Encoder.load gives it")
-    if not isinstance(images, ImageSet):
-        raise UsageError(f"images {shown(images)}: must be a benchbd.ImageSet, as ImageSet.from_folder gives it")
-    if encoder.image_size not in (None, images.size):
-        raise UsageError(f"{encoder.arch} takes images of {encoder.image_size} pixels, not {images.size}")
-    return rebuild(encoder, encoder.arch, "the caller")
 
 
 def _told(product: Product) -> tuple[tuple[str, ...], float, int]:

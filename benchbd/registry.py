@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import pluggy
 from pydantic import ConfigDict, Field, NonNegativeInt, TypeAdapter, ValidationError
 
+from benchbd.base.arguments import LARGEST, SMALLEST
 from benchbd.base.errors import (
     BenchbdError,
     DataError,
@@ -172,8 +173,8 @@ def flaw_of_architecture(cls: type[Encoder]) -> str:
         if getattr(cls, work) is getattr(Encoder, work):
             return f"it does not define {work}"
     size = cls.image_size
-    if not (size is None or (type(size) is int and 32 <= size <= 224)):
-        return f"its image_size must be None or one of 32 to 224, not {shown(size)}"
+    if not (size is None or (type(size) is int and SMALLEST <= size <= LARGEST)):
+        return f"its image_size must be None or one of {SMALLEST} to {LARGEST}, not {shown(size)}"
     return ""
 
 

@@ -185,6 +185,32 @@ def test_five_lines_of_python(tmp_path: Path) -> None:
         (lambda: benchbd.repair(encoder(), pixels(), 3), "defense 3: must be the name of a defense"),  # type: ignore[arg-type]
         (lambda: benchbd.repair("x.pth", pixels(), "ft"), "encoder 'x.pth': must be a benchbd.Encoder"),  # type: ignore[arg-type]
         (lambda: benchbd.repair(encoder(), "pictures", "ft"), "images 'pictures': must be a benchbd.ImageSet"),  # type: ignore[arg-type]
+        *(
+            (
+                lambda seed=seed, ask=ask, name=name: ask(encoder(), pixels(), name, seed=seed),
+                "seed .*: must be a whole",
+            )
+            for seed in (-1, "a", 2**64, 1.5)
+            for ask, name in ((benchbd.inspect, "decree"), (benchbd.repair, "ft"))
+        ),
+        (lambda: benchbd.repair(encoder(), "pictures", "scratch"), "images 'pictures': must be a benchbd.ImageSet"),  # type: ignore[arg-type]
+        *(
+            (lambda size=size, ask=ask, name=name: ask(encoder(), pixels(4, size), name), line)
+            for size, line in (
+                (16, "^images of 16x16 pixels: w16 takes 32x32 to 224x224$"),
+                (225, "^images of 225x225 pixels: w16 takes 32x32 to 224x224$"),
+            )
+            for ask, name in ((benchbd.inspect, "decree"), (benchbd.repair, "scratch"))
+        ),
+        (
+            lambda: benchbd.inspect(encoder(), ImageSet(torch.zeros(2, 3, 32, 48, dtype=torch.uint8)), "decree"),
+            "^images of 48x32 pixels: w16 takes 32x32 to 224x224$",
+        ),
+        (lambda: benchbd.inspect(encoder(), pixels(0), "decree"), "^images: there are none$"),
+        (
+            lambda: benchbd.inspect(encoder(), ImageSet(pixels(1).pixels.repeat(3, 1, 1, 1)), "decree"),
+            "^images: they are all the same picture$",
+        ),
         (lambda: benchbd.inspect(encoder(), pixels(), "decree", device="gpu"), "device 'gpu': known are"),
         (lambda: benchbd.inspect(encoder(), pixels(), "decree", gallery="absent.json"), "absent.json: cannot be read"),
     ],
@@ -193,6 +219,48 @@ def test_a_mistake_is_one_line(call: Any, line: str) -> None:
     with pytest.raises(BenchbdError, match=line) as raised:
         call()
     assert "\n" not in str(raised.value)
+
+
+def masked(encoder: Encoder) -> None:
+    encoder.mask.zero_()
+
+
+def zeroed(encoder: Encoder) -> None:
+    for parameter in encoder.backbone():
+        parameter.data.zero_()
+
+
+def no_std(encoder: Encoder) -> None:
+    encoder.std.zero_()
+
+
+def lost(encoder: Encoder) -> None:
+    encoder.mean[0] = torch.nan
+
+
+def huge(encoder: Encoder) -> None:
+    encoder.body["layer3"][0].bn2.bias.data.fill_(1e30)  # type: ignore[index, operator, union-attr]
+
+
+@pytest.mark.parametrize("count", [1, 16])
+@pytest.mark.parametrize(
+    ("spoil", "line"),
+    [
+        (masked, "^the encoder: the features (collapsed|vanished): "),
+        (zeroed, "^the encoder: the features (collapsed|vanished): "),
+        (no_std, "^the encoder must be an encoder whose std is above 0, not 0$"),
+        (lost, "^the weights are not finite: mean has NaN or infinity$"),
+        (huge, "^the encoder: the features are not finite$"),
+    ],
+)
+def test_an_encoder_without_features_gets_no_verdict(spoil: Any, line: str, count: int) -> None:
+    """Neither a verdict nor a repair; a defense that uses no weights ignores them."""
+    spoilt, images = encoder(), pixels(count)
+    spoil(spoilt)
+    with pytest.raises(UsageError, match=line):
+        benchbd.inspect(spoilt, images, "decree", device="cpu")
+    with pytest.raises(UsageError, match=line):
+        benchbd.repair(spoilt, images, "none", device="cpu")
 
 
 def test_methods_that_have_no_result(wide: Registry) -> None:

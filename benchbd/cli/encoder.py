@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from benchbd.base.arguments import LARGEST, LARGEST_SEED, SMALLEST
 from benchbd.base.content import commit, expanded
 from benchbd.base.errors import BenchbdError, DataError, NotApplicable, UsageError
 from benchbd.base.process import columns, say
 from benchbd.cli.group import Command
 from benchbd.cli.options import PathType, device_option, method_option, store_option
-from benchbd.planning.board import LARGEST_SEED
 from benchbd.report.writers.columns import WIDTH
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def _examining(command: F) -> F:
             click.option(
                 "--image-size",
                 "size",
-                type=click.IntRange(32, 224),
+                type=click.IntRange(SMALLEST, LARGEST),
                 metavar="PIXELS",
                 help="Height and width to which pictures are resized.  [default: the encoder's, else 32]",
             ),
@@ -207,6 +207,8 @@ def _row(bench: Bench, encoder: Encoder, images: ImageSet, detection: Detection)
 
     try:
         told = bench.inspect(encoder, images, detection)
+    except (UsageError, DataError):  # of the encoder or the images, whatever the detector
+        raise
     except NotApplicable as error:
         return Row(detection.name, status="n/a", reason=str(error))
     except BenchbdError as error:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from benchbd.base.arguments import LARGEST_SEED
 from benchbd.base.content import expanded
 from benchbd.contract.axes import GRID, Axis
-from benchbd.planning.board import DEFAULT, LARGEST_SEED
+from benchbd.planning.board import DEFAULT
 
 if TYPE_CHECKING:
     from benchbd.api import Session

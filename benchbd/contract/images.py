@@ -13,6 +13,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from benchbd.base.arguments import LARGEST, SMALLEST, seed_of, whole_number
 from benchbd.base.content import expanded
 from benchbd.base.errors import DataError
 from benchbd.base.mapped import private
@@ -60,10 +61,14 @@ class ImageSet:
     def from_folder(cls, folder: str | Path, size: int = SIZE, *, images: int | None = None, seed: int = 0) -> Self:
         """The pictures below a folder, unlabelled, in the order of their paths.
 
-        size: height and width in pixels to which each is resized. images: how many to draw at random, with ``seed``;
-        by default, and if there are fewer, all.
-        DataError if there is no folder or no picture, or if a picture is damaged.
+        size: height and width in pixels to which each is resized, 32 to 224. images: how many to draw at random, from 1
+        on, with ``seed``; by default, and if there are fewer, all.
+        UsageError if a number is out of bounds; DataError if there is no folder or no picture, or if a picture is
+        damaged.
         """
+        whole_number("size", size, SMALLEST, LARGEST)
+        whole_number("images", 1 if images is None else images, 1)
+        seed_of(seed)
         pixels = torch.from_numpy(read_folder(expanded(folder), size, images, seed))
         return cls(pixels.permute(0, 3, 1, 2).contiguous())
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, PrivateAttr, ValidationError, create_model, model_validator
 
+from benchbd.base.arguments import LARGEST, LARGEST_SEED, SMALLEST
 from benchbd.base.content import expanded
 from benchbd.base.errors import UnknownNameError, UsageError, brief, shown
 from benchbd.base.inputs import read_toml
@@ -40,8 +41,6 @@ def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
             raise ValueError(f"{name} is listed {names.count(name)} times; list it once")
     return values
 
-
-LARGEST_SEED = 2**63 - 1  # the names of files contain the seed
 
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 
@@ -117,7 +116,7 @@ class Board(_Grid):
     rows: tuple[Row, ...] = Field(min_length=1, description="pre-training sets with their tasks; see below")
     seeds: Seeds = Field((1,), description="run seeds, without duplicates")
     pretrain_seed: Seed | None = Field(None, description="one pre-training seed for all runs; null: the run seed")
-    image_size: int = Field(32, ge=32, le=224, description="height and width of all images in pixels")
+    image_size: int = Field(32, ge=SMALLEST, le=LARGEST, description="height and width of all images in pixels")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto is bf16 on CUDA and fp32 on a CPU")
     trigger: TriggerSpec = Field(TriggerSpec(), description="the trigger of all tasks; see below")
     reference: ReferenceSpec = Field(ReferenceSpec(), description="the attacker's reference inputs; see below")

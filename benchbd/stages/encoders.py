@@ -96,7 +96,7 @@ def check_features(encoder: Encoder, images: ImageSet) -> None:
     with unmetered():
         features = encoder.extract(images.pixels[:SAMPLE])
     length = float(features.norm(dim=1).median())
-    if 0 < length < SHORTEST:
+    if length < SHORTEST and (length or len(images) == 1):
         raise Diverged(f"the features vanished: their median length is {length:.1e}, below {SHORTEST:g}")
     spread = float(F.normalize(features, dim=1).std(0).norm())
     if len(images) > 1 and spread < 1e-4:

@@ -90,6 +90,15 @@ def test_inspect_as_json(given: Path) -> None:
     assert scores[0] == scores[1]
 
 
+def test_an_encoder_of_constant_features_gets_no_verdict(given: Path, tmp_path: Path) -> None:
+    pruned = Encoder.load(given / "encoder.safetensors")
+    pruned.mask.zero_()
+    pruned.save(tmp_path / "pruned.safetensors")
+    told = call("inspect", tmp_path / "pruned.safetensors", "--images", given / "pictures", "--quiet")
+    line = "error: the encoder: the features collapsed: their standard deviation is 0.0e+00\n"
+    assert (told.exit_code, told.stdout, told.stderr) == (2, "", line)
+
+
 def test_repair_writes_the_repaired_encoder(given: Path, tmp_path: Path) -> None:
     out = tmp_path / "repaired.safetensors"
     arguments = ("repair", given / "encoder.safetensors", "--images", given / "pictures", "--out", out)

@@ -47,6 +47,25 @@ def test_images_of_a_folder(tmp_path: Path) -> None:
     assert drawn[3] == ImageSet.from_folder(tmp_path, images=2, seed=3).pixels[:, 0, 0, 0].tolist()
 
 
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ({"size": 0}, "size 0: must be a whole number from 32 to 224"),
+        ({"size": "a"}, "size 'a': must be a whole number from 32 to 224"),
+        ({"size": 225}, "size 225: must be a whole number from 32 to 224"),
+        ({"size": True}, "size True: must be a whole number from 32 to 224"),
+        ({"images": 0}, "images 0: must be a whole number from 1 on"),
+        ({"images": -3}, "images -3: must be a whole number from 1 on"),
+        ({"images": 2.0}, r"images 2\.0: must be a whole number from 1 on"),
+        ({"seed": -1}, "seed -1: must be a whole number from 0 to 9223372036854775807"),
+        ({"seed": 2**64}, "seed 18446744073709551616: must be a whole number from 0 to 9223372036854775807"),
+    ],
+)
+def test_numbers_out_of_bounds_are_one_line(tmp_path: Path, given: dict[str, Any], line: str) -> None:
+    with pytest.raises(UsageError, match=f"^{line}$"):
+        ImageSet.from_folder(tmp_path, **given)
+
+
 def test_a_folder_without_pictures_is_one_line(tmp_path: Path) -> None:
     for place, line in {
         tmp_path / "absent": "no such folder",
