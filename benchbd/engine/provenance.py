@@ -38,9 +38,8 @@ def provenance(stage: Stage, registry: Registry, store: Store, inputs: Inputs, e
 
 def machine(device: torch.device) -> dict[str, Any]:
     """Device, instructions and threads of the computation, and the versions of its software."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine() + " CPU"
     return {
-        "device": name,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine() + " CPU",
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),  # the vector instructions that torch chose
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,

@@ -14,7 +14,7 @@ from benchbd.engine.observers import Observers
 from benchbd.engine.outcomes import Outcomes, StageFailed
 from benchbd.engine.provenance import ISOLATION, machine
 from benchbd.planning.cases import Case, Cell, Inspection
-from benchbd.records.counts import baseline, count, metrics
+from benchbd.records.counts import baseline, by_head, metrics, summed
 from benchbd.records.inspected import INSPECTED
 from benchbd.records.models import GATE, Cost, Counts, Entry, Gain, Record, Status
 from benchbd.records.predictions import pack
@@ -36,13 +36,14 @@ class Recorder:
         self.board, self.author, self.store, self.inputs = board, author, store, inputs
         self.results, self.observers = results, observers
 
-    def _counts(self, stage: Stage, target: int, predicted: Predictions | None = None) -> Counts:
-        """The counts behind the metrics of an evaluate stage, or StageFailed. predicted: if they were read already."""
+    def _counts(self, stage: Stage, target: int, predicted: Predictions | None = None) -> list[Counts]:
+        """The counts behind the metrics of an evaluate stage, by head, or StageFailed. predicted: if they were read
+        already."""
         if stage.key in self.results.failures:
             raise self.results.failures[stage.key]
         labels = self.inputs.images(stage.data["test"]).labels
         assert labels is not None
-        return count(predicted or read_predictions(self.results.artifact(stage)), labels, target)
+        return by_head(predicted or read_predictions(self.results.artifact(stage)), labels, target)
 
     def record(self, case: Case) -> Entry:
         """The record of a case, with or without a result."""
@@ -52,9 +53,9 @@ class Recorder:
         reason = ""
         try:
             for task, own, clean in zip(case.tasks, case.undefended, case.floors, strict=True):
-                floor = self._counts(clean, task.label)
+                floor = summed(self._counts(clean, task.label))
                 found |= {"baseline": baseline(floor), "baseline_counts": floor} if isinstance(case, Cell) else {}
-                gains[str(task)] = Gain(counts=self._counts(own, task.label), baseline_counts=floor)
+                gains[str(task)] = Gain(counts=summed(self._counts(own, task.label)), baseline_counts=floor)
             if case.judged.key in self.results.failures:
                 raise self.results.failures[case.judged.key]
             most = max(gains.values(), key=lambda gain: gain.points)  # from counts: exact at the gate
@@ -76,10 +77,10 @@ class Recorder:
         packed: bytes | None = None
         if told["status"] in ("ok", "attack-failed"):
             predicted = read_predictions(self.results.artifact(cell.judged))
-            own = self._counts(cell.judged, cell.task.label, predicted)
-            certified = None if predicted.certified is None else predicted.certified.numpy()
-            packed = pack(predicted.clean.numpy(), predicted.triggered.numpy(), certified)
-            values |= {"metrics": metrics(own), "counts": own, "predictions": hashlib.sha256(packed).hexdigest()}
+            heads = self._counts(cell.judged, cell.task.label, predicted)
+            values |= {"counts": summed(heads), "metrics": metrics(summed(heads)), "heads": heads if heads[1:] else []}
+            packed = pack(**{name: part.numpy() for name, part in vars(predicted).items() if part is not None})
+            values["predictions"] = hashlib.sha256(packed).hexdigest()
         record = Record(
             **told,
             **values,

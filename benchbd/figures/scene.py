@@ -116,7 +116,7 @@ class Scene:
 
     @cached_property
     def predictions(self) -> Predictions:
-        """Predictions of the record's evaluator."""
+        """Predictions of the record's evaluator; the first rows are those of its first head."""
         return read_predictions(self.artifact("evaluate"))
 
     @cached_property

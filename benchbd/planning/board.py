@@ -116,6 +116,7 @@ class Board(_Grid):
     rows: tuple[Row, ...] = Field(min_length=1, description="pre-training sets with their tasks; see below")
     seeds: Seeds = Field((1,), description="run seeds, without duplicates")
     pretrain_seed: Seed | None = Field(None, description="one pre-training seed for all runs; null: the run seed")
+    protocol: Literal[1, 2] = Field(1, description="2: three heads, none trained on reference inputs; 1: one, on all")
     image_size: int = Field(32, ge=SMALLEST, le=LARGEST, description="height and width of all images in pixels")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto is bf16 on CUDA and fp32 on a CPU")
     trigger: TriggerSpec = Field(TriggerSpec(), description="the trigger of all tasks; see below")
@@ -204,9 +205,7 @@ def _in_new_words(data: dict[str, Any], path: Path) -> dict[str, Any]:
             data[table] = {**inside, option: data[field]}
         del data[field]
     if old:
-        told = ", ".join(
-            f"{field} is now {option} in the table [{table}]" for field in old for table, option in [RENAMED[field]]
-        )
+        told = ", ".join(f"{field} is now {RENAMED[field][1]} in the table [{RENAMED[field][0]}]" for field in old)
         log.warning("board %s: %s; the old name is read", path, told)
     return data
 

@@ -23,7 +23,7 @@ def parse_options(arguments: Iterable[str]) -> Options:
             raise UsageError(f"option {shown(argument)}: write {'.'.join(RENAMED[field])}={text}")
         if equals and not dot and field in Board.model_fields:
             raise UsageError(
-                f"option {shown(argument)}: {field} is a field of the board; set it in a board file of your own"
+                f"option {shown(argument)}: {field} is a field of the board; set it in a board of your own"
             )
         if not (equals and dot and name and field):
             raise UsageError(f"option {shown(argument)} is not of the form NAME.FIELD=VALUE, such as ft.lr=0.001")

@@ -33,6 +33,7 @@ from benchbd.stages import defend, evaluate, pretrain, reference
 from benchbd.stages import head as heads
 from benchbd.stages.base import Stage, distinct
 from benchbd.stages.clean import Clean, Suspect
+from benchbd.stages.evaluate import Trial
 from benchbd.stages.kinds import KINDS, InspectingKind
 from benchbd.stages.sources import Sources
 from benchbd.stages.task import Task, split_task
@@ -206,15 +207,16 @@ class _Planner:
             for defense in [d for d in self.defenses if self._crosses(of.attack, d)]:
                 repaired = self._defend(defense, row, of.seed, of.published)
                 for number, (task, trigger, beside) in enumerate([*attacked, *also]):
-                    reference = of.published.parents.get(f"reference{number}")
+                    trial = self._trial((task, trigger), of, row)
+                    reference = of.published.parents.get(f"reference{number}", trial.apart)
                     chain = dict.fromkeys(s for s in (of.clean, reference, of.published, repaired) if s is not None)
                     for evaluator in self.evaluators if task in wanted else ():
                         cell = Cell(
-                            **self._judging(line, of, evaluator, [(task, trigger)]),
+                            **self._judging(line, of, evaluator, [trial]),
                             defense=defense.name,
                             defense_role=defense.role,
                             chain=tuple(chain),
-                            judged=self._evaluate(repaired, evaluator, task, of.seed, trigger),
+                            judged=self._evaluate(repaired, evaluator, trial),
                             beside=beside,
                             context=not (of.attack.name in self.asked[0] and defense.name in self.asked[1]),
                         )
@@ -226,18 +228,17 @@ class _Planner:
                 clean = self._pretrain(row.pretrain, seed)
                 yield _Encoder(attack, seed, clean, self._attack(attack, goals, seed, clean))
 
-    def _judging(self, line: _Line, of: _Encoder, evaluator: Evaluator, goals: Sequence[_Goal]) -> dict[str, Any]:
+    def _judging(self, line: _Line, of: _Encoder, evaluator: Evaluator, trials: Sequence[Trial]) -> dict[str, Any]:
         """The fields of all cases: the encoder's origin, and the evaluations that decide whether its attack took."""
-        judges = [(evaluator, task, of.seed, trigger) for task, trigger in goals]
         return {
             "attack": of.attack.name,
             "attack_role": of.attack.role,
             "pretrain": line.row.pretrain,
-            "tasks": tuple(task for task, _ in goals),
+            "tasks": tuple(trial.task for trial in trials),
             "seed": of.seed,
             "evaluator": evaluator.name,
-            "undefended": tuple(self._evaluate(of.published, *judge) for judge in judges),
-            "floors": tuple(self._evaluate(of.clean, *judge) for judge in judges),
+            "undefended": tuple(self._evaluate(of.published, evaluator, trial) for trial in trials),
+            "floors": tuple(self._evaluate(of.clean, evaluator, trial) for trial in trials),
         }
 
     def _goals(self, row: Row) -> list[_Goal]:
@@ -294,8 +295,8 @@ class _Planner:
                 # A classifier belongs to one data set; an encoder is inspected once, whatever its tasks.
                 names = [task.name if isinstance(method, ClassifierDetection) else "" for task, _ in goals]
                 for name in dict.fromkeys(names):
-                    part = [goal for goal, own in zip(goals, names, strict=True) if own == name]
-                    judged = self._judged(axis, method, row, of, evaluator, part[0][0])
+                    part = [self._trial(goal, of, row) for goal, own in zip(goals, names, strict=True) if own == name]
+                    judged = self._judged(axis, method, row, of, evaluator, part[0])
                     inspection = Inspection(
                         **self._judging(line, of, evaluator, part),
                         axis=axis.name,
@@ -306,13 +307,13 @@ class _Planner:
                     seed = None if of.seed == pinned else of.seed
                     yield replace(inspection, departures=self._departures(inspection, line, seed))
 
-    def _judged(self, axis: Axis, method: Method, row: Row, of: _Encoder, evaluator: Evaluator, task: Task) -> Stage:
+    def _judged(self, axis: Axis, method: Method, row: Row, of: _Encoder, evaluator: Evaluator, trial: Trial) -> Stage:
         """The stage of a method's inspection of an encoder, or of the classifier on it for ``task``."""
         departures, head = list(self.settings.departures(method)), None
         if isinstance(method, ClassifierDetection):
             departures += self.settings.departed("task")
             own = self.settings.departures(evaluator)
-            head = heads.plan(self.sources, evaluator, of.published, task, of.seed, own)
+            head = heads.plan(self.sources, evaluator, of.published, trial, own)
         images = self.settings.task.images
         suspect = Suspect(of.published, self._clean(row), of.seed, self.board.seeds[0], head, images)
         return cast(InspectingKind, KINDS[axis.stage]).plan(self.sources, method, suspect, departures)
@@ -388,6 +389,12 @@ class _Planner:
         departures += [text for trigger in triggers for text in self._trigger_departures(trigger)]
         return Clean(row.pretrain, spec, tuple(triggers), tuple(dict.fromkeys(departures)))
 
-    def _evaluate(self, encoder: Stage, evaluator: Evaluator, task: Task, seed: int, trigger: Trigger) -> Stage:
-        departures = [*self._trigger_departures(trigger), *self.settings.departures(evaluator)]
-        return evaluate.plan(self.sources, evaluator, encoder, task, seed, trigger, departures)
+    def _trial(self, goal: _Goal, of: _Encoder, row: Row) -> Trial:
+        """A goal under the board's protocol: 1, or 2, which keeps the reference inputs of attacked tasks apart."""
+        attacked = goal[0] in map(self.sources.task, row.tasks)
+        apart = self._reference(goal[0], of.seed, of.clean) if attacked and self.board.protocol > 1 else None
+        return Trial(*goal, of.seed, apart, heads=1 if self.board.protocol == 1 else 3)
+
+    def _evaluate(self, encoder: Stage, evaluator: Evaluator, trial: Trial) -> Stage:
+        departures = [*self._trigger_departures(trial.trigger), *self.settings.departures(evaluator)]
+        return evaluate.plan(self.sources, evaluator, encoder, trial, departures)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from benchbd.base.errors import DataError
@@ -35,6 +36,19 @@ def count(predictions: Predictions, labels: Tensor, target: int) -> Counts:
         correct_triggered=int(((triggered == labels) & other).sum()),
         certified=None if certified is None else int((certified.cpu() & correct).sum()),
     )
+
+
+def by_head(predictions: Predictions, labels: Tensor, target: int) -> list[Counts]:
+    """The counts of each head, whose predictions stand one after the other, (heads x images,)."""
+    parts = {name: part.split(len(labels)) for name, part in vars(predictions).items() if part is not None}
+    heads = range(len(parts["triggered"]))
+    return [count(type(predictions)(**{name: part[k] for name, part in parts.items()}), labels, target) for k in heads]
+
+
+def summed(heads: Sequence[Counts]) -> Counts:
+    """The sums over heads; a count that heads do not have stays None."""
+    columns = {name: [getattr(head, name) for head in heads] for name in Counts.model_fields}
+    return Counts(**{name: None if None in column else sum(column) for name, column in columns.items()})
 
 
 def metrics(counts: Counts) -> Metrics:

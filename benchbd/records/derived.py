@@ -11,6 +11,7 @@ from benchbd.base.errors import shown
 from benchbd.contract.axes import INSPECTING
 from benchbd.records.models import SHORT_OF_GATE, Entry, Inspected, Record
 from benchbd.records.points import within
+from benchbd.records.predictions import unpack
 
 _SHORT = re.compile(
     r"undefended ASR (\d+\.\d) is ([+-]\d+\.\d) points from the clean encoder's (\d+\.\d); an attack counts from \+15"
@@ -54,6 +55,7 @@ def _of_cell(record: Record, measured: bool) -> Iterator[str]:
     given = within(record.identity, "reference", "params")
     if record.reference or (given and measured):
         yield from _reference(record.reference, given or {})
+    yield from _heads(record, measured)
     percent, floor = record.undefended, record.baseline_counts
     if percent is None or floor is None:
         return
@@ -66,6 +68,30 @@ def _of_cell(record: Record, measured: bool) -> Iterator[str]:
                 yield f"undefended.{field}: {value}, which is no number of {whole} images"
     if not 0 <= found["asr"] - found["asr_nontarget"] <= floor.total - floor.nontarget:
         yield f"undefended.asr: {percent.asr}, which no hits give beside asr_nontarget {percent.asr_nontarget}"
+
+
+def _heads(record: Record, measured: bool) -> Iterator[str]:
+    """Counts of heads that the identity does not have, or whose sums are not those of the cell."""
+    told = within(record.identity, "evaluate", "params", "heads") or 0
+    if len(record.heads) != told and (measured or record.heads):
+        yield f"heads: {len(record.heads)} of them, but by identity.evaluate there are {told}"
+    if not record.heads or record.counts is None:
+        return
+    parts = [head.model_dump() for head in record.heads]
+    for field, whole in record.counts.model_dump().items():
+        values = [part[field] for part in parts]
+        if whole is None or None in values:
+            if any(value is not whole for value in values):
+                yield f"heads.{field}: {values}, but counts have {whole}"
+        elif sum(values) != whole:
+            yield f"heads.{field}: {' + '.join(map(str, values))} is {sum(values)}, but counts have {whole}"
+        elif field in ("total", "nontarget") and len({*values}) > 1:
+            yield f"heads.{field}: {values}, but all heads judge the same images"
+    if record.packed is not None:  # its digest and form were checked
+        hits = (unpack(record.packed)[1].reshape(told, -1) == record.target).sum(1).tolist()
+        for number, (head, given) in enumerate(zip(record.heads, hits, strict=True)):
+            if head.hits != given:
+                yield f"heads.{number}.hits: {head.hits}, but the predictions give {given}"
 
 
 def _reference(reference: dict[str, Any], params: dict[str, Any]) -> Iterator[str]:

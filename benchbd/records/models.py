@@ -36,6 +36,7 @@ LATER: dict[str, Any] = {
     **dict.fromkeys(("counts", "baseline_counts"), _COUNTED),
     **dict.fromkeys(("metrics", "undefended"), _MEASURED),
     "baseline": {"ra_b": True},
+    "heads": True,
     "cost": {"__all__": {"memory": True, "gpu_memory": True}},
     "gains": {"__all__": {"counts": _COUNTED, "baseline_counts": _COUNTED}},
 }
@@ -56,7 +57,7 @@ class _Part(BaseModel):
 
 
 class Counts(_Part):
-    """Counts of test images, 0 to 1e15, from which the percentages follow."""
+    """Counts of test images, 0 to 1e15, from which the percentages follow; with several heads, sums over them."""
 
     total: _Number = Field(description="test images")
     correct: _Number = Field(description="images that are classified correctly without the trigger")
@@ -244,6 +245,9 @@ class Record(Entry):
     evaluator: str = Field(description="name of the evaluator")
     metrics: Metrics | None = Field(None, description="percentages of this cell")
     counts: Counts | None = Field(None, description="counts of this cell")
+    heads: list[Counts] = Field(
+        default_factory=list, description="counts of each head of this cell; empty if one head judged it"
+    )
     baseline: Baseline | None = Field(None, description="percentages of the clean encoder")
     baseline_counts: Counts | None = Field(None, description="counts of the clean encoder")
     undefended: Metrics | None = Field(None, description="percentages of the same cell without a defense")

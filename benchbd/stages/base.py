@@ -111,8 +111,9 @@ class Stage:
     @property
     def provisional(self) -> bool:
         """Whether some data set is absent, so that the key is a placeholder."""
-        own = any(ref.absent for ref in self.data.values())
-        return own or any(parent.provisional for parent in self.parents.values())
+        return any(each.absent for each in self.data.values()) or any(
+            each.provisional for each in self.parents.values()
+        )
 
     @property
     def images(self) -> int:

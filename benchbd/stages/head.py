@@ -15,27 +15,25 @@ from benchbd.contract.method import exactly
 from benchbd.nets.encoder import Encoder
 from benchbd.nets.head import Head
 from benchbd.stages.base import Outcome, Stage
-from benchbd.stages.inputs import Inputs, alone, handover, images_from
+from benchbd.stages.evaluate import Trial
+from benchbd.stages.inputs import Inputs, alone, handover, images_from, training_images
 from benchbd.stages.sources import Sources
-from benchbd.stages.task import Task
 
 HEAD = "head.safetensors"
 
 alike = alone
 
 
-def plan(
-    sources: Sources, evaluator: Evaluator, encoder: Stage, task: Task, seed: int, departures: Iterable[str]
-) -> Stage:
-    """The stage of a classifier on another stage's encoder, on one task; trained like the one in ``evaluate``."""
+def plan(sources: Sources, evaluator: Evaluator, encoder: Stage, trial: Trial, departures: Iterable[str]) -> Stage:
+    """The stage of a classifier on another stage's encoder, on one task; trained like the first one in ``evaluate``."""
+    task, seed, parents = trial.task, trial.seed, {"encoder": encoder, "reference": trial.apart}
     label, data = f"{evaluator.name} {task} seed {seed} of {encoder.label}", {"train": sources.ref(task.name, "train")}
-    parents = {"encoder": encoder}
     return sources.stage("head", label, evaluator, seed, departures, data=data, parents=parents, draws_as="evaluate")
 
 
 def hand_over(inputs: Inputs, stage: Stage) -> Handover:
     encoders = {"encoder": inputs.encoder(stage.parents["encoder"])}
-    return handover(stage, images={"train": inputs.images(stage.data["train"])}, encoders=encoders)
+    return handover(stage, images={"train": training_images(inputs, stage)}, encoders=encoders)
 
 
 def work(methods: Mapping[str, Any], handed: Handover, device: torch.device) -> Product:

@@ -44,6 +44,15 @@ class Inputs:
         return load_file(self.fetch(stage).blob(name))
 
 
+def training_images(inputs: Inputs, stage: Stage) -> ImageSet:
+    """The labelled images on which a stage's heads are trained: without the reference inputs of its parent
+    ``reference``, because an attack gives their features to triggered images, which a head would learn by heart."""
+    train, parent = inputs.images(stage.data["train"]), stage.parents.get("reference")
+    kept = torch.ones(len(train), dtype=torch.bool)
+    kept[[] if parent is None else inputs.fetch(parent).result["rows"]] = False
+    return train if kept.all() else train.subset(kept.nonzero()[:, 0])
+
+
 def handover(
     stage: Stage,
     *,

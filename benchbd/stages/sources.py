@@ -75,7 +75,7 @@ class Sources:
         departures: Iterable[str],
         *,
         data: Mapping[str, DataRef],
-        parents: Mapping[str, Stage],
+        parents: Mapping[str, Stage | None],
         params: Mapping[str, Any] = EMPTY,
         attached: Mapping[str, Any] = EMPTY,
         arch: str | None = None,
@@ -84,12 +84,13 @@ class Sources:
         """A stage under the run's numerics.
 
         seed: of the run. The stage's own is derived from it and from the kind, or from the kind ``draws_as``.
-        departures: those of its method; those of its data are added here.
+        departures: those of its method; those of its data are added here. parents: None for one that is absent.
         attached: objects whose digests are in ``params``. arch: by default that of its parent ``encoder``.
         """
         told = (*departures, *(text for ref in data.values() for text in self._off_pins(ref.name, ref.split)))
-        seed, arch = derive_seed(seed, draws_as or kind), arch or parents["encoder"].architecture
-        return Stage(kind, label, method, seed, data, params, parents, self.numerics, arch, attached, told)
+        given = {role: parent for role, parent in parents.items() if parent is not None}
+        seed, arch = derive_seed(seed, draws_as or kind), arch or given["encoder"].architecture
+        return Stage(kind, label, method, seed, data, params, given, self.numerics, arch, attached, told)
 
     def _official_count(self, name: str, split: str) -> int:
         """The number of images of an absent split, for the estimate of cost; 0 if unknown."""
