@@ -69,7 +69,7 @@ def plan_clean(
     clean: Clean,
     seed: int,
     departures: Iterable[str],
-    parents: Mapping[str, Stage],
+    parents: Mapping[str, Stage | None],
     arch: str,
 ) -> Stage:
     """A stage whose method gets clean images. Its parameters: their number, and the seed of the draw; if some are

@@ -25,11 +25,9 @@ def plan(
     sources: Sources, defense: Mitigation, published: Stage, clean: Clean, seed: int, departures: Iterable[str]
 ) -> Stage:
     """The stage of a repair of another stage's encoder. A method that uses no weights is keyed without them."""
-    parents, origin = {"encoder": published}, published.label
-    if not defense.uses_weights:
-        parents, origin = {}, f"clean images of {clean.pool} seed {seed}"
-    label, arch = f"{defense.name} on {origin}", published.architecture
-    return plan_clean(sources, "defend", label, defense, clean, seed, departures, parents, arch)
+    origin = published.label if defense.uses_weights else f"clean images of {clean.pool} seed {seed}"
+    label, parents = f"{defense.name} on {origin}", {"encoder": published} if defense.uses_weights else {}
+    return plan_clean(sources, "defend", label, defense, clean, seed, departures, parents, published.architecture)
 
 
 def work(methods: Mapping[str, Any], handed: Handover, device: torch.device) -> Product:

@@ -37,16 +37,15 @@ alike, forwards = alone, base.forwards
 def plan(sources: Sources, detection: Detection, suspect: Suspect, departures: Iterable[str]) -> Stage:
     """The stage of an inspection of an encoder, or of the classifier on it, after the detector's ``prepare`` stage."""
     published, clean, seed, told = suspect.published, suspect.clean, suspect.seed, list(departures)
-    parents, arch = {"encoder": published}, published.architecture
-    if detection.prepares:
-        parents["prepared"] = prepare.plan(sources, detection, arch, clean, suspect.first_seed, told)
-    if (head := suspect.head) is None:
+    arch, head = published.architecture, suspect.head
+    prepared = prepare.plan(sources, detection, arch, clean, suspect.first_seed, told) if detection.prepares else None
+    parents = {"encoder": published, "prepared": prepared, "head": head}
+    if head is None:
         label = f"{detection.name} on {published.label}"
         return plan_clean(sources, "detect", label, detection, clean, seed, told, parents, arch)
     train, label = head.data["train"], f"{detection.name} on {head.label}"
     count = min(suspect.images, train.count or suspect.images)  # all images if there are fewer; 0: not known yet
     params = {"task": {"count": count, "seed": derive_seed(seed, "task")}}
-    parents["head"] = head
     return sources.stage("detect", label, detection, seed, told, data={"train": train}, params=params, parents=parents)
 
 

@@ -16,12 +16,12 @@ from benchbd.nets.encoder import Encoder
 from benchbd.nets.head import Head
 from benchbd.stages.base import Outcome, Stage
 from benchbd.stages.evaluate import Trial
-from benchbd.stages.inputs import Inputs, alone, handover, images_from, training_images
+from benchbd.stages.inputs import Inputs, alone, handover, images_from, training_forwards, training_images
 from benchbd.stages.sources import Sources
 
 HEAD = "head.safetensors"
 
-alike = alone
+alike, forwards = alone, training_forwards
 
 
 def plan(sources: Sources, evaluator: Evaluator, encoder: Stage, trial: Trial, departures: Iterable[str]) -> Stage:
@@ -52,11 +52,6 @@ def accept(inputs: Inputs, product: Product, stage: Stage) -> list[Outcome]:
     head.load_state_dict(dict(product.tensors))
     checked_head(head, head.sizes[0], classes, f"evaluator {stage.method_name}")
     return [Outcome.of_tensors(HEAD, product.tensors, product.json)]
-
-
-def forwards(stage: Stage) -> int | None:
-    """The cost of the features of the training split."""
-    return stage.data["train"].count or None
 
 
 def checked_head(given: object, features: int, classes: int, who: str) -> Head:

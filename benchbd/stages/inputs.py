@@ -53,6 +53,11 @@ def training_images(inputs: Inputs, stage: Stage) -> ImageSet:
     return train if kept.all() else train.subset(kept.nonzero()[:, 0])
 
 
+def training_forwards(stage: Stage) -> int | None:
+    """The cost of the features of the training split, in image-forwards; None if its size is unknown."""
+    return stage.data["train"].count or None
+
+
 def handover(
     stage: Stage,
     *,

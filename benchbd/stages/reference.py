@@ -15,12 +15,12 @@ from benchbd.contract.images import content_digest
 from benchbd.contract.specs import ReferenceSpec
 from benchbd.nets.encoder import Encoder
 from benchbd.stages.base import REFERENCES, Outcome, Stage
-from benchbd.stages.inputs import Inputs, alone, handover, images_from
+from benchbd.stages.inputs import Inputs, alone, handover, images_from, training_forwards
 from benchbd.stages.sources import Sources
 from benchbd.stages.task import Task
 from benchbd.toolkit.references import choose_references
 
-alike = alone
+alike, forwards = alone, training_forwards
 
 
 def plan(
@@ -84,8 +84,3 @@ def work(methods: Mapping[str, Any], handed: Handover, device: torch.device) -> 
 
 def accept(inputs: Inputs, product: Product, stage: Stage) -> list[Outcome]:
     return [Outcome.of_tensors(REFERENCES, product.tensors, product.json)]
-
-
-def forwards(stage: Stage) -> int | None:
-    """The cost of the features of the training split."""
-    return stage.data["train"].count or None
