@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 import torch
 
 from benchbd.base.arguments import seed_of
+from benchbd.base.content import short_digests
 from benchbd.base.device import pick_device
 from benchbd.base.errors import StoreError, UsageError, did_you_mean, shown
 from benchbd.contract.axes import AXIS, GRID
@@ -317,7 +318,8 @@ def load_encoder(key: str, *, store: str | Path | None = None, device: str | Non
     except OSError as error:
         raise StoreError(f"{error.filename or root}: cannot be read ({error.strerror or error})") from error
     if not found:
-        raise UsageError(f"no encoder with key {shown(key)} in {root}; records print the keys of their stages")
+        told = f"no encoder with key {short_digests(shown(key))} in the store {root}"
+        raise UsageError(f"{told}: name its store with --store (in Python store=), or run its board")
     if len(found) > 1:
         raise UsageError(f"{len(found)} encoders in {root} have a key that starts with {shown(key)}; give more of it")
     artifact = Store(root, writable=False).get(found[0].name)

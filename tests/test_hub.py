@@ -397,6 +397,7 @@ def test_an_encoder_goes_to_the_hub_and_comes_back(hub: Fake, given: Path, tmp_p
     assert hub.calls == [("create", "me/mine", "model", True)]
     told = call("pull", "me/mine@abc123", "--out", tmp_path / "back")
     assert told.exit_code == 0, told.stderr
+    assert f"its card, {CARD}, is left out: no digest covers it\n" in told.stderr
     assert hub.calls[1:] == [("download", "me/mine", "model", "abc123")] * 2
     assert (tmp_path / "back" / ENCODER).read_bytes() == (given / "mine.safetensors").read_bytes()
 
@@ -441,6 +442,7 @@ def test_an_error_of_the_hub_is_a_line(how: str, hub: Fake, given: Path, tmp_pat
         assert (told.exit_code, told.stderr.count("\n")) == (2, 1)
         assert told.stderr.startswith("error: me/mine: ")
         assert line in told.stderr
+        assert ("there is no folder me/mine here" in told.stderr) == (command[0] == "pull" and how == "no repository")
 
 
 def test_without_a_token_nothing_is_pushed(hub: Fake, given: Path) -> None:
@@ -462,7 +464,10 @@ def test_without_the_library(given: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_offline_mode_is_asked_first(hub: Fake, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     told = call("pull", "me/mine", "--out", tmp_path / "back")
-    assert (told.exit_code, told.stderr) == (2, "error: me/mine: HF_HUB_OFFLINE is set, so the Hub is not asked\n")
+    assert (told.exit_code, told.stderr) == (
+        2,
+        "error: me/mine: HF_HUB_OFFLINE is set, so the Hub is not asked; there is no folder me/mine here\n",
+    )
     assert hub.calls == []
 
 
@@ -531,7 +536,7 @@ def test_a_proxy_is_asked_instead(proxy: str, monkeypatch: pytest.MonkeyPatch) -
             for name in ("mine", "a/b/c", "../b", "a/b--c", "a/..", "-a/b", "a/b.git", "a /b", "a/" + "b" * 96, "a/b\n")
         ),
         (["push", "mine.safetensors", "--licence", "mit", "--repo", "a/b@v1"], "leave @v1 out"),
-        (["pull", "mine"], "it must be USER/NAME"),
+        (["pull", "mine"], "'.'; there is no folder mine here"),
         (["pull", "./absent", "--out", "x"], "absent: no such folder"),
         (["pull", "cells", "--out", "x"], "no benchbd.json is in it"),
         (["pull", "cells", "--out", "cells"], "cells: is not empty"),

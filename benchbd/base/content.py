@@ -143,6 +143,11 @@ def without_paths(text: str, roots: Mapping[Path, str] | None = None) -> str:
     return _BARE.sub(lambda found: found["name"] or Path(found[0].replace("\\", "/")).name, text)
 
 
+def short_digests(text: str) -> str:
+    """The text with the first 12 digits, which are printed elsewhere too, of every sha256 in it."""
+    return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{52}\b", r"\1", text)
+
+
 def path_digest(path: Path) -> str:
     """sha256 of a file's content, or of the relative names and contents of all files in a folder; if the path does not
     exist, of its name. DataError if it is neither a file nor a folder, such as a device, or contains such a thing."""

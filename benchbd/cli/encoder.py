@@ -257,11 +257,14 @@ def _encoder(text: str, store: Path | None) -> Encoder:
 
     path = expanded(text)
     if path.suffix == ".json" and path.is_file():
-        stages = read_record(path).stages
-        made = next((stages[kind] for kind in ("defend", "attack", "pretrain") if kind in stages), None)
+        record = read_record(path)
+        made = next((record.stages[kind] for kind in ("defend", "attack", "pretrain") if kind in record.stages), None)
         if made is None:
             raise DataError(f"{path}: this record names no encoder")
-        return load_encoder(made, store=store, device="cpu")
+        try:
+            return load_encoder(made, store=store, device="cpu")
+        except UsageError as error:
+            raise UsageError(f"{path}, a record of board {record.board}: {error}") from error
     if not path.exists() and re.fullmatch("[0-9a-f]{6,64}", text):
         return load_encoder(text, store=store, device="cpu")
     return Encoder.load(path)

@@ -10,7 +10,7 @@ import click
 
 from benchbd._version import __version__
 from benchbd.base.content import expanded
-from benchbd.base.errors import UsageError
+from benchbd.base.errors import BenchbdError, DataAbsentError, UsageError
 from benchbd.base.process import say
 from benchbd.cli.group import Command
 from benchbd.cli.options import PathType, PlaceType
@@ -97,15 +97,23 @@ def pull(source: str, out: Path | None) -> None:
 
     place = expanded(source)
     local = place.is_dir() or source.startswith((".", "/", "~"))
-    repository = None if local else Repository.of(source)
-    if repository is not None:
-        repository.check()
-    from benchbd.packages import ENCODER, Folder
+    absent = f"; there is no folder {source} here"
+    try:
+        repository = None if local else Repository.of(source)
+        if repository is not None:
+            repository.check()
+    except BenchbdError as error:
+        raise type(error)(f"{error}{absent}") from error
+    from benchbd.packages import CARD, ENCODER, Folder
     from benchbd.packages import pull as fetch
 
     out = out or Path(repository.identity.rpartition("/")[2] if repository else place.resolve().name)
-    package = fetch(repository or Folder(place), source, out)
+    try:
+        package = fetch(repository or Folder(place), source, out)
+    except DataAbsentError as error:
+        raise DataAbsentError(f"{error}{absent}") from error
     say(f"{out}: {_told(package)}")
+    click.echo(f"its card, {CARD}, is left out: no digest covers it", err=True)
     if package.kind == "encoder":
         click.echo(f"benchbd inspect {out / ENCODER} --images DIR asks detectors about it", err=True)
 

@@ -15,7 +15,7 @@ from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from benchbd.base.errors import BenchbdError, DataError, UsageError, fault, shown
+from benchbd.base.errors import BenchbdError, DataAbsentError, DataError, UsageError, fault, shown
 
 PATIENCE = 0.5  # seconds for a first answer of the Hub, so that a command without a network fails within one
 
@@ -50,7 +50,8 @@ class Repository:
                 raise UsageError("pushing needs a token of the Hub: set HF_TOKEN, or run hf auth login")
 
     def fetch(self, names: Sequence[str], folder: Path) -> None:
-        """Write those of these files that the repository has below a folder. DataError if the Hub refuses."""
+        """Write those of these files that the repository has below a folder. DataAbsentError if there is no such
+        repository, DataError if the Hub refuses."""
         patterns = [name.replace("[", "[[]") for name in names]
         with self._hub() as hub:
             hub.snapshot_download(
@@ -89,9 +90,8 @@ class Repository:
         except errors.RevisionNotFoundError as error:
             raise DataError(f"{self.identity}: the repository has no such revision") from error
         except errors.RepositoryNotFoundError as error:
-            raise DataError(
-                f"{self.identity}: the Hub has no such {self.kind}, or the token may not read it"
-            ) from error
+            told = f"{self.identity}: the Hub has no such {self.kind}, or the token may not read it"
+            raise DataAbsentError(told) from error
         except errors.HfHubHTTPError as error:
             code = getattr(error.response, "status_code", 0)
             reason = {401: "the token is not valid", 403: "the token may not write there"}.get(code, fault(error))

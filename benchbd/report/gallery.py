@@ -138,7 +138,10 @@ def read_gallery(path: str | Path = GALLERY) -> Gallery:
     path = expanded(path)
     try:
         with reading(path):
-            return Gallery.model_validate_json(path.read_bytes())
+            found = Gallery.model_validate_json(path.read_bytes())
+        if "schema_version" not in found.model_fields_set:  # {} has every field's default
+            raise DataError(f"{path}: not a gallery of `benchbd gallery build` (schema: Field required)")
+        return found
     except ValidationError as error:
         kind, first = file_kind(path), error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])

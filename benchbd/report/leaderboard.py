@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchbd.base.content import expanded
+from benchbd.base.content import expanded, short_digests
 from benchbd.base.errors import DataError, StoreError
 from benchbd.contract.axes import INSPECTING
 from benchbd.contract.roles import Role
@@ -101,7 +101,7 @@ def document(
         remarks.append("All seeds share one pre-training: the intervals leave pre-training out.")
     if left_out := Counter(departure for r in known if r not in shown for departure in departures(r)):
         kinds = ", ".join(f"{kind} ({count})" for kind, count in sorted(left_out.items()))
-        remarks.append(f"{len(known) - len(shown)} off-board records are left out: {kinds}.")
+        remarks.append(f"{len(known) - len(shown)} off-board records are left out: {short_digests(kinds)}.")
     boards = ", ".join(sorted({record.board for record in known}))
     seeds = ", ".join(map(str, sorted({record.seed for record in shown})))
     floor = next((f"attack {row.attack} under defense {row.defense} is " for row in rows if row.of_floor), "")

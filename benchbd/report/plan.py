@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING
 
+from benchbd.base.content import short_digests
 from benchbd.report.document import Column, Document, Frame, Section, Table, Value
 
 if TYPE_CHECKING:  # importing it would load torch
@@ -133,7 +134,7 @@ def _off_board(plan: Plan) -> Iterator[str]:
     parts = [case.departures for case in plan.cases]
     for departure in plan.departures:
         off = sum(departure in departures for departures in parts)
-        yield f"off-board: {departure}" + (f", in {off} of {len(parts)}" if off < len(parts) else "")
+        yield f"off-board: {short_digests(departure)}" + (f", in {off} of {len(parts)}" if off < len(parts) else "")
 
 
 def _number(number: int, noun: str) -> str:

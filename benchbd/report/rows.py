@@ -12,6 +12,7 @@ from itertools import product
 from statistics import fmean
 from typing import Any, get_args
 
+from benchbd.base.content import short_digests
 from benchbd.base.errors import DataError
 from benchbd.contract.roles import Role
 from benchbd.planning.board import Board
@@ -105,7 +106,7 @@ class TableRow:
     def heading(self) -> str:
         """The table that the row belongs to: one for every place and every kind of departure."""
         name = "" if self.task.endswith(f":{self.target_name}") else f" ({self.target_name})"
-        off = f"; off-board: {', '.join(self.departures)}" if self.departures else ""
+        off = f"; off-board: {short_digests(', '.join(self.departures))}" if self.departures else ""
         spared = f", not attacked ({self.beside})" if self.beside else ""
         return f"{self.pretrain} -> {self.task}{name}{spared}, evaluator {self.evaluator}{off}"
 

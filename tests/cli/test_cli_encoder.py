@@ -166,6 +166,10 @@ def test_the_encoder_of_a_record_or_a_key(tmp_path: Path) -> None:
         assert told.exit_code == 0, told.stderr
     repaired, by_key, by_start, clean = (out.read_bytes() for out in outs)
     assert repaired == by_key == by_start != clean
+    told = call("export", path, "--store", tmp_path / "other", "--format", "benchbd", "--out", tmp_path / "o")
+    absent = f"no encoder with key '{stages['defend'][:12]}' in the store {tmp_path / 'other'}"
+    mend = "name its store with --store (in Python store=), or run its board"
+    assert (told.exit_code, told.stderr) == (2, f"error: {path}, a record of board smoke: {absent}: {mend}\n")
 
 
 @pytest.mark.parametrize(
@@ -225,7 +229,10 @@ def test_no_command_takes_an_encoder_of_impossible_values(
             ["export", "encoder.safetensors", "--format", "benchbd", "--out", "encoder.safetensors"],
             "encoder.safetensors: is the encoder itself; write the export to another file",
         ),
-        (["export", "0123456789abcdef", "--format", "timm", "--out", "o"], "no encoder with key '0123456789abcdef'"),
+        (
+            ["export", "0123456789abcdef", "--format", "timm", "--out", "o"],
+            "no encoder with key '0123456789abcdef' in the store ",
+        ),
         (
             ["repair", "encoder.safetensors", "--images", "pictures", "--defense", "fft", "--out", "o"],
             "unknown defense 'fft'",

@@ -187,6 +187,7 @@ def test_a_gallery_survives_its_file_whatever_the_order_of_the_records(tmp_path:
         (b"", "an empty file"),
         (b"\x89PNG\r\n\x1a\n", "a PNG picture"),
         (b'{"schema": 2}', "schema: Input should be 1"),
+        (b"{}", r"not a gallery of `benchbd gallery build` \(schema: Field required\)"),
         (b'{"populations": [], "more": 1}', "more: Extra inputs"),
     ],
 )

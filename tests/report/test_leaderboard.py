@@ -466,3 +466,14 @@ def test_no_torch() -> None:
     code = "import sys, benchbd.report.leaderboard, benchbd.cli.terminal; print('torch' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout == "False\n"
+
+
+def test_a_digest_in_a_departure_is_printed_in_short_form() -> None:
+    """Above a table and among the records that are left out 12 digits, in programs' data the record's own text."""
+    departure = f"from-file.file={'0123456789abcdef' * 4} (the board's: None)"
+    off = make_record(attack="from-file", on_board=False, departures=[departure], key="f" * 64)
+    told = render([make_record(), off], "text", off_board=True)
+    assert "off-board: from-file.file=0123456789ab (the board's: None) " in " ".join(told.split())
+    left_out = write(document([make_record(), off]), "text", 500)
+    assert "1 off-board records are left out: from-file.file=0123456789ab (the board's: None) (1)." in left_out
+    assert departure in write(document([off], off_board=True), "json", 80)
