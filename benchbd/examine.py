@@ -7,6 +7,7 @@ same kind would have. So a score compares with those in records of the same dete
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -195,7 +196,7 @@ class Bench:
         seconds = time.perf_counter() - began
         observers.tell("benchbd_stage_finished", stage=stage, status=status, seconds=seconds, message=reason)
         if isinstance(result, Failure):
-            raise _raised(f"{method.axis} {method.name}", result)
+            raise _raised(method, result)
         return result
 
 
@@ -265,9 +266,13 @@ def _told(product: Product) -> tuple[tuple[str, ...], float, int]:
     return tuple(remarks), product.cost["seconds"], int(product.cost["image_forwards"])
 
 
-def _raised(who: str, failure: Failure) -> BenchbdError:
-    """A failure as an error. The traceback of a plugin's own error goes to the log."""
+def _raised(method: Method, failure: Failure) -> BenchbdError:
+    """A failure as an error that names the method once. The traceback of a plugin's own error goes to the log."""
     if failure.traceback:
         log.debug("%s", failure.traceback)
-    reason = f"{who}: {failure.reason}"
+    named = re.match(
+        rf"(?:({method.axis}|detector) )?{re.escape(method.name)}\b(?![-.=])", failure.reason, re.IGNORECASE
+    )
+    begin = f"{method.axis} {method.name}: " if named is None else "" if named[1] else f"{method.axis} "
+    reason = f"{begin}{failure.reason}"
     return NotApplicable(reason) if failure.status == "n/a" else PluginError(reason)

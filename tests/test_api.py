@@ -162,7 +162,7 @@ def test_home_is_expanded_in_python_too(tiny: Tiny, monkeypatch: pytest.MonkeyPa
     here = {"data_root": "~/data", "store": "~/store", "device": "cpu"}
     planned = benchbd.plan("~/tiny.toml", **here)
     assert [stage.key for stage in planned.stages] == [s.key for s in benchbd.plan(tiny.board, **places(tiny)).stages]
-    with pytest.raises(UsageError, match=f"no encoder with key 'abc' in {tiny.store}"):
+    with pytest.raises(UsageError, match=f"no encoder with key 'abc' in the store {tiny.store}: name its store"):
         benchbd.load_encoder("abc", store="~/store")
     toy_encoder().save("~/toy.safetensors")
     assert benchbd.Encoder.load("~/toy.safetensors").arch == "w16"

@@ -198,6 +198,14 @@ def test_a_store_that_cannot_be_written(tmp_path: Path) -> None:
         assert "--store or BENCHBD_STORE" in found.found + found.mend
 
 
+def test_a_problem_of_two_checks_is_told_once(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    found = {each.check: (each.state, each.found) for each in examine(store=tmp_path / "file", device="cpu")}
+    assert found["store"][0] == "problem"
+    assert f"{tmp_path / 'file'} is a file" in found["store"][1]
+    assert found["space"] == found["stages"] == ("warning", "not checked: see store")
+
+
 def test_a_store_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Store, "hold", lambda *_, **__: ExitStack())  # everybody gets it
     assert "lets two processes have one lock" in check("store", store=tmp_path).found

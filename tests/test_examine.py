@@ -74,6 +74,16 @@ class Refuses(Mitigation):
         raise NotApplicable("it needs a moon")
 
 
+class Boasts(Mitigation):
+    """Repairs nothing, and begins with its name."""
+
+    name = "boasts"
+    version = "1"
+
+    def repair(self, encoder: Encoder, knowledge: DefenderKnowledge) -> Encoder:
+        raise NotApplicable("BOASTS needs a moon")
+
+
 class Breaks(Mitigation):
     """Returns another architecture."""
 
@@ -86,7 +96,7 @@ class Breaks(Mitigation):
 
 @pytest.fixture(scope="module")
 def wide() -> Registry:
-    local = offering(benchbd_detections=[Length, OfClassifiers], benchbd_defenses=[Refuses, Breaks])
+    local = offering(benchbd_detections=[Length, OfClassifiers], benchbd_defenses=[Refuses, Boasts, Breaks])
     return load_registry(extra={"local": local})
 
 
@@ -180,6 +190,7 @@ def test_five_lines_of_python(tmp_path: Path) -> None:
         (lambda: benchbd.method("defence", "ft"), "unknown axis 'defence': did you mean 'defense'"),
         (lambda: benchbd.method("defense", "mimik"), "unknown defense 'mimik': did you mean 'mimic'"),
         (lambda: benchbd.method("defense", "ft", step=3), "unknown option of ft 'step': did you mean 'steps'"),
+        (lambda: benchbd.method("defense", "none", step=3), r"^option none\.step: none has no options$"),
         (lambda: benchbd.method("defense", "ft", steps=-1), r"ft\.steps: .*greater than"),
         (lambda: benchbd.inspect(encoder(), pixels(), "ft"), "unknown detection 'ft'"),
         (lambda: benchbd.repair(encoder(), pixels(), 3), "defense 3: must be the name of a defense"),  # type: ignore[arg-type]
@@ -271,7 +282,9 @@ def test_methods_that_have_no_result(wide: Registry) -> None:
         bench.inspect(encoder(), pixels(), OfClassifiers())
     with pytest.raises(NotApplicable, match=r"^defense refuses: it needs a moon$"):
         bench.repair(encoder(), pixels(), Refuses())
-    with pytest.raises(BenchbdError, match=r"^defense breaks: .*must return a w16 encoder, not w32$"):
+    with pytest.raises(NotApplicable, match=r"^defense BOASTS needs a moon$"):
+        bench.repair(encoder(), pixels(), Boasts())
+    with pytest.raises(BenchbdError, match=r"^defense breaks must return a w16 encoder, not w32$"):
         bench.repair(encoder(), pixels(), Breaks())
 
 

@@ -133,6 +133,11 @@ def brief(text: str) -> str:
     return text if len(text) <= ECHOED else text[:ECHOED] + "..."
 
 
+def counted(number: int, what: str) -> str:
+    """A number and its noun: "1 picture", "1,000 pictures"."""
+    return f"{number:,} {what}{'s' * (number != 1)}"
+
+
 def asked(what: str, work: Callable[..., R], *arguments: object) -> R:
     """Call a plugin's ``work`` and return its result. An exception becomes a PluginError that names ``what``;
     interrupts and benchbd's own errors pass."""

@@ -114,6 +114,8 @@ def validated(cls: type[M], values: Mapping[str, Any], name: str, folder: Path |
     """A ``cls`` of these values. The first problem becomes a one-line UsageError that names ``name.field``; so does a
     value of another type that validation would convert (``converted``)."""
     for field in values:
+        if not cls.model_fields:
+            raise UsageError(f"option {brief(f'{name}.{field}')}: {brief(name)} has no options")
         if field not in cls.model_fields:
             raise UnknownNameError(f"option of {brief(name)}", field, cls.model_fields)
     try:

@@ -24,7 +24,7 @@ from PIL.ExifTags import Base
 from torch import Tensor
 
 from benchbd.base.arrays import bounded_pictures, picture_fault
-from benchbd.base.errors import DataError
+from benchbd.base.errors import DataError, counted
 from benchbd.base.inputs import HEAD, file_kind, reading
 from benchbd.base.mapped import blank
 from benchbd.base.scoped import scoped
@@ -284,7 +284,3 @@ def of_kinds(paths: Sequence[Path], most: int = 3) -> str:
     if rest := sum(count for _, count in kinds[most:]):
         told.append(f"{rest} others")
     return f"{counted(len(paths), 'file')} ({', '.join(told)})"
-
-
-def counted(number: int, what: str) -> str:
-    return f"{number:,} {what}{'s' * (number != 1)}"

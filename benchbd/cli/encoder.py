@@ -15,7 +15,7 @@ import click
 
 from benchbd.base.arguments import LARGEST, LARGEST_SEED, SMALLEST
 from benchbd.base.content import commit, expanded
-from benchbd.base.errors import BenchbdError, DataError, NotApplicable, UsageError
+from benchbd.base.errors import BenchbdError, DataError, NotApplicable, UsageError, counted
 from benchbd.base.process import columns, say
 from benchbd.cli.group import Command
 from benchbd.cli.options import PathType, device_option, method_option, store_option
@@ -172,7 +172,8 @@ def repair(name: str, out: Path, **given: Any) -> None:
     commit(out, repaired.encoder.save)
     for remark in repaired.remarks:
         click.echo(remark, err=True)
-    say(f"{out}: {encoder.arch} repaired by {defense.name} with {len(images)} images in {repaired.seconds:.1f} s")
+    used = counted(len(images), "image")
+    say(f"{out}: {encoder.arch} repaired by {defense.name} with {used} in {repaired.seconds:.1f} s")
 
 
 def _bench(given: dict[str, Any]) -> tuple[Bench, Any]:
@@ -197,7 +198,7 @@ def _loaded(given: dict[str, Any]) -> tuple[Encoder, ImageSet]:
     size = given["size"] or encoder.image_size or SIZE
     images = ImageSet.from_folder(given["folder"], size, images=given["number"], seed=given["seed"])
     if not given["quiet"]:
-        click.echo(f"{given['folder']}: {len(images)} pictures at {size}x{size} pixels", err=True)
+        click.echo(f"{given['folder']}: {counted(len(images), 'picture')} at {size}x{size} pixels", err=True)
     return encoder, images
 
 

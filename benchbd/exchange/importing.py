@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from benchbd.base.content import expanded
-from benchbd.base.errors import DataError, UsageError, shown
+from benchbd.base.errors import DataError, UsageError, counted, shown
 from benchbd.exchange.checkpoint import Checkpoint, read_checkpoint
 from benchbd.exchange.layouts import LAYOUTS, STATE, Fit, find
 from benchbd.exchange.normalisation import NORMALISATIONS, Normalisation, normalisation, read_beside
@@ -74,7 +74,7 @@ def import_encoder(
         )
     left = {f"{beginning}*": n for beginning, n in fit.left.items() if beginning not in kept}
     left |= _other_parts(checkpoint.groups, tensors)
-    said = [f"left out: {what} ({n} tensor{'s' if n != 1 else ''})" for what, n in left.items()]
+    said = [f"left out: {what} ({counted(n, 'tensor')})" for what, n in left.items()]
     filled, converted = _filled(path, fit, tensors)
     with torch.random.fork_rng(devices=[]):  # the initial weights are drawn, and then replaced
         encoder = Encoder(fit.arch, *used, head=bool(fit.head))

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from benchbd.base.errors import counted
 from benchbd.report.document import Column, Document, Frame, Noted, Section, Table, Value
 from benchbd.report.known import LEGEND as KNOWN
 from benchbd.report.known import Known, section
@@ -46,7 +47,8 @@ def document(facts: Mapping[str, Any], rows: Sequence[Row]) -> Document:
 
     facts: of the encoder and the images, for programs and for the title.
     """
-    told = "{arch}, {images} images of {size}x{size} pixels, seed {seed}".format(**facts)
+    images = counted(facts["images"], "image")
+    told = "{arch}, {images} of {size}x{size} pixels, seed {seed}".format(**{**facts, "images": images})
     found = [(row.detection, row.known) for row in rows if row.known is not None and row.known.populations]
     return Document(
         title=f"Encoder {facts['encoder']} ({told})",

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from benchbd.base.errors import counted
 from benchbd.report.document import Column, Noted, Section, Table, Value
 from benchbd.report.gallery import Attacked, Gallery, Population, Scored
 from benchbd.report.statistics import auroc, auroc_interval, binomial_interval
@@ -108,7 +109,7 @@ def known(gallery: Gallery, facts: Facts, score: float) -> Known:
         known_by = f"it knows encoders by {', '.join(names)}" if names else "it is empty"
         return Known((), f"the gallery has no encoder that {name} inspected; {known_by}")
     apart, nearest = min(same, key=lambda each: len(each[0]))
-    counts = f"{len(nearest.clean)} clean and {len(nearest.attacked)} backdoored encoders"
+    counts = f"{len(nearest.clean)} clean and {counted(len(nearest.attacked), 'backdoored encoder')}"
     return Known((), f"not compared with the {counts} of {', '.join(nearest.boards)}: {'; '.join(apart)}")
 
 

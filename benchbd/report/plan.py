@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING
 
 from benchbd.base.content import short_digests
+from benchbd.base.errors import counted
 from benchbd.report.document import Column, Document, Frame, Section, Table, Value
 
 if TYPE_CHECKING:  # importing it would load torch
@@ -101,15 +102,15 @@ def _sum(values: Sequence[float | None]) -> str:
 def _totals(plan: Plan, stages: Sequence[PlannedStage]) -> Iterator[str]:
     """The number of stages, the number to compute, and their estimated cost from methods and past stages."""
     todo = [stage for stage in stages if not stage.cached]
-    inspections = f", {_number(len(plan.inspections), 'inspection')}" if plan.inspections else ""
+    inspections = f", {counted(len(plan.inspections), 'inspection')}" if plan.inspections else ""
     yield (
-        f"{_number(len(plan.cells), 'cell')}{inspections}, {_number(len(stages), 'distinct stage')}, "
+        f"{counted(len(plan.cells), 'cell')}{inspections}, {counted(len(stages), 'distinct stage')}, "
         f"{len(stages) - len(todo)} cached, {len(todo)} to compute"
     )
     if context := sum(cell.context for cell in plan.cells):
         yield f"{context} of the cells stand beside those asked for; --only leaves them out"
     if pointed := sum(bool(case.point) for case in plan.cases):
-        yield f"{pointed} of the {_number(len(plan.cases), 'case')} are of sweeps; --sweep NAME leaves out the others"
+        yield f"{pointed} of the {counted(len(plan.cases), 'case')} are of sweeps; --sweep NAME leaves out the others"
     if len(stages) > LARGE:
         yield "summed up by kind and method; --json has every stage"
     if todo:
@@ -124,7 +125,7 @@ def _totals(plan: Plan, stages: Sequence[PlannedStage]) -> Iterator[str]:
 def _partly(values: Sequence[float | None], told: Callable[[float], str]) -> str:
     """A sum, and the number of stages whose share is unknown."""
     known = [value for value in values if value is not None]
-    unknown = f"{_number(len(values) - len(known), 'stage')} of unknown cost"
+    unknown = f"{counted(len(values) - len(known), 'stage')} of unknown cost"
     parts = [*([told(sum(known))] if known else []), *([unknown] if len(known) < len(values) else [])]
     return " and ".join(parts)
 
@@ -135,10 +136,6 @@ def _off_board(plan: Plan) -> Iterator[str]:
     for departure in plan.departures:
         off = sum(departure in departures for departures in parts)
         yield f"off-board: {short_digests(departure)}" + (f", in {off} of {len(parts)}" if off < len(parts) else "")
-
-
-def _number(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def _roughly(seconds: float) -> str:

@@ -98,6 +98,5 @@ def check_features(encoder: Encoder, images: ImageSet) -> None:
     length = float(features.norm(dim=1).median())
     if length < SHORTEST and (length or len(images) == 1):
         raise Diverged(f"the features vanished: their median length is {length:.1e}, below {SHORTEST:g}")
-    spread = float(F.normalize(features, dim=1).std(0).norm())
-    if len(images) > 1 and spread < 1e-4:
+    if len(images) > 1 and (spread := float(F.normalize(features, dim=1).std(0).norm())) < 1e-4:
         raise Diverged(f"the features collapsed: their standard deviation is {spread:.1e}")

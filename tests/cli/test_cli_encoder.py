@@ -108,7 +108,10 @@ def test_repair_writes_the_repaired_encoder(given: Path, tmp_path: Path) -> None
     pixels = ImageSet.from_folder(given / "pictures").pixels
     before, after = (Encoder.load(path).extract(pixels) for path in (given / "encoder.safetensors", out))
     assert not before.equal(after)
-    told = call(*arguments, "--defense", "none")
+    told = call(*arguments, "--defense", "none", "--number", 1)
+    assert told.stderr.startswith(f"{given / 'pictures'}: 1 picture at 32x32 pixels\n")
+    assert "w16 repaired by none with 1 image in " in told.stdout
+    assert "Warning" not in told.stderr
     assert Encoder.load(out).extract(pixels).equal(before)  # it is written again
 
 
