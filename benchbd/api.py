@@ -285,8 +285,8 @@ def plan(board: str | Path = DEFAULT, **request: Unpack[Request]) -> Plan:
 def run(board: str | Path = DEFAULT, **request: Unpack[Work]) -> pd.DataFrame:
     """Compute every cell and return one row per record (``benchbd.report.leaderboard.frame``).
 
-    If defenses are requested, rows for the undefended encoder, the floor and ``scratch`` are added, with ``context``
-    True; ``only=True`` leaves them out.
+    If defenses are requested, rows for the undefended encoder, the floor, ``scratch`` and ``bn`` are added, with
+    ``context`` True; ``only=True`` leaves them out.
     """
     from benchbd.report.leaderboard import frame
 

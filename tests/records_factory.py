@@ -13,7 +13,7 @@ from benchbd.base.seeds import derive_seed
 from benchbd.records.models import SHORT_OF_GATE, Baseline, Cost, Counts, Metrics, Record
 from benchbd.records.predictions import pack
 
-ROLES = {"none": Role.FLOOR, "scratch": Role.SCRATCH, "bassl-control": Role.CONTROL}
+ROLES = {"none": Role.FLOOR, "scratch": Role.SCRATCH, "bn": Role.BN, "bassl-control": Role.CONTROL}
 MACHINE = {"device": "cpu", "threads": 2, "torch": "2.15.0"}
 TAKEN = (80.0, 99.0, 98.0)  # acc, asr, asr_nontarget under an attack that took
 

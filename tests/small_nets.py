@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchbd import Encoder, stream
+from benchbd import Encoder, Take, stream
 
 from .chance import seeded
 
@@ -42,6 +42,20 @@ def settled(encoder: Encoder, pixels: Tensor, passes: int = 20) -> Encoder:
         for _ in range(passes):
             encoder.project(encoder(pixels.float() / 255))
     return encoder.eval()
+
+
+class Bare(Encoder):
+    """One convolution without BatchNorm."""
+
+    arch = "bare"
+    stages = ("layer",)
+    feature_dim = 8
+
+    def build(self) -> None:
+        self.layer = nn.Conv2d(3, 8, 3)
+
+    def encode(self, x: Tensor, take: Take) -> Tensor:
+        return take("layer", self.layer(x)).float().mean((2, 3))
 
 
 def same(a: Encoder, b: Encoder) -> bool:

@@ -94,6 +94,7 @@ def test_what_stands_beside_a_defense_is_marked(tiny: Tiny) -> None:
         ("none", "none"): True,
         ("badencoder", "none"): True,
         ("badencoder", "scratch"): True,
+        ("badencoder", "bn"): True,
         ("badencoder", "ft"): False,
     }
     assert len(benchbd.run(tiny.board, attack="badencoder", defense="ft", only=True, **places(tiny))) == 1
@@ -146,7 +147,7 @@ def test_one_value_stands_for_a_list_of_it(tiny: Tiny) -> None:
     many = {name: [value] for name, value in one.items()}
     planned, same = (benchbd.plan(tiny.board, **part, **places(tiny)) for part in (one, many))
     assert [cell.judged.key for cell in planned.cells] == [cell.judged.key for cell in same.cells]
-    assert [cell.defense for cell in planned.cells] == ["none", "scratch", "ft"]
+    assert [cell.defense for cell in planned.cells] == ["none", "scratch", "bn", "ft"]
 
 
 def test_devices() -> None:

@@ -124,7 +124,7 @@ def test_the_card_has_the_figures_of_the_records(given: Path) -> None:
     assert (head(card)["license"], head(card)["library_name"]) == ("apache-2.0", "benchbd")
     results = head(card)["model-index"][0]["results"]
     assert [{each["type"]: each["value"] for each in result["metrics"]} for result in results] == [
-        {"acc": 80.0, "asr": 99.0, "asr_nontarget": 98.0}
+        {"acc": 80.0, "asr": 99.0, "asr_nontarget": 98.0, "ra": 2.0}
     ] * 2
     assert {result["dataset"]["type"] for result in results} == {"gtsrb", "svhn"}
     assert re.search(r"\| badencoder +\| none +\| +1† \| +80\.00 ", card)

@@ -24,8 +24,8 @@ from benchbd.report.writers.columns import WIDTH
 def run(download: bool, by: str | None, executor: str | None, **arguments: Any) -> None:
     """Compute a board, or a part of it, and print the table.
 
-    --defense also adds rows for the undefended encoder, the floor (the clean encoder) and scratch, for the selected
-    attacks and evaluators. --only omits them; --json marks them with "context": true.
+    --defense also adds rows for the undefended encoder, the floor (the clean encoder) and the controls scratch and bn,
+    for the selected attacks and evaluators. --only omits them; --json marks them with "context": true.
 
     --encoder evaluates an encoder without an attack; with --attack A of role file, as the result of an attack that
     bound the board's trigger.

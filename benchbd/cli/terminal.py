@@ -159,7 +159,8 @@ def _case(record: Entry) -> tuple[str, list[str]]:
     assert isinstance(record, Record)
     case = f"{record.attack} x {record.defense}, {record.pretrain} -> {record.task}:{record.target}"
     if found := record.metrics:
-        figures = [f"ACC {found.acc:.1f}, ASR {found.asr:.1f}, non-target {found.asr_nontarget:.1f}"]
+        recovered = "" if found.ra is None else f", RA {found.ra:.1f}"
+        figures = [f"ACC {found.acc:.1f}, ASR {found.asr:.1f}, non-target {found.asr_nontarget:.1f}{recovered}"]
     return f"{case}, seed {record.seed}, {record.evaluator}", figures
 
 

@@ -174,11 +174,16 @@ class Scene:
             f"target {record.target_name}, seed {record.seed}, evaluator {record.evaluator}"
         )
         cell += f", at {point_text(record.point)}" if record.point else ""
-        numbers = [f"ACC {record.metrics.acc:.1f}, ASR {record.metrics.asr:.1f}"] if record.metrics else []
-        if record.undefended and "defend" in record.stages:
-            numbers.append(f"undefended {record.undefended.acc:.1f}, {record.undefended.asr:.1f}")
-        if record.baseline:
-            numbers.append(f"clean encoder {record.baseline.ca:.1f}, {record.baseline.asr_b:.1f}")
+        own, before, clean = record.metrics, record.undefended, record.baseline
+        figures = [("", own.acc, own.asr, own.ra)] if own else []
+        figures += [("undefended ", before.acc, before.asr, before.ra)] if before and "defend" in record.stages else []
+        figures += [("clean encoder ", clean.ca, clean.asr_b, clean.ra_b)] if clean else []
+        names = ("ACC", "ASR", "RA")
+        numbers = [
+            who
+            + ", ".join(f"{name} {value:.1f}" for name, value in zip(names, values, strict=True) if value is not None)
+            for who, *values in figures
+        ]
         width = int(14 * figure.get_figwidth())  # characters of the title's size that fit
         figure.suptitle(
             "\n".join(textwrap.fill(line, width) for line in (what, cell, "in percent: " + "; ".join(numbers)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from benchbd.base.errors import UnknownNameError, UsageError, brief, shown
@@ -255,11 +256,12 @@ class _Planner:
 
     def _beside(self) -> tuple[list[str], list[str]]:
         """The attacks and defenses to compare the selected defenses with: a repair means nothing without the clean
-        encoder, the undefended one and, if there is such a defense, one from scratch."""
+        encoder, the undefended one and, if there are such defenses, the two controls."""
         if self.selection.only or not self.selection.names("defense"):
             return [], []
         attack, defense = (self.settings.registry.first_of_role(axis, Role.FLOOR) for axis in ("attack", "defense"))
-        return [attack], [defense, *self.settings.registry.of_role("defense", Role.SCRATCH)[:1]]
+        controls = [self.settings.registry.of_role("defense", role)[:1] for role in (Role.SCRATCH, Role.BN)]
+        return [attack], [defense, *chain.from_iterable(controls)]
 
     def _crosses(self, attack: Attack, defense: Mitigation) -> bool:
         """Whether a board includes this pair: the control of an attack is not defended, unless both are selected, and

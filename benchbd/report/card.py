@@ -14,7 +14,12 @@ from benchbd.report.inspected import documents
 from benchbd.report.rows import Order
 from benchbd.report.writers import markdown
 
-_FIGURES = {"acc": "accuracy", "asr": "attack success rate", "asr_nontarget": "attack success rate, other classes"}
+_FIGURES = {
+    "acc": "accuracy",
+    "asr": "attack success rate",
+    "asr_nontarget": "attack success rate, other classes",
+    "ra": "accuracy with the trigger, other classes",
+}
 
 
 def encoder_card(facts: Mapping[str, object], licence: str, records: Sequence[Record]) -> str:
@@ -72,7 +77,11 @@ def _result(record: Record) -> dict[str, Any]:
     return {
         "task": {"type": "image-classification", "name": f"{record.attack} x {record.defense}"},
         "dataset": {"name": place, "type": record.task},
-        "metrics": [{"type": name, "name": _FIGURES[name], "value": figures[name]} for name in _FIGURES],
+        "metrics": [
+            {"type": name, "name": told, "value": figures[name]}
+            for name, told in _FIGURES.items()
+            if figures.get(name) is not None
+        ],
     }
 
 

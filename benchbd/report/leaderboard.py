@@ -91,9 +91,8 @@ def document(
     groups: dict[str, list[TableRow]] = {}
     for row in (row for row in rows if not row.point):
         groups.setdefault(row.heading, []).append(row)
-    certified = any(row.certified.mean is not None for row in rows)
-    columns = columns_of(certified)
-    values = partial(_values, shared=shared, certified=certified)
+    columns = columns_of(rows)
+    values = partial(_values, columns=columns, shared=shared)
     tables = [Table(list(map(values, rows)), heading) for heading, rows in groups.items()]
     moved = sweep_tables(rows, order, values)
     remarks = [f"All rows: {note}." for note in shared]
@@ -115,10 +114,13 @@ def document(
         legend=[
             _PERCENT.format("" if all(len(row.seeds) != 1 for row in rows) else ". † One seed: no interval"),
             *_LEGEND,
-            *([_CERTIFIED] if certified else []),
+            *(
+                _OPTIONAL[name]
+                for name in dict.fromkeys(each.over or each.header for each in columns) & _OPTIONAL.keys()
+            ),
         ],
         remarks=remarks,
-        brief=_brief(rows, certified),
+        brief=_brief(rows, columns),
         frames=[Frame(names, list(map(_joined, flat)))],
         data={"board": boards, "remarks": remarks, "rows": flat},
     )
@@ -136,29 +138,41 @@ _LEGEND = (
 )
 
 
-_CERTIFIED = (
-    "Certified: percent of test images without the trigger that are classified correctly, with a certificate that no "
-    "patch of the size that the evaluator declares changes that; the size is one of its options, which every record "
-    "has under identity.evaluate."
-)
+_OPTIONAL = {
+    "RA": "RA: percent of the triggered test images outside the target class that get their own class, as if there "
+    "were no trigger. A repair raises it; an encoder that confuses the classes has a low ASR without it.",
+    "Certified": "Certified: percent of test images without the trigger that are classified correctly, with a "
+    "certificate that no patch of the size that the evaluator declares changes that; the size is one of its options, "
+    "which every record has under identity.evaluate.",
+    "Δ bn": "Δ bn: percentage points to the same encoder with BatchNorm statistics computed again on the defender's "
+    "clean images and nothing else changed, seed by seed.",
+}
+"""What the columns mean that a table has only if some row has a value for them."""
 
 
-def _values(row: TableRow, shared: Collection[str], certified: bool) -> list[Value]:
-    """A row's values of ``columns_of(certified)``. shared: notes of all rows, which are no footnotes."""
+def _values(row: TableRow, columns: Sequence[Column], shared: Collection[str]) -> list[Value]:
+    """A row's values of ``columns``. shared: notes of all rows, which are no footnotes."""
     points = row.asr_nontarget_to_floor
-    return [
-        row.attack,
-        row.defense,
-        len(row.seeds),
-        *(row.acc, row.asr, row.asr_nontarget),
-        *([row.certified] if certified else []),
-        row.acc_to_floor.mean,
-        points.mean if row.of_floor else points,  # the floor's difference to itself: no seed can differ
-        *(row.acc_to_scratch.mean, row.asr_nontarget_to_scratch.mean),
-        row.seconds,
-        row.image_forwards,
-        Noted(row.status, tuple(note for note in row.notes if note not in shared)),
-    ]
+    values: dict[str, Value] = {
+        "Attack": row.attack,
+        "Defense": row.defense,
+        "n": len(row.seeds),
+        "ACC": row.acc,
+        "ASR": row.asr,
+        "ASR non-target": row.asr_nontarget,
+        "RA": row.ra,
+        "Certified": row.certified,
+        "Δ floor ACC": row.acc_to_floor.mean,
+        "Δ floor ASR": points.mean if row.of_floor else points,  # the floor's to itself: no seed can differ
+        "Δ scratch ACC": row.acc_to_scratch.mean,
+        "Δ scratch ASR": row.asr_nontarget_to_scratch.mean,
+        "Δ bn ACC": row.acc_to_bn.mean,
+        "Δ bn ASR": row.asr_nontarget_to_bn.mean,
+        "Seconds": row.seconds,
+        "Image-forwards": row.image_forwards,
+        "Status": Noted(row.status, tuple(note for note in row.notes if note not in shared)),
+    }
+    return [values[column.full] for column in columns]
 
 
 def _single(rows: Iterable[TableRow]) -> bool:
@@ -166,20 +180,23 @@ def _single(rows: Iterable[TableRow]) -> bool:
     return any(len(row.seeds) == 1 for row in rows)
 
 
-def _brief(rows: Sequence[TableRow], certified: bool) -> str:
+_BRIEF = {"RA": "RA: right in spite of the trigger. ", "Certified": "cert.: right, and certified. "}
+
+
+def _brief(rows: Sequence[TableRow], columns: Sequence[Column]) -> str:
     several = any(len(row.seeds) > 1 for row in rows)
     one = "† one seed, no interval. " if several else "One seed: no intervals. "
     return (
         f"Percent{', mean ± 95 % half-width over seeds' if several else ''}. {one if _single(rows) else ''}"
         "ASR counts all triggered test images, ASR-nt leaves out those of the target class; Δ ASR is of ASR-nt. "
-        f"{'cert.: right, and certified. ' if certified else ''}"
+        f"{''.join(text for header, text in _BRIEF.items() if header in {each.header for each in columns})}"
         "Floor: the clean encoder (CA, ASR-B). s: seconds of the defense."
     )
 
 
 def _joined(flat: Mapping[str, Any]) -> dict[str, Any]:
     """A row for CSV, its lists as text."""
-    lists = {"departures": "; ", "notes": "; ", "seeds": " ", "scratch_seeds": " "}
+    lists = {"departures": "; ", "notes": "; ", "seeds": " ", "scratch_seeds": " ", "bn_seeds": " "}
     return {k: lists[k].join(map(str, value)) if k in lists else value for k, value in flat.items()}
 
 

@@ -17,7 +17,7 @@ from benchbd.base.errors import DataError
 from benchbd.contract.roles import Role
 from benchbd.planning.board import Board
 from benchbd.planning.sweeps import labelled, point_text
-from benchbd.records.models import Entry, Record, Status
+from benchbd.records.models import Entry, Metrics, Record, Status
 from benchbd.report.protocols import check_protocol, check_together
 from benchbd.report.statistics import Interval, mean_interval
 
@@ -49,11 +49,17 @@ class Order:
 
 BY_NAME = Order()
 
+CONTROLS = (Role.SCRATCH, Role.BN)
+"""The roles of defenses that the others are compared with."""
+
+_Controls = dict[tuple[object, ...], list[Record]]
+"""The runs of controls by role, place, attack and seed."""
+
 
 _NOTHING = Interval()
 
 
-_SINCE_2 = ("ra", "ra_b", "certified")  # figures of records since schema 2
+_OPTIONAL = ("ra", "ra_b", "certified", "acc_to_bn", "asr_nontarget_to_bn")  # omitted if no row has them
 
 
 @dataclass(frozen=True)
@@ -61,9 +67,9 @@ class TableRow:
     """One line of a table: the seeds of one (pretrain, task, evaluator, attack, defense) combined.
 
     seeds: those with numbers. The statuses count all seeds, including those without numbers.
-    ..._to_floor, ..._to_scratch: means of differences taken seed by seed, to the clean encoder and to the defense from
-    scratch.
-    scratch_seeds: the seeds with a run from scratch to compare with.
+    ..._to_floor, ..._to_scratch, ..._to_bn: means of differences taken seed by seed, to the clean encoder, to the
+    defense from scratch, and to the one that only computes BatchNorm's statistics again.
+    scratch_seeds, bn_seeds: the seeds with such a run to compare with.
     seconds, image_forwards: means over the seeds, of the defense alone.
     departures: the options in which the row is off-board; empty if it is on-board.
     point: assignments of a sweep's point; empty for the board's grid.
@@ -96,6 +102,9 @@ class TableRow:
     acc_to_scratch: Interval = _NOTHING
     asr_nontarget_to_scratch: Interval = _NOTHING
     scratch_seeds: tuple[int, ...] = ()
+    acc_to_bn: Interval = _NOTHING
+    asr_nontarget_to_bn: Interval = _NOTHING
+    bn_seeds: tuple[int, ...] = ()
     statuses: Mapping[str, int] = field(default_factory=dict)
     seconds: float | None = None
     image_forwards: float | None = None
@@ -140,10 +149,11 @@ class TableRow:
 
 
 def flattened(rows: Sequence[TableRow]) -> tuple[list[str], list[dict[str, Any]]]:
-    """The names of ``flat`` and the rows by these names, without RA or certified accuracy if no record counts it."""
+    """The names of ``flat`` and the rows by these names, without RA, certified accuracy or the differences to ``bn`` if
+    no row has them."""
     flat = [row.flat() for row in rows]
-    absent = {name for name in _SINCE_2 if all(each[name] is None for each in flat)}
-    absent |= {name for name in ("point", "beside") if not any(each[name] for each in flat)}
+    absent = {name for name in _OPTIONAL if all(each[name] is None for each in flat)}
+    absent |= {name for name in ("point", "beside", "bn_seeds") if not any(each[name] for each in flat)}
     names = [name for name in TableRow().flat() if name.removesuffix("_half") not in absent]
     return names, [{name: each[name] for name in names} for each in flat]
 
@@ -164,10 +174,11 @@ def summarise(records: Sequence[Record], order: Order, off_board: bool) -> list[
     for seeds in cells.values():
         check_protocol(list(seeds.values()))
     check_together(record for seeds in cells.values() for record in seeds.values())
-    scratch: dict[tuple[object, ...], list[Record]] = {}
+    controls: _Controls = {}
     for record in (record for seeds in cells.values() for record in seeds.values()):
-        if record.defense_role is Role.SCRATCH and record.metrics:
-            scratch.setdefault((*_place(record)[:-1], _attack(record), record.seed), []).append(record)
+        if record.defense_role in CONTROLS and record.metrics:
+            place = (record.defense_role, *_place(record)[:-1], _attack(record), record.seed)
+            controls.setdefault(place, []).append(record)
 
     def rank(records: Sequence[Record]) -> tuple[object, ...]:
         first = records[0]
@@ -183,7 +194,7 @@ def summarise(records: Sequence[Record], order: Order, off_board: bool) -> list[
             departures(first),
         )
 
-    return [_row(cell, scratch) for cell in sorted((list(seeds.values()) for seeds in cells.values()), key=rank)]
+    return [_row(cell, controls) for cell in sorted((list(seeds.values()) for seeds in cells.values()), key=rank)]
 
 
 def _attack(record: Record) -> str:
@@ -191,18 +202,29 @@ def _attack(record: Record) -> str:
     return "" if record.attack_role is Role.FLOOR else record.attack
 
 
-def _scratch_of(record: Record, scratch: Mapping[tuple[object, ...], Sequence[Record]]) -> Record | None:
-    """The run from scratch that a record is compared with: in the same place, under the same evaluation.
+def _control_of(role: Role, record: Record, controls: _Controls) -> Record | None:
+    """The run of a control that a record is compared with: in the same place, under the same evaluation.
 
-    The trigger is the attack's, so the attack's own scratch cell comes first; the weights are the same in all.
+    The trigger is the attack's, so the attack's own cell comes first. ``scratch`` has the same weights under every
+    attack; a control that starts from the encoder must have started from the record's.
     """
-    place = _place(record)[:-2]
-    for point, attack in product(dict.fromkeys((point_text(record.point), "")), (_attack(record), "")):
-        known = scratch.get((*place, point, attack, record.seed), ())
-        alike = [each for each in known if _evaluation(each) == _evaluation(record)]
+    place, starts = (role, *_place(record)[:-2]), role is not Role.SCRATCH
+    attacks = dict.fromkeys((_attack(record), *([] if starts else [""])))
+    for point, attack in product(dict.fromkeys((point_text(record.point), "")), attacks):
+        known = controls.get((*place, point, attack, record.seed), ())
+        alike = [
+            each
+            for each in known
+            if _evaluation(each) == _evaluation(record) and (not starts or _encoder(each) == _encoder(record))
+        ]
         if (nearest := nearest_departures(departures(record), map(departures, alike))) is not None:
             return next(each for each in alike if departures(each) == nearest)
     return None
+
+
+def _encoder(record: Record) -> tuple[str | None, ...]:
+    """The keys of the encoder before its defense."""
+    return record.stages.get("pretrain"), record.stages.get("attack")
 
 
 def _evaluation(record: Record) -> tuple[Any, ...]:
@@ -218,18 +240,37 @@ def nearest_departures(own: Sequence[str], known: Iterable[tuple[str, ...]]) -> 
     return max((each for each in known if set(each) <= set(own)), key=len, default=None)
 
 
-def _row(records: Sequence[Record], scratch: Mapping[tuple[object, ...], Sequence[Record]]) -> TableRow:
+def _to_control(
+    role: Role, measured: Sequence[tuple[Record, Metrics]], controls: _Controls
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The fields of a row for its differences to a control, and a note if some seeds have no run of it."""
+    pairs = [
+        (record, metrics, control.metrics)
+        for record, metrics in measured
+        if (control := _control_of(role, record, controls)) and control.metrics
+    ]
+    seeds = tuple(record.seed for record, _, _ in pairs)
+    partly = f"Δ {role}: over {len(seeds)} of {len(measured)} seeds, those that have a {role} run"
+    found = {
+        f"acc_to_{role}": interval(metrics.acc - control.acc for _, metrics, control in pairs),
+        f"asr_nontarget_to_{role}": interval(
+            metrics.asr_nontarget - control.asr_nontarget for _, metrics, control in pairs
+        ),
+        f"{role}_seeds": seeds,
+    }
+    return found, (partly,) * (0 < len(seeds) < len(measured))
+
+
+def _row(records: Sequence[Record], known: _Controls) -> TableRow:
     first = records[0]
     measured = [(record, record.metrics) for record in records if record.metrics]
     floored = [(metrics, record.baseline) for record, metrics in measured if record.baseline]
-    controls = [
-        (record, metrics, control.metrics)
-        for record, metrics in measured
-        if (control := _scratch_of(record, scratch)) and control.metrics
-    ]
     notes = _notes(records)
-    if 0 < len(controls) < len(measured):
-        notes = (*notes, f"Δ scratch: over {len(controls)} of {len(measured)} seeds, those that have a scratch run")
+    controls: dict[str, Any] = {}
+    for role in CONTROLS:
+        found, partly = _to_control(role, measured, known)
+        controls |= found
+        notes += partly
     statuses = Counter(record.status for record in records)
     pretrainings = [record.stages.get("pretrain") for record, _ in measured]
     return TableRow(
@@ -256,16 +297,12 @@ def _row(records: Sequence[Record], scratch: Mapping[tuple[object, ...], Sequenc
         certified=interval(metrics.certified for _, metrics in measured if metrics.certified is not None),
         acc_to_floor=interval(metrics.acc - floor.ca for metrics, floor in floored),
         asr_nontarget_to_floor=interval(metrics.asr_nontarget - floor.asr_b_nontarget for metrics, floor in floored),
-        acc_to_scratch=interval(metrics.acc - control.acc for _, metrics, control in controls),
-        asr_nontarget_to_scratch=interval(
-            metrics.asr_nontarget - control.asr_nontarget for _, metrics, control in controls
-        ),
-        scratch_seeds=tuple(record.seed for record, _, _ in controls),
         statuses={status: statuses[status] for status in get_args(Status) if statuses[status]},
         seconds=_mean(record.seconds for record in records),
         image_forwards=_mean(defense_forwards(record) for record in records),
         pretrain_pinned=len(measured) > 1 and None not in pretrainings and len(set(pretrainings)) == 1,
         notes=notes,
+        **controls,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from benchbd.report.document import Column, Table, Value
@@ -17,9 +17,11 @@ _COLUMNS = (
     Column("Defense", "words", brief="defense", points=34),
     Column("n", "seeds", detail=True),
     *(Column("ACC", "percent"), Column("ASR", "percent"), Column("ASR non-target", "percent", brief="ASR-nt", rank=1)),
+    Column("RA", "percent", rank=1, apart="RA"),
     Column("Certified", "percent", brief="cert.", rank=1, apart="Certified accuracy"),
     *(Column(metric, "change", over="Δ floor", least=5, rank=2) for metric in ("ACC", "ASR")),
     *(Column(metric, "change", over=_TO_SCRATCH, least=5, rank=4) for metric in ("ACC", "ASR")),
+    *(Column(metric, "change", over="Δ bn", least=5, rank=5, apart="Differences to bn") for metric in ("ACC", "ASR")),
     Column("Seconds", "seconds", brief="s", rank=3, apart=_COST),
     Column("Image-forwards", "count", detail=True, apart=_COST),
     Column("Status", "words", brief="status"),
@@ -28,9 +30,13 @@ _COLUMNS = (
 OTHERS = "points that the board does not name"
 
 
-def columns_of(certified: bool) -> list[Column]:
-    """The columns of a leaderboard. certified: whether any row has certified accuracy."""
-    return [column for column in _COLUMNS if certified or column.header != "Certified"]
+_NEEDS = {"RA": "ra", "Certified": "certified", "Δ bn ACC": "acc_to_bn", "Δ bn ASR": "acc_to_bn"}
+
+
+def columns_of(rows: Iterable[TableRow]) -> list[Column]:
+    """The columns of a leaderboard of these rows: RA, certified accuracy and Δ bn only if some row has them."""
+    present = {name for row in rows for name, field in _NEEDS.items() if getattr(row, field).mean is not None}
+    return [column for column in _COLUMNS if column.full not in _NEEDS or column.full in present]
 
 
 def swept(columns: Sequence[Column]) -> list[Column]:

@@ -171,16 +171,20 @@ def test_what_stands_beside_a_defense_is_marked(ran: Tiny) -> None:
         ("none", "none"): True,
         ("badencoder", "none"): True,
         ("badencoder", "scratch"): True,
+        ("badencoder", "bn"): True,
         ("badencoder", "ft"): None,
     }
     assert all(record["on_board"] for record in records)
     rows = [line.split()[:2] for line in call("run", *chosen).stdout.splitlines() if line.startswith(("none", "bad"))]
-    assert rows == [[attack, defense] for attack, defense in found]
+    order = ("none", "scratch", "ft", "bn")  # the board's defenses, then the others
+    assert rows == [
+        [attack, defense] for attack in ("none", "badencoder") for defense in order if (attack, defense) in found
+    ]
     (record,) = json.loads(call("run", *chosen, "--only", "--json").stdout)["records"]
     assert Record.model_validate(record).defense == "ft"
-    assert "4 cells, 9 distinct stages" in call("plan", *chosen).stdout
-    assert "3 of the cells stand beside those asked for; --only leaves them out" in call("plan", *chosen).stdout
-    assert json.loads(call("plan", *chosen, "--json").stdout)["context"] == 3
+    assert "5 cells, 11 distinct stages" in call("plan", *chosen).stdout
+    assert "4 of the cells stand beside those asked for; --only leaves them out" in call("plan", *chosen).stdout
+    assert json.loads(call("plan", *chosen, "--json").stdout)["context"] == 4
     assert json.loads(call("plan", *chosen, "--only", "--json").stdout)["cells"] == 1
 
 

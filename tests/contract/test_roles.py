@@ -69,7 +69,7 @@ def test_core_names_no_method(registry: Registry) -> None:
         if named := (texts & ours) - {"none"}:  # a word like any other
             found[path.relative_to(CORE).as_posix()] = named
     assert found == {
-        "contract/roles.py": {"scratch"},  # the role
+        "contract/roles.py": {"scratch", "bn"},  # the roles
         "contract/axes.py": {"simclr", "mlp"},  # defaults of a board's fields
         "exchange/exporting.py": {"badencoder"},  # the form of that project's files
         "exchange/layouts.py": {"badencoder"},  # likewise
@@ -103,6 +103,7 @@ def test_floors_and_scratch_have_any_name(tmp_path: Path) -> None:
         ("untouched", "nothing", True),
         ("badencoder", "nothing", True),
         ("badencoder", "fresh", True),
+        ("badencoder", "bn", True),
         ("badencoder", "ft", False),
     ]
     records = tiny.run()
@@ -122,7 +123,7 @@ def test_a_plan_without_a_floor_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"^no attack has the role floor, and this plan needs one: `benchbd plugins` "):
         tiny.plan(attacks=("badencoder",), defenses=("ft",), only=False)
     assert [cell.defense for cell in tiny.plan(attacks=("badencoder",), defenses=("ft",)).cells] == ["ft"]
-    tiny = Tiny(tmp_path, without("scratch"), TINY.replace('"scratch", ', ""))
+    tiny = Tiny(tmp_path, without("scratch", "bn"), TINY.replace('"scratch", ', ""))
     brought = tiny.plan(attacks=("badencoder",), defenses=("ft",), only=False).cells
     assert [(cell.attack, cell.defense) for cell in brought] == [
         ("none", "none"),

@@ -261,9 +261,9 @@ def test_titles_say_of_which_cell_and_how_it_did(run: Run, scene: Scene) -> None
     for picture in (draw_trigger, draw_inversion, draw_attention, draw_information, draw_features):
         title = " ".join(figure(picture(scene)).get_suptitle().split())
         assert "attack badencoder, defense inverter, pre-trained on pool, task task, target 1, seed 1" in title
-        assert f"in percent: ACC {metrics.acc:.1f}, ASR {metrics.asr:.1f};" in title
-        assert f"undefended {undefended.acc:.1f}, {undefended.asr:.1f};" in title
-        assert f"clean encoder {clean.ca:.1f}, {clean.asr_b:.1f}" in title
+        assert f"in percent: ACC {metrics.acc:.1f}, ASR {metrics.asr:.1f}, RA {metrics.ra:.1f};" in title
+        assert f"undefended ACC {undefended.acc:.1f}, ASR {undefended.asr:.1f}, RA {undefended.ra:.1f};" in title
+        assert f"clean encoder ACC {clean.ca:.1f}, ASR {clean.asr_b:.1f}, RA {clean.ra_b:.1f}" in title
 
 
 def test_hits_are_marked(scene: Scene) -> None:

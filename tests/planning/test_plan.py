@@ -114,14 +114,15 @@ def crossed(tiny: Tiny, **selection: Any) -> dict[tuple[str, str], bool]:
     return {(c.attack, c.defense): c.context for c in tiny.plan(**{"only": False, **selection}).cells}
 
 
-def test_beside_a_defense_stand_the_undefended_row_the_floor_and_scratch(tiny: Tiny) -> None:
-    floor, undefended, scratch = ("none", "none"), ("badencoder", "none"), ("badencoder", "scratch")
+def test_beside_a_defense_stand_the_undefended_row_the_floor_and_the_controls(tiny: Tiny) -> None:
+    floor, undefended = ("none", "none"), ("badencoder", "none")
+    controls = {("badencoder", "scratch"): True, ("badencoder", "bn"): True}
     asked = ("badencoder", "mimic")
     found = crossed(tiny, attacks=["badencoder"], defenses=["mimic"])
-    assert found == {floor: True, undefended: True, scratch: True, asked: False}
+    assert found == {floor: True, undefended: True, **controls, asked: False}
     assert crossed(tiny, attacks=["badencoder"], defenses=["mimic", "none"]) == {**found, undefended: False}
     both = crossed(tiny, defenses=["mimic"])  # the board's attacks: the clean encoder is one of them
-    assert both == {**found, ("none", "scratch"): True, ("none", "mimic"): False}
+    assert both == {**found, ("none", "scratch"): True, ("none", "bn"): True, ("none", "mimic"): False}
     assert list(crossed(tiny, attacks=["badencoder"], defenses=["mimic"], only=True)) == [asked]
     assert not any(crossed(tiny).values())
     plan = tiny.plan(only=False, attacks=["badencoder"], defenses=["ft"], evaluators=["knn"], options=["ft.lr=0.1"])
@@ -132,7 +133,12 @@ def test_beside_a_defense_stand_the_undefended_row_the_floor_and_scratch(tiny: T
 
 def test_a_control_is_no_more_defended_in_the_context(tiny: Tiny) -> None:
     asked = crossed(tiny, attacks=["bassl", "bassl-control"], defenses=["ft"])
-    assert {d for a, d in asked if a == "bassl-control"} == {"none", "scratch", "ft"}  # both named, so both are meant
+    assert {d for a, d in asked if a == "bassl-control"} == {
+        "none",
+        "scratch",
+        "bn",
+        "ft",
+    }  # both named, so both are meant
     board = tiny.board.read_text().replace('attacks = ["none", "badencoder"]', 'attacks = ["bassl", "bassl-control"]')
     tiny.board.write_text(board)
     assert {d for a, d in crossed(tiny, defenses=["ft"]) if a == "bassl-control"} == {"none"}

@@ -190,6 +190,7 @@ def test_python_takes_it_too(tiny: Tiny) -> None:
         ("none", "none", True),
         ("from-file", "none", True),
         ("from-file", "scratch", True),
+        ("from-file", "bn", True),
         ("from-file", "ft", False),
     ]
     (verdict,) = benchbd.detect(tiny.board, encoder=file, detection="decree", **places).to_dict("records")

@@ -112,7 +112,9 @@ def test_all_six_cross_on_smoke(site: Path, tmp_path: Path) -> None:
         (record["attack"], record.get("defense") or record["detection"]): record["status"] for record in records
     }
     assert set(statuses) == {
-        (attack, judge) for attack in ("none", "anchor") for judge in ("none", "scratch", "shrink-perturb", "collapse")
+        (attack, judge)
+        for attack in ("none", "anchor")
+        for judge in ("none", "scratch", "bn", "shrink-perturb", "collapse")
     }
     for (attack, judge), status in statuses.items():  # five steps may bring no backdoor
         assert status in ({"ok"} if attack == "none" else {"ok", "attack-failed"}), (attack, judge)

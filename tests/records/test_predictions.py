@@ -122,7 +122,7 @@ def test_an_evaluator_that_certifies(tmp_path: Path) -> None:
     told = {(line["evaluator"], line["certified"]) for line in csv.DictReader(io.StringIO(files["board.csv"]))}
     assert told == {("sure", "16.6667"), ("mlp", "")}
     assert {row["certified"] for row in json.loads(files["board.json"])["rows"]} == {16.6667, None}
-    assert re.search(r"ASR non-target +\| +Certified +\|", files["README.md"])
+    assert re.search(r"ASR non-target +\| +RA +\| +Certified +\|", files["README.md"])
     assert "Certified accuracy. " in files["board.tex"]
     without = build("tiny", [record for record in records if record.evaluator == "mlp"])
     assert not any("ertified" in text for text in without.values())

@@ -63,14 +63,18 @@ def test_each_task_has_a_table_and_costs_have_their_own() -> None:
     captions = re.findall(r"\\caption\{(.*)\}\\\\", text)
     assert captions == [
         r"T\&T $\to$ 100 \%: cifar10 $\to$ gtsrb:12 (a\_b), evaluator mlp",
+        r"RA. T\&T $\to$ 100 \%: cifar10 $\to$ gtsrb:12 (a\_b), evaluator mlp",
         r"Cost of the defenses. T\&T $\to$ 100 \%: cifar10 $\to$ gtsrb:12 (a\_b), evaluator mlp",
         r"T\&T $\to$ 100 \%: cifar10 $\to$ svhn:12 (priority road), evaluator mlp",
+        r"RA. T\&T $\to$ 100 \%: cifar10 $\to$ svhn:12 (priority road), evaluator mlp",
     ]
     rows = [line for line in text.splitlines() if re.match(r"(bad|none)", line)]
     assert rows == [
         r"bad\_encoder & f\&t & 1$\dagger$ & $80.00$ & $99.00$ & $98.00$ & $-2.00$ & $+95.00$ & -- & -- & ok \\",
+        r"bad\_encoder & f\&t & $2.00$ \\",
         r"bad\_encoder & f\&t & $4.5$ & 9.01k \\",
         r"none & none & 1$\dagger$ & $82.00$ & $5.00$ & $3.00$ & $+0.00$ & $+0.00$ & -- & -- & ok \\",
+        r"none & none & $82.00$ \\",
     ]
     assert text.count(r"\begin{") == text.count(r"\end{")
 

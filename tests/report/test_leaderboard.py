@@ -150,6 +150,46 @@ def test_an_attack_without_a_scratch_of_its_own_borrows_that_of_the_clean_encode
     assert only(frame_of_rows(records), attack="bassl").acc_to_scratch == 20.0
 
 
+def test_differences_to_bn_are_those_of_the_same_encoder() -> None:
+    clean = make_record("none", "bn", seed=1, metrics=(75.0, 4.0, 2.0))
+    control = make_record(defense="bn", seed=1, metrics=(70.0, 90.0, 88.0))
+    records = [make_record(seed=0), make_record(seed=1, metrics=(80.0, 99.0, 98.0)), clean, control]
+    row = only(frame_of_rows(records), attack="badencoder", defense="none")
+    assert (row.acc_to_bn, row.asr_nontarget_to_bn, row.bn_seeds) == (10.0, 10.0, [1])
+    assert row.notes == ["Δ bn: over 1 of 2 seeds, those that have a bn run"]
+    assert only(frame_of_rows(records), attack="none", defense="bn").acc_to_bn == 0.0
+    assert pd.isna(only(frame_of_rows([make_record(), clean]), attack="badencoder").acc_to_bn)  # not its encoder's
+    moved = control.model_copy(update={"stages": {**control.stages, "attack": "f" * 64}})
+    assert pd.isna(only(frame_of_rows([make_record(seed=1), moved]), defense="none").acc_to_bn)
+
+
+def test_ra_and_the_differences_to_bn_stand_in_every_form_that_has_them() -> None:
+    known = [
+        make_record(),
+        make_record("none", metrics=(82.0, 5.0, 3.0)),
+        make_record(defense="bn", metrics=(70.0, 90.0, 88.0)),
+    ]
+    attacked = next(
+        row for row in markdown_rows(render(known, "markdown")) if row["Defense"] == "none" != row["Attack"]
+    )
+    assert {name: attacked[name] for name in ("RA", "Δ bn ACC", "Δ bn ASR")} == {
+        "RA": "2.00",
+        "Δ bn ACC": "+10.00",
+        "Δ bn ASR": "+10.00",
+    }
+    text = " ".join(render(known, "text").split())
+    assert "RA: right in spite of the trigger." in text
+    assert "RA: percent of the triggered" in render(known, "markdown")
+    assert "Differences to bn" in render(known, "latex")
+    lines = list(csv.DictReader(io.StringIO(render(known, "csv"))))
+    assert [(line["defense"], line["ra"], line["acc_to_bn"], line["bn_seeds"]) for line in lines] == [
+        ("none", "82.0", "", ""),
+        ("none", "2.0", "10.0", "0"),
+        ("bn", "12.0", "0.0", "0"),
+    ]
+    assert not any("bn" in render(known[:2], form) for form in ("text", "markdown", "csv", "json", "latex"))
+
+
 def test_another_task_or_evaluator_lends_no_scratch() -> None:
     records = [make_record(defense="scratch", evaluator="knn"), make_record(defense="scratch", target=3), make_record()]
     assert pd.isna(only(frame_of_rows(records), task="gtsrb:12", evaluator="mlp").acc_to_scratch)
@@ -325,18 +365,18 @@ def test_the_terminal_table_fits_and_is_aligned() -> None:
             assert all(line == line.rstrip() for line in text.splitlines())
             assert {word for line in text.splitlines() for word in line.split()} <= {
                 *words,
-                *f"Left out at {width} columns: Δ floor, Δ scratch, s, ASR-nt, floor. scratch. s. scratch,".split(),
+                *f"Left out at {width} columns: Δ floor, Δ scratch, s, ASR-nt, RA, floor. scratch. s. scratch,".split(),
             }
     narrow = terminal_table(paper_like(), ORDER, 60)
-    assert "Left out at 60 columns: ASR-nt, Δ floor, Δ scratch, s." in " ".join(narrow.split())
+    assert "Left out at 60 columns: ASR-nt, RA, Δ floor, Δ scratch, s." in " ".join(narrow.split())
     assert max(map(len, terminal_table(paper_like(), ORDER).splitlines())) <= WIDTH
     lines = terminal_table([make_record(), make_record("none", metrics=(82.0, 5.0, 3.0))]).splitlines()
     assert lines[:5] == [
         "cifar10 -> gtsrb:12 (priority road), evaluator mlp",
-        "                                              Δ floor     Δ scratch",
-        "attack      defense   ACC   ASR  ASR-nt    ACC    ASR    ACC    ASR  s  status",
-        "none        none     82.0   5.0     3.0   +0.0   +0.0      -      -  -  ok",
-        "badencoder  none     80.0  99.0    98.0   -2.0  +95.0      -      -  -  ok",
+        "                                                    Δ floor     Δ scratch",
+        "attack      defense   ACC   ASR  ASR-nt    RA    ACC    ASR    ACC    ASR  s  status",
+        "none        none     82.0   5.0     3.0  82.0   +0.0   +0.0      -      -  -  ok",
+        "badencoder  none     80.0  99.0    98.0   2.0   -2.0  +95.0      -      -  -  ok",
     ]
     assert terminal_table([]).startswith("No records.\n")
 
