@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 import torch
 import torch.nn.functional as F
-from benchbd_plugins.decree import Decree, DecreeDetection, Finding
+from benchbd_plugins.decree import Decree, DecreeDetection, Finding, best_start
 from pydantic import ValidationError
 from torch import Tensor, nn
 
@@ -202,8 +202,37 @@ def test_the_smallest_of_several_starts_counts(
     assert verdict.score == pytest.approx(0.95)
     assert notes["decree"]["pl1_of_starts"] == [None, pytest.approx(0.05), pytest.approx(0.2)]
     with collecting() as found:
-        assert Decree(restarts=3).search(encoder, images, 0).number == 1
+        assert DecreeDetection(restarts=3).search(encoder, images, 0).number == 1
     assert "remarks" not in found.notes
+
+
+def test_the_best_start_by_hand() -> None:
+    """On the images that were held out, twice the level's distance from 1 is allowed."""
+    sizes, inf = [90.0, 60.0, 76.0, 50.0], math.inf
+    assert best_start(sizes, [0.992, 0.979, 0.981, 0.97], 0.99) == 2  # the smallest of those that hold
+    assert best_start(sizes, [0.992, 0.981, 0.999, 0.97], 0.99) == 1
+    assert best_start(sizes, [0.979, 0.978, 0.97, 0.97], 0.99) == 0  # none holds: the most similar, at any size
+    assert best_start([inf, 60.0, inf, 70.0], [0.999, 0.2, 0.999, 0.3], 0.99) == 3  # without a success, no trigger
+    assert best_start([inf, inf], [0.5, 0.6], 0.99) == 0
+
+
+def test_the_defense_unlearns_the_smallest_trigger_that_holds_on_held_out_images(
+    encoder: Encoder, images: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pattern that hides the image makes all alike; one of a twentieth does not, small as it is."""
+    masks = torch.stack([torch.full((1, 32, 32), value) for value in (1.0, 0.05, 1.0, 1.0)])
+    found_by(monkeypatch, masks, [700.0, 51.2, 300.0, math.inf])
+    with collecting() as findings:
+        found = Decree(restarts=4).search(encoder, images, 0)
+    noted: Any = findings.notes["decree"]
+    assert (found.number, noted["chosen"]) == (2, 2)
+    assert found.pl1 == pytest.approx(300 / 1024)
+    assert noted["similarity_held_out"] == noted["similarity_of_starts"][2] > 0.999
+    held = images.subset(torch.randperm(64, generator=stream(0, "held out"))[:6]).pixels.float() / 255
+    wanted = float(naive(encoder(found.patches.stamp(held, 1)).detach()))
+    assert noted["similarity_of_starts"][1] == pytest.approx(wanted, abs=1e-5)
+    assert noted["similarity_of_starts"][1] < 0.98
+    assert "similarity_of_starts" not in look(encoder, images, restarts=4)[1]["decree"]
 
 
 def test_the_similarity_is_checked_on_images_that_were_held_out(encoder: Encoder, images: ImageSet) -> None:
@@ -217,7 +246,7 @@ def test_the_similarity_is_checked_on_images_that_were_held_out(encoder: Encoder
     watched = Watched("w16")
     watched.load_state_dict(encoder.state_dict())
     with collecting() as findings:
-        found = Decree(inversion_steps=9, inversion_batch=29).search(watched.eval(), images, 3)
+        found = Decree(restarts=1, inversion_steps=9, inversion_batch=29).search(watched.eval(), images, 3)
     assert [len(x) for x in seen] == [29] * 9 + [6]
     stamped = found.patches.stamp(images.pixels.float() / 255)
     nearest = (seen[-1][:, None] - stamped).abs().amax((2, 3, 4)).min(1)
@@ -353,12 +382,13 @@ def test_counts_of_a_run(encoder: Encoder, images: ImageSet) -> None:
     detector = DecreeDetection(level=0.9999, **settings)
     with ForwardMeter() as meter:
         defense.repair(encoder.copy(), DefenderKnowledge(images, 0))
-    assert meter.images == defense.forwards(64) == 2 * 20 * 2 * 3 + 6 + 64 + 7 * 16 * 2
+    assert meter.images == defense.forwards(64) == 2 * 20 * 2 * 3 + 2 * 6 + 64 + 7 * 16 * 2
     with ForwardMeter() as meter:
         detector.inspect(encoder.copy(), DefenderKnowledge(images, 0))
     assert meter.images == detector.forwards(64) == 2 * 20 * 2 * 3 + 6
-    assert Decree().forwards(2000) == 2 * 128 * 14_000 + 200 + 2000 + 7 * 128 * 300
-    assert Decree(inversion_steps=300).forwards(2000) == 2 * 128 * 300 + 200 + 2000 + 7 * 128 * 300
+    assert Decree().forwards(2000) == 4 * (2 * 128 * 14_000 + 200) + 2000 + 7 * 128 * 300
+    assert Decree(restarts=1, inversion_steps=300).forwards(2000) == 2 * 128 * 300 + 200 + 2000 + 7 * 128 * 300
+    assert DecreeDetection().forwards(2000) == 2 * 128 * 14_000 + 200
 
 
 def test_what_a_reader_must_know(encoder: Encoder, images: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
