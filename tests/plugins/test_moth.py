@@ -56,6 +56,7 @@ QUICK: dict[str, Any] = {
     "pair_passes": 2,
     "refine_passes": 1,
     "pair_images": 4,
+    "measured": 0,
 }
 SIMILAR: dict[str, Any] = {
     "variant": "similarity",
@@ -199,6 +200,11 @@ def test_no_row_comes_again_before_all_have_come() -> None:
     assert [sorted(part.tolist()) for part in drawn.split(3)[:2]] == [[3, 5, 8], [3, 5, 8]]
     assert len(set(drawn[6:].tolist())) == 2
     assert set(draw(rows, 2, stream(1, "rows")).tolist()) < {3, 5, 8}
+
+
+def test_the_rate_follows_variant_and_loss() -> None:
+    assert (Moth().rate, Moth(loss="proto").rate, Moth(variant="similarity").rate) == (0.1, 1e-3, 1e-3)
+    assert Moth(lr=0.02).rate == Moth(loss="proto", lr=0.02).rate == 0.02
 
 
 def test_a_pass_is_split_evenly(images: ImageSet) -> None:
@@ -360,19 +366,51 @@ def distance(encoder: Encoder, classes: PseudoClasses, images: ImageSet, source:
     return float(found.size)
 
 
-def test_hardening_widens_the_planted_distance(knowledge: DefenderKnowledge) -> None:
-    method = Moth(**QUICK | {"steps": 12, "warmup_passes": 40, "pair_passes": 40, "refine_passes": 15, "lr": 1000.0})
-    encoder, images = Planted().eval(), knowledge.images
+class Steep(Planted):
+    """The same features from the weight's logarithm: a step changes a large weight as much as a small one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.planted = nn.Parameter(torch.tensor(math.log(10.0)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        corner = x[..., -4:-1, -4:-1].mean((1, 2, 3))
+        return x.mean((2, 3)) + (self.planted.exp() * corner**4)[:, None] * torch.tensor([0.0, 1.0, 0.0])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_hardening_widens_the_planted_distance(seed: int, images: ImageSet) -> None:
+    """Triggers of the corner alone, from 3 of 256 pixels on, lead to green; the run's own measure sees them grow."""
+    options = {"steps": 12, "warmup_passes": 40, "pair_passes": 100, "refine_passes": 20, "lr": 10.0, "measured": 6}
+    encoder, knowledge = Steep().eval(), DefenderKnowledge(images, seeded(seed))
+    method = Moth(**QUICK | options)
     classes = method.pseudo_classes(encoder, images, knowledge.seed)
     green = int(classes.centroids[:, 1].argmax())
-    other = (green + 1) % 3
     repaired, notes, _ = run(method, encoder, knowledge)
-    assert isinstance(repaired, Planted)
-    # Over six draws 0.05 to 0.47 of the weight stays, and the distance grows 1.4 times or more.
-    assert float(repaired.planted.detach()) < 0.7 * float(encoder.planted.detach())
-    before, after = (distance(e, classes, images, other, green) for e in (encoder, repaired))
-    assert after > 1.2 * before
-    assert notes["moth"]["stamped"] > 0
+    assert isinstance(repaired, Steep)
+    # Over four draws 0.004 to 0.28 of the weight stays, and the triggers to green become 2.3 to 18 times as large.
+    assert float(repaired.planted.detach().exp()) < 0.5 * 10
+    source = (green + 1) % 3
+    before, after = (distance(e, classes, images, source, green) for e in (encoder, repaired))
+    assert after > 1.3 * before
+    noted = notes["moth"]
+    assert {(s, t) for s, t, *_ in noted["distances"]} == {(s, t) for s in range(3) for t in range(3) if s != t}
+    to_green = [(small, large) for _, target, small, large in noted["distances"] if target == green]
+    assert all(small < 10 and large > 1.5 * small for small, large in to_green)
+    assert noted["distance_after"] > noted["distance_before"]
+    assert "the smallest triggers of 6 directions went from" in notes["remarks"][-1]
+
+
+def test_distances_of_one_encoder_are_equal(images: ImageSet) -> None:
+    """Same noise, same images: what differs is the encoder's, and an encoder that was not hardened has no growth."""
+    method = Moth(**QUICK | {"pair_passes": 30, "measured": 8})
+    encoder = Planted().eval()
+    classes = method.pseudo_classes(encoder, images, 0)
+    found = method.distances(encoder, encoder.copy(), classes, images, seeded(0))
+    assert len(found) == 8
+    assert len({(s, t) for s, t, *_ in found[:6]}) == 6  # a direction comes again only after all have come
+    assert all(before == after for *_, before, after in found)
+    assert any(math.isfinite(before) for *_, before, _ in found)
 
 
 def test_alike_is_the_mean_cosine_of_different_images() -> None:
@@ -473,6 +511,7 @@ def test_without_triggers_nothing_changes_and_it_is_said(options: dict[str, Any]
     assert notes["moth"]["stamped"] == 0
     assert any("times no trigger was stamped" in line for line in notes["remarks"])
     assert any("no universal trigger" in line for line in notes["remarks"]) == (options is QUICK)
+    assert "moth: no trigger was ever found that could be stamped, so no weight was trained" in notes["remarks"]
 
 
 @pytest.mark.usefixtures("always")
@@ -670,7 +709,7 @@ def test_hardening_equals_the_naive_form(
 @pytest.mark.parametrize(
     "options",
     [
-        QUICK | {"refine_passes": 2},
+        QUICK | {"refine_passes": 2, "measured": 4},
         QUICK | {"refine_passes": 0, "warmup_images": 20},
         QUICK | {"period": 1, "loss": "proto"},
         QUICK | {"batch": 128, "refine_passes": 0},
@@ -695,7 +734,8 @@ def test_the_cost_at_most(knowledge: DefenderKnowledge, request: pytest.FixtureR
 def test_the_cost_by_hand() -> None:
     universal = 2 * 10 * (500 * 90 + 90)
     pairs = 100 * (200 + 2 * 200) * 64 * 2
-    assert Moth().forwards(2000) == 2000 + universal + pairs + 310 * 128 * 4
+    measured = 2 * 8 * 200 * 32 * 2
+    assert Moth().forwards(2000) == 2000 + universal + pairs + measured + 310 * 128 * 4
     assert Moth(variant="similarity").forwards(2000) == 300 * (300 * 96 * 2 + 6 * 128)
 
 
@@ -734,7 +774,8 @@ def test_what_is_kept_and_noted(knowledge: DefenderKnowledge) -> None:
         "moth: 4 of 300 steps, 2 of 500 warmup passes, 3 of 10 warmup images, 2 of 200 pair passes, "
         "1 of 50 refine passes, 4 of 32 pair images"
     ]
-    assert noted["first_size"] > 0 < noted["last_size"]
+    assert noted["distances"] == []
+    assert noted["distance_before"] is noted["distance_after"] is None
     with collecting() as found:
         Moth(**SIMILAR).repair(toy_encoder(seeded(0)), knowledge)
     assert found.tensors["inverted.mask"].shape == (1, 1, SIZE, SIZE)
@@ -743,11 +784,13 @@ def test_what_is_kept_and_noted(knowledge: DefenderKnowledge) -> None:
 
 def test_what_a_reader_must_know() -> None:
     classes = PseudoClasses(torch.eye(4), torch.zeros(1, dtype=torch.int64), 0.1)
+    measured = [(0, 1, 4.0, 6.0), (1, 0, 8.0, 12.0), (2, 3, 5.0, math.inf)]
     with collecting() as found:
-        Moth(classes=4).report(Log(universal=[3.0, math.inf], sizes={(0, 1): [4.0, 6.0], (1, 0): [8.0]}), classes)
-    assert found.notes["remarks"] == []
+        Moth(classes=4).report(Log(universal=[3.0, math.inf], distances=measured, stamped=1), classes)
+    assert found.notes["remarks"] == ["moth: the smallest triggers of 2 directions went from 6.0 to 9.0 pixels (+50 %)"]
     noted: Any = found.notes["moth"]
-    assert (noted["first_size"], noted["last_size"]) == (6.0, 7.0)
+    assert (noted["distance_before"], noted["distance_after"]) == (6.0, 9.0)
+    assert noted["distances"] == [[0, 1, 4.0, 6.0], [1, 0, 8.0, 12.0], [2, 3, 5.0, None]]
     assert noted["universal"] == [3.0, None]
     with collecting() as found:
         Moth(refine_passes=8, period=10).report(Log(universal=[math.inf], stamped=5, skipped=2), classes)
