@@ -31,6 +31,7 @@ from benchbd._version import __version__
 from benchbd.base.content import commit, expanded, file_digest, make_folder
 from benchbd.base.errors import BenchbdError, DataError, StoreError, UsageError, first_line, shown
 from benchbd.base.inputs import file_kind, is_stand_in, reading
+from benchbd.contract.roles import Role
 from benchbd.exchange.exporting import shortest
 from benchbd.exchange.importing import OWN, import_encoder
 from benchbd.exchange.normalisation import beside, read_beside, written_beside
@@ -39,6 +40,7 @@ from benchbd.planning.board import board_names, board_path, load_board
 from benchbd.records.files import read_inspected, read_record, read_records, write_records
 from benchbd.records.models import Inspected, Record
 from benchbd.records.places import check_board
+from benchbd.records.points import within
 from benchbd.report.card import board_card, encoder_card
 
 LICENCES = ("apache-2.0", "mit")
@@ -87,7 +89,8 @@ class Source(Protocol):
 def encoder_package(path: str | Path, licence: str, records: Iterable[str | Path] = ()) -> Package:
     """The package of an encoder's file. records: files of records of cells with this encoder.
 
-    UsageError if it is a file of another library or the licence is none of LICENCES; DataError if a file is damaged.
+    UsageError if it is a file of another library, the licence is none of LICENCES, or a record is of another encoder;
+    DataError if a file is damaged.
     """
     path, licence = expanded(path), _checked_licence(licence)
     imported = import_encoder(path)
@@ -95,9 +98,13 @@ def encoder_package(path: str | Path, licence: str, records: Iterable[str | Path
         raise UsageError(
             f"{path}: an encoder in the layout of {imported.layout}; benchbd import makes it one of benchbd"
         )
-    encoder, cells = Encoder.load(path), [read_record(expanded(each)) for each in records]
     with reading(path):
         content = path.read_bytes()
+    encoder, digest, cells = Encoder.load(path), hashlib.sha256(content).hexdigest(), []
+    for each in map(expanded, records):
+        cells.append(read_record(each))
+        if other := _other_encoder(cells[-1], encoder, digest):
+            raise UsageError(f"{each}: a record of another encoder than {path}: {other}")
     normalisation = tuple(shortest(encoder.mean)), tuple(shortest(encoder.std))
     files = {
         ENCODER: content,
@@ -112,9 +119,47 @@ def encoder_package(path: str | Path, licence: str, records: Iterable[str | Path
         "mean and std of images in [0, 1]": f"{list(normalisation[0])}, {list(normalisation[1])}",
         "projection head": "no" if encoder.head is None else "yes",
         "file": ENCODER,
-        "sha256": hashlib.sha256(content).hexdigest(),
+        "sha256": digest,
     }
-    return _package("encoder", _name(path.stem), licence, files, encoder_card(facts, licence, cells))
+    tied = sum(_files_of(cell)[:1] == [digest] for cell in cells)
+    return _package("encoder", _name(path.stem), licence, files, encoder_card(facts, licence, cells, tied))
+
+
+def _other_encoder(record: Record, encoder: Encoder, digest: str) -> str:
+    """What a record tells of its cell's encoder that another one, whose file has this digest, contradicts; else empty.
+
+    Most records tell its architecture and normalisation alone; those of a file that ``run --encoder`` got, its digest.
+    """
+    if (files := _files_of(record)) and files[0] not in ("", digest):
+        return f"its encoder is a file with the sha256 {files[0][:12]}, not {digest[:12]}"
+    if any(files):
+        return ""  # no record tells a file's architecture and normalisation
+    arch = within(record.identity, "pretrain", "method", "options", "arch")
+    if isinstance(arch, str) and arch != encoder.arch:
+        return f"its architecture is {shown(arch)}, not {encoder.arch}"
+    told, own = within(record.identity, "pretrain", "params", "normalization"), (encoder.mean, encoder.std)
+    for name, theirs, ours in zip(("mean", "std"), told if isinstance(told, list) else (), own, strict=False):
+        if not _alike(theirs, shortest(ours)):
+            return f"its {name} is {shown(theirs)}, not {shortest(ours)}"
+    return ""
+
+
+def _alike(theirs: object, ours: Sequence[float]) -> bool:
+    """Whether a record's JSON is these numbers, but for rounding."""
+    numbers = theirs if isinstance(theirs, list) and len(theirs) == len(ours) else [None]
+    pairs = zip(numbers, ours, strict=False)
+    return all(isinstance(one, int | float) and abs(one - other) < 1e-5 for one, other in pairs)
+
+
+def _files_of(record: Record) -> list[str]:
+    """sha256 of the file that each stage of a record took its encoder from, the last stage first; empty text for a
+    stage that made one."""
+    files = []
+    for kind in (kind for kind in ("defend", "attack", "pretrain") if kind in record.identity):
+        file = within(record.identity, kind, "method", "options", "file")
+        gives = kind == "pretrain" or (kind == "attack" and record.attack_role is Role.FILE)
+        files.append(file if gives and isinstance(file, str) else "")
+    return files
 
 
 def board_package(
@@ -294,7 +339,9 @@ def _verify_encoder(folder: Path, manifest: _Manifest, where: str) -> None:
         imported = import_encoder(folder / ENCODER)
         encoder = Encoder.load(folder / ENCODER)
         arch, normalisation = read_beside(folder / ENCODER)
-        read_records(folder / "records")
+        for record in read_records(folder / "records"):
+            if other := _other_encoder(record, encoder, manifest.files[ENCODER]):
+                raise DataError(f"records/{record.file} is of another encoder: {other}")
     except BenchbdError as error:
         raise DataError(f"{where}: {_without(error, folder)}") from error
     if imported.layout != OWN:

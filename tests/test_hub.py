@@ -13,7 +13,7 @@ import shutil
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -129,7 +129,78 @@ def test_the_card_has_the_figures_of_the_records(given: Path) -> None:
     assert {result["dataset"]["type"] for result in results} == {"gtsrb", "svhn"}
     assert re.search(r"\| badencoder +\| none +\| +1† \| +80\.00 ", card)
     assert "**This encoder was given a backdoor for research." in card
+    assert UNTIED in card
     assert hashlib.sha256((given / "mine.safetensors").read_bytes()).hexdigest() in card
+
+
+def told_of(identity: dict[str, Any], **fields: Any) -> Record:
+    """A record of a cell whose encoder's stages have these identities."""
+    plain = make_record(**fields).identity
+    return make_record(identity={**plain, **identity}, **fields)
+
+
+def pretrained(arch: str = "w16", mean: Sequence[float] = (0.5, 0.25, 0.1)) -> dict[str, Any]:
+    method = {"axis": "pretraining", "name": "simclr", "options": {"arch": arch}}
+    return {"pretrain": {"method": method, "params": {"normalization": [list(mean), [0.25] * 3]}, "seed": 1}}
+
+
+def of_file(digest: str) -> dict[str, Any]:
+    """The undefended cell of an encoder from a file, as an attack of role FILE gives it."""
+    attack = make_record(attack="from-file").identity["attack"]
+    method = {"axis": "attack", "name": "from-file", "options": {"file": digest}}
+    return {**pretrained("w32"), "attack": {**attack, "method": method}}
+
+
+UNTIED = "Nothing ties the records to these weights but the publisher's word"
+
+
+@pytest.mark.parametrize(
+    ("identity", "line"),
+    [
+        (pretrained(), ""),
+        (pretrained("w32"), "its architecture is 'w32', not w16"),
+        ({"pretrain": {**pretrained()["pretrain"], "params": {"normalization": ["x", 1]}}}, "its mean is 'x', not "),
+        (pretrained(mean=(0.5, 0.25, 0.2)), "its mean is [0.5, 0.25, 0.2], not [0.5, 0.25, 0.1]"),
+        (of_file("f" * 64), f"its encoder is a file with the sha256 {'f' * 12}, not "),
+    ],
+)
+def test_a_record_of_another_encoder_is_refused(
+    identity: dict[str, Any], line: str, given: Path, tmp_path: Path
+) -> None:
+    """By ``push``, and by ``pull`` if somebody else made the package."""
+    attack = identity.get("attack", {}).get("method", {}).get("name", "badencoder")
+    record = told_of(identity, attack=attack, attack_role="file" if attack == "from-file" else "method")
+    (path, *_) = write_records([record], tmp_path / "cells")
+    told = call("push", given / "mine.safetensors", "--to", tmp_path / "hub", "--licence", "mit", "--record", path)
+    if not line:
+        assert told.exit_code == 0, told.stderr
+        assert UNTIED in (tmp_path / "hub" / CARD).read_text()
+        return
+    assert told.exit_code == 2
+    assert told.stderr.startswith(
+        f"error: {path}: a record of another encoder than {given / 'mine.safetensors'}: {line}"
+    )
+    assert told.stderr.count("\n") == 1
+    folder = write_package(encoder_package(given / "mine.safetensors", "mit"), tmp_path / "pushed")
+    with_record(folder, record)
+    told = call("pull", folder, "--out", tmp_path / "back")
+    assert told.exit_code == 2
+    assert told.stderr.startswith(f"error: {folder}: records/{record.name} is of another encoder: {line}")
+
+
+def test_a_record_with_the_digest_of_the_file_ties_the_figures(given: Path, tmp_path: Path) -> None:
+    """Of the encoder that ``run --encoder`` got; a defense makes another of it, whose digest its record lacks."""
+    digest = hashlib.sha256((given / "mine.safetensors").read_bytes()).hexdigest()
+    record = told_of(of_file(digest), attack="from-file", attack_role="file")
+    repaired = told_of(of_file(digest), attack="from-file", attack_role="file", defense="ft")
+    paths = write_records([record, repaired], tmp_path / "cells")
+    card = encoder_package(given / "mine.safetensors", "mit", paths[:1]).files[CARD].decode()
+    assert "which contain the sha256 of this encoder's file" in card
+    assert UNTIED not in card
+    card = encoder_package(given / "mine.safetensors", "mit", paths[1:]).files[CARD].decode()
+    assert UNTIED in card
+    card = encoder_package(given / "mine.safetensors", "mit", paths).files[CARD].decode()
+    assert "Nothing ties 1 record of 2 to these weights" in card
 
 
 def test_a_card_without_records_claims_nothing(given: Path) -> None:

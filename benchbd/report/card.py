@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from benchbd.base.errors import counted
 from benchbd.contract.roles import Role
 from benchbd.planning.board import Board
 from benchbd.records.models import Inspected, Record
@@ -22,11 +23,12 @@ _FIGURES = {
 }
 
 
-def encoder_card(facts: Mapping[str, object], licence: str, records: Sequence[Record]) -> str:
+def encoder_card(facts: Mapping[str, object], licence: str, records: Sequence[Record], tied: int = 0) -> str:
     """The card of an encoder.
 
     facts: lines of a table, by name; ``name`` is the card's title, ``file`` the name of the encoder's file. records:
     of cells with this encoder, as its publisher says; their figures are in the table and at the head of the card.
+    tied: how many of them contain the digest of the encoder's file. The card says what that means.
     """
     head: dict[str, Any] = {
         "license": licence,
@@ -49,7 +51,11 @@ def encoder_card(facts: Mapping[str, object], licence: str, records: Sequence[Re
         "`benchbd pull` fetches and verifies it; `benchbd inspect` asks detectors about it.",
     ]
     if records:
-        parts += ["## Figures", markdown.write(leaderboard.document(records, off_board=True)).strip()]
+        parts += [
+            "## Figures",
+            _origin(len(records), tied),
+            markdown.write(leaderboard.document(records, off_board=True)).strip(),
+        ]
     return _page(head, parts)
 
 
@@ -68,6 +74,17 @@ def board_card(board: Board, licence: str, records: Sequence[Record], inspected:
         ),
     ]
     return _page({**head, "viewer": False}, parts)
+
+
+def _origin(records: int, tied: int) -> str:
+    """What ties the figures of records to the weights."""
+    if tied == records:
+        return "The figures are those of the records, which contain the sha256 of this encoder's file."
+    those = "the records" if not tied else f"{counted(records - tied, 'record')} of {records}"
+    return (
+        f"The figures are those of the records. Nothing ties {those} to these weights but the publisher's word: they "
+        "contain no digest of them. Architecture and normalisation are the same where a record tells them."
+    )
 
 
 def _result(record: Record) -> dict[str, Any]:
