@@ -174,7 +174,7 @@ def board_package(
     content = path.read_bytes()
     files = {BOARD: content}
     for named in _texts(tomllib.loads(content.decode("utf-8-sig"))):
-        if (file := path.parent / expanded(named)).is_file():
+        if os.path.isfile(file := path.parent / expanded(named)):  # any text: Path.is_file raises for a long one
             if not _is_safe(named):
                 raise UsageError(f"board {path}: its file {shown(named)} lies elsewhere; move it into {path.parent}")
             files[named] = file.read_bytes()

@@ -354,6 +354,12 @@ def test_a_board_of_ones_own_goes_with_its_files(own: Path, tmp_path: Path) -> N
         pull(Folder(folder), "there", tmp_path / "other")
 
 
+def test_a_long_text_is_no_file_of_a_board(own: Path) -> None:
+    text = (own / "board.toml").read_text()
+    (own / "board.toml").write_text(text + f'\n[options.other]\nfile = "{"word " * 100}"\n')
+    assert set(board_package_without_loading(own).files) == {CARD, MANIFEST, "board.toml"}
+
+
 def board_package_without_loading(folder: Path) -> benchbd.packages.Package:
     """The package of a board whose options no method has."""
     board = load_board(boards_folder() / "smoke").model_copy(update={"name": "mine"})
