@@ -7,13 +7,15 @@ import json
 import os
 import re
 import secrets
+import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchbd.base.errors import DataError
+from benchbd.base.errors import DataError, StoreError, UsageError, shown
 from benchbd.base.inputs import reading
 
 _QUOTED = re.compile(r"""(?P<quote>['"`])(?:~|[A-Za-z]:)?[/\\][^'"`\n]*[/\\](?P<name>[^'"`\n]*)(?P=quote)""")
@@ -80,8 +82,54 @@ def file_digest(path: Path) -> str:
 
 
 def expanded(path: str | Path) -> Path:
-    """A path as a user gives it, with ``~`` and ``~name`` at its start expanded as a shell does."""
+    """A path as a user gives it, with ``~`` and ``~name`` at its start expanded as a shell does. UsageError if it is
+    no path."""
+    if not isinstance(path, str | Path) or "\0" in str(path):
+        raise UsageError(f"{shown(path)} is no path: it must be a text without NUL, or a pathlib.Path")
     return Path(os.path.expanduser(path))
+
+
+def file_at(path: str | Path, what: str = "file") -> Path:
+    """The path of an ordinary file that exists, ``expanded``. UsageError if it is no path; DataError if there is no
+    such ``what``, or if it is a folder, a pipe, a socket or a device: those are not read, since reading may not end."""
+    found = expanded(path)
+    if path == "":
+        raise UsageError(f"the path of the {what} is empty")
+    with reading(found):
+        try:
+            mode = found.stat().st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            raise DataError(f"{found}: {'a link to nothing' if found.is_symlink() else f'no such {what}'}") from None
+        folder = found.parent.resolve()
+    if stat.S_ISDIR(mode):
+        raise DataError(f"{found}: a folder; name the file in it")
+    # the system shows the open files of a process there (/dev/stdin, /dev/fd/0), and another process has others
+    if not stat.S_ISREG(mode) or folder == Path("/dev") or Path("/proc") in folder.parents:
+        raise DataError(f"{found}: not an ordinary file; save its content in one")
+    return found
+
+
+def unwritable(path: Path) -> str:
+    """Why no file can be written at a path, behind a link at the link's target; empty if one can."""
+    place = Path(os.path.realpath(path))
+    if place.is_dir():
+        return f"{path}: is a folder; name a file in it"
+    if not place.parent.is_dir():
+        return f"{place.parent if path.is_symlink() else path.parent}: no such folder"
+    if place.exists() and not place.is_file():
+        return f"{path}: is no ordinary file"
+    return "" if os.access(place if place.exists() else place.parent, os.W_OK) else f"{path}: may not be written"
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file that a user names, whole or not at all; a link stays, and its target is written. StoreError if it
+    cannot be written."""
+    if reason := unwritable(path):
+        raise StoreError(reason)
+    try:
+        commit(Path(os.path.realpath(path)), partial(Path.write_bytes, data=content))
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
 def sealed(name: str, value: Any) -> str:

@@ -38,9 +38,9 @@ class UsageError(BenchbdError):
 class UnknownNameError(UsageError):
     """``name`` is not among ``known``; the text offers the nearest one and lists them all."""
 
-    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+    def __init__(self, kind: str, name: object, known: Iterable[str]) -> None:
         names = sorted(known)
-        hint = f"{near} " if (near := did_you_mean(name, names)) else ""
+        hint = f"{near} " if isinstance(name, str) and (near := did_you_mean(name, names)) else ""
         super().__init__(f"unknown {brief(kind)} {shown(name)}: {hint}known: {', '.join(names) or 'none'}")
 
 

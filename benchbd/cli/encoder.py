@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 from collections.abc import Callable
@@ -14,11 +13,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from benchbd.base.arguments import LARGEST, LARGEST_SEED, SMALLEST
-from benchbd.base.content import commit, expanded
+from benchbd.base.content import expanded
 from benchbd.base.errors import BenchbdError, DataError, NotApplicable, UsageError, counted
 from benchbd.base.process import columns, say
 from benchbd.cli.group import Command
-from benchbd.cli.options import PathType, device_option, method_option, store_option
+from benchbd.cli.options import PathType, check_writable, device_option, method_option, store_option
 from benchbd.report.writers.columns import WIDTH
 
 if TYPE_CHECKING:
@@ -96,7 +95,7 @@ def import_(file: Path, out: Path, arch: str | None, told: str | None, key: str 
     check_writable(out, ".safetensors")
     mean, std = (None, None) if told is None else named_normalisation(told)
     found = import_encoder(file, arch=arch, mean=mean, std=std, key=key)
-    commit(out, found.encoder.save)
+    found.encoder.save(out)
     for line in found.said:
         click.echo(line, err=True)
     head = "a projection head" if found.encoder.head is not None else "no projection head"
@@ -153,7 +152,7 @@ def inspect(names: tuple[str, ...], gallery: Path | None, as_json: bool, **given
 @click.command(cls=Command)
 @_examining
 @click.option("--defense", "name", required=True, metavar="D", help="Defense by name.")
-@click.option("--out", required=True, type=PathType(), help="File to write: an encoder of benchbd, as safetensors.")
+@click.option("--out", required=True, type=PathType(), help="File to write; its name must end in .safetensors.")
 def repair(name: str, out: Path, **given: Any) -> None:
     """Repair an encoder with a defense, and write the result.
 
@@ -165,11 +164,11 @@ def repair(name: str, out: Path, **given: Any) -> None:
 
     bench, terminal = _bench(given)
     (defense,) = bench.methods(Mitigation, [name], given["options"])
-    check_writable(out)
+    check_writable(out, ".safetensors")
     encoder, images = _loaded(given)
     with terminal:
         repaired = bench.repair(encoder, images, defense)
-    commit(out, repaired.encoder.save)
+    repaired.encoder.save(out)
     for remark in repaired.remarks:
         click.echo(remark, err=True)
     used = counted(len(images), "image")
@@ -217,18 +216,6 @@ def _row(bench: Bench, encoder: Encoder, images: ImageSet, detection: Detection)
     return Row(detection.name, told.score, told.flagged, told.seconds, remarks=told.remarks, known=told.known)
 
 
-def check_writable(path: Path, suffix: str = "") -> None:
-    """Raise UsageError, before any work, if no file can be written there, or if its name does not end in ``suffix``."""
-    if not path.name.endswith(suffix):
-        raise UsageError(f"{path}: its name must end in {suffix}")
-    if path.is_dir():
-        raise UsageError(f"{path}: is a folder; name a file in it")
-    if not path.parent.is_dir():
-        raise UsageError(f"{path.parent}: no such folder")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise UsageError(f"{path}: may not be written")
-
-
 @click.command(cls=Command)
 @click.argument("encoder")
 @click.option("--format", "form", required=True, metavar="F", help="Form: benchbd, torchvision, timm or badencoder.")
@@ -268,4 +255,4 @@ def _encoder(text: str, store: Path | None) -> Encoder:
             raise UsageError(f"{path}, a record of board {record.board}: {error}") from error
     if not path.exists() and re.fullmatch("[0-9a-f]{6,64}", text):
         return load_encoder(text, store=store, device="cpu")
-    return Encoder.load(path)
+    return Encoder.load(text)  # not of the path: that of an empty text is the working folder

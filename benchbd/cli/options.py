@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from benchbd.base.arguments import LARGEST_SEED
-from benchbd.base.content import expanded
+from benchbd.base.content import expanded, unwritable
+from benchbd.base.errors import UsageError
 from benchbd.contract.axes import GRID, Axis
 from benchbd.planning.board import DEFAULT
 
@@ -27,6 +28,8 @@ class PathType(click.Path):
         super().__init__(path_type=Path, file_okay=not folder)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":  # pathlib takes it for the working folder
+            self.fail("the path is empty", param, ctx)
         return super().convert(expanded(value), param, ctx)
 
 
@@ -35,6 +38,14 @@ class PlaceType(PathType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return super().convert(value, param, ctx) if value else None
+
+
+def check_writable(path: Path, suffix: str = "") -> None:
+    """Raise UsageError, before any work, if no file can be written there, or if its name does not end in ``suffix``."""
+    if reason := unwritable(path):
+        raise UsageError(reason)
+    if suffix and path.suffix != suffix:
+        raise UsageError(f"{path}: its name must end in {suffix}" + " after a stem" * (path.name == suffix))
 
 
 data_root_option = click.option("--data-root", type=PlaceType(), help="Folder of the data sets.  [env: BENCHBD_DATA]")

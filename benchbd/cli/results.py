@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from benchbd.base.content import commit
+from benchbd.base.content import write_file
 from benchbd.base.errors import UsageError
 from benchbd.base.process import columns, say
-from benchbd.cli.encoder import check_writable
 from benchbd.cli.group import Command, Group, one_line
-from benchbd.cli.options import PathType, PlaceType, data_root_option, device_option, record_options
+from benchbd.cli.options import PathType, PlaceType, check_writable, data_root_option, device_option, record_options
 from benchbd.planning.board import DEFAULT
 from benchbd.report.writers.columns import WIDTH
 from benchbd.report.writers.forms import FORMATS, write
@@ -179,7 +177,7 @@ def build_gallery(boards: tuple[str, ...], out: Path | None, store: Path | None)
     if out is None:
         say(made.to_json(), nl=False)
     else:
-        commit(out, partial(Path.write_text, data=made.to_json(), encoding="utf-8"))
+        write_file(out, made.to_json().encode())
     clean, backdoored = (sum(len(getattr(each, kind)) for each in made.populations) for kind in ("clean", "attacked"))
     click.echo(f"{clean} clean and {backdoored} backdoored encoders{_why(made.left_out)}", err=True)
 

@@ -7,7 +7,6 @@ reads the file with ``weights_only``. Nothing ever reads it as an ordinary pickl
 
 from __future__ import annotations
 
-import stat
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from benchbd.base.content import expanded
+from benchbd.base.content import file_at
 from benchbd.base.errors import DataError, fault, shown
 from benchbd.base.inputs import HEAD, kind_of, obstacle, reading
 from benchbd.exchange.pickles import check_archive, check_pickle
@@ -50,7 +49,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     of the two, is damaged, holds other objects than tensors, texts, numbers and collections of these, holds no tensor,
     or asks for more memory than its size allows. The tensors are mapped: writing to one does not change the file.
     """
-    path = expanded(path)
+    path = file_at(path)
     with reading(path):
         head, size = _head(path)
         kind = kind_of(head)
@@ -73,17 +72,9 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def _head(path: Path) -> tuple[bytes, int]:
-    """The first bytes of a file, and its size in bytes; DataError if it is no file, or empty."""
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    if stat.S_ISDIR(status.st_mode):
-        raise DataError(f"{path}: a folder; name the file with the weights in it")
-    if not stat.S_ISREG(status.st_mode):
-        raise DataError(f"{path}: not an ordinary file")
+    """The first bytes of a file, and its size in bytes."""
     with path.open("rb") as file:
-        return file.read(HEAD), status.st_size
+        return file.read(HEAD), path.stat().st_size
 
 
 def _from_safetensors(path: Path, head: bytes, size: int) -> Checkpoint:

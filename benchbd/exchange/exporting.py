@@ -12,12 +12,13 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from benchbd.base.content import commit, expanded
-from benchbd.base.errors import StoreError, UnknownNameError, UsageError
+from benchbd.base.content import expanded, write_file
+from benchbd.base.errors import UnknownNameError, UsageError, shown
 from benchbd.exchange.namings import MOBILENET, RESNET, TIMM_VIT, TORCHVISION_VIT, VGG, WITHOUT_POOL, Naming
 from benchbd.exchange.normalisation import beside, written_beside
 from benchbd.nets.encoder import Encoder, ResNet
 from benchbd.nets.head import Head
+from benchbd.nets.values import check_values
 
 
 @dataclass(frozen=True)
@@ -97,21 +98,24 @@ def export_encoder(encoder: Encoder, form: str, path: str | Path) -> list[str]:
 
     Any other file is of ``torch.save``, or of safetensors if its name ends in .safetensors; ``PATH.json`` beside it
     tells the normalisation. Pruned channels are folded into the last BatchNorm, which changes no feature.
-    UnknownNameError if there is no such form; UsageError if it cannot hold the encoder; StoreError if the files cannot
-    be written.
+    UnknownNameError if there is no such form; UsageError if it cannot hold the encoder, or ``encoder`` is none;
+    DataError if a value of the encoder is not finite or not possible; StoreError if the files cannot be written.
     """
     path = expanded(path)
+    if not isinstance(encoder, Encoder):
+        raise UsageError(f"{shown(encoder)} is no encoder; benchbd.load_encoder and benchbd.import_encoder read one")
     if form not in FORMS:
         raise UnknownNameError("form", form, FORMS)
+    check_values(f"the encoder, a {encoder.arch}", encoder.state_dict())  # what import refuses is not written
     normalisation = tuple(shortest(encoder.mean)), tuple(shortest(encoder.std))
     told = written_beside(encoder.arch, form, encoder.image_size, normalisation).encode()
     if form == "benchbd" and path.suffix == ".safetensors":
-        _write(path, encoder.to_bytes())
+        write_file(path, encoder.to_bytes())
         return [f"to load it: import benchbd; encoder = benchbd.Encoder.load({str(path)!r})"]
     if form == "benchbd":
         state = {name: tensor for name, tensor in encoder.tensors().items() if not name.startswith("classifier.")}
-        _write(path, _bytes(path, state, form))
-        _write(beside(path), told)
+        write_file(path, _bytes(path, state, form))
+        write_file(beside(path), told)
         said = [] if encoder.classifier is None else ["left out: the classifier"]
         return [*said, f"to load it: import benchbd; encoder = benchbd.import_encoder({str(path)!r}).encoder"]
     twin = _twin(encoder, form)
@@ -131,8 +135,8 @@ def export_encoder(encoder: Encoder, form: str, path: str | Path) -> list[str]:
             classes = head.sizes[-1]
         else:
             said.append("left out: the classifier, which is no single linear layer on raw features there")
-    _write(path, _bytes(path, tensors, form))
-    _write(beside(path), told)
+    write_file(path, _bytes(path, tensors, form))
+    write_file(beside(path), told)
     return [*said, f"to load it: {_code(path, twin, form, classes)}"]
 
 
@@ -188,13 +192,6 @@ def _bytes(path: Path, tensors: Mapping[str, Tensor], form: str) -> bytes:
     buffer = BytesIO()
     torch.save({"state_dict": dict(tensors)} if form == "badencoder" else dict(tensors), buffer)
     return buffer.getvalue()
-
-
-def _write(path: Path, content: bytes) -> None:
-    try:
-        commit(path, lambda part: part.write_bytes(content))
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
 def shortest(values: Tensor) -> list[float]:

@@ -55,9 +55,11 @@ def import_encoder(
     DataError or UsageError, of one line, if the file is no checkpoint, no layout or architecture fits, several do, a
     weight is NaN or infinite, or nothing tells the normalisation.
     """
-    path = expanded(path)
+    for name, value in {"arch": arch, "key": key}.items():
+        if not isinstance(value, str | None):
+            raise UsageError(f"{name} {shown(value)}: must be a text")
     given = normalisation(str(path), mean, std)
-    checkpoint = read_checkpoint(path)
+    checkpoint, path = read_checkpoint(path), expanded(path)
     if "benchbd" in checkpoint.metadata:
         return _own(path, arch, given)
     arch_beside, told = read_beside(path)

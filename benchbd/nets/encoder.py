@@ -22,10 +22,10 @@ from typing import Any, ClassVar, Self, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load, load_file, save, save_file
+from safetensors.torch import load, load_file, save
 from torch import Tensor, nn
 
-from benchbd.base.content import expanded
+from benchbd.base.content import expanded, file_at, write_file
 from benchbd.base.errors import DataError, Diverged, UnknownNameError, UsageError
 from benchbd.base.inputs import file_kind, obstacle
 from benchbd.base.isolation import isolated
@@ -238,8 +238,9 @@ class Encoder(nn.Module):
         return {name: t.detach().cpu().contiguous() for name, t in self.state_dict().items()}
 
     def save(self, path: str | Path) -> None:
-        """Write safetensors with one metadata key only, so that equal encoders give equal bytes."""
-        save_file(self.tensors(), expanded(path), metadata=self._metadata())
+        """Write safetensors with one metadata key only, so that equal encoders give equal bytes. StoreError if the file
+        cannot be written."""
+        write_file(expanded(path), self.to_bytes())
 
     def to_bytes(self) -> bytes:
         """The bytes of the file that ``save`` writes."""
@@ -254,13 +255,11 @@ class Encoder(nn.Module):
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> Self:
         """Read a file of ``save``; DataError if it is absent, damaged, of another kind or has impossible values."""
-        path = expanded(path)
+        path = file_at(path, "encoder file")
         try:
             with safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}
             encoder = cls._from_parts(metadata, load_file(path), device)
-        except FileNotFoundError:
-            raise DataError(f"{path}: no such encoder file") from None
         except _NO_ENCODER as error:
             if reason := obstacle(error):
                 raise DataError(f"{path}: cannot be read ({reason})") from error

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from benchbd.base.content import path_digest, without_paths
-from benchbd.base.errors import DataError, PluginError
+from benchbd.base.content import file_at, path_digest, without_paths, write_file
+from benchbd.base.errors import DataError, PluginError, StoreError, UsageError
 from benchbd.contract.defense import Mitigation
 from benchbd.contract.method import identity_of
 
@@ -166,3 +166,57 @@ def test_a_path_as_a_text_is_refused() -> None:
     assert identity_of(LoadedInParts(text="a/b, https://a.org/b/c or 1/2"))["options"]["text"]
     with pytest.raises(PluginError, match=r"no path of this machine, as '/srv/jo/w.pt' is: an option .* as a Content"):
         identity_of(LoadedInParts(text="/srv/jo/w.pt"))
+
+
+def test_a_link_is_written_through_and_stays(tmp_path: Path) -> None:
+    """Whether or not its target exists; the target is replaced whole, and beside it nothing stays."""
+    (tmp_path / "there").mkdir()
+    link, target = tmp_path / "link", tmp_path / "there" / "target"
+    link.symlink_to(target)
+    for content in (b"first", b"second"):
+        write_file(link, content)
+        assert link.is_symlink()
+        assert target.read_bytes() == content
+    assert [path.name for path in (tmp_path / "there").iterdir()] == ["target"]
+
+
+def test_a_place_where_no_file_can_be_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "no" / "file")
+    os.mkfifo(tmp_path / "pipe")
+    for place, line in {
+        tmp_path: f"{tmp_path}: is a folder; name a file in it",
+        tmp_path / "absent" / "file": f"{tmp_path / 'absent'}: no such folder",
+        tmp_path / "link": f"{tmp_path / 'no'}: no such folder",
+        tmp_path / "pipe": f"{tmp_path / 'pipe'}: is no ordinary file",
+    }.items():
+        with pytest.raises(StoreError) as caught:
+            write_file(place, b"")
+        assert str(caught.value) == line
+
+
+def test_a_file_that_is_read_is_an_ordinary_one(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    (tmp_path / "good").symlink_to(tmp_path / "file")
+    (tmp_path / "bad").symlink_to(tmp_path / "absent")
+    os.mkfifo(tmp_path / "pipe")
+    assert file_at(str(tmp_path / "good")) == tmp_path / "good"
+    for place, line in {
+        tmp_path: "a folder; name the file in it",
+        tmp_path / "bad": "a link to nothing",
+        tmp_path / "absent": "no such picture",
+        tmp_path / "file" / "x": "no such picture",
+        tmp_path / "pipe": "not an ordinary file; save its content in one",
+    }.items():
+        with pytest.raises(DataError) as caught:
+            file_at(place, "picture")
+        assert str(caught.value) == f"{place}: {line}"
+    for place, line in {"": "the path of the file is empty", 5: "5 is no path", "a\0b": "is no path"}.items():
+        with pytest.raises(UsageError, match=line):
+            file_at(place)  # type: ignore[arg-type]
+
+
+def test_an_open_file_of_this_process_is_no_ordinary_one(tmp_path: Path) -> None:
+    """Even if it is one: the process that reads a stranger's file has other open files."""
+    (tmp_path / "file").write_bytes(b"x")
+    with (tmp_path / "file").open("rb") as file, pytest.raises(DataError, match="not an ordinary file"):
+        file_at(f"/dev/fd/{file.fileno()}")

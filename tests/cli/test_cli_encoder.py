@@ -192,7 +192,7 @@ def test_no_command_takes_an_encoder_of_impossible_values(
     encoder.save(file)
     for arguments in (
         ("inspect", file, "--images", given / "pictures"),
-        ("repair", file, "--images", given / "pictures", "--defense", "scratch", "--out", out),
+        ("repair", file, "--images", given / "pictures", "--defense", "scratch", "--out", f"{out}.safetensors"),
         ("export", file, "--format", "benchbd", "--out", out),
         ("import", file, "--out", tmp_path / "o.safetensors"),
         ("push", file, "--licence", "mit", "--to", out),
@@ -222,6 +222,17 @@ def test_no_command_takes_an_encoder_of_impossible_values(
         (["repair", "encoder.safetensors", "--images", "pictures", "--defense", "ft"], "Missing option '--out'"),
         (["import", "stranger.pth", "--out", "o.safetensors"], "nothing tells how its images are normalised"),
         (["import", "stranger.pth", "--out", "o.pth"], "o.pth: its name must end in .safetensors"),
+        (["import", "stranger.pth", "--out", ".safetensors"], "its name must end in .safetensors after a stem"),
+        (["import", "stranger.pth", "--out", ""], "the path is empty"),
+        (["import", "", "--out", "o.safetensors"], "the path is empty"),
+        (["import", "/dev/stdin", "--out", "o.safetensors"], "/dev/stdin: not an ordinary file"),
+        (["inspect", "/dev/null", "--images", "pictures"], "/dev/null: not an ordinary file"),
+        (["export", "", "--format", "benchbd", "--out", "o"], "the path of the encoder file is empty"),
+        (["export", "encoder.safetensors", "--format", "benchbd", "--out", "/dev/null"], "is no ordinary file"),
+        (
+            ["repair", "encoder.safetensors", "--images", "pictures", "--defense", "ft", "--out", "o.pth"],
+            "o.pth: its name must end in .safetensors",
+        ),
         (["import", "absent.pth", "--out", "o.safetensors"], "absent.pth: no such file"),
         (["import", "stranger.pth", "--out", "o.safetensors", "--arch", "resnet81"], "did you mean 'resnet18'"),
         (["import", "stranger.pth", "--out", "o.safetensors", "--normalisation", "imagnet"], "did you mean 'imagenet'"),

@@ -25,6 +25,7 @@ import torch
 from safetensors.torch import save, save_file
 from torch.utils.collect_env import run as run_in_a_shell
 
+from benchbd import Encoder
 from benchbd.base.errors import DataError
 from benchbd.exchange import checkpoint, child, sandbox
 from benchbd.exchange.checkpoint import read_checkpoint
@@ -434,4 +435,6 @@ def test_a_place_without_a_file(tmp_path: Path) -> None:
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.pth")
-    assert refusal(tmp_path / "pipe.pth") == "not an ordinary file"
+    assert refusal(tmp_path / "pipe.pth") == "not an ordinary file; save its content in one"
+    with pytest.raises(DataError, match=r"pipe\.pth: not an ordinary file"):
+        Encoder.load(tmp_path / "pipe.pth")

@@ -768,3 +768,36 @@ def test_other_float_types_become_float32(kind: torch.dtype, tmp_path: Path) -> 
     assert found.said[0] == f"weights became float32; some were {str(kind).removeprefix('torch.')}"
     weight = found.encoder.state_dict()["body.layer1.0.conv2.weight"]
     assert torch.equal(weight, net.layer1[0].conv2.weight.to(kind).float())
+
+
+@pytest.mark.parametrize("form", ["benchbd", "torchvision"])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_an_encoder_that_import_refuses_is_not_written(form: str, suffix: str, tmp_path: Path) -> None:
+    """In the words of import: a test of the command has the same line."""
+    encoder = made()
+    for value in (float("nan"), float("inf")):
+        encoder.state_dict()["body.layer1.0.conv1.weight"][0, 0, 0, 0] = value
+        with pytest.raises(DataError, match=r"the encoder, a resnet18: body\.layer1\.0\.conv1\.weight has NaN or inf"):
+            export_encoder(encoder, form, tmp_path / f"out{suffix}")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_argument_of_another_type_is_one_line(tmp_path: Path) -> None:
+    path: Any = saved(tmp_path / "file.pth", {"weight": torch.ones(1)})
+    given: Any = (5, [])
+    for each in given:
+        with pytest.raises(UsageError, match=r"^arch (5|\[\]): must be a text$"):
+            import_encoder(path, arch=each)
+        with pytest.raises(UsageError, match=r"^key (5|\[\]): must be a text$"):
+            import_encoder(path, key=each)
+        for call in (import_encoder, Encoder.load, made("w16").save):
+            with pytest.raises(UsageError, match=r"^(5|\[\]) is no path: it must be a text"):
+                call(each)
+        with pytest.raises(UnknownNameError, match=r"^unknown form (5|\[\]): known: badencoder, benchbd, "):
+            export_encoder(made("w16"), each, path)
+        with pytest.raises(UsageError, match=r"^(5|\[\]) is no encoder; "):
+            export_encoder(each, "benchbd", path)
+    with pytest.raises(StoreError, match=r"absent: no such folder$"):
+        made("w16").save(tmp_path / "absent" / "file.safetensors")
+    with pytest.raises(StoreError, match=r": is a folder; name a file in it$"):
+        made("w16").save(tmp_path)

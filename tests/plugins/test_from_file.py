@@ -229,7 +229,7 @@ def _large(folder: Path) -> Path:
     ("file", "line"),
     [
         (lambda folder: folder / "absent", "absent: no such encoder file"),
-        (lambda folder: folder, "not an encoder written by benchbd (it is a folder); see `benchbd import`"),
+        (lambda folder: folder, "a folder; name the file in it"),
         (_other_library, "not an encoder written by benchbd (its header lacks 'benchbd'); see `benchbd import`"),
         (
             _torch_file,
