@@ -32,9 +32,8 @@ from benchbd.base.content import commit, expanded, file_digest, make_folder
 from benchbd.base.errors import BenchbdError, DataError, StoreError, UsageError, first_line, shown
 from benchbd.base.inputs import file_kind, is_stand_in, reading
 from benchbd.contract.roles import Role
-from benchbd.exchange.exporting import shortest
 from benchbd.exchange.importing import OWN, import_encoder
-from benchbd.exchange.normalisation import beside, read_beside, written_beside
+from benchbd.exchange.normalisation import beside, shortest, written_beside
 from benchbd.nets.encoder import Encoder
 from benchbd.planning.board import board_names, board_path, load_board
 from benchbd.records.files import read_inspected, read_record, read_records, write_records
@@ -337,20 +336,13 @@ def _manifest(path: Path, where: str) -> _Manifest:
 def _verify_encoder(folder: Path, manifest: _Manifest, where: str) -> None:
     try:
         imported = import_encoder(folder / ENCODER)
-        encoder = Encoder.load(folder / ENCODER)
-        arch, normalisation = read_beside(folder / ENCODER)
         for record in read_records(folder / "records"):
-            if other := _other_encoder(record, encoder, manifest.files[ENCODER]):
+            if other := _other_encoder(record, imported.encoder, manifest.files[ENCODER]):
                 raise DataError(f"records/{record.file} is of another encoder: {other}")
     except BenchbdError as error:
         raise DataError(f"{where}: {_without(error, folder)}") from error
     if imported.layout != OWN:
         raise DataError(f"{where}: {ENCODER} is in the layout of {imported.layout}, not of benchbd")
-    own = tuple(shortest(encoder.mean)), tuple(shortest(encoder.std))
-    if (arch or encoder.arch, normalisation or own) != (encoder.arch, own):
-        raise DataError(
-            f"{where}: {beside(Path(ENCODER)).name} tells another architecture or normalisation than {ENCODER}"
-        )
 
 
 def _verify_board(folder: Path, manifest: _Manifest, where: str) -> None:

@@ -270,7 +270,7 @@ SPOILED: dict[str, tuple[Callable[[Path], None], str]] = {
     "a pointer": (pointer, "it is a Git LFS pointer"),
     "NaN": (not_a_number, "NaN"),
     "a pickle": (a_pickle, f"{ENCODER}: "),
-    "an architecture": (other_architecture, "tells another architecture or normalisation"),
+    "an architecture": (other_architecture, f"{ENCODER}.json: arch is 'w32', but {ENCODER} itself has w16"),
     "a forged record": (forged_record, "contradicts itself"),
     "a parent": (outside("records/../../x"), "whose name is not allowed"),
     "an absolute path": (outside("/etc/x"), "whose name is not allowed"),

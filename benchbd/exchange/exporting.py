@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors.torch import save
 from torch import Tensor
@@ -15,7 +14,7 @@ from torch import Tensor
 from benchbd.base.content import expanded, write_file
 from benchbd.base.errors import UnknownNameError, UsageError, shown
 from benchbd.exchange.namings import MOBILENET, RESNET, TIMM_VIT, TORCHVISION_VIT, VGG, WITHOUT_POOL, Naming
-from benchbd.exchange.normalisation import beside, written_beside
+from benchbd.exchange.normalisation import beside, shortest, written_beside
 from benchbd.nets.encoder import Encoder, ResNet
 from benchbd.nets.head import Head
 from benchbd.nets.values import check_values
@@ -192,11 +191,6 @@ def _bytes(path: Path, tensors: Mapping[str, Tensor], form: str) -> bytes:
     buffer = BytesIO()
     torch.save({"state_dict": dict(tensors)} if form == "badencoder" else dict(tensors), buffer)
     return buffer.getvalue()
-
-
-def shortest(values: Tensor) -> list[float]:
-    """float32 values as the shortest decimals that are rounded to them."""
-    return [float(str(np.float32(value))) for value in values.flatten().tolist()]
 
 
 def _code(path: Path, twin: Twin, form: str, classes: int) -> str:

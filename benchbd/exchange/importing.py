@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from benchbd.base.content import expanded
-from benchbd.base.errors import DataError, UsageError, counted, shown
+from benchbd.base.errors import DataError, UnknownNameError, UsageError, counted, shown
 from benchbd.exchange.checkpoint import Checkpoint, read_checkpoint
 from benchbd.exchange.layouts import LAYOUTS, STATE, Fit, find
-from benchbd.exchange.normalisation import NORMALISATIONS, Normalisation, normalisation, read_beside
+from benchbd.exchange.normalisation import NORMALISATIONS, Normalisation, beside, normalisation, read_beside, shortest
 from benchbd.nets.encoder import ARCHITECTURES, Encoder, ResNet
 from benchbd.nets.values import check_values
 
@@ -50,8 +50,10 @@ def import_encoder(
 
     arch: architecture; None: that of the JSON file beside it, else the one whose tensors the file has.
     mean, std: the normalisation of the three channels, both or neither; None: that of the JSON file beside it, which
-        has the file's name and .json after it, else that of the layout (CLIP's, benchbd's own).
-    key: which part of the file to take, as ``Checkpoint.groups`` names it; None: the one that has an encoder.
+        has the file's name and .json after it, else that of the layout (CLIP's, benchbd's own). A file of
+        ``Encoder.save`` has its own, and a JSON file beside it that differs is refused.
+    key: which part of the file to take, as ``Checkpoint.groups`` names it; None: the one that has an encoder. A file of
+        ``Encoder.save`` has no parts.
     DataError or UsageError, of one line, if the file is no checkpoint, no layout or architecture fits, several do, a
     weight is NaN or infinite, or nothing tells the normalisation.
     """
@@ -61,9 +63,14 @@ def import_encoder(
     given = normalisation(str(path), mean, std)
     checkpoint, path = read_checkpoint(path), expanded(path)
     if "benchbd" in checkpoint.metadata:
-        return _own(path, arch, given)
+        return _own(path, arch, given, key)
     arch_beside, told = read_beside(path)
-    fit, tensors = _chosen(path, checkpoint, arch or arch_beside, key)
+    try:
+        fit, tensors = _chosen(path, checkpoint, arch_beside if arch is None else arch, key)
+    except (UnknownNameError, DataError) as error:
+        if arch is not None or arch_beside is None:
+            raise
+        raise DataError(f"{error}; {beside(path)} names this arch, and --arch overrides it") from error
     kept = _kept(path, tensors) if fit.layout is STATE else {}
     used = given or told or fit.layout.normalisation
     if used is None and kept:
@@ -89,8 +96,20 @@ def import_encoder(
     return Imported(encoder.eval(), fit.layout.name, said + converted + _assumed(fit, encoder))
 
 
-def _own(path: Path, arch: str | None, given: Normalisation | None) -> Imported:
+def _own(path: Path, arch: str | None, given: Normalisation | None, key: str | None) -> Imported:
+    """The encoder in a file of ``Encoder.save``, which tells all by itself: a JSON file beside it may not differ."""
+    if key is not None:
+        raise UsageError(f"{path}: an encoder of benchbd, which has no parts; leave the key {shown(key)} out")
     encoder = Encoder.load(path)
+    arch_beside, told = read_beside(path)
+    if arch_beside not in (None, encoder.arch):
+        raise DataError(f"{beside(path)}: arch is {shown(arch_beside)}, but {path.name} itself has {encoder.arch}")
+    for name, buffer, values in zip(("mean", "std"), (encoder.mean, encoder.std), told or (), strict=False):
+        if given is None and not torch.allclose(buffer.flatten(), torch.tensor(values)):
+            raise DataError(
+                f"{beside(path)}: {name} is {list(values)}, but {path.name} itself has {shortest(buffer)}; give mean "
+                "and std (--normalisation), or remove the JSON file"
+            )
     if arch not in (None, encoder.arch):
         raise UsageError(f"{path}: an encoder of benchbd whose architecture is {encoder.arch}, not {arch}")
     for buffer, values in zip((encoder.mean, encoder.std), given or (), strict=False):

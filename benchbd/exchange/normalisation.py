@@ -7,10 +7,15 @@ reads them.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from torch import Tensor
+
+from benchbd.base.content import file_at
 from benchbd.base.errors import DataError, UnknownNameError, UsageError, fault, shown
 from benchbd.base.inputs import reading
 
@@ -38,6 +43,10 @@ def normalisation(what: str, mean: object, std: object) -> Normalisation | None:
     """
     if mean is None and std is None:
         return None
+    if mean is None or std is None:
+        raise UsageError(
+            f"{what}: {'std' if mean is None else 'mean'} is given without {'mean' if mean is None else 'std'}"
+        )
     found = []
     for name, values in {"mean": mean, "std": std}.items():
         numbers = tuple(map(float, values)) if isinstance(values, list | tuple) and all(map(_is_number, values)) else ()
@@ -62,11 +71,12 @@ def beside(path: Path) -> Path:
 def read_beside(path: Path) -> tuple[str | None, Normalisation | None]:
     """Architecture and normalisation in the JSON file beside a file of weights; None for what it does not tell.
 
-    DataError if the file is not a JSON object; UsageError if its normalisation is not valid.
+    DataError if the file is not an ordinary one, or not a JSON object; UsageError if its normalisation is not valid.
     """
     file = beside(path)
-    if not file.exists():
+    if not os.path.lexists(file):  # a link to nothing is a mistake
         return None, None
+    file_at(file)
     try:
         with reading(file):
             told: Any = json.loads(file.read_bytes())
@@ -81,6 +91,11 @@ def written_beside(arch: str, form: str, size: int | None, found: Normalisation)
     """The text of the JSON file beside a file of weights. size: height and width of the images; None: any."""
     told: Mapping[str, object] = {"arch": arch, "form": form, "image_size": size, "mean": found[0], "std": found[1]}
     return json.dumps(told, indent=2) + "\n"
+
+
+def shortest(values: Tensor) -> list[float]:
+    """float32 values as the shortest decimals that are rounded to them."""
+    return [float(str(np.float32(value))) for value in values.flatten().tolist()]
 
 
 def named_normalisation(text: str) -> Normalisation:

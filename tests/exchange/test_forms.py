@@ -289,6 +289,31 @@ def test_a_file_of_benchbd_passes_through(tmp_path: Path) -> None:
     assert again.encoder.mean.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
     with pytest.raises(UsageError, match="an encoder of benchbd whose architecture is w16, not w32"):
         import_encoder(tmp_path / "own.safetensors", arch="w32")
+    with pytest.raises(UsageError, match="which has no parts; leave the key 'model' out"):
+        import_encoder(tmp_path / "own.safetensors", key="model")
+
+
+def test_a_json_beside_a_file_of_benchbd_may_not_differ(tmp_path: Path) -> None:
+    encoder, path, beside = made("w16"), tmp_path / "own.safetensors", tmp_path / "own.safetensors.json"
+    encoder.save(path)
+    same = {"arch": "w16", "mean": MEAN, "std": STD}
+    beside.write_text(json.dumps(same))
+    assert import_encoder(path).encoder.to_bytes() == encoder.to_bytes()
+    for changed, line in [
+        ({"arch": "w32"}, r"own\.safetensors\.json: arch is 'w32', but own\.safetensors itself has w16$"),
+        (
+            {"std": (0.5,) * 3},
+            r"json: std is \[0\.5, 0\.5, 0\.5\], but own.safetensors itself has \[0\.2, 0\.25, 0\.3\]; ",
+        ),
+    ]:
+        beside.write_text(json.dumps({**same, **changed}))
+        with pytest.raises(DataError, match=line):
+            import_encoder(path)
+    assert import_encoder(path, **TOLD).encoder.to_bytes() == encoder.to_bytes()
+    beside.unlink()
+    beside.symlink_to(tmp_path / "absent.json")
+    with pytest.raises(DataError, match=r"own\.safetensors\.json: a link to nothing$"):
+        import_encoder(path)
 
 
 def test_half_precision_and_absent_counters_are_said(tmp_path: Path) -> None:
@@ -514,7 +539,13 @@ def test_a_normalisation_must_be_told(tmp_path: Path) -> None:
         ("[" * 100_000, "file.safetensors.json: not JSON"),
         ("[1]", "not a JSON object with mean, std and, as a text, arch"),
         ('{"arch": 3}', "not a JSON object with mean, std and, as a text, arch"),
-        ('{"mean": [0, 0, 0]}', "std must be three numbers, not None"),
+        ('{"mean": [0, 0, 0]}', r"file\.safetensors\.json: mean is given without std$"),
+        ('{"std": [1, 1, 1]}', r"file\.safetensors\.json: std is given without mean$"),
+        (
+            '{"arch": "resnet81"}',
+            r"^unknown architecture 'resnet81': did .*; /.*file\.safetensors\.json names this arch, and --arch o",
+        ),
+        ('{"arch": "w16"}', r"file\.safetensors: not w16 in .*; /.*\.safetensors\.json names this arch, and --arch ov"),
         ('{"mean": [0, 0], "std": [1, 1, 1]}', r"mean must be three numbers, not \[0, 0\]"),
         ('{"mean": [0, 0, NaN], "std": [1, 1, 1]}', r"mean must be three numbers, not \[0, 0, nan\]"),
         ('{"mean": [0, 0, true], "std": [1, 1, 1]}', r"mean must be three numbers, not \[0, 0, True\]"),
@@ -529,7 +560,7 @@ def test_a_bad_file_beside_is_one_line(text: str, line: str, tmp_path: Path) -> 
 
 
 def test_numbers_given_must_be_valid(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="file: std must be three numbers, not None"):
+    with pytest.raises(UsageError, match="file: mean is given without std"):
         import_encoder(tmp_path / "file", mean=(0.5, 0.5, 0.5))
 
 
