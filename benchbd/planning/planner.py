@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from benchbd.base.errors import UnknownNameError, UsageError, brief, shown
@@ -259,9 +258,12 @@ class _Planner:
         encoder, the undefended one and, if there are such defenses, the two controls."""
         if self.selection.only or not self.selection.names("defense"):
             return [], []
-        attack, defense = (self.settings.registry.first_of_role(axis, Role.FLOOR) for axis in ("attack", "defense"))
-        controls = [self.settings.registry.of_role("defense", role)[:1] for role in (Role.SCRATCH, Role.BN)]
-        return [attack], [defense, *chain.from_iterable(controls)]
+        known = self.settings.registry
+        attack, defense = (known.first_of_role(axis, Role.FLOOR) for axis in ("attack", "defense"))
+        return [attack], [
+            defense,
+            *(name for role in (Role.SCRATCH, Role.BN) for name in known.of_role("defense", role)[:1]),
+        ]
 
     def _crosses(self, attack: Attack, defense: Mitigation) -> bool:
         """Whether a board includes this pair: the control of an attack is not defended, unless both are selected, and
@@ -332,9 +334,7 @@ class _Planner:
 
     def _trigger_departures(self, trigger: Trigger) -> Iterable[str]:
         """The differences of an evaluation's trigger from the board's; only a board whose rows have no triggers can
-        have any. By content: a file with the board's trigger is the board's, and equal files are equal wherever they
-        lie.
-        """
+        have any. By content: equal files are equal wherever they lie."""
         own = [] if trigger.function is None else self.settings.departures(trigger.function)
         if self.settings.trigger == self.board.trigger:
             return own
