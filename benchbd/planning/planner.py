@@ -260,10 +260,8 @@ class _Planner:
             return [], []
         known = self.settings.registry
         attack, defense = (known.first_of_role(axis, Role.FLOOR) for axis in ("attack", "defense"))
-        return [attack], [
-            defense,
-            *(name for role in (Role.SCRATCH, Role.BN) for name in known.of_role("defense", role)[:1]),
-        ]
+        controls = [name for role in (Role.SCRATCH, Role.BN) for name in known.of_role("defense", role)[:1]]
+        return [attack], [defense, *controls]
 
     def _crosses(self, attack: Attack, defense: Mitigation) -> bool:
         """Whether a board includes this pair: the control of an attack is not defended, unless both are selected, and
@@ -274,10 +272,8 @@ class _Planner:
         return attack.role is not Role.CONTROL or defense.passthrough or bool(asked)
 
     def _departures(self, of: Case, line: _Line, seed: int | None) -> tuple[str, ...]:
-        """The differences of a case from the board: in its own stages, and in its place.
-
-        seed: the run seed, None if the board pins the one seed that matters.
-        """
+        """The differences of a case from the board: in its own stages, and in its place. seed: of the run; None if the
+        board pins the one seed that matters."""
         place = list(line.departures)
         if of.evaluator not in self.board.names("evaluator"):
             place.append(f"evaluator {of.evaluator}")

@@ -734,7 +734,7 @@ def test_what_a_form_cannot_hold_is_one_line(tmp_path: Path) -> None:
     for form in ("torchvision", "timm"):
         with pytest.raises(UsageError, match=f"{form} cannot hold the 7 pruned channels of a vit-s-16, .* as benchbd"):
             export_encoder(pruned, form, path)
-    with pytest.raises(StoreError, match=r"absent/file\.pth: cannot be written"):
+    with pytest.raises(StoreError, match=r"absent: no such folder$"):
         export_encoder(made(), "torchvision", tmp_path / "absent" / "file.pth")
     assert not list(tmp_path.iterdir())
 
