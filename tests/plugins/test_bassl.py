@@ -130,6 +130,63 @@ def test_two_targets_have_a_trigger_each() -> None:
     assert [a is b.trigger for a, b in zip(backdoor.triggers, known.targets, strict=True)] == [True, True]
 
 
+def among(images: Tensor, pool: int, *rows: int) -> ImageSet:
+    """A pool of other images that has these at the rows, one row an image; more rows have the first again."""
+    pixels = random_pixels(pool, 0)
+    for number, row in enumerate(rows):
+        pixels[row] = images[number if number < len(images) else 0]
+    return ImageSet(pixels)
+
+
+@pytest.mark.parametrize("trigger", [Trigger.square(10), replace(Trigger.square(10), wander=(0.1, 0.9))])
+def test_in_place_each_stamped_image_replaces_its_original(trigger: Trigger) -> None:
+    """Also a second row with the same pixels; no unstamped twin of a poisoned image stays."""
+    own = target(4, 1, trigger)
+    pool = among(own.images.pixels, 20, 3, 11, 0, 7, 15)  # image 0 is at rows 3 and 15
+    known = knowledge(own, pool=20)
+    known = replace(known, pool=pool)
+    before = pool.pixels.clone()
+    with collecting() as findings:
+        poisoned = Bassl(rho=1, mode="in_place").poisoned(known)
+    changed = (poisoned.pixels != before).flatten(1).any(1).nonzero()[:, 0].tolist()
+    assert changed == [0, 3, 7, 11, 15]
+    assert torch.equal(poisoned.pixels[3], poisoned.pixels[15])
+    if trigger.wander is None:
+        assert torch.equal(poisoned.pixels[changed], trigger.stamp(before[changed]))
+    assert findings.notes["poison"]["stamped"] == 5
+    assert (findings.notes["poison"]["n"], findings.notes["poison"]["pool"]) == ([4], 20)
+    assert torch.equal(known.pool.pixels, before)
+    half = Bassl(rho=0.5, mode="in_place").poisoned(known)
+    chosen = (half.pixels != before).flatten(1).any(1).nonzero()[:, 0].tolist()
+    assert set(chosen) < set(changed)
+    assert len({before[row].numpy().tobytes() for row in chosen}) == 2
+
+
+def test_in_place_the_control_is_clean_pre_training() -> None:
+    own = target(4)
+    known = replace(knowledge(own), pool=among(own.images.pixels, 20, 3, 11, 0, 7))
+    assert torch.equal(BasslControl(rho=1, mode="in_place").poisoned(known).pixels, known.pool.pixels)
+    assert torch.equal(Bassl(rho=0, mode="in_place").poisoned(known).pixels, known.pool.pixels)
+
+
+def test_in_place_needs_the_images_in_the_pool() -> None:
+    own = target(4)
+    known = replace(knowledge(own), pool=among(own.images.pixels, 20, 3, 11))
+    with pytest.raises(NotApplicable, match=r"2 of 4 poisoned images are not in it; take mode=append$"):
+        Bassl(rho=1, mode="in_place").poisoned(known)
+
+
+def test_it_notes_how_many_stamped_pairs_training_sees() -> None:
+    """20 images and 5 stamped ones in batches of 10: 2 batches an epoch, of which a fifth is stamped."""
+    known = replace(knowledge(target(10)), pretraining=SimCLR(epochs=3, batch=10))
+    with collecting() as findings:
+        Bassl(rho=0.5).poisoned(known)
+    assert findings.notes["poison"]["stamped_pairs"] == 3 * 2 * 10 // 5
+    with collecting() as findings:
+        BasslControl(rho=0.5).poisoned(known)
+    assert findings.notes["poison"]["stamped_pairs"] == 0
+
+
 def test_replacing_keeps_the_size() -> None:
     known = knowledge(target(10, 1), target(4, 2), pool=30)
     before = known.pool.pixels.clone()
