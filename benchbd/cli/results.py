@@ -179,7 +179,7 @@ def build_gallery(boards: tuple[str, ...], out: Path | None, store: Path | None)
     else:
         write_file(out, made.to_json().encode())
     clean, backdoored = (sum(len(getattr(each, kind)) for each in made.populations) for kind in ("clean", "attacked"))
-    click.echo(f"{clean} clean and {backdoored} backdoored encoders{_why(made.left_out)}", err=True)
+    click.echo(f"{clean} scores of clean and {backdoored} of backdoored encoders{_why(made.left_out)}", err=True)
 
 
 def _why(left_out: Mapping[str, int]) -> str:

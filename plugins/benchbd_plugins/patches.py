@@ -49,7 +49,7 @@ class PatchesDetection(Detection):
         (0.125, 0.375), description="smallest and largest side of a patch, as shares of the image's side"
     )
     threshold: float = Field(
-        0.5, ge=-1e6, le=1, description="share of the spread that a patch must take away for the encoder to be flagged"
+        0.9, ge=-1e6, le=1, description="share of the spread that a patch must take away for the encoder to be flagged"
     )
 
     def inspect(self, encoder: Encoder, knowledge: DefenderKnowledge) -> Verdict:

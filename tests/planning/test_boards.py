@@ -61,13 +61,18 @@ def test_the_demo_shows_the_phenomenon(tmp_path: Path, registry: Registry) -> No
 
 
 @pytest.mark.slow
-def test_decree_before_ten_clean_and_ten_attacked_encoders(tmp_path: Path, registry: Registry) -> None:
-    """Every attack takes; half of the attacked encoders are flagged, and most clean ones are not."""
-    (population,) = populations(
-        Session.open("detect-shapes", store=tmp_path, device="cpu", registry=registry).inspect()
-    )
+def test_detectors_before_ten_clean_and_ten_attacked_encoders(tmp_path: Path, registry: Registry) -> None:
+    """Every attack takes. DECREE flags half of the attacked encoders and hardly a clean one; channel constants rank
+    most attacked ones above clean ones; random patches flag hardly a clean one."""
+    inspected = Session.open("detect-shapes", store=tmp_path, device="cpu", registry=registry).inspect()
+    found_by = {each.detection: each for each in populations(inspected)}
+    assert set(found_by) == {"decree", "lipschitz", "patches"}
+    for each in found_by.values():
+        assert (len(each.clean), len(each.attacked), each.left_out) == (10, 10, {})
+    assert found_by["lipschitz"].flat()["auroc"] > 0.6
+    assert found_by["patches"].clean_flagged <= 1
+    population = found_by["decree"]
     clean, attacked = population.clean, population.attacked
-    assert (len(clean), len(attacked), population.left_out) == (10, 10, {})
     found = population.flat()
     assert found["auroc"] == pytest.approx(fmean((a > c) + (a == c) / 2 for a in attacked for c in clean))
     assert found["tpr_at_fpr_0"] == fmean(score > max(clean) for score in attacked)

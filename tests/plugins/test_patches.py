@@ -58,7 +58,7 @@ def test_a_net_that_a_white_patch_takes_over_is_flagged(images: ImageSet, seed: 
     assert attacked.flagged
     assert attacked.score > 0.99
     assert not clean.flagged
-    assert 0 < clean.score < 0.5  # every patch hides a part of the image
+    assert 0 < clean.score < 0.9  # every patch hides a part of the image
 
 
 def test_the_score_by_hand(images: ImageSet) -> None:

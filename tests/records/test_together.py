@@ -62,7 +62,7 @@ COUNTED = {"baseline_counts.correct": 1339, "baseline.ca": 66.95}
         ("sweeps-shapes", REPAIRED, {"undefended.acc": 70.0}, ("evaluation", "acc", 72.15, 70.0)),
         ("sweeps-shapes", REPAIRED, {"target_name": "cow"}, ("class", "target_name", "vertical stripes", "cow")),
         ("sweeps-shapes", REPAIRED, {"reference.rows": [3]}, ("reference inputs", "rows", [7826], [3])),
-        ("detect-shapes", INSPECTED, {"gains.shapes:7.counts.correct": 1343}, ("evaluation", "acc", 72.15, 67.15)),
+        ("detect-shapes", INSPECTED, {"gains.shapes:7.counts.correct": 1343}, ("evaluation", "acc", 72.6, 67.15)),
         (
             "detect-shapes",
             INSPECTED,

@@ -211,7 +211,10 @@ def test_a_record_whose_identity_has_another_type_is_one_line() -> None:
 def test_the_command_writes_what_python_reads(tmp_path: Path) -> None:
     store, out = tmp_path / "none-here", tmp_path / "mine.json"
     done = call("gallery", "build", "detect-shapes", "--store", store, "--out", out)
-    assert (done.exit_code, done.stderr) == (0, "10 clean and 10 backdoored encoders\n")
+    assert (done.exit_code, done.stderr) == (
+        0,
+        "30 scores of clean and 30 of backdoored encoders\n",
+    )  # of three detectors
     assert read_gallery(out) == read_gallery()  # the only published board with detectors
     printed = call("gallery", "build", "detect-shapes", "--store", store)
     assert Gallery.model_validate(json.loads(printed.stdout)) == read_gallery()
