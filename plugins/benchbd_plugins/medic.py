@@ -6,8 +6,8 @@ h, h': the teacher's and the student's activations of the same view; i: an entry
 the channel's standard deviation in the teacher on clean images; w_i = sqrt(a_i q_i): the entry's importance for the
 sample. a = softmax_i(imp_temp * z), z = (h - mu_c) / sigma_c, is large for active entries; q = softmax_i(impact) for
 entries that the teacher's output depends on. A neuron that only a trigger activates is silent on clean images, so a and
-q are small and the student does not copy it. A neuron that few clean images activate is copied: its sigma is small, so
-on those images it weighs more than the rest of its tensor.
+q are small and the student does not copy it. sigma_c has a floor, ``floor`` times the median over the tensor: without
+it a neuron that few clean images activate weighs more on those than the rest of its tensor.
 
 The paper's, with labels: importance from activation and impact, cloning at every layer, a random student. The released
 code's: the form of w, imp_temp (it multiplies), hook_weight, Adam 1e-2 with a cosine, batches of 64, and the places:
@@ -21,7 +21,10 @@ tensor. The pooled feature is hooked instead of the logits. 200 epochs, not 60. 
 before the ReLU, where some hundred entries of a tensor share the weight; after the ReLU fewer share it, and cloning
 weighs more. mu and sigma are exact, computed once over every position of the un-augmented images (the code averages the
 statistics of batches, which omits the differences between batches), and of the values that are compared. Channels that
-do not vary are omitted, so that sigma needs no epsilon.
+do not vary are omitted, so that sigma needs no epsilon. The floor is ours too: the code's sigma, from before the ReLU,
+is never so small. It was chosen by clean data alone, on seed 1 of cifar10-small; the values tried are 0 and 0.1. After
+560 steps the features of 2,000 held-out clean images had pretext accuracies of .179 and .388 and cosines to the
+teacher's of .922 and .982. ``floor=0`` is version 1.
 
 Not offered: other tasks for the student (cloning alone, pseudo-classes, the teacher's feature) or for impact (k-means
 classes, the feature's energy, two views' cosine), and statistics taken before the ReLU, as the released code's are.
@@ -59,7 +62,8 @@ DEAD = 1e-4  # below this standard deviation a channel is ignored, because we di
 class Channels:
     """The teacher's statistics of one hooked tensor, each (1, C, 1, 1), or (1, C) for features.
 
-    mean, std: over the clean images and positions; std is 1 for dead channels. live: bool, whether the channel varies.
+    mean, std: over the clean images and positions; std has a floor, and is 1 for dead channels. live: bool, whether the
+    channel varies.
     """
 
     mean: Tensor
@@ -72,7 +76,7 @@ class Medic(ContrastiveMethod, Mitigation):
 
     name = "medic"
     paper = "Xu et al., MEDIC: Remove Model Backdoors via Importance Driven Cloning, CVPR 2023; without labels, ours"
-    version = "1"
+    version = "2"
 
     epochs: int = Field(
         200, ge=0, le=1_000_000, description="number of passes over the images; each drops its last, smaller batch"
@@ -88,6 +92,12 @@ class Medic(ContrastiveMethod, Mitigation):
     )
     imp_temp: float = Field(
         5.0, ge=0, le=1e6, description="factor of the standardised activations in the softmax that gives importance"
+    )
+    floor: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="least standard deviation that a channel is divided by, as a share of its tensor's median",
     )
     impact: Literal["rms_abs", "official", "none"] = Field(
         "rms_abs",
@@ -105,7 +115,7 @@ class Medic(ContrastiveMethod, Mitigation):
         images, seed = knowledge.images, knowledge.seed
         teacher = encoder.frozen()
         student = teacher.untrained(seed)
-        statistics = channel_statistics(teacher, images)
+        statistics = channel_statistics(teacher, images, self.floor)
         if not statistics:
             raise NotApplicable("MEDIC clones activations and none of this encoder's vary over the clean images")
         parts: dict[str, Tensor] = {}
@@ -195,10 +205,11 @@ def hooked_tensors(encoder: Encoder, x: Tensor) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def channel_statistics(teacher: Encoder, images: ImageSet, batch: int = 128) -> dict[str, Channels]:
+def channel_statistics(teacher: Encoder, images: ImageSet, floor: float = 0.0, batch: int = 128) -> dict[str, Channels]:
     """Mean and (unbiased) standard deviation of every channel over all images and positions, one forward per image.
 
-    Exact: batches are merged by the law of total variance. A tensor without a live channel is omitted.
+    Exact: batches are merged by the law of total variance. A tensor without a live channel is omitted. floor: a smaller
+    deviation becomes this share of the median over the tensor's live channels.
     """
     moments: dict[str, list[tuple[int, Tensor, Tensor]]] = {}
     for x in images.batches(batch):
@@ -213,6 +224,7 @@ def channel_statistics(teacher: Encoder, images: ImageSet, batch: int = 128) -> 
         std = (squares / (count - 1)).sqrt().float()
         live = std >= DEAD
         if bool(live.any()):
+            std = std.clamp_min(floor * std[live].median())
             statistics[place] = Channels(mean.float(), std.where(live, 1.0), live)
     return statistics
 

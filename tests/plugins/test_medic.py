@@ -84,7 +84,7 @@ def gradient(loss: Tensor, encoder: Encoder) -> Tensor:
 @pytest.mark.parametrize("batch", [16, 24, 64])
 def test_statistics_are_those_of_all_images_at_once(teacher: Encoder, images: ImageSet, batch: int) -> None:
     with ForwardMeter() as meter:
-        found = channel_statistics(teacher, images, batch)
+        found = channel_statistics(teacher, images, batch=batch)
     assert meter.images == 64
     with torch.no_grad():
         whole = hooked_tensors(teacher, images.pixels.float() / 255)
@@ -213,7 +213,7 @@ def test_a_dormant_neuron_weighs_less_than_uniform(teacher: Encoder, images: Ima
 
 
 def test_a_neuron_that_fires_seldom_weighs_more_than_uniform_where_it_does(teacher: Encoder, images: ImageSet) -> None:
-    """At one position in a thousand: sigma is small, z is large, and the weight of the other entries is small."""
+    """At one position in 1,000, without a floor: sigma is small, z is large, and the other entries weigh little."""
     norm: Any = teacher.get_submodule("body.layer1.0.bn1")
     x = images.pixels.float() / 255
     with torch.no_grad():
@@ -229,6 +229,34 @@ def test_a_neuron_that_fires_seldom_weighs_more_than_uniform_where_it_does(teach
         assert float(w[:, 5][~fires].max()) < 1 / w[0].numel()
         where = (w[:, 5] * fires).sum((1, 2))
         assert float((where > w.sum((1, 2, 3)) - where).float().mean()) > 0.7  # mostly it has nearly all weight
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_floor_bounds_what_a_channel_that_seldom_fires_owns(seed: int) -> None:
+    """A channel of sigma 1e-3 of the median owns most of the cloning loss of its tensor; with the floor, little."""
+    images = ImageSet(smooth_pixels(64, seed), mean=MEAN, std=STD)
+    teacher, other = (settled(random_encoder(s), images.pixels) for s in (seed, seed + 20))
+    place, plant = "layer1.0.relu", 5
+    norm: Any = teacher.get_submodule("body.layer1.0.bn1")
+    x = images.pixels.float() / 255
+    with torch.no_grad():
+        norm.weight[plant] = 3e-3
+        norm.bias[plant] = -norm(hooked_tensors(teacher, x)["layer1.0.conv1"])[:, plant].flatten().quantile(0.95)
+    views = Medic().augment.pair(images.pixels, stream(1, "views"))
+
+    def share(floor: float) -> float:
+        statistics = channel_statistics(teacher, images, floor)
+        wanted, weights = Medic().importance(teacher.frozen(), statistics, views)
+        copied, channels = hooked_tensors(other, views[0])[place], statistics[place]
+        loss = weights[place] * ((copied - wanted[place]) / channels.std).square()
+        return float((loss[:, plant].sum() / loss.sum()).detach())
+
+    sigma, floored = (channel_statistics(teacher, images, floor)[place].std.flatten() for floor in (0.0, 0.1))
+    assert float(sigma[plant]) < 0.01 * float(sigma.median())
+    assert float(floored[plant]) == pytest.approx(0.1 * float(sigma.median()))
+    assert torch.equal(floored[:plant], sigma[:plant])  # no other channel is as small
+    assert share(0.0) > 0.9
+    assert share(0.1) < 0.5
 
 
 def test_the_released_impact_is_inert(teacher: Encoder, images: ImageSet) -> None:
