@@ -17,6 +17,7 @@ from benchbd import DefenderKnowledge, Encoder, ImageSet, NotApplicable, pretext
 from benchbd.contract.context import collecting
 from benchbd.nets.meter import ForwardMeter
 
+from ..plants import CHANNEL, planted
 from ..small_nets import affine, random_encoder, same, settled, smooth_pixels
 
 QUICK: dict[str, Any] = {"batch": 16, "colour": "affine", "crop_scale": (0.95, 1.0)}
@@ -340,3 +341,18 @@ def test_fine_tuning_repairs_the_pretext(images: ImageSet, encoder: Encoder) -> 
     assert loss(tuned) < loss(pruned) - 0.1
     assert math.isfinite(loss(tuned))
     assert float(F.normalize(tuned.eval().extract(images.pixels), dim=1).std(0).norm()) > 0.01
+
+
+# A textbook backdoor
+
+
+@pytest.mark.parametrize("rare", [0.0, 0.05])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_feature_of_a_planted_backdoor_is_pruned(seed: int, rare: float) -> None:
+    """Clean images excite it never, or rarely and weakly: it is among the least active eighth of the channels."""
+    plant = planted(seed, rare)
+    result, pruning = repaired(plant.encoder, plant.images, rule="ratio", ratio=8 / 64, epochs=0)
+    assert CHANNEL in pruning["channels"]
+    assert float(result.extract(plant.triggered)[:, CHANNEL].abs().max()) == 0
+    assert plant.likeness(plant.encoder) > 0.99
+    assert plant.likeness(result) < 0.97
