@@ -81,8 +81,10 @@ from .toolkit.inversion import Inverted as Inverted
 from .toolkit.inversion import self_similarity as self_similarity
 from .toolkit.mutual_information import Estimate as Estimate
 from .toolkit.mutual_information import Mine as Mine
+from .toolkit.pretext import PruningLevel as PruningLevel
 from .toolkit.pretext import pretext_accuracy as pretext_accuracy
 from .toolkit.pretext import pretext_outputs as pretext_outputs
+from .toolkit.pretext import within_tolerance as within_tolerance
 from .toolkit.threads import one_thread as one_thread
 
 __version__: str

@@ -1,8 +1,9 @@
-"""A measure that replaces accuracy if there are no labels."""
+"""A measure that replaces accuracy if there are no labels, and the search for a level of pruning that it bounds."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -48,3 +49,33 @@ def pretext_accuracy(first: Tensor, second: Tensor, block: int = 128) -> float:
         positives = torch.arange(len(both), device=both.device).roll(len(u))
         hits += int((similarity.argmax(1) == positives).sum())
     return hits / (2 * len(first))
+
+
+@dataclass(frozen=True)
+class PruningLevel:
+    """pruned: the number of pruned channels. utility: pretext accuracy, 0..1, without them. threshold: what chose them,
+    if a threshold did."""
+
+    pruned: int
+    utility: float
+    threshold: float | None = None
+
+    def noted(self) -> dict[str, float]:
+        """For a record: the fields that are known, rounded."""
+        fields = {"threshold": self.threshold, "pruned": self.pruned, "utility": round(self.utility, 4)}
+        return {name: value for name, value in fields.items() if value is not None}
+
+
+def within_tolerance(levels: Iterable[PruningLevel], tolerance: float) -> PruningLevel:
+    """The last level before the first whose utility is more than ``tolerance`` below that of the first one.
+
+    levels: at least one, in the order of the search; the first prunes nothing. Utility need not fall steadily: as in
+    the paper of FP, the first level that costs too much ends the search, and no later one is asked for.
+    """
+    rising = iter(levels)
+    first = kept = next(rising)
+    for level in rising:
+        if level.utility < first.utility - tolerance - 1e-9:  # quotients of counts: allow for rounding
+            break
+        kept = level
+    return kept

@@ -30,11 +30,13 @@ from benchbd import (
     ImageSet,
     Mitigation,
     NotApplicable,
+    PruningLevel,
     Views,
     hookimpl,
     note,
     pretext_accuracy,
     pretext_outputs,
+    within_tolerance,
 )
 
 Site = Literal["output", "conv2"]
@@ -130,17 +132,12 @@ class FP(FineTuning, Mitigation):
     def level(self, utility: Callable[[int], float], channels: int) -> int:
         """The number of ``channels`` to prune, never all.
 
-        budget: raised by ``increment`` until the next level would lose more than ``tolerance``. Utility need not fall
-        steadily; the first level that costs too much ends the search, as in the paper.
+        budget: raised by ``increment`` until the next level would lose more than ``tolerance`` (``within_tolerance``).
         """
         if self.rule == "ratio":
             return min(round(self.ratio * channels), channels - 1)
-        least = utility(0) - self.tolerance - 1e-9  # quotients of counts: equality must pass despite rounding
         step = math.ceil(round(self.increment * channels, 6))
-        k = 0
-        while k + step < channels and utility(k + step) >= least:
-            k += step
-        return k
+        return within_tolerance((PruningLevel(k, utility(k)) for k in range(0, channels, step)), self.tolerance).pruned
 
     def report(self, utility: Callable[[int], float], channels: Tensor) -> None:
         """Note what was pruned, and in ``remarks`` what a reader of the table must know."""

@@ -26,6 +26,8 @@ from benchbd.contract.context import collecting
 from benchbd.contract.method import build
 from benchbd.nets.meter import ForwardMeter
 
+from ..plants import CHANNEL
+from ..plants import planted as textbook
 from ..small_nets import affine, random_encoder, same, settled, smooth_pixels
 
 QUICK: dict[str, Any] = {"batch": 16, "colour": "affine", "crop_scale": (0.95, 1.0)}
@@ -324,10 +326,10 @@ def test_a_pruned_neuron_is_constant(encoder: Encoder, images: ImageSet) -> None
 
 
 def test_thresholds_by_hand() -> None:
-    assert ANP().thresholds() == [0.2, 0.15, 0.1, 0.05, 0]
-    assert ANP(threshold=0.12).thresholds() == [0.12, 0.07, 0.02, 0]
+    assert ANP(threshold=0.2).thresholds() == [0, 0.05, 0.1, 0.15, 0.2]
+    assert ANP(threshold=0.12).thresholds() == [0, 0.05, 0.1, 0.12]
     assert ANP(threshold=0).thresholds() == [0]
-    assert len(ANP(threshold=0.95).thresholds()) == 20
+    assert len(ANP().thresholds()) == 20
 
 
 MASKS = torch.cat([torch.tensor([0.0, 0.03, 0.08, 0.1, 0.18]), torch.ones(NEURONS - 5)])
@@ -351,56 +353,40 @@ def within(
 
 
 def test_the_budget_by_hand(monkeypatch: pytest.MonkeyPatch, encoder: Encoder, images: ImageSet) -> None:
-    steady = {0: 0.9, 5: 0.86, 4: 0.8, 3: 0.8, 1: 0.8, 2: 0.8}
-    pruned, pruning, remarks, asked = within(monkeypatch, encoder, images, steady)
-    assert asked == [0, 5]  # exactly 4 points are within the tolerance
-    assert (pruning["threshold"], pruning["pruned"], pruning["utility_after"]) == (0.2, 5, 0.86)
-    assert pruning["pruned_by_layer"] == {"stem.1": 5}
+    falling = {0: 0.9, 1: 0.9, 2: 0.87, 4: 0.86, 5: 0.5}
+    pruned, pruning, remarks, asked = within(monkeypatch, encoder, images, falling)
+    assert asked == [0, 1, 2, 4, 5]  # 0.1 and 0.15 reject the same neurons, and so do all from 0.2 on: once is enough
+    assert (pruning["threshold"], pruning["pruned"], pruning["utility_after"]) == (0.1, 4, 0.86)  # exactly 4 points
+    assert pruning["pruned_by_layer"] == {"stem.1": 4}
     assert pruning["histogram"] == [3, 2, 0, 0, 0, 0, 0, 0, 0, NEURONS - 5]
     assert pruning["share_below_0.2"] == pytest.approx(5 / NEURONS, abs=1e-4)
     assert remarks == []
-    assert torch.equal(torch.cat([norm.weight for norm in pruned.norms().values()]) == 0, MASKS <= 0.2)
+    assert torch.equal(torch.cat([norm.weight for norm in pruned.norms().values()]) == 0, MASKS <= 0.1)
+    assert (pruning["tolerance"], pruning["curve"]) == (
+        0.04,
+        [
+            {"pruned": 0, "utility": 0.9},
+            {"threshold": 0, "pruned": 1, "utility": 0.9},
+            {"threshold": 0.05, "pruned": 2, "utility": 0.87},
+            {"threshold": 0.1, "pruned": 4, "utility": 0.86},
+            {"threshold": 0.2, "pruned": 5, "utility": 0.5},
+        ],
+    )
 
-    falling = {0: 0.9, 5: 0.5, 4: 0.5, 2: 0.87, 1: 0.9}
-    pruned, pruning, remarks, asked = within(monkeypatch, encoder, images, falling)
-    assert asked == [0, 5, 4, 2]  # 0.15 and 0.1 reject the same neurons: once is enough
-    assert (pruning["threshold"], pruning["pruned"]) == (0.05, 2)
-    assert remarks == ["anp: threshold lowered from 0.2 to 0.05 to keep pretext accuracy; 2 pruned"]
-    assert torch.equal(torch.cat([norm.weight for norm in pruned.norms().values()]) == 0, MASKS <= 0.05)
-    assert pruning["tried"] == [
-        {"threshold": 0.2, "pruned": 5, "utility": 0.5},
-        {"threshold": 0.15, "pruned": 4, "utility": 0.5},
-        {"threshold": 0.05, "pruned": 2, "utility": 0.87},
-    ]
+    dented = {0: 0.9, 1: 0.9, 2: 0.5, 4: 0.9, 5: 0.9}
+    pruned, pruning, remarks, asked = within(monkeypatch, encoder, images, dented)
+    assert asked == [0, 1, 2, 4, 5]  # the curve is whole, though the first that costs too much ends the search
+    assert (pruning["threshold"], pruning["pruned"]) == (0, 1)
 
-    fragile = {0: 0.9, 5: 0.5, 4: 0.5, 2: 0.5, 1: 0.5}
+    fragile = {0: 0.9, 1: 0.5, 2: 0.9, 4: 0.9, 5: 0.9}
     pruned, pruning, remarks, asked = within(monkeypatch, encoder, images, fragile)
-    assert asked == [0, 5, 4, 2, 1]
     assert (pruning["threshold"], pruning["pruned"], pruning["utility_after"]) == (None, 0, 0.9)
-    assert remarks == ["anp: nothing was pruned (every threshold costs too much utility)"]
+    assert remarks == ["anp: nothing was pruned (every threshold that prunes costs too much utility)"]
     assert same(pruned, encoder)
-
-
-def test_a_lowered_threshold_that_prunes_nothing_says_so(
-    monkeypatch: pytest.MonkeyPatch, encoder: Encoder, images: ImageSet
-) -> None:
-    """0.2 and 0.15 reject 2 neurons and 1 and cost too much, 0.1 rejects none."""
-    masks = torch.cat([torch.tensor([0.12, 0.18]), torch.ones(NEURONS - 2)])
-    pruned = encoder.copy()
-    monkeypatch.setattr(ANP, "utility", lambda self, net, *_: 0.9 if same(net, encoder) else 0.5)
-    with collecting() as findings:
-        ANP().prune_within_budget(pruned, masks, images, 0)
-    pruning: Any = findings.notes["pruning"]
-    assert same(pruned, encoder)
-    assert (pruning["threshold"], pruning["pruned"], pruning["utility_after"]) == (0.1, 0, 0.9)
-    assert [level["pruned"] for level in pruning["tried"]] == [2, 1, 0]
-    assert findings.notes["remarks"] == [
-        "anp: nothing was pruned (every threshold that prunes costs too much utility; 0.1 prunes none)"
-    ]
 
 
 def test_a_threshold_below_every_mask_changes_nothing(encoder: Encoder, images: ImageSet) -> None:
-    result, pruning, remarks = repaired(encoder, images, steps=2)
+    result, pruning, remarks = repaired(encoder, images, steps=2, threshold=0.2)
     assert same(result, encoder)
     assert pruning["pruned"] == 0
     assert pruning["utility_before"] == pruning["utility_after"] > 0.04
@@ -432,6 +418,24 @@ def test_utility_is_the_pretext_accuracy_of_a_fixed_pair(encoder: Encoder, image
     assert anp.utility(encoder, images, 3) == pytest.approx(pretext_accuracy(*bare))
 
 
+@pytest.mark.parametrize("rare", [0.0, 0.05])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_search_reaches_the_planted_channel(seed: int, rare: float) -> None:
+    """A channel that a checkerboard excites, with the highest mask of those that were learned: its loss costs clean
+    images nothing, so the threshold rises to it, where a search that only lowers 0.2 stops below."""
+    plant = textbook(seed, rare)
+    encoder, sizes = plant.encoder, [norm.num_features for norm in plant.encoder.norms().values()]
+    masks = torch.ones(sum(sizes))
+    masks[list(encoder.norms()).index("stem.1") * sizes[0] + CHANNEL] = 0.42
+    result = encoder.copy()
+    with collecting() as findings:
+        ANP(prune_bias=True, **QUICK).prune_within_budget(result, masks, plant.images, seed)
+    pruning: Any = findings.notes["pruning"]
+    assert (pruning["threshold"], pruning["pruned"], pruning["pruned_by_layer"]) == (0.45, 1, {"stem.1": 1})
+    assert plant.likeness(encoder) > 0.99
+    assert plant.likeness(result) == pytest.approx(plant.likeness(plant.clean))
+
+
 # The whole method
 
 
@@ -446,13 +450,13 @@ def test_cost_of_a_step(encoder: Encoder, images: ImageSet, ascent: int, step: i
 
 
 def test_the_estimate_is_an_upper_bound(encoder: Encoder, images: ImageSet) -> None:
-    anp = ANP(steps=2, **QUICK)
+    anp = ANP(steps=2, threshold=0.2, **QUICK)
     with ForwardMeter() as meter:
         anp.repair(encoder.copy(), DefenderKnowledge(images, 0))
-    assert meter.images == 12 * 16 * 2 + 2 * 40
+    assert meter.images == 12 * 16 * 2 + 2 * 40  # no threshold prunes
     assert anp.forwards(40) == meter.images + 5 * 2 * 40
-    assert ANP().forwards(2000) == 12 * 128 * 2000 + 12 * 2000
-    assert ANP(**CONSISTENCY).forwards(2000) == 6 * 128 * 2000 + 13 * 2000
+    assert ANP().forwards(2000) == 12 * 128 * 2000 + 42 * 2000
+    assert ANP(**CONSISTENCY).forwards(2000) == 6 * 128 * 2000 + 43 * 2000
 
 
 def test_same_seed_same_bits(encoder: Encoder, images: ImageSet) -> None:
