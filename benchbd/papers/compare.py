@@ -39,11 +39,15 @@ class Line:
     """A defense in a block.
 
     figure: None if the paper lacks it. same_protocol: whether the block follows the papers' protocol.
+    over_floor: our ASR less that of the clean encoder, seed by seed.
+    paper_floor: the ASR of BadEncoder's clean encoder on the task of the paper's cell; None if it has none.
     ranks: by metric, if the defense is ranked. suspicions: numbers of those that concern the published cell.
     """
 
     row: TableRow
     figure: Figure | None
+    over_floor: Interval
+    paper_floor: float | None
     same_protocol: bool
     ranks: Mapping[Metric, Ranks]
     suspicions: tuple[int, ...]
@@ -60,6 +64,12 @@ class Line:
     def printed(self, metric: Metric) -> float | None:
         """The paper's figure."""
         return getattr(self.figure, metric) if self.figure else None
+
+    @property
+    def printed_over_floor(self) -> float | None:
+        """The paper's ASR less that of a clean encoder, which says whether a repair left anything."""
+        asr = self.printed("asr")
+        return None if asr is None or self.paper_floor is None else asr - self.paper_floor
 
     def difference(self, metric: Metric) -> float | None:
         """Our mean minus the paper's figure, for a sound line of a block under the papers' protocol."""
@@ -194,11 +204,18 @@ def _block(rows: Sequence[TableRow], records: Sequence[Record], board: Board) ->
     if not figures or (place[0] == NONE and differs):  # Table III has one defense: there is no ordering
         return None
     cell = place in paper.cells
+    floor = paper.floors.get((place[1], place[2])) if cell else None
     ranked = {metric: _ranked(rows, figures, metric) for metric in METRICS}
     lines = tuple(
         Line(
             row=row,
             figure=figures.get(_defense(row)),
+            over_floor=interval(
+                record.metrics.asr - record.baseline.asr_b
+                for record in records
+                if record.defense == row.defense and record.metrics and record.baseline
+            ),
+            paper_floor=floor.asr_b if floor else None,
             same_protocol=not differs,
             ranks={metric: places[row.defense] for metric, (places, _) in ranked.items() if row.defense in places},
             suspicions=_suspicions(" ".join((*place, _defense(row)))) if cell else (),

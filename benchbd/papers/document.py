@@ -58,18 +58,21 @@ def document(board: Board, records: Iterable[Record]) -> Document:
 # A narrow terminal first omits columns of the highest rank; the differences follow from the columns that stay.
 _RANKS = tuple(Column(f"{metric.upper()} rank", rank=2) for metric in METRICS)
 
+# ASR less that of a clean encoder, ours and the paper's.
+_OVER_FLOOR = (Column("over floor", "change", rank=6), Column("paper's", "change", rank=6))
+
 _MARKS = (Column("Odd", "words", rank=4, points=24), Column("Status", "words"))
 
 _LINES = (
     *(Column("Defense", "words", points=34), Column("n", "seeds", rank=3)),
-    *(Column("ACC", "percent"), Column("ASR", "percent"), *_RANKS, *_MARKS),
+    *(Column("ACC", "percent"), Column("ASR", "percent"), *_OVER_FLOOR, *_RANKS, *_MARKS),
 )
 
 _SUBTRACTED = (
     *_LINES[:2],
     *(Column("ACC", "percent"), Column("paper", rank=1), Column("Δ ACC", "change", rank=5)),
     *(Column("ASR", "percent"), Column("paper", rank=1), Column("Δ ASR", "change", rank=5)),
-    *(*_RANKS, *_MARKS),
+    *(*_OVER_FLOOR, *_RANKS, *_MARKS),
 )
 
 _RANKED = (
@@ -89,6 +92,7 @@ def _line(line: Line, *, subtract: bool) -> list[Value]:
     for metric in METRICS:
         values.append(line.value(metric))
         values += [_printed(line.printed(metric)), line.difference(metric)] if subtract else []
+    values += [line.over_floor, line.printed_over_floor]
     values += [f"{r.ours:g}/{r.paper:g}" if (r := line.ranks.get(metric)) else None for metric in METRICS]
     return [*values, Noted("", _notes_of(line.suspicions)), line.row.status]
 
@@ -180,7 +184,9 @@ def _notes(comparison: Comparison) -> list[str]:
         "Ranks: ours/the paper's, 1 for the highest ACC and the lowest ASR, among the defenses that both have; ties "
         "share the mean. Undefended encoders are not ranked; cells that are not ok on every seed are neither ranked "
         "nor subtracted. p: exact, two-sided, over all orderings; '-' below three defenses.",
-        "Clean encoder: an ASR is to be read against ASR-B, never against 0. share: of target images among the papers' "
+        "Clean encoder: an ASR is to be read against ASR-B, never against 0. Over floor: ASR less ASR-B, ours seed by "
+        "seed, the paper's less the ASR-B that BadEncoder prints for the task, where MIMIC has that cell; below 0, "
+        "less than a clean encoder sends to the target. share: of target images among the papers' "
         "test images, the ASR of a perfect classifier that ignores the trigger. MIMIC CA: its Table III.",
     ]
     foreign = comparison.foreign
@@ -266,6 +272,9 @@ def _block_data(block: Block, letters: Mapping[str, str]) -> dict[str, Any]:
             data |= {metric: rounded(value.mean), f"{metric}_half": rounded(value.half)}
             data |= {f"paper_{metric}": line.printed(metric), f"{metric}_difference": rounded(line.difference(metric))}
             data |= {f"{metric}_rank": ranks and ranks.ours, f"paper_{metric}_rank": ranks and ranks.paper}
+        data |= {"asr_over_floor": rounded(line.over_floor.mean)}
+        data |= {"asr_over_floor_half": rounded(line.over_floor.half)}
+        data |= {"paper_asr_over_floor": rounded(line.printed_over_floor)}
         lines.append(data | {"suspicions": _marks(line.suspicions, letters)})
     return {
         "attack": block.attack,

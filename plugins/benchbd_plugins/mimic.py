@@ -53,8 +53,12 @@ class Mimic(ContrastiveMethod, Mitigation):
     name = "mimic"
     paper = "Han et al., Mutual Information Guided Backdoor Mitigation for Pre-trained Encoders, IEEE TIFS 2025"
     version = "1"
+    late = frozenset({"lambda0"})
 
     batch: int = Field(128, ge=2, le=1_000_000, description="number of images per step; each gives two views")
+    lambda0: float = Field(
+        1.0, ge=0, le=1e9, description="weight of the loss that copies features; the paper's is 1, 0 omits the loss"
+    )
     lambda1: float = Field(1.0, ge=0, le=1e9, description="weight of the contrastive loss")
     lambda2: float = Field(
         1000.0, ge=0, le=1e9, description="weight of the attention loss, which multiplies the stages' weights"
@@ -171,11 +175,12 @@ class Mimic(ContrastiveMethod, Mitigation):
     # Phase 2: distillation (Eqs. 4-8)
 
     def distiller(self, teacher: Encoder, beta: dict[str, float]) -> Distiller:
-        """L0 + lambda1 L1 + lambda2 L2, lambda2 in beta: L0 = 1 - mean cos(h_T, h_S), L1 = NT-Xent of the student."""
+        """lambda0 L0 + lambda1 L1 + lambda2 L2, lambda2 in beta: L0 = 1 - mean cos(h_T, h_S), L1 the student's
+        NT-Xent."""
         return Distiller(
             teacher,
             attention=beta,
-            clone=1.0,
+            clone=self.lambda0,
             contrast=self.lambda1,
             temperature=self.temperature,
             bn_views=self.bn_views,

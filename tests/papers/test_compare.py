@@ -43,6 +43,13 @@ TABLE1 = Board.model_validate(
     }
 )
 
+MNISTM = {
+    "name": "m",
+    "attacks": ["badencoder"],
+    "defenses": ["ft"],
+    "rows": [{"pretrain": "cifar10", "tasks": ["mnistm:1"]}],
+}
+
 FIGURES = files("benchbd") / "papers" / "published"
 
 
@@ -492,6 +499,22 @@ def test_json_is_complete() -> None:
     assert len(data["mean_ranks"]) == 8
     assert {mark for line in block["lines"] for mark in line["suspicions"]} <= set(data["suspicions"])
     assert "TIFS" in data["papers"]["mimic"]
+
+
+def test_asr_less_that_of_a_clean_encoder() -> None:
+    """Ours seed by seed, less the record's own floor; the paper's less BadEncoder's, where MIMIC has the cell."""
+    ours = [
+        cell("ft", 70.0, asr, seed=seed, baseline=(82.0, floor, 3.0)) for seed, asr, floor in ((0, 9, 5), (1, 6, 4))
+    ]
+    [block] = json.loads(render(TABLE1, ours, "json"))["blocks"]
+    [ft] = block["lines"]
+    assert ft["asr_over_floor"] == pytest.approx((4 + 2) / 2)
+    assert ft["paper_asr_over_floor"] == pytest.approx(5.00 - 2.79)  # Table I's FT, and ASR-B of BadEncoder's Table I
+    other = TABLE1.model_copy(update={"rows": Board.model_validate(MNISTM).rows})
+    [block] = json.loads(render(other, [cell("ft", 70.0, 9.0, task="mnistm", target=1)], "json"))["blocks"]
+    assert block["paper_figures"] == "averages"
+    assert block["lines"][0]["paper_asr_over_floor"] is None
+    assert block["lines"][0]["asr_over_floor"] == pytest.approx(4.0)
 
 
 @pytest.mark.parametrize("form", FORMATS)
