@@ -678,6 +678,7 @@ def test_the_library_takes_these_calls_and_reads_the_card(given: Path) -> None:
         ("acc", 80.0),
         ("asr", 99.0),
         ("asr_nontarget", 98.0),
+        ("ra", 2.0),
     }
     board = board_package("demo", "apache-2.0", [], [])
     assert huggingface_hub.DatasetCard(board.files[CARD].decode()).data.license == "apache-2.0"
