@@ -59,7 +59,7 @@ def document(board: Board, records: Iterable[Record]) -> Document:
 _RANKS = tuple(Column(f"{metric.upper()} rank", rank=2) for metric in METRICS)
 
 # ASR less that of a clean encoder, ours and the paper's.
-_OVER_FLOOR = (Column("over floor", "change", rank=6), Column("paper's", "change", rank=6))
+_OVER_FLOOR = tuple(Column(name, "change", rank=6, apart="ASR over the floor") for name in ("over floor", "paper's"))
 
 _MARKS = (Column("Odd", "words", rank=4, points=24), Column("Status", "words"))
 
