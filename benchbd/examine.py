@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -139,7 +139,9 @@ class Bench:
             raise PluginError(f"{who} must return an encoder")
         repaired = rebuild(Encoder.from_bytes(product.encoder), encoder.arch, who)
         self._check_features(repaired, images, who)
-        return Repair(defense.name, repaired.cpu(), *_told(product))
+        remarks, seconds, forwards = _told(product)
+        changes = _changes(defense.name, checked, repaired.cpu())
+        return Repair(defense.name, repaired, (*remarks, *changes), seconds, forwards)
 
     def _checked(self, encoder: Encoder, images: ImageSet, *, weights: bool = True) -> Encoder:
         """The encoder as a file would give it. UsageError if it is none, the images are not of its size or all the
@@ -258,6 +260,17 @@ def _asked(kind: type[M], wanted: M | str) -> M:
     if not isinstance(found, kind):
         raise UsageError(f"{kind.axis} {shown(found)}: must be the name of a {kind.axis}, or one that method() made")
     return found
+
+
+def _changes(name: str, before: Encoder, after: Encoder) -> Iterator[str]:
+    """What a user must know of a repair besides the weights: that it changed nothing, or the normalisation."""
+    if before.to_bytes() == after.to_bytes():
+        yield f"{name}: it changed nothing: the encoder is the one that was given"
+    for part in ("mean", "std"):
+        new = getattr(after, part)
+        if not torch.equal(getattr(before, part).cpu(), new):
+            values = ", ".join(f"{value:.4f}" for value in new.flatten().tolist())
+            yield f"{name}: {part} of the normalisation is now {values}; the encoder and what is exported have it"
 
 
 def _told(product: Product) -> tuple[tuple[str, ...], float, int]:

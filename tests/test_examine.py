@@ -298,3 +298,18 @@ def test_options_of_methods_that_take_no_part(wide: Registry) -> None:
         bench.methods(Mitigation, ["ft"], ["mimik.steps=7"])
     (none,) = bench.methods(Mitigation, ["none"], [])
     assert bench.repair(encoder(), pixels(), none).encoder.to_bytes() == encoder().to_bytes()
+
+
+def test_a_repair_that_changes_nothing_or_the_normalisation_says_so(registry: Registry) -> None:
+    given = Encoder.seeded("w16", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), seed=seeded(1), device="cpu")
+    images = ImageSet(torch.arange(8 * 3 * 32 * 32).remainder(251).to(torch.uint8).reshape(8, 3, 32, 32))
+    bench = Bench(registry, torch.device("cpu"), 1)
+    same = bench.repair(given, images, benchbd.method("defense", "ft", steps=0))
+    assert same.remarks == ("ft: it changed nothing: the encoder is the one that was given",)
+    assert same.encoder.to_bytes() == given.to_bytes()
+    fresh = bench.repair(given, images, benchbd.method("defense", "scratch", steps=0))
+    mean, std = ("".join(f", {value:.4f}" for value in values)[2:] for values in images.normalization())
+    assert fresh.remarks == (
+        f"scratch: mean of the normalisation is now {mean}; the encoder and what is exported have it",
+        f"scratch: std of the normalisation is now {std}; the encoder and what is exported have it",
+    )

@@ -126,7 +126,7 @@ def _chosen(path: Path, checkpoint: Checkpoint, arch: str | None, key: str | Non
     exact = {name: fits for name, fits in found.items() if fits and not fits[0].flaw}
     if len(exact) > 1:
         raise UsageError(
-            f"{path}: several parts of it hold an encoder; name one of {', '.join(map(shown, exact))} as key"
+            f"{path}: several parts of it hold an encoder; name one of {', '.join(map(shown, exact))} as key (--key)"
         )
     for name, fits in exact.items():
         if len(fits) > 1:

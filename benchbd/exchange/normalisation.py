@@ -51,7 +51,7 @@ def normalisation(what: str, mean: object, std: object) -> Normalisation | None:
     for name, values in {"mean": mean, "std": std}.items():
         numbers = tuple(map(float, values)) if isinstance(values, list | tuple) and all(map(_is_number, values)) else ()
         if len(numbers) != 3:
-            raise UsageError(f"{what}: {name} must be three numbers, not {shown(values)}")
+            raise UsageError(f"{what}: {name} must be three finite numbers, each within a million, not {shown(values)}")
         if name == "std" and min(numbers) < _LEAST:
             raise UsageError(f"{what}: std must be above 0, not {shown(values)}")
         found.append(numbers)

@@ -546,9 +546,18 @@ def test_a_normalisation_must_be_told(tmp_path: Path) -> None:
             r"^unknown architecture 'resnet81': did .*; /.*file\.safetensors\.json names this arch, and --arch o",
         ),
         ('{"arch": "w16"}', r"file\.safetensors: not w16 in .*; /.*\.safetensors\.json names this arch, and --arch ov"),
-        ('{"mean": [0, 0], "std": [1, 1, 1]}', r"mean must be three numbers, not \[0, 0\]"),
-        ('{"mean": [0, 0, NaN], "std": [1, 1, 1]}', r"mean must be three numbers, not \[0, 0, nan\]"),
-        ('{"mean": [0, 0, true], "std": [1, 1, 1]}', r"mean must be three numbers, not \[0, 0, True\]"),
+        (
+            '{"mean": [0, 0], "std": [1, 1, 1]}',
+            r"mean must be three finite numbers, each within a million, not \[0, 0\]",
+        ),
+        (
+            '{"mean": [0, 0, NaN], "std": [1, 1, 1]}',
+            r"mean must be three finite numbers, each within a million, not \[0, 0, nan\]",
+        ),
+        (
+            '{"mean": [0, 0, true], "std": [1, 1, 1]}',
+            r"mean must be three finite numbers, each within a million, not \[0, 0, True\]",
+        ),
         ('{"mean": [0, 0, 0], "std": [1, 0, 1]}', r"std must be above 0, not \[1, 0, 1\]"),
     ],
 )
@@ -668,8 +677,8 @@ def test_a_state_that_no_encoder_has_is_one_line(tmp_path: Path, name: str, valu
         ("imagnet", "unknown normalisation 'imagnet': did you mean 'imagenet'"),
         ("0.5,0.5", "must be a name, or six numbers"),
         ("0.5,0.5,0.5,1,1,0", "std must be above 0"),
-        ("0.5,0.5,0.5,1,1,nan", "std must be three numbers"),
-        ("1e300,0,0,1,1,1", "mean must be three numbers"),
+        ("0.5,0.5,0.5,1,1,nan", "std must be three finite numbers"),
+        ("1e300,0,0,1,1,1", "mean must be three finite numbers"),
         ("0,0,0,1e-46,1,1", "std must be above 0"),
     ],
 )
