@@ -53,7 +53,7 @@ def test_inspect_compares_with_the_encoders_of_a_gallery(given: Path, tmp_path: 
     tiny = Tiny(tmp_path, load_registry(), text + "\n[options.'detection:decree']\ninversion_steps = 2\n")
     records = tiny.session(attacks=("badencoder",)).inspect()
     built = call("gallery", "build", tiny.board, "--store", tiny.store, "--out", tmp_path / "known.json")
-    assert (built.exit_code, built.stderr) == (0, "2 clean and 0 backdoored encoders\n")
+    assert (built.exit_code, built.stderr) == (0, "2 scores of clean and 0 of backdoored encoders\n")
     (folder,) = tiny.store.glob(f"stages/*/{records[0].stages['pretrain']}")
     (tmp_path / "pictures").mkdir()
     for number in range(16):
