@@ -52,8 +52,7 @@ class Mimic(ContrastiveMethod, Mitigation):
 
     name = "mimic"
     paper = "Han et al., Mutual Information Guided Backdoor Mitigation for Pre-trained Encoders, IEEE TIFS 2025"
-    version = "1"
-    late = frozenset({"lambda0"})
+    version = "2"
 
     batch: int = Field(128, ge=2, le=1_000_000, description="number of images per step; each gives two views")
     lambda0: float = Field(

@@ -216,7 +216,10 @@ def test_no_command_takes_an_encoder_of_impossible_values(
         (["inspect", "encoder.safetensors", "--images", "absent"], "absent: no such folder"),
         (["inspect", "encoder.safetensors"], "Missing option '--images'"),
         (["inspect", "encoder.safetensors", "--images", "pictures", "--detection", "decre"], "did you mean 'decree'"),
-        (["inspect", "encoder.safetensors", "--images", "pictures", "-o", "ft.steps=2"], "only decree does"),
+        (
+            ["inspect", "encoder.safetensors", "--images", "pictures", "-o", "ft.steps=2"],
+            "only decree, lipschitz, patches do",
+        ),
         (["inspect", "encoder.safetensors", "--images", "pictures", "-o", "decree.level=x"], "decree.level: "),
         (["inspect", "encoder.safetensors", "--images", "pictures", "--image-size", "20"], "--image-size"),
         (["repair", "encoder.safetensors", "--images", "pictures", "--defense", "ft"], "Missing option '--out'"),

@@ -63,7 +63,7 @@ def test_every_form_has_the_inspections(tmp_path: Path) -> None:
     assert told.pop("detections") == json.loads((board / "detections.json").read_text())
     assert told == json.loads((board / "board.json").read_text())
     assert forms["csv"].stdout == f"{(board / 'board.csv').read_text()}\n{(board / 'detections.csv').read_text()}"
-    assert all("decree" in each.stdout and "0.740" in each.stdout for each in (forms["text"], forms["markdown"]))
+    assert all("decree" in each.stdout and "0.840" in each.stdout for each in (forms["text"], forms["markdown"]))
     assert "\n\n## Detection\n\n" in forms["markdown"].stdout
     assert r"\caption{Detection}" in forms["latex"].stdout
     assert forms["latex"].stdout.count(r"\begingroup") == forms["latex"].stdout.count(r"\endgroup") == 2
