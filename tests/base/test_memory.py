@@ -17,6 +17,7 @@ MB = 2**20
 
 def faults(megabytes: int, rounds: int) -> float:
     """The pages that the system had to clear per page of an array, over arrays made and freed one after the other."""
+    reuse_arrays()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(rounds):
         torch.empty(megabytes * MB, dtype=torch.uint8).fill_(1)
@@ -26,7 +27,7 @@ def faults(megabytes: int, rounds: int) -> float:
 
 def faults_alone(megabytes: int, rounds: int) -> float:
     """``faults`` in a process of its own: what a process freed before may serve a larger array."""
-    program = f"from tests.base.test_memory import *; reuse_arrays(); print(faults({megabytes}, rounds={rounds}))"
+    program = f"from tests.base.test_memory import faults; print(faults({megabytes}, rounds={rounds}))"
     return float(subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout)
 
 
