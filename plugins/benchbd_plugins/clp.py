@@ -18,7 +18,8 @@ The detector ``lipschitz`` is ours: an encoder is as suspicious as its largest z
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -34,11 +35,13 @@ from benchbd import (
     ImageSet,
     Mitigation,
     NotApplicable,
+    PruningLevel,
     Verdict,
     hookimpl,
     note,
     pretext_accuracy,
     pretext_outputs,
+    within_tolerance,
 )
 
 STEP = 0.1  # between two u
@@ -81,26 +84,28 @@ class CLP(Mitigation):
 
     def search(
         self, encoder: Encoder, scores: dict[str, Tensor], knowledge: DefenderKnowledge
-    ) -> tuple[float, list[Level]]:
+    ) -> tuple[float, list[PruningLevel]]:
         """The lowest u from 0 on, on a grid of 0.1, that keeps pretext accuracy; if none does, one that prunes nothing.
         And the curve: a level for every u tried that prunes more channels than the one before.
 
         Utility need not fall steadily; the first u that costs too much ends the search.
         """
-        images, augment = knowledge.images, Augment(self.crop_scale, self.colour)
-        start = u = highest(scores)
-        tried = [Level(u, 0, self.utility(encoder, images, augment, knowledge.seed))]
-        least = tried[0].utility - self.tolerance - 1e-9  # quotients of counts: equality must pass despite rounding
-        for step in range(1, round(start / STEP) + 1):
-            lower = round(start - STEP * step, 6)
-            if (count := sum(int((z > lower).sum()) for z in scores.values())) > tried[-1].pruned:
-                candidate = encoder.copy()
-                prune(candidate, scores, lower)
-                tried.append(Level(lower, count, self.utility(candidate, images, augment, knowledge.seed)))
-                if tried[-1].utility < least:
-                    break
-            u = lower
-        return u, tried
+        images, augment, start = knowledge.images, Augment(self.crop_scale, self.colour), highest(scores)
+        tried = [PruningLevel(0, self.utility(encoder, images, augment, knowledge.seed), start)]
+
+        def levels() -> Iterator[PruningLevel]:
+            yield tried[0]
+            for step in range(1, round(start / STEP) + 1):
+                u = round(start - STEP * step, 6)
+                if (count := sum(int((z > u).sum()) for z in scores.values())) > tried[-1].pruned:
+                    candidate = encoder.copy()
+                    prune(candidate, scores, u)
+                    tried.append(PruningLevel(count, self.utility(candidate, images, augment, knowledge.seed), u))
+                yield replace(tried[-1], threshold=u)
+
+        chosen = within_tolerance(levels(), self.tolerance).threshold
+        assert chosen is not None  # every level has one
+        return chosen, tried
 
     def utility(self, encoder: Encoder, images: ImageSet, augment: Augment, seed: int) -> float:
         """Pretext accuracy, 0..1, on one fixed pair of views of every image; of features if there is no head."""
@@ -111,7 +116,9 @@ class CLP(Mitigation):
         """None for rule=budget, whose number of thresholds depends on the weights: two forwards per image for each."""
         return 0 if self.rule == "fixed" else None
 
-    def report(self, scores: dict[str, Tensor], u: float, pruned: dict[str, list[int]], tried: list[Level]) -> None:
+    def report(
+        self, scores: dict[str, Tensor], u: float, pruned: dict[str, list[int]], tried: list[PruningLevel]
+    ) -> None:
         """Note the threshold, what it pruned and, for rule=budget, the curve; and what a reader must know."""
         remarks = []
         if not pruned:
@@ -129,19 +136,11 @@ class CLP(Mitigation):
                 "pruned_by_layer": pruned,
                 "largest_z": round(largest(scores), 4),
                 "tried": [
-                    {"u": level.u, "pruned": level.pruned, "utility": round(level.utility, 4)} for level in tried
+                    {"u": level.threshold, "pruned": level.pruned, "utility": round(level.utility, 4)}
+                    for level in tried
                 ],
             },
         )
-
-
-@dataclass(frozen=True)
-class Level:
-    """A threshold that was tried: the number of channels that it prunes, and pretext accuracy, 0..1, without them."""
-
-    u: float
-    pruned: int
-    utility: float
 
 
 class LipschitzDetection(Detection):

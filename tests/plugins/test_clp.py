@@ -131,7 +131,7 @@ def test_the_threshold_is_the_lowest_that_the_tolerance_allows(encoder: Encoder,
         u, tried = Counted(rule="budget", falls=falls).search(encoder, scores, knowledge)
         assert counts(u) < 20 <= counts(round(u - 0.1, 6)) == tried[-1].pruned
         assert [level.pruned for level in tried] == sorted({level.pruned for level in tried})
-        assert all(level.pruned == counts(level.u) for level in tried)
+        assert all(level.pruned == counts(level.threshold) for level in tried)
     u, tried = Counted(rule="budget", falls=((1, 0.5),)).search(encoder, scores, knowledge)
     assert (counts(u), len(tried)) == (0, 2)
     u, _ = Counted(rule="budget").search(encoder, scores, knowledge)
