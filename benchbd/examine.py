@@ -218,8 +218,7 @@ def inspect(
     device: ``cpu``, ``cuda`` or ``cuda:N``; by default CUDA if there is any. gallery: a file of
     `benchbd gallery build` with known encoders to compare with; by default benchbd's own.
     UsageError for a detector of classifiers, or if the images do not fit, or the encoder's features of them are
-    constant or not finite; NotApplicable or another BenchbdError, of
-    one line, if the detector has no verdict.
+    constant or not finite; NotApplicable or another BenchbdError, of one line, if the detector has no verdict.
     """
     compared = read_gallery(GALLERY if gallery is None else gallery)
     bench = Bench(installed(), pick_device(device), seed_of(seed), compared)
