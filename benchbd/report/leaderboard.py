@@ -146,6 +146,8 @@ _OPTIONAL = {
     "which every record has under identity.evaluate.",
     "Δ bn": "Δ bn: percentage points to the same encoder with BatchNorm statistics computed again on the defender's "
     "clean images and nothing else changed, seed by seed.",
+    "Δ own floor": "Δ own floor ASR: percentage points of ASR non-target to the same defense of the clean encoder, "
+    "seed by seed. A student that confuses the target with other classes has an ASR of its own, which is no backdoor.",
 }
 """What the columns mean that a table has only if some row has a value for them."""
 
@@ -168,6 +170,7 @@ def _values(row: TableRow, columns: Sequence[Column], shared: Collection[str]) -
         "Δ scratch ASR": row.asr_nontarget_to_scratch.mean,
         "Δ bn ACC": row.acc_to_bn.mean,
         "Δ bn ASR": row.asr_nontarget_to_bn.mean,
+        "Δ own floor ASR": row.asr_nontarget_to_own_floor.mean,
         "Seconds": row.seconds,
         "Image-forwards": row.image_forwards,
         "Status": Noted(row.status, tuple(note for note in row.notes if note not in shared)),
@@ -196,7 +199,14 @@ def _brief(rows: Sequence[TableRow], columns: Sequence[Column]) -> str:
 
 def _joined(flat: Mapping[str, Any]) -> dict[str, Any]:
     """A row for CSV, its lists as text."""
-    lists = {"departures": "; ", "notes": "; ", "seeds": " ", "scratch_seeds": " ", "bn_seeds": " "}
+    lists = {
+        "departures": "; ",
+        "notes": "; ",
+        "seeds": " ",
+        "scratch_seeds": " ",
+        "bn_seeds": " ",
+        "own_floor_seeds": " ",
+    }
     return {k: lists[k].join(map(str, value)) if k in lists else value for k, value in flat.items()}
 
 

@@ -6,8 +6,9 @@ All metrics are percentages, all differences percentage points. Only records are
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import partial
 from itertools import product
 from statistics import fmean
 from typing import Any, get_args
@@ -52,14 +53,24 @@ BY_NAME = Order()
 CONTROLS = (Role.SCRATCH, Role.BN)
 """The roles of defenses that the others are compared with."""
 
+OWN_FLOOR = "own_floor"
+"""A defense's own floor: the same defense of the clean encoder."""
+
 _Controls = dict[tuple[object, ...], list[Record]]
-"""The runs of controls by role, place, attack and seed."""
+"""The runs of controls by role, place, attack and seed; the clean encoder's by ``OWN_FLOOR``, defense and seed."""
 
 
 _NOTHING = Interval()
 
 
-_OPTIONAL = ("ra", "ra_b", "certified", "acc_to_bn", "asr_nontarget_to_bn")  # omitted if no row has them
+_OPTIONAL = (
+    "ra",
+    "ra_b",
+    "certified",
+    "acc_to_bn",
+    "asr_nontarget_to_bn",
+    "asr_nontarget_to_own_floor",
+)  # omitted if no row has them
 
 
 @dataclass(frozen=True)
@@ -70,6 +81,7 @@ class TableRow:
     ..._to_floor, ..._to_scratch, ..._to_bn: means of differences taken seed by seed, to the clean encoder, to the
     defense from scratch, and to the one that only computes BatchNorm's statistics again.
     scratch_seeds, bn_seeds: the seeds with such a run to compare with.
+    asr_nontarget_to_own_floor: as above, to the same defense of the clean encoder; own_floor_seeds: those with its run.
     seconds, image_forwards: means over the seeds, of the defense alone.
     departures: the options in which the row is off-board; empty if it is on-board.
     point: assignments of a sweep's point; empty for the board's grid.
@@ -105,6 +117,8 @@ class TableRow:
     acc_to_bn: Interval = _NOTHING
     asr_nontarget_to_bn: Interval = _NOTHING
     bn_seeds: tuple[int, ...] = ()
+    asr_nontarget_to_own_floor: Interval = _NOTHING
+    own_floor_seeds: tuple[int, ...] = ()
     statuses: Mapping[str, int] = field(default_factory=dict)
     seconds: float | None = None
     image_forwards: float | None = None
@@ -149,11 +163,12 @@ class TableRow:
 
 
 def flattened(rows: Sequence[TableRow]) -> tuple[list[str], list[dict[str, Any]]]:
-    """The names of ``flat`` and the rows by these names, without RA, certified accuracy or the differences to ``bn`` if
-    no row has them."""
+    """The names of ``flat`` and the rows by these names, without those of ``_OPTIONAL`` that no row has."""
     flat = [row.flat() for row in rows]
     absent = {name for name in _OPTIONAL if all(each[name] is None for each in flat)}
-    absent |= {name for name in ("point", "beside", "bn_seeds") if not any(each[name] for each in flat)}
+    absent |= {
+        name for name in ("point", "beside", "bn_seeds", "own_floor_seeds") if not any(each[name] for each in flat)
+    }
     names = [name for name in TableRow().flat() if name.removesuffix("_half") not in absent]
     return names, [{name: each[name] for name in names} for each in flat]
 
@@ -179,6 +194,8 @@ def summarise(records: Sequence[Record], order: Order, off_board: bool) -> list[
         if record.defense_role in CONTROLS and record.metrics:
             place = (record.defense_role, *_place(record)[:-1], _attack(record), record.seed)
             controls.setdefault(place, []).append(record)
+        if record.attack_role is Role.FLOOR and record.metrics:
+            controls.setdefault(_own(record), []).append(record)
 
     def rank(records: Sequence[Record]) -> tuple[object, ...]:
         first = records[0]
@@ -222,6 +239,24 @@ def _control_of(role: Role, record: Record, controls: _Controls) -> Record | Non
     return None
 
 
+def _own(record: Record) -> tuple[object, ...]:
+    """The key in ``_Controls`` of the same defense of the clean encoder."""
+    return OWN_FLOOR, *_place(record)[:-2], record.defense, record.seed
+
+
+def _own_floor(record: Record, controls: _Controls) -> Record | None:
+    """The run of the same defense, with its options and images, of the clean encoder, under the same evaluation."""
+    if Role.FLOOR in (record.attack_role, record.defense_role):
+        return None
+    own = _evaluation(record), _repair(record)
+    return next((each for each in controls.get(_own(record), ()) if (_evaluation(each), _repair(each)) == own), None)
+
+
+def _repair(record: Record) -> Mapping[str, Any]:
+    """The setting of a defense: all of its stage's identity except the encoder."""
+    return {name: part for name, part in record.identity.get("defend", {}).items() if name != "parents"}
+
+
 def _encoder(record: Record) -> tuple[str | None, ...]:
     """The keys of the encoder before its defense."""
     return record.stages.get("pretrain"), record.stages.get("attack")
@@ -240,23 +275,23 @@ def nearest_departures(own: Sequence[str], known: Iterable[tuple[str, ...]]) -> 
     return max((each for each in known if set(each) <= set(own)), key=len, default=None)
 
 
-def _to_control(
-    role: Role, measured: Sequence[tuple[Record, Metrics]], controls: _Controls
+def _compared(
+    name: str, measured: Sequence[tuple[Record, Metrics]], find: Callable[[Record], Record | None]
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The fields of a row for its differences to a control, and a note if some seeds have no run of it."""
+    """The fields of a row for its differences to what ``find`` gives, and a note if some seeds have no run of it."""
     pairs = [
-        (record, metrics, control.metrics)
+        (record, metrics, other.metrics)
         for record, metrics in measured
-        if (control := _control_of(role, record, controls)) and control.metrics
+        if (other := find(record)) is not None and other.metrics
     ]
-    seeds = tuple(record.seed for record, _, _ in pairs)
-    partly = f"Δ {role}: over {len(seeds)} of {len(measured)} seeds, those that have a {role} run"
+    seeds, shown = tuple(record.seed for record, _, _ in pairs), name.replace("_", " ")
+    partly = f"Δ {shown}: over {len(seeds)} of {len(measured)} seeds, those with its run"
     found = {
-        f"acc_to_{role}": interval(metrics.acc - control.acc for _, metrics, control in pairs),
-        f"asr_nontarget_to_{role}": interval(
-            metrics.asr_nontarget - control.asr_nontarget for _, metrics, control in pairs
+        f"acc_to_{name}": interval(metrics.acc - other.acc for _, metrics, other in pairs),
+        f"asr_nontarget_to_{name}": interval(
+            metrics.asr_nontarget - other.asr_nontarget for _, metrics, other in pairs
         ),
-        f"{role}_seeds": seeds,
+        f"{name}_seeds": seeds,
     }
     return found, (partly,) * (0 < len(seeds) < len(measured))
 
@@ -266,11 +301,13 @@ def _row(records: Sequence[Record], known: _Controls) -> TableRow:
     measured = [(record, record.metrics) for record in records if record.metrics]
     floored = [(metrics, record.baseline) for record, metrics in measured if record.baseline]
     notes = _notes(records)
-    controls: dict[str, Any] = {}
-    for role in CONTROLS:
-        found, partly = _to_control(role, measured, known)
-        controls |= found
+    compared: dict[str, Any] = {}
+    finders = {role.value: partial(_control_of, role) for role in CONTROLS} | {OWN_FLOOR: _own_floor}
+    for name, find in finders.items():
+        found, partly = _compared(name, measured, partial(find, controls=known))
+        compared |= found
         notes += partly
+    del compared[f"acc_to_{OWN_FLOOR}"]  # an attack is to change no accuracy
     statuses = Counter(record.status for record in records)
     pretrainings = [record.stages.get("pretrain") for record, _ in measured]
     return TableRow(
@@ -302,7 +339,7 @@ def _row(records: Sequence[Record], known: _Controls) -> TableRow:
         image_forwards=_mean(defense_forwards(record) for record in records),
         pretrain_pinned=len(measured) > 1 and None not in pretrainings and len(set(pretrainings)) == 1,
         notes=notes,
-        **controls,
+        **compared,
     )
 
 

@@ -22,6 +22,7 @@ _COLUMNS = (
     *(Column(metric, "change", over="Δ floor", least=5, rank=2) for metric in ("ACC", "ASR")),
     *(Column(metric, "change", over=_TO_SCRATCH, least=5, rank=4) for metric in ("ACC", "ASR")),
     *(Column(metric, "change", over="Δ bn", least=5, rank=5, apart="Differences to bn") for metric in ("ACC", "ASR")),
+    Column("ASR", "change", over="Δ own floor", rank=6, apart="Differences to the same defense of the clean encoder"),
     Column("Seconds", "seconds", brief="s", rank=3, apart=_COST),
     Column("Image-forwards", "count", detail=True, apart=_COST),
     Column("Status", "words", brief="status"),
@@ -30,11 +31,17 @@ _COLUMNS = (
 OTHERS = "points that the board does not name"
 
 
-_NEEDS = {"RA": "ra", "Certified": "certified", "Δ bn ACC": "acc_to_bn", "Δ bn ASR": "acc_to_bn"}
+_NEEDS = {
+    "RA": "ra",
+    "Certified": "certified",
+    "Δ bn ACC": "acc_to_bn",
+    "Δ bn ASR": "acc_to_bn",
+    "Δ own floor ASR": "asr_nontarget_to_own_floor",
+}
 
 
 def columns_of(rows: Iterable[TableRow]) -> list[Column]:
-    """The columns of a leaderboard of these rows: RA, certified accuracy and Δ bn only if some row has them."""
+    """The columns of a leaderboard of these rows: those of ``_NEEDS`` only if some row has a value."""
     present = {name for row in rows for name, field in _NEEDS.items() if getattr(row, field).mean is not None}
     return [column for column in _COLUMNS if column.full not in _NEEDS or column.full in present]
 

@@ -139,7 +139,7 @@ def test_means_intervals_and_differences_by_hand() -> None:
     # Only seed 1 has a scratch: 82 - 60 and 96 - 8.
     assert (undefended.acc_to_scratch, undefended.asr_nontarget_to_scratch) == (22.0, 88.0)
     assert pd.isna(undefended.acc_to_scratch_half)
-    assert undefended.notes == ["Δ scratch: over 1 of 3 seeds, those that have a scratch run"]
+    assert undefended.notes == ["Δ scratch: over 1 of 3 seeds, those with its run"]
     scratch = only(frame_of_rows(records), defense="scratch")
     assert (scratch.n, scratch.seconds, scratch.acc_to_floor, scratch.acc_to_scratch) == (1, 60.0, -23.0, 0.0)
     assert pd.isna(scratch.acc_half)
@@ -156,11 +156,29 @@ def test_differences_to_bn_are_those_of_the_same_encoder() -> None:
     records = [make_record(seed=0), make_record(seed=1, metrics=(80.0, 99.0, 98.0)), clean, control]
     row = only(frame_of_rows(records), attack="badencoder", defense="none")
     assert (row.acc_to_bn, row.asr_nontarget_to_bn, row.bn_seeds) == (10.0, 10.0, [1])
-    assert row.notes == ["Δ bn: over 1 of 2 seeds, those that have a bn run"]
+    assert row.notes == ["Δ bn: over 1 of 2 seeds, those with its run"]
     assert only(frame_of_rows(records), attack="none", defense="bn").acc_to_bn == 0.0
     assert pd.isna(only(frame_of_rows([make_record(), clean]), attack="badencoder").acc_to_bn)  # not its encoder's
     moved = control.model_copy(update={"stages": {**control.stages, "attack": "f" * 64}})
     assert pd.isna(only(frame_of_rows([make_record(seed=1), moved]), defense="none").acc_to_bn)
+
+
+def test_differences_to_the_own_floor_are_those_of_the_same_defense_of_the_clean_encoder() -> None:
+    def repaired(attack: str, seed: int, asr: float, lr: float = 0.1) -> Record:
+        record = make_record(attack, "ft", seed=seed, metrics=(70.0, 50.0, asr))
+        options = {"method": {"name": "ft", "options": {"lr": lr}}, "parents": {"encoder": attack}}
+        return record.model_copy(update={"identity": {**record.identity, "defend": options}})
+
+    attacked = [repaired("badencoder", 0, 48.0), repaired("badencoder", 1, 49.0)]
+    records = [*attacked, repaired("none", 1, 21.0)]
+    row = only(frame_of_rows(records), attack="badencoder")
+    assert (row.asr_nontarget_to_own_floor, row.own_floor_seeds) == (28.0, [1])
+    assert row.notes == ["Δ own floor: over 1 of 2 seeds, those with its run"]
+    assert pd.isna(only(frame_of_rows(records), attack="none").asr_nontarget_to_own_floor)
+    assert "Δ own floor" in render(records, "markdown")
+    others = [*attacked, repaired("none", 1, 21.0, lr=0.2)]
+    assert pd.isna(only(frame_of_rows(others), attack="badencoder").asr_nontarget_to_own_floor)
+    assert "own" not in render(others, "csv")
 
 
 def test_ra_and_the_differences_to_bn_stand_in_every_form_that_has_them() -> None:
