@@ -9,7 +9,7 @@ PYTEST := $(PYTHON) -m pytest
 PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format lock realdata slow gpu clip door extras latex portable bench scaling docs
+.PHONY: help setup demo test check format lock realdata slow gpu clip door extras latex portable bench docs
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -83,13 +83,7 @@ lock: | $(UV) ## pin the newest versions that pyproject.toml allows
 	$(UV) pip compile pyproject.toml --quiet --extra dev --generate-hashes --no-header --no-emit-index-url \
 	  --python-version 3.11 --universal --upgrade --output-file requirements.lock
 
-scaling: $(STAMP) ## run the bassl-scaling board: one factor at a time, an hour on two cores
-	@set -e; for setting in "" simclr.steps=100 simclr.steps=600 "bassl.rho=0.3 -o bassl-control.rho=0.3" \
-	  "bassl.rho=1.0 -o bassl-control.rho=1.0" trigger.position=center trigger.position=random \
-	  "trigger.position=center -o bassl.rho=1.0 -o bassl-control.rho=1.0 -o simclr.steps=600"; do \
-	  $(VENV)/bin/benchbd run --board bassl-scaling $${setting:+-o $$setting}; done
-
 docs: $(STAMP) ## write the generated texts again: boards from their records, reference, README
 	@set -e; for board in leaderboards/*/; do if [ -d $$board/records ]; then \
-	  $(VENV)/bin/benchbd leaderboard build $$board --records $$board/records --off-board --out $$board; fi; done
+	  $(VENV)/bin/benchbd leaderboard build $$board --records $$board/records --out $$board; fi; done
 	$(PYTHON) -m docs.generate

@@ -30,7 +30,7 @@ from benchbd.registry import FIRST_PARTY, load_registry
 from .conftest import write_npz_set
 
 FROZEN = Path(__file__).with_name("keys.json")
-GENERATED = ("smoke", "demo", "demo-matrix", "detect-shapes", "bassl-scaling", "sweeps-shapes")
+GENERATED = ("smoke", "demo", "demo-matrix", "detect-shapes", "sweeps-shapes")
 
 
 def stages(board: str | Path, folder: Path, data: Path | None = None) -> dict[str, str]:

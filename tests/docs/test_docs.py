@@ -103,9 +103,7 @@ def test_published_tables_follow_from_their_records(folder: Path) -> None:
     board = load_board(folder)
     records = read_records(folder / "records")
     detected = read_inspected(folder / "records")
-    files = build(
-        board.name, records, order=Order.of(board), description=board.description, off_board=True, inspected=detected
-    )
+    files = build(board.name, records, order=Order.of(board), description=board.description, inspected=detected)
     notes = folder / "notes.md"
     for name, text in files.items():
         written = (folder / name).read_text()
@@ -116,12 +114,11 @@ def test_published_tables_follow_from_their_records(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("folder", PUBLISHED, ids=lambda folder: folder.name)
-def test_published_records_are_whole_and_say_their_departures(folder: Path) -> None:
+def test_published_records_are_whole_and_on_board(folder: Path) -> None:
     records = read_records(folder / "records")
     assert records
-    sweep = folder.name == "bassl-scaling"  # the only board that is published for the effect of its options
     for record in records:
-        assert record.on_board or (sweep and record.departures)
+        assert record.on_board
         assert record.board == folder.name
         assert record.name in {path.name for path in (folder / "records").iterdir()}
         assert record.counts is not None

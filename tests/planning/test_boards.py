@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from statistics import fmean
 
 import pytest
 
 from benchbd.api import Session
-from benchbd.planning.board import boards_folder, load_board
+from benchbd.planning.board import boards_folder
 from benchbd.planning.selection import Selection
 from benchbd.records.files import read_records
 from benchbd.records.models import Record
 from benchbd.registry import Registry
 from benchbd.report.detection import populations
-from benchbd.report.rows import Order, summarise
 
 DEFENSES = ("ft", "fp", "nad", "anp", "moth", "decree", "medic", "mimic")
 
@@ -130,14 +128,3 @@ def test_the_published_matrix_is_whole_and_its_budgets_are_equal() -> None:
         own_length = [cost for defense, cost in costs if defense != "decree"]  # decree's inversion stops by itself
         assert min(own_length) >= 0.85 * max(own_length)
     assert {r.seed for r in records if r.attack == "bassl-control"} >= {1}
-
-
-def test_the_notes_of_the_scaling_board_show_its_curve() -> None:
-    """One line per setting, and every setting of the make target, as in the records."""
-    folder = boards_folder() / "bassl-scaling"
-    rows = summarise(read_records(folder / "records"), Order.of(load_board(folder)), off_board=True)
-    attacked = [row.asr_nontarget_to_floor for row in rows if row.attack == "bassl"]
-    assert len(attacked) == 8
-    shown = re.findall(r"\| ([+-]\S+ ± \S+) \|", (folder / "notes.md").read_text())
-    assert sorted(shown) == sorted(f"{value.mean:+.2f} ± {value.half:.2f}" for value in attacked)
-    assert all(abs(value.mean or 0) <= (value.half or 0) for value in attacked)  # the notes claim this
