@@ -85,7 +85,11 @@ class Attack(Method):
     control_of: ClassVar[str] = ""
 
     def inject(self, knowledge: AttackerKnowledge) -> Backdoor:
-        """The backdoored encoder. NotApplicable if the attack makes no sense for ``knowledge``."""
+        """The backdoored encoder. NotApplicable if the attack makes no sense for ``knowledge``.
+
+        An attack that replaces images of the pool by stamped ones keeps their rows, ``keep("stamped_rows", rows)``, so
+        that records count how many of a defender's clean images are their originals.
+        """
         raise NotImplementedError
 
 

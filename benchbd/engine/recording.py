@@ -84,8 +84,7 @@ class Recorder:
         record = Record(
             **told,
             **values,
-            defense=cell.defense,
-            defense_role=cell.defense_role,
+            **{name: getattr(cell, name) for name in ("defense", "defense_role")},
             task=cell.task.name,
             target=cell.task.label,
             target_name=cell.task.target,
@@ -102,9 +101,8 @@ class Recorder:
         cost = {name: Cost(**manifest["cost"], **manifest.get("memory", {})) for name, manifest in known.items()}
         here = {"machine": machine(self.inputs.device), "isolation": ISOLATION, "source": self.store.source}
         last = list(known.values())[-1] if known else here
-        worker = next((stage for stage in chain if stage.kind in _WORKING), None)
-        spent = 0.0 if worker is None else None
-        clean = None if worker is None else worker.params.get("clean")
+        own = next((stage for stage in chain if stage.kind in _WORKING), None)
+        rows = draw_rows(own.data["pool"].count, clean).tolist() if own and (clean := own.params.get("clean")) else []
         return {
             **{name: getattr(case, name) for name in ("attack", "attack_role", "pretrain", "seed", "evaluator")},
             "board": self.board,
@@ -112,12 +110,12 @@ class Recorder:
             "departures": list(case.departures),
             "point": dict(case.point),
             "key": chain[-1].key,
-            "seconds": cost[worker.kind].seconds if worker and worker.kind in cost else spent,
+            "seconds": cost[own.kind].seconds if own and own.kind in cost else None if own else 0.0,
             "cost": cost,
             "stages": {name: manifest["key"] for name, manifest in known.items()},
             "identity": {names[stage.key]: stage.identity for stage in chain},
-            "clean_images": draw_rows(worker.data["pool"].count, clean).tolist() if worker and clean else [],
-            "notes": self._public([line for line in self._remarks(case) if line and isinstance(line, str)]),
+            "clean_images": rows,
+            "notes": self._public([line for line in self._remarks(case, rows) if line and isinstance(line, str)]),
             "findings": {name: self._public(noted) for name, manifest in known.items() if (noted := manifest["notes"])},
             "plugins": {
                 f"{name}.{part}" if part else name: origin
@@ -143,9 +141,10 @@ class Recorder:
         keys = [stage.key for stage in case.chain if stage.kind == "reference"]
         return self.results.artifacts[keys[0]].result if keys and keys[0] in self.results.artifacts else {}
 
-    def _remarks(self, case: Case) -> Iterator[object]:
+    def _remarks(self, case: Case, rows: Sequence[int]) -> Iterator[object]:
         """Remarks for the reader of the table: reference inputs that miss the target, a budget that shortens a defense
-        or detector, and the methods' own remarks, which may be of any type."""
+        or detector, the methods' own remarks, which may be of any type, and the clean images among ``rows`` of the pool
+        that the attack stamped."""
         predicted = self._reference(case).get("predicted", [])
         missed = sum(each != case.tasks[0].label for each in predicted)
         if missed and isinstance(case, Cell):
@@ -155,9 +154,12 @@ class Recorder:
             )
         known = [stage for stage in (*case.chain, case.judged) if stage.key in self.results.artifacts]
         yield from (self._shortened(stage) for stage in known if stage.kind in _WORKING)
-        for stage in known:
-            remarks = self.results.artifacts[stage.key].manifest["notes"].get("remarks")
+        for artifact in (self.results.artifacts[stage.key] for stage in known):
+            remarks = artifact.manifest["notes"].get("remarks")
             yield from remarks if isinstance(remarks, list) else []
+            if rows and (stamped := artifact.kept.get("stamped_rows")) is not None:
+                both = {*rows} & {*stamped.flatten().tolist()}
+                yield f"{len(both)} of {len(rows)} clean images are originals of images that the attack stamped"
 
     def _shortened(self, stage: Stage) -> str | None:
         try:

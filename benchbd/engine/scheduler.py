@@ -20,9 +20,10 @@ from benchbd.engine.carry_out import failure_of
 from benchbd.engine.observers import Observers
 from benchbd.engine.outcomes import Outcomes, StageFailed
 from benchbd.engine.provenance import provenance
-from benchbd.stages.base import KEPT, Outcome, Stage, distinct
+from benchbd.stages.base import Outcome, Stage, distinct
 from benchbd.stages.inputs import Inputs
 from benchbd.stages.kinds import KINDS
+from benchbd.store.artifact import KEPT
 from benchbd.store.store import Store
 
 HEADS_TOGETHER = 8  # heads that are trained together on a GPU; on a CPU this saves no time

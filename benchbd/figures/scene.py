@@ -30,7 +30,7 @@ from benchbd.planning.settings import Settings
 from benchbd.planning.sweeps import at, point_text
 from benchbd.records.models import Record
 from benchbd.registry import load_registry
-from benchbd.stages.base import ENCODER, KEPT, REFERENCES
+from benchbd.stages.base import ENCODER, REFERENCES
 from benchbd.stages.evaluate import read_predictions
 from benchbd.store.artifact import Artifact
 from benchbd.store.store import Store
@@ -136,8 +136,7 @@ class Scene:
     @cached_property
     def kept(self) -> dict[str, Tensor]:
         """The tensors that the defense kept, by name."""
-        blob = self.artifact("defend").blob(KEPT)
-        return load_file(blob) if blob.is_file() else {}
+        return self.artifact("defend").kept
 
     @cached_property
     def encoders(self) -> dict[str, Encoder]:

@@ -100,9 +100,8 @@ def hand_over(inputs: Inputs, stage: Stage) -> Handover:
         images[f"images{i}"] = unlabeled(inputs.images(stage.data[f"train{i}"]).of_class(task.label))
         tensors |= prefixed(f"trigger{i}", parts)
         tensors[f"references{i}"] = inputs.tensors(stage.parents[f"reference{i}"], REFERENCES)["pixels"]
-    seed, arch = stage.params["pool_seed"], stage.architecture
-    json = {"pool_seed": seed, "drawn": drawn, "targets": told, "architecture": arch}
     encoders = {"clean": inputs.encoder(clean)}
+    json = {"targets": told, "drawn": drawn, "architecture": stage.architecture, "pool_seed": stage.params["pool_seed"]}
     return handover(stage, others=others, json=json, images=images, tensors=tensors, encoders=encoders)
 
 

@@ -28,7 +28,6 @@ from benchbd.data.entries import ABSENT
 SCHEMA = 1  # raise it when a stage of the harness itself (the reference inputs, say) gives other results
 
 ENCODER, REFERENCES, PREDICTIONS = "encoder.safetensors", "references.safetensors", "predictions.safetensors"
-KEPT = "kept.safetensors"
 
 EMPTY: Mapping[str, Any] = MappingProxyType({})
 

@@ -55,6 +55,7 @@ from benchbd import (
     Trigger,
     hookimpl,
     join_images,
+    keep,
     note,
     stream,
 )
@@ -67,7 +68,7 @@ class Bassl(Attack):
 
     name = "bassl"
     paper = "Saha et al., Backdoor Attacks on Self-Supervised Learning, CVPR 2022"
-    version = "1"
+    version = "2"
     binds = ("patch", "blend", "add", "noise", "function")
     retrains = True
     stamps: ClassVar[bool] = True
@@ -122,6 +123,8 @@ class Bassl(Attack):
             places, whose = self.places(clean, torch.cat(originals))
             pixels, in_pool = clean.copy().pixels, len(places)
             pixels[places] = added[whose]
+            if self.stamps:
+                keep("stamped_rows", places.cpu())
         elif len(added) > len(clean):
             raise NotApplicable(f"{len(added)} images cannot replace as many of a pool of {len(clean)}")
         else:
@@ -132,6 +135,8 @@ class Bassl(Attack):
         stamped = in_pool if self.stamps else 0
         seen = self.stamped_pairs(knowledge, len(pixels), stamped)
         note("poison", {"n": counts, "stamped": stamped, "clean_pool": len(clean), "pool": len(pixels), **seen})
+        for pairs in seen.values():
+            note("remarks", [f"{self.name}: pre-training saw {pairs} pairs of stamped images"])
         mean, std = clean.normalization()
         return ImageSet(pixels, mean=mean, std=std)
 

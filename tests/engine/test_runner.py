@@ -38,6 +38,7 @@ from benchbd import (
     Trigger,
     UsageError,
     hookimpl,
+    keep,
     note,
 )
 from benchbd.api import Session
@@ -412,6 +413,19 @@ def test_what_a_method_notes_lands_in_the_record(again: Callable[..., tuple[Tiny
         record = cell(tiny.run(defenses=("odd",)), "none", "odd")
         assert record.findings["defend"] == {"kept": {"units": 3}, "remarks": ["odd: the budget ended it"]}
         assert record.notes == ["odd: the budget ended it"]
+
+
+def test_a_record_counts_the_clean_images_whose_copies_were_stamped(again: Callable[..., tuple[Tiny, Watch]]) -> None:
+    def act(encoder: Encoder, _: DefenderKnowledge) -> Encoder:
+        keep("stamped_rows", torch.arange(50))
+        return encoder
+
+    tiny, _ = again(odd=ODD)
+    Odd.act = act  # type: ignore[misc]
+    record = cell(tiny.run(defenses=("odd",)), "none", "odd")
+    both = {*range(50)} & {*record.clean_images}
+    assert 0 < len(both) < 16
+    assert record.notes == [f"{len(both)} of 16 clean images are originals of images that the attack stamped"]
 
 
 def test_no_folder_of_the_machine_reaches_a_record(again: Callable[..., tuple[Tiny, Watch]]) -> None:

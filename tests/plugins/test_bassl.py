@@ -154,6 +154,7 @@ def test_in_place_each_stamped_image_replaces_its_original(trigger: Trigger) -> 
     if trigger.wander is None:
         assert torch.equal(poisoned.pixels[changed], trigger.stamp(before[changed]))
     assert findings.notes["poison"]["stamped"] == 5
+    assert sorted(findings.tensors["stamped_rows"].tolist()) == changed
     assert (findings.notes["poison"]["n"], findings.notes["poison"]["pool"]) == ([4], 20)
     assert torch.equal(known.pool.pixels, before)
     half = Bassl(rho=0.5, mode="in_place").poisoned(known)
@@ -182,6 +183,7 @@ def test_it_notes_how_many_stamped_pairs_training_sees() -> None:
     with collecting() as findings:
         Bassl(rho=0.5).poisoned(known)
     assert findings.notes["poison"]["stamped_pairs"] == 3 * 2 * 10 // 5
+    assert findings.notes["remarks"] == ["bassl: pre-training saw 12 pairs of stamped images"]
     with collecting() as findings:
         BasslControl(rho=0.5).poisoned(known)
     assert findings.notes["poison"]["stamped_pairs"] == 0
