@@ -61,7 +61,8 @@ class PruningLevel:
     threshold: float | None = None
 
     def noted(self) -> dict[str, float]:
-        """For a record: the fields that are known, rounded."""
+        """For a record: the fields that are known, rounded. A list of these, ``curve`` of the note ``pruning``, is what
+        ``benchbd figures`` draws, with ``tolerance`` and, of the level that was taken, ``pruned``."""
         fields = {"threshold": self.threshold, "pruned": self.pruned, "utility": round(self.utility, 4)}
         return {name: value for name, value in fields.items() if value is not None}
 

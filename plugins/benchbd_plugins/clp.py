@@ -135,10 +135,8 @@ class CLP(Mitigation):
                 "channels": sum(map(len, scores.values())),
                 "pruned_by_layer": pruned,
                 "largest_z": round(largest(scores), 4),
-                "tried": [
-                    {"u": level.threshold, "pruned": level.pruned, "utility": round(level.utility, 4)}
-                    for level in tried
-                ],
+                "tolerance": self.tolerance,
+                "curve": [level.noted() for level in tried],
             },
         )
 

@@ -85,10 +85,16 @@ class FP(FineTuning, Mitigation):
         """``encoder``, pruned and trained in place."""
         order = mean_activation(encoder, images, self.site).argsort(stable=True)
         utility = self.utility(encoder, images, order, seed)
-        k = self.level(utility, encoder.feature_dim)
+        curve: dict[int, float] = {}
+
+        def measured(k: int) -> float:
+            curve[k] = utility(k)
+            return curve[k]
+
+        k = self.level(measured, encoder.feature_dim)
         channels = order[:k]
         prune(encoder, self.site, channels)
-        self.report(utility, channels)
+        self.report(curve | {level: utility(level) for level in (0, k)}, channels)
 
         def loss(encoder: Encoder, views: Views) -> Tensor:
             prune(encoder, self.site, channels)  # the last step changed the BatchNorm offset of a zero filter
@@ -139,9 +145,12 @@ class FP(FineTuning, Mitigation):
         step = math.ceil(round(self.increment * channels, 6))
         return within_tolerance((PruningLevel(k, utility(k)) for k in range(0, channels, step)), self.tolerance).pruned
 
-    def report(self, utility: Callable[[int], float], channels: Tensor) -> None:
-        """Note what was pruned, and in ``remarks`` what a reader of the table must know."""
-        before, after = utility(0), utility(len(channels))
+    def report(self, curve: dict[int, float], channels: Tensor) -> None:
+        """Note what was pruned, and in ``remarks`` what a reader of the table must know.
+
+        curve: the utility of every level that was measured, among them none and that of ``channels``.
+        """
+        before, after = curve[0], curve[len(channels)]
         remarks = []
         if self.rule == "budget" and not len(channels):
             remarks.append("fp: no channel could be pruned within the tolerance; this is fine-tuning alone")
@@ -153,8 +162,11 @@ class FP(FineTuning, Mitigation):
             {
                 "k": len(channels),
                 "channels": channels.tolist(),
+                "pruned": len(channels),
+                "tolerance": self.tolerance,
                 "utility_before": round(before, 4),
                 "utility_after": round(after, 4),
+                "curve": [PruningLevel(k, utility).noted() for k, utility in sorted(curve.items())],
             },
         )
 

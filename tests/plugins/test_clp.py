@@ -145,9 +145,9 @@ def test_the_search_uses_the_clean_images_alone(encoder: Encoder, images: ImageS
     result, notes = repaired(encoder, images, rule="budget", tolerance=0.2, colour="affine")
     assert same(encoder, before)
     pruning = notes["pruning"]
-    assert pruning["tried"][0]["pruned"] == 0
-    kept = [level for level in pruning["tried"] if level["utility"] >= pruning["tried"][0]["utility"] - 0.2 - 1e-9]
-    assert pruning["pruned"] == max(level["pruned"] for level in kept[: len(pruning["tried"])])
+    assert pruning["curve"][0]["pruned"] == 0
+    kept = [level for level in pruning["curve"] if level["utility"] >= pruning["curve"][0]["utility"] - 0.2 - 1e-9]
+    assert pruning["pruned"] == max(level["pruned"] for level in kept[: len(pruning["curve"])])
     own = CLP(rule="budget", colour="affine").utility(result, images, Augment((0.08, 1.0), "affine"), 3)
     assert round(own, 4) == next(level["utility"] for level in kept if level["pruned"] == pruning["pruned"])
     assert CLP(rule="budget").forwards(20) is None

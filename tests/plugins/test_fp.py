@@ -190,6 +190,10 @@ def test_the_next_level_would_cost_too_much(encoder: Encoder, images: ImageSet, 
     order = mean_activation(encoder, images, "output").argsort(stable=True)
     utility = fp.utility(encoder, images, order, seed=3)
     k = pruning["k"]
+    levels = [level["pruned"] for level in pruning["curve"]]
+    assert levels == [*range(0, k + 5, 4)]  # to the first that costs too much
+    assert pruning["pruned"] == k
+    assert [level["utility"] for level in pruning["curve"]] == [round(utility(level), 4) for level in levels]
     assert k % 4 == 0
     assert 0 < k < 60
     assert utility(0) - utility(k) <= tolerance + 1e-9
