@@ -23,13 +23,13 @@ def test_the_demo_matrix_computes_every_cell(tmp_path: Path, registry: Registry)
     """Each cell is ok, attack-failed or n/a with its reason; no defense spends more than its budget."""
     records = Session.open("demo-matrix", store=tmp_path, device="cpu", registry=registry).run()
     found = {(record.attack, record.defense): record for record in records}
-    assert len(found) == 31
+    assert len(found) == 37
     assert {record.status for record in records} <= {"ok", "attack-failed", "n/a"}
     assert all(record.reason for record in records if record.status != "ok")
     attacked = found["badencoder", "none"]
     assert attacked.metrics is not None
     assert attacked.metrics.asr_nontarget >= 85
-    for defense in DEFENSES:
+    for defense in (*DEFENSES, "bn", "clp"):
         assert found["badencoder", defense].status == "ok"
         assert found["badencoder", defense].cost["defend"].image_forwards <= 300_000
         assert found["bassl", defense].status == "attack-failed"
