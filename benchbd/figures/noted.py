@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
@@ -14,6 +14,9 @@ from benchbd.report.writers.safe import plain
 Amount = Annotated[float, Field(ge=0, le=1e12)]
 
 StageName = Annotated[str, Field(pattern=r"\A[!-~]{1,40}\z")]  # fits a picture and can be printed in it
+
+
+Form = TypeVar("Form", bound=BaseModel)
 
 
 class Information(BaseModel):
@@ -31,15 +34,47 @@ class Information(BaseModel):
     uniform_fallback: bool = False
 
 
+class Level(BaseModel):
+    """A level of pruning. pruned: channels. utility: pretext accuracy, 0 to 1. threshold: what chose the channels."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    pruned: int = Field(ge=0, le=10**9)
+    utility: float = Field(ge=0, le=1)
+    threshold: float | None = Field(None, ge=-1e9, le=1e9)
+
+
+class Pruning(BaseModel):
+    """The note ``pruning`` of a defense that prunes until utility has fallen by ``tolerance``.
+
+    curve: the levels that it measured; the first prunes nothing. pruned: channels of the level that it took.
+    """
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    curve: list[Level] = Field(min_length=1, max_length=4096)
+    tolerance: float = Field(ge=0, le=1)
+    pruned: int
+
+
 def noted_information(findings: Mapping[str, Any]) -> Information | str:
-    """The note of a record's defense, or why there is none to draw."""
+    """The note ``mi`` of a record's defense, or why there is none to draw."""
+    return _noted(findings, "mi", Information, "no mutual information")
+
+
+def noted_pruning(findings: Mapping[str, Any]) -> Pruning | str:
+    """The note ``pruning`` of a record's defense, or why there is none to draw."""
+    return _noted(findings, "pruning", Pruning, "no pruning")
+
+
+def _noted(findings: Mapping[str, Any], name: str, form: type[Form], absent: str) -> Form | str:
     noted = findings.get("defend")
-    if not isinstance(noted, Mapping) or "mi" not in noted:
-        return "noted no mutual information"
+    if not isinstance(noted, Mapping) or name not in noted:
+        return f"noted {absent}"
     try:
-        return Information.model_validate(noted["mi"])
+        return form.model_validate(noted[name])
     except ValidationError as error:
-        place = brief(plain(".".join(map(str, ("mi", *error.errors()[0]["loc"])))))
+        place = brief(plain(".".join(map(str, (name, *error.errors()[0]["loc"])))))
         return f"has a note of its own at {place}, in another form than this picture reads"
 
 

@@ -1,16 +1,32 @@
-"""Draw images and triggers in the axes of a figure."""
+"""What pictures share: their form, their colours, and how images and triggers are drawn in axes."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from benchbd.contract.trigger import Trigger
+
+# Paul Tol's bright orange, and his muted colours for the other classes: distinct for every colour vision.
+TARGET = "#EE7733"
+
+CLASSES = ("#332288", "#88CCEE", "#44AA99", "#117733", "#999933", "#DDCC77", "#CC6677", "#882255", "#AA4499")
+
+HIT, REST, INK = "#B3440F", "#BBBBBB", "#000000"  # HIT: the target's, dark enough to be read
+
+
+class Picture(NamedTuple):
+    """figure: the drawing. without: (the absent input, the part that was drawn without it)."""
+
+    figure: Figure
+    without: tuple[tuple[str, str], ...] = ()
 
 
 def show(axes: Axes, image: Tensor) -> None:

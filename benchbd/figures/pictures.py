@@ -10,13 +10,11 @@ that it needs, and is otherwise left out.
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import matplotlib.style
 import torch
@@ -29,8 +27,21 @@ from torch import Tensor
 from benchbd.base.content import commit
 from benchbd.base.errors import StoreError, UsageError
 from benchbd.data.library import DataLibrary
-from benchbd.figures.noted import inverted_triggers, noted_information, whole_numbers
-from benchbd.figures.panels import border, marks, show, show_patch, show_stack
+from benchbd.figures.charts import draw_information, draw_pruning
+from benchbd.figures.noted import inverted_triggers, whole_numbers
+from benchbd.figures.panels import (
+    CLASSES,
+    HIT,
+    INK,
+    REST,
+    TARGET,
+    Picture,
+    border,
+    marks,
+    show,
+    show_patch,
+    show_stack,
+)
 from benchbd.figures.scene import Absent, Scene, plane
 from benchbd.nets.encoder import Encoder
 from benchbd.planning.board import Board
@@ -44,14 +55,6 @@ MAPPED = 4  # samples whose attention is drawn
 POINTS = 800  # test images in the plane of features
 
 INVERTED = 6  # inverted triggers in a row
-
-
-# Paul Tol's bright orange, and his muted colours for the other classes: distinct for every colour vision.
-TARGET = "#EE7733"
-
-CLASSES = ("#332288", "#88CCEE", "#44AA99", "#117733", "#999933", "#DDCC77", "#CC6677", "#882255", "#AA4499")
-
-HIT, REST, INK = "#B3440F", "#BBBBBB", "#000000"  # HIT: the target's, dark enough to be read
 
 STYLE = {
     "svg.hashsalt": "benchbd",  # element ids from the content: equal figures are equal files
@@ -130,13 +133,6 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     except OSError as error:
         raise StoreError(f"figures cannot be written to {folder} ({error.strerror or error})") from error
     return paths
-
-
-class Picture(NamedTuple):
-    """figure: the drawing. without: (the absent input, the part that was drawn without it)."""
-
-    figure: Figure
-    without: tuple[tuple[str, str], ...] = ()
 
 
 # The pictures: each function returns a figure, or why there is none
@@ -283,39 +279,6 @@ def attention(encoder: Encoder, pixels: Tensor) -> dict[str, Tensor]:
     return {name: attention_map(value).view(len(value), *value.shape[2:]).cpu() for name, value in wide.items()}
 
 
-def draw_information(scene: Scene) -> Picture | str:
-    """A defense's estimate for each stage, and the weights that it computed from the estimates."""
-    if "defend" not in scene.record.stages:
-        return "there is no defense"
-    noted = noted_information(scene.record.findings)
-    if isinstance(noted, str):
-        return f"defense {scene.record.defense} {noted}"
-    weights, information = noted.beta, noted.information
-    figure = Figure(figsize=(6.4, 3.2), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    names = list(weights)
-    estimates = [math.nan if (value := information.get(name)) is None else value for name in names]
-    remarks = [
-        *(["not estimated"] if not information else []),
-        *([f"saturated: {', '.join(noted.saturated)}"] if noted.saturated else []),
-    ]
-    for axes, values, colour, label, form in (
-        (left, estimates, CLASSES[2], "I(map; feature) [nats]", "{:.3f}"),
-        (right, list(weights.values()), CLASSES[0], "layer weight β", "{:.0f}"),
-    ):
-        bars = axes.bar(names, [0 if math.isnan(value) else value for value in values], color=colour)
-        axes.bar_label(bars, ["n/a" if math.isnan(value) else form.format(value) for value in values], padding=2)
-        axes.margins(y=0.15)
-        axes.set_ylim(bottom=0)
-        axes.set_xlabel("stage of the encoder")
-        axes.set_ylabel(label)
-        axes.spines[["top", "right"]].set_visible(False)
-    left.set_title("; ".join(remarks))
-    right.set_title("estimates cannot be told apart: uniform" if noted.uniform_fallback else "")
-    scene.entitle(figure, "Mutual information of each stage, and its weight in the repair")
-    return Picture(figure)
-
-
 def draw_features(scene: Scene) -> Picture | str:
     """Clean and triggered test images in the plane of their features, before and after the repair."""
     encoders = scene.encoders
@@ -362,5 +325,6 @@ PICTURES: dict[str, Callable[[Scene], Picture | str]] = {
     "inversion": draw_inversion,
     "attention": draw_attention,
     "information": draw_information,
+    "pruning": draw_pruning,
     "features": draw_features,
 }

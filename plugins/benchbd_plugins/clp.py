@@ -96,7 +96,7 @@ class CLP(Mitigation):
         def levels() -> Iterator[PruningLevel]:
             yield tried[0]
             for step in range(1, round(start / STEP) + 1):
-                u = round(start - STEP * step, 6)
+                u = round(start - STEP * step, 6) + 0.0  # never -0
                 if (count := sum(int((z > u).sum()) for z in scores.values())) > tried[-1].pruned:
                     candidate = encoder.copy()
                     prune(candidate, scores, u)

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from benchbd import DefenderKnowledge, Encoder, Trigger, UsageError, keep, stream
+from benchbd import DefenderKnowledge, Encoder, PruningLevel, Trigger, UsageError, keep, note, stream
 from benchbd.base.errors import BenchbdError, DataError, StoreError
 from benchbd.contract.evaluator import Predictions
 from benchbd.contract.specs import TriggerSpec
@@ -40,6 +40,7 @@ from benchbd.figures.pictures import (
     draw_features,
     draw_information,
     draw_inversion,
+    draw_pruning,
     draw_trigger,
     save,
 )
@@ -53,20 +54,29 @@ from ..boards import TINY, Tiny, offering
 from ..conftest import write_npz_set
 
 BOARD = TINY.replace("[data]", "[options.inverter]\nmi_epochs = 1\nmi_pool = 2\n\n[data]")
-ALL = ("trigger", "inversion", "attention", "information", "features")
+ALL = ("trigger", "inversion", "attention", "information", "pruning", "features")
+
+CURVE = [
+    PruningLevel(0, 0.5),
+    PruningLevel(2, 0.48, 0.1),
+    PruningLevel(7, 0.47, 0.25),
+    PruningLevel(9, 0.3, 0.3),
+]
+PRUNED = {"curve": [level.noted() for level in CURVE], "tolerance": 0.04, "pruned": 7, "neurons": 16}
 
 MASKS = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(1))
 PATTERNS = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(2))
 
 
 class Inverter(Mimic):
-    """MIMIC that claims to have inverted two triggers: every picture applies to it."""
+    """MIMIC that claims to have inverted two triggers and to have pruned: every picture applies to it."""
 
     name = "inverter"
 
     def repair(self, encoder: Encoder, knowledge: DefenderKnowledge) -> Encoder:
         keep("inverted.mask", MASKS)
         keep("inverted.pattern", PATTERNS)
+        note("pruning", PRUNED)
         return super().repair(encoder, knowledge)
 
 
@@ -121,8 +131,8 @@ def having(scene: Scene, **values: Any) -> Scene:
     return twin
 
 
-def noting(scene: Scene, note: Any) -> Scene:
-    return having(scene, record=scene.record.model_copy(update={"findings": {"defend": {"mi": note}}}))
+def noting(scene: Scene, note: Any, name: str = "mi") -> Scene:
+    return having(scene, record=scene.record.model_copy(update={"findings": {"defend": {name: note}}}))
 
 
 # Files
@@ -172,10 +182,12 @@ def test_what_does_not_apply_is_left_out_with_a_reason(run: Run, tmp_path: Path)
     assert left.left_out == [
         "inversion: defense ft kept no inverted trigger",
         "information: defense ft noted no mutual information",
+        "pruning: defense ft noted no pruning",
     ]
     assert len(left.paths) == 9
     undefended = run.scene("none", "none")
-    assert draw_inversion(undefended) == draw_information(undefended) == "there is no defense"
+    for picture in (draw_inversion, draw_information, draw_pruning):
+        assert picture(undefended) == "there is no defense"
 
 
 # The content
@@ -258,7 +270,7 @@ def test_titles_say_of_which_cell_and_how_it_did(run: Run, scene: Scene) -> None
     assert metrics is not None
     assert undefended is not None
     assert clean is not None
-    for picture in (draw_trigger, draw_inversion, draw_attention, draw_information, draw_features):
+    for picture in (draw_trigger, draw_inversion, draw_attention, draw_information, draw_pruning, draw_features):
         title = " ".join(figure(picture(scene)).get_suptitle().split())
         assert "attack badencoder, defense inverter, pre-trained on pool, task task, target 1, seed 1" in title
         assert f"in percent: ACC {metrics.acc:.1f}, ASR {metrics.asr:.1f}, RA {metrics.ra:.1f};" in title
@@ -377,6 +389,31 @@ def test_the_note_of_another_author_is_left_out(scene: Scene, note: Any, place: 
     assert made == f"defense inverter has a note of its own at {place}, in another form than this picture reads"
 
 
+def test_the_pruning_curve_is_that_noted(scene: Scene) -> None:
+    (axes,) = figure(draw_pruning(scene)).axes
+    curve, tolerance, taken = axes.lines
+    assert curve.get_xydata().tolist() == [[0, 50], [2, 48], [7, 47], [9, 30]]  # type: ignore[union-attr]
+    assert list(tolerance.get_ydata()) == pytest.approx([46, 46])  # type: ignore[arg-type]
+    assert taken.get_xydata().tolist() == [[7, 47]]  # type: ignore[union-attr]
+    assert [text.get_text() for text in axes.texts] == ["0.1", "0.25", "0.3"]
+    labels = [text.get_text() for text in axes.figure.legends[0].get_texts()]
+    assert labels == ["tolerance: 4 points", "taken: 7 channels at 0.25"]
+
+
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        ({"curve": []}, "pruning.curve"),
+        ({"curve": [{"pruned": 0, "utility": 1.5}]}, "pruning.curve.0.utility"),
+        ({"curve": [{"pruned": "0", "utility": 0.5}]}, "pruning.curve.0.pruned"),
+        ({"tolerance": None}, "pruning.tolerance"),
+    ],
+)
+def test_a_pruning_note_of_another_form_is_left_out(scene: Scene, change: dict[str, Any], place: str) -> None:
+    made = draw_pruning(noting(scene, PRUNED | change, "pruning"))
+    assert made == f"defense inverter has a note of its own at {place}, in another form than this picture reads"
+
+
 @pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2])
 def test_masks_of_every_float_are_drawn(scene: Scene, kind: torch.dtype) -> None:
     kept = {"inverted.mask": MASKS.to(kind), "inverted.pattern": PATTERNS.to(kind)}
@@ -467,7 +504,7 @@ def test_without_the_store_the_rest_is_drawn(run: Run, tmp_path: Path) -> None:
     record = run.records["badencoder", "inverter"]
     drawn = draw(record, tmp_path / "out", store=tmp_path / "empty", library=run.library)
     names = {path.stem.removeprefix(record.name.removesuffix(".json") + "_") for path in drawn.paths}
-    assert names == {"trigger", "information"}
+    assert names == {"trigger", "information", "pruning"}
     assert not (tmp_path / "empty").exists()
     key = {kind: record.stages[kind][:12] for kind in ("evaluate", "attack", "defend")}
     how = (

@@ -1,0 +1,78 @@
+"""Charts of what a defense noted: its estimates of mutual information, and its pruning curve."""
+
+from __future__ import annotations
+
+import math
+
+from matplotlib.figure import Figure
+
+from benchbd.figures.noted import noted_information, noted_pruning
+from benchbd.figures.panels import CLASSES, HIT, INK, REST, Picture
+from benchbd.figures.scene import Scene
+
+LABELLED = 24  # points of a curve that get their threshold as a label
+
+
+def draw_information(scene: Scene) -> Picture | str:
+    """A defense's estimate for each stage, and the weights that it computed from the estimates."""
+    if "defend" not in scene.record.stages:
+        return "there is no defense"
+    noted = noted_information(scene.record.findings)
+    if isinstance(noted, str):
+        return f"defense {scene.record.defense} {noted}"
+    weights, information = noted.beta, noted.information
+    figure = Figure(figsize=(6.4, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    names = list(weights)
+    estimates = [math.nan if (value := information.get(name)) is None else value for name in names]
+    remarks = [
+        *(["not estimated"] if not information else []),
+        *([f"saturated: {', '.join(noted.saturated)}"] if noted.saturated else []),
+    ]
+    for axes, values, colour, label, form in (
+        (left, estimates, CLASSES[2], "I(map; feature) [nats]", "{:.3f}"),
+        (right, list(weights.values()), CLASSES[0], "layer weight β", "{:.0f}"),
+    ):
+        bars = axes.bar(names, [0 if math.isnan(value) else value for value in values], color=colour)
+        axes.bar_label(bars, ["n/a" if math.isnan(value) else form.format(value) for value in values], padding=2)
+        axes.margins(y=0.15)
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("stage of the encoder")
+        axes.set_ylabel(label)
+        axes.spines[["top", "right"]].set_visible(False)
+    left.set_title("; ".join(remarks))
+    right.set_title("estimates cannot be told apart: uniform" if noted.uniform_fallback else "")
+    scene.entitle(figure, "Mutual information of each stage, and its weight in the repair")
+    return Picture(figure)
+
+
+def draw_pruning(scene: Scene) -> Picture | str:
+    """Pretext accuracy at every level that a defense tried, with its threshold; the level taken; the tolerance."""
+    if "defend" not in scene.record.stages:
+        return "there is no defense"
+    noted = noted_pruning(scene.record.findings)
+    if isinstance(noted, str):
+        return f"defense {scene.record.defense} {noted}"
+    curve = noted.curve
+    labelled = len(curve) <= LABELLED and curve[-1].threshold is not None
+    figure = Figure(figsize=(5.2, 3.6), layout="constrained")
+    axes = figure.subplots()
+    pruned, utility = [level.pruned for level in curve], [100 * level.utility for level in curve]
+    axes.plot(pruned, utility, color=CLASSES[0], marker="o", markersize=3)
+    least = 100 * (curve[0].utility - noted.tolerance)
+    axes.axhline(least, color=REST, linestyle="--", label=f"tolerance: {100 * noted.tolerance:g} points")
+    for level, *place in zip(curve, pruned, utility, strict=True):
+        if labelled and level.threshold is not None:
+            label = axes.annotate(f"{level.threshold:g}", place, (0, 6), textcoords="offset points", rotation=90)
+            label.set(fontsize=6, ha="center", color=INK)
+        if level.pruned == noted.pruned:
+            at = "" if level.threshold is None else f" at {level.threshold:g}"
+            taken = f"taken: {level.pruned} channels{at}"
+            axes.plot(*place, color=HIT, marker="s", linestyle="", label=taken, zorder=3)
+    axes.set_xlabel("pruned channels")
+    axes.set_ylabel("pretext accuracy [%]")
+    axes.margins(y=0.2)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    scene.entitle(figure, f"Pruning: every level tried{', with its threshold' if labelled else ''}")
+    return Picture(figure)
