@@ -61,7 +61,7 @@ def draw_pruning(scene: Scene) -> Picture | str:
     axes.plot(pruned, utility, color=CLASSES[0], marker="o", markersize=3)
     least = 100 * (curve[0].utility - noted.tolerance)
     axes.axhline(least, color=REST, linestyle="--", label=f"tolerance: {100 * noted.tolerance:g} points")
-    for level, *place in zip(curve, pruned, utility, strict=True):
+    for level, place in zip(curve, zip(pruned, utility, strict=True), strict=True):
         if labelled and level.threshold is not None:
             label = axes.annotate(f"{level.threshold:g}", place, (0, 6), textcoords="offset points", rotation=90)
             label.set(fontsize=6, ha="center", color=INK)
