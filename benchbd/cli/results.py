@@ -75,9 +75,9 @@ def figures(
 ) -> None:
     """Draw the pictures of a record as PNG, SVG and PDF.
 
-    RECORD is the JSON file of a cell. The pictures show the trigger on test images, inverted triggers, attention before
-    and after the repair, mutual information by layer, the pruning curve, and the features in two dimensions; each is drawn if it applies.
-    A published record has no store, so fewer pictures can be drawn of it.
+    RECORD is the JSON file of a cell. The pictures show the trigger on test images, inverted triggers, attention
+    before and after the repair, mutual information by layer, the pruning curve, and the features in two dimensions;
+    each is drawn if it applies. A published record has no store, so fewer pictures can be drawn of it.
     """
     os.environ["MPLBACKEND"] = "agg"  # a notebook's backend need not exist here
     from benchbd.api import Session
