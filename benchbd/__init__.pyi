@@ -81,6 +81,8 @@ from .toolkit.inversion import Inverted as Inverted
 from .toolkit.inversion import self_similarity as self_similarity
 from .toolkit.mutual_information import Estimate as Estimate
 from .toolkit.mutual_information import Mine as Mine
+from .toolkit.poisoning import Poisoning as Poisoning
+from .toolkit.poisoning import PoisoningMode as PoisoningMode
 from .toolkit.pretext import PruningLevel as PruningLevel
 from .toolkit.pretext import pretext_accuracy as pretext_accuracy
 from .toolkit.pretext import pretext_outputs as pretext_outputs

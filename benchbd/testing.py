@@ -48,6 +48,7 @@ from benchbd.contract.images import ImageSet
 from benchbd.contract.method import Method, build, exactly, forwards_of, shortened_of
 from benchbd.contract.pretraining import Pretraining
 from benchbd.contract.roles import Role
+from benchbd.contract.specs import OF_DATA, TriggerSpec
 from benchbd.contract.trigger import Trigger
 from benchbd.contract.trigger_function import TriggerFunction
 from benchbd.data.layouts import WITHOUT_LABELS
@@ -63,6 +64,7 @@ from benchbd.stages.encoders import check_alike, check_classes
 from benchbd.stages.evaluate import checked_predictions, evaluated_together
 from benchbd.stages.head import checked_head
 from benchbd.stages.prepare import checked_prepared
+from benchbd.toolkit.patterns import make_trigger
 from benchbd.toolkit.toys import (
     ToyPretraining,
     toy_attacker,
@@ -250,8 +252,9 @@ def _check_trigger(method: TriggerFunction, who: str) -> None:
 
 def _check_attack(method: Attack, who: str) -> None:
     results = []
+    kind = next((kind for kind in OF_DATA if kind in method.binds), "patch")
     for _ in range(2):
-        knowledge = toy_attacker(seed=1)
+        knowledge = toy_attacker(seed=1, trigger=make_trigger(TriggerSpec(kind=kind), 32))
         shadow, references = knowledge.shadow.pixels.clone(), knowledge.targets[0].references.clone()
         digests = [target.trigger.digest for target in knowledge.targets]
         backdoor = _call(who, method.inject, knowledge)

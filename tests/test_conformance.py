@@ -35,6 +35,7 @@ from benchbd.testing import ContractError, ToyPretraining, check_method, toy_def
 QUICK: dict[str, dict[str, Any]] = {
     "simclr": {"steps": 2, "batch": 16, "arch": "w16"},
     "badencoder": {"steps": 2, "batch": 16},
+    "ctrl": {"mode": "append"},  # the pool of toys has no image of their task
     "ft": {"steps": 2, "batch": 16},
     "scratch": {"steps": 2, "batch": 16},
     "fp": {"steps": 2, "batch": 16},

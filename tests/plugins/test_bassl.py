@@ -89,7 +89,7 @@ def test_exactly_n_images_of_the_target_are_stamped_and_the_pool_stays() -> None
 )
 def test_n_is_rounded_up(rho: float, images: int, n: int) -> None:
     blank = ImageSet(torch.zeros(1, 3, 1, 1, dtype=torch.uint8).expand(images, 3, 1, 1))
-    assert Bassl(rho=rho).count(replace(target(), images=blank)) == n
+    assert Bassl(rho=rho).count(replace(target(), images=blank), 0) == n
 
 
 def test_the_digits_lengthen_an_epoch() -> None:
