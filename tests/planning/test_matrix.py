@@ -69,6 +69,16 @@ def test_the_boards_hold_the_whole_grid(board: str) -> None:
     assert set(loaded.names("defense")) == {"none", "scratch", "bn", "clp", *DEFENSES}
 
 
+def test_cifar10_triggers_trains_nothing_that_cifar10_bassl_trains(tmp_path: Path, registry: Registry) -> None:
+    """Pre-trainings, references, the clean encoder's repairs and BadEncoder with the patch are the same stages."""
+    bassl, triggers = (plan(board, tmp_path, registry) for board in ("cifar10-bassl", "cifar10-triggers"))
+    shared = [stage for stage in triggers.stages if stage.key in keys(bassl)]
+    assert [count(triggers)[kind] for kind in ("pretrain", "reference")] == [3, 3]
+    assert sum(stage.kind in ("pretrain", "reference") for stage in shared) == 6
+    assert sorted(stage.method_name for stage in shared if stage.kind == "attack") == ["badencoder"] * 3
+    assert sum(stage.kind == "defend" for stage in shared) == 3 * (5 + 4)  # scratch is the same for both encoders
+
+
 LIMITS = {"demo-matrix": 300_000, "cifar10-medium": 500_000, "cifar10-bassl": 500_000}
 
 
