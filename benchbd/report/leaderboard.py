@@ -116,7 +116,8 @@ def document(
             *_LEGEND,
             *(
                 _OPTIONAL[name]
-                for name in dict.fromkeys(each.over or each.header for each in columns) & _OPTIONAL.keys()
+                for name in dict.fromkeys(each.over or each.header for each in columns)
+                if name in _OPTIONAL
             ),
         ],
         remarks=remarks,
