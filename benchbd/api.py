@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import NoneType
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import torch
 
 from benchbd.base.arguments import seed_of
 from benchbd.base.content import short_digests
-from benchbd.base.device import pick_device
+from benchbd.base.device import PRECISIONS, pick_device, pick_precision
 from benchbd.base.errors import StoreError, UsageError, did_you_mean, shown
 from benchbd.contract.axes import AXIS, GRID
 from benchbd.contract.dataset import Dataset
@@ -100,11 +100,13 @@ class Session:
         )
 
     def plan(self, *, strict: bool) -> Plan:
-        chosen = self.board.precision
-        precision: Literal["fp32", "bf16"] = (
-            chosen if chosen != "auto" else "bf16" if self.device.type == "cuda" else "fp32"
-        )
-        return make_plan(self.board, self.selection, self.registry, self.library, precision=precision, strict=strict)
+        """The cells and stages. UsageError for a precision that the device does not have. strict: see ``make_plan``."""
+        board, asked = self.board.precision, self.selection.precision
+        precision = pick_precision(board if asked is None else asked, self.device)
+        theirs = pick_precision(board, self.device) if board == "auto" else board
+        departed = () if precision == theirs else (f"precision={precision} (the board's: {theirs})",)
+        selection = replace(self.selection, precision=precision, departed=departed)
+        return make_plan(self.board, selection, self.registry, self.library, strict=strict)
 
     @cached_property
     def _runner(self) -> Runner:
@@ -200,6 +202,7 @@ class Request(TypedDict, total=False):
     data_root: str | Path | None
     store: str | Path | None
     device: str | None
+    precision: str | None
 
 
 class Work(Request, total=False):
@@ -235,6 +238,7 @@ _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     **dict.fromkeys(("pretrain", *(axis.name for axis in GRID if not axis.several), "by", "executor"), _NAME),
     **dict.fromkeys(("data_root", "store", "encoder"), _PATH),
     **dict.fromkeys(("only", "download"), _FLAG),
+    "precision": ((str, NoneType), f"one of {', '.join(PRECISIONS)}"),
     "device": ((str, torch.device, NoneType), "the name of a device, such as 'cpu' or 'cuda:0'"),
 }
 """The types that count as a single value of an argument, and their names for messages."""
@@ -253,6 +257,7 @@ def _session(board: str | Path, request: Mapping[str, Any]) -> Session:
         options=_several("option", request.get("option", ())),
         only=request.get("only", False),
         sweeps=_several("sweep", request.get("sweep", ())),
+        precision=request.get("precision"),
     )
     places = {
         name: request[name]

@@ -173,7 +173,7 @@ def _plugins(check: str) -> Finding:
 def _device(check: str, name: str | None) -> Finding:
     import torch
 
-    from benchbd.base.device import pick_device
+    from benchbd.base.device import native_bf16, pick_device
 
     device = pick_device(name)
     ones = torch.ones(64, 64, device=device)
@@ -184,7 +184,8 @@ def _device(check: str, name: str | None) -> Finding:
         told = f"{device}, {torch.cuda.get_device_name(device)}, {_gib(free)} of {_gib(whole)} free, bf16"
         return Finding(check, "ok", told)
     threads, cores = torch.get_num_threads(), _cores()
-    told = f"CPU, {platform.machine()} with {torch.backends.cpu.get_cpu_capability()}, fp32, threads: {threads}"
+    half = f"{'native' if native_bf16() else 'no native'} bf16"
+    told = f"CPU, {platform.machine()} with {torch.backends.cpu.get_cpu_capability()}, fp32, {half}, threads: {threads}"
     if name is None and Path("/proc/driver/nvidia/version").exists():
         mend = "install a build of torch for CUDA" if torch.version.cuda is None else "run nvidia-smi to see why"
         return Finding(check, "warning", f"{told}; there is an NVIDIA driver, and torch sees no GPU", mend)

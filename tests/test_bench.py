@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from statistics import median
 
 import numpy as np
@@ -24,7 +25,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision import transforms
 
-from benchbd import Augment, Encoder, ImageSet, Target, Trigger, attention_map, nt_xent, stream
+from benchbd import Augment, Encoder, ImageSet, Target, Trigger, attention_map, nt_xent, one_thread, stream
+from benchbd.base.device import Precision, native_bf16
+from benchbd.nets.meter import precision
 from benchbd.toolkit.augment import Colour, affine_colour, crop_and_flip, crop_boxes, draw_jitter, exact_colour
 
 from .small_nets import relative, settled, smooth_pixels
@@ -268,6 +271,26 @@ def test_mimic_step(benchmark: BenchmarkFixture) -> None:
     assert frozen.stem[0].weight.grad is None
     as_released(slow), as_released(tracked)  # only now: it changes the gradient by more than the comparison allows
     race(benchmark, "MIMIC step", naive, ours, at_least=1.4)
+
+
+@pytest.mark.skipif(not native_bf16(), reason="this CPU has no bf16 instructions")
+def test_simclr_step_in_bf16(benchmark: BenchmarkFixture) -> None:
+    """A step of the boards' pre-training, two views of 256 images through w32, in both precisions."""
+    views = [torch.rand(256, 3, 32, 32, generator=stream(seed, "views")) for seed in (1, 2)]
+
+    def step(encoder: Encoder, kind: Precision) -> Tensor:
+        with precision(kind):
+            first, second = (encoder.project(encoder(view)) for view in views)
+            nt_xent(first, second).backward()
+        return gradient(encoder)
+
+    kinds: tuple[Precision, ...] = ("fp32", "bf16")
+    encoders = {kind: Encoder.seeded("w32", MEAN, STD, seed=1, device="cpu").train() for kind in kinds}
+    whole, half = (step(encoders[kind], kind) for kind in kinds)
+    assert F.cosine_similarity(whole, half, dim=0) > 0.9
+    with one_thread():
+        slow, fast = (partial(step, encoders[kind], kind) for kind in kinds)
+        race(benchmark, "SimCLR step, w32: fp32 and bf16", slow, fast, at_least=1.1)
 
 
 def gradient(encoder: Encoder) -> Tensor:

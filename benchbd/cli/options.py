@@ -63,6 +63,13 @@ method_option = click.option(
     help="Option of a method; repeat for several.",
 )
 
+precision_option = click.option(
+    "--precision",
+    default=None,
+    metavar="P",
+    help="auto, fp32 or bf16; auto is bf16 on CUDA and fp32 on a CPU.  [default: the board's]",
+)
+
 store_option = click.option("--store", type=PlaceType(), help="Folder of the results.  [env: BENCHBD_STORE]")
 
 
@@ -114,6 +121,7 @@ def grid_options(command: F) -> F:
             data_root_option,
             store_option,
             device_option,
+            precision_option,
             click.option("--json", "as_json", is_flag=True, help="Print one JSON document."),
             click.option("--quiet", is_flag=True, help="Print no progress."),
         ]

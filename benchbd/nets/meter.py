@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
-from typing import Literal, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
+from benchbd.base.device import Precision
 from benchbd.base.scoped import scoped
-
-Precision = Literal["fp32", "bf16"]
 
 _precision: ContextVar[Precision] = ContextVar("benchbd_precision", default="fp32")
 

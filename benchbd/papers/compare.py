@@ -23,8 +23,9 @@ from benchbd.papers.published import METRICS, NONE, Figure, Metric, PublishedFlo
 from benchbd.planning.board import Board
 from benchbd.records.models import Record
 from benchbd.records.points import within
-from benchbd.report.rows import Order, TableRow, interval, rank_of, summarise, task_name
-from benchbd.report.statistics import Correlation, Interval, average_ranks, spearman
+from benchbd.report.controls import task_name
+from benchbd.report.rows import Order, TableRow, rank_of, summarise
+from benchbd.report.statistics import Correlation, Interval, average_ranks, interval, spearman
 
 
 class Ranks(NamedTuple):

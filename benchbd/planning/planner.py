@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from benchbd.base.errors import UnknownNameError, UsageError, brief, shown
 from benchbd.contract.attack import Attack
@@ -51,7 +51,6 @@ def make_plan(
     registry: Registry,
     library: DataLibrary,
     *,
-    precision: Literal["fp32", "bf16"],
     strict: bool = True,
 ) -> Plan:
     """Resolve names, options, targets and data. Nothing is computed.
@@ -62,7 +61,7 @@ def make_plan(
 
     strict: raise DataAbsentError if a data set is absent; otherwise its stages get provisional keys.
     """
-    others = (selection, registry, library, precision, strict)
+    others = (selection, registry, library, strict)
     plan = _Planner(board, *others).plan()
     grid = {case.judged.key for case in plan.cases}
     cases: dict[Hashable, Case] = {}
@@ -117,11 +116,10 @@ class _Planner:
         selection: Selection,
         registry: Registry,
         library: DataLibrary,
-        precision: Literal["fp32", "bf16"],
         strict: bool,
     ) -> None:
         self.board, self.selection, self.library = board, selection, library
-        numerics = {"precision": precision, "tf32": precision == "bf16"}
+        numerics = {"precision": selection.precision, "tf32": selection.precision == "bf16"}
         self.sources = Sources(library, board.data, board.image_size, numerics, strict=strict)
         self.settings = Settings(board, registry, selection.options)
         (self.pretraining,) = self.settings.methods(Pretraining, self._asked("pretraining"))
@@ -140,11 +138,11 @@ class _Planner:
     def _lines(self) -> list[_Line]:
         """The board's rows, narrowed or changed by --pretrain and --task, with the tasks of each to evaluate."""
         rows, pretrain = list(self.board.rows), self.selection.pretrain
-        other: list[str] = []
+        other = [*self.selection.departed]
         if pretrain is not None and any(row.pretrain == pretrain for row in rows):
             rows = [row for row in rows if row.pretrain == pretrain]
         elif pretrain is not None:
-            other = [f"pre-training set {pretrain}"]
+            other.append(f"pre-training set {pretrain}")
             rows = [row.model_copy(update={"pretrain": pretrain}) for row in {row.tasks: row for row in rows}.values()]
         if not self.selection.tasks:
             return [_Line(row, list(row.evaluated), other) for row in rows]

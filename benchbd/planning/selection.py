@@ -14,7 +14,8 @@ class Selection:
     """A user's selection; empty means the board's own.
 
     methods: names by axis. only: omit the cells that selected defenses add for comparison.
-    sweeps: only points of these sweeps, beside the board itself.
+    sweeps: only points of these sweeps, beside the board itself. precision: ``auto``, ``fp32`` or ``bf16``; None
+        is the board's. departed: differences of the whole selection from the board.
     """
 
     methods: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -24,6 +25,8 @@ class Selection:
     options: Sequence[str] = ()
     only: bool = False
     sweeps: Sequence[str] = ()
+    precision: str | None = None
+    departed: Sequence[str] = ()
 
     @classmethod
     def of(cls, **asked: Any) -> Selection:

@@ -16,9 +16,10 @@ from benchbd.base.errors import DataError
 from benchbd.contract.roles import Role
 from benchbd.planning.sweeps import point_text
 from benchbd.records.detection import DetectionRecord
+from benchbd.report.controls import departures, nearest_departures
 from benchbd.report.document import Column, Document, Frame, Noted, Section, Table, Value
 from benchbd.report.protocols import check_protocol, check_together
-from benchbd.report.rows import BY_NAME, Order, departures, nearest_departures, rank_of
+from benchbd.report.rows import BY_NAME, Order, rank_of
 from benchbd.report.statistics import auroc, auroc_interval, binomial_interval, true_positives
 
 LEGEND = (
@@ -194,7 +195,7 @@ def frame(records: Iterable[DetectionRecord]) -> pd.DataFrame:
     """One line per inspection: encoder, method, score, verdict, cost. point: the assignments of a sweep's point as text
     ("clean.images=250"); empty for the board's grid."""
     columns = ["detection", "attack", "pretrain", "tasks", "seed", "status", "reason", "score", "flagged", "seconds"]
-    columns += ["on_board", "key"]
+    columns += ["precision", "on_board", "key"]
     lines = [{**record.model_dump(include={*columns}), "point": point_text(record.point)} for record in records]
     return pd.DataFrame(lines, columns=[*columns, "point"])
 

@@ -25,6 +25,7 @@ from benchbd.records.files import folder_of, read_inspected, read_records, remov
 from benchbd.records.inspected import INSPECTED
 from benchbd.records.models import Inspected, Record
 from benchbd.records.places import check_board
+from benchbd.report.controls import departures, task_name
 from benchbd.report.document import Column, Document, Frame, Noted, Section, Table, Value
 from benchbd.report.inspected import documents
 from benchbd.report.protocols import check_together
@@ -33,11 +34,9 @@ from benchbd.report.rows import (
     Order,
     TableRow,
     defense_forwards,
-    departures,
     flattened,
     rank_of,
     summarise,
-    task_name,
 )
 from benchbd.report.sweeps import columns_of, sweep_tables, swept
 from benchbd.report.writers import csv, json, latex, markdown
@@ -47,7 +46,7 @@ from benchbd.report.writers.safe import paragraphs
 _FRAME = (
     *("attack", "defense", "pretrain", "task", "target", "target_name", "seed", "evaluator", "status", "reason"),
     *("acc", "asr", "asr_nontarget", "ra", "certified", "ca", "asr_b", "asr_b_nontarget", "ra_b"),
-    *("seconds", "image_forwards", "on_board", "key", "point", "beside"),
+    *("seconds", "image_forwards", "precision", "on_board", "key", "point", "beside"),
 )
 
 

@@ -6,10 +6,8 @@ All metrics are percentages, all differences percentage points. Only records are
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from functools import partial
-from itertools import product
 from statistics import fmean
 from typing import Any, get_args
 
@@ -18,9 +16,10 @@ from benchbd.base.errors import DataError
 from benchbd.contract.roles import Role
 from benchbd.planning.board import Board
 from benchbd.planning.sweeps import labelled, point_text
-from benchbd.records.models import Entry, Metrics, Record, Status
+from benchbd.records.models import Record, Status
+from benchbd.report.controls import Controls, departures, place, task_name
 from benchbd.report.protocols import check_protocol, check_together
-from benchbd.report.statistics import Interval, mean_interval
+from benchbd.report.statistics import Interval, interval
 
 
 @dataclass(frozen=True)
@@ -50,16 +49,6 @@ class Order:
 
 BY_NAME = Order()
 
-CONTROLS = (Role.SCRATCH, Role.BN)
-"""The roles of defenses that the others are compared with."""
-
-OWN_FLOOR = "own_floor"
-"""A defense's own floor: the same defense of the clean encoder."""
-
-_Controls = dict[tuple[object, ...], list[Record]]
-"""The runs of controls by role, place, attack and seed; the clean encoder's by ``OWN_FLOOR``, defense and seed."""
-
-
 _NOTHING = Interval()
 
 
@@ -83,6 +72,7 @@ class TableRow:
     scratch_seeds, bn_seeds: the seeds with such a run to compare with.
     asr_nontarget_to_own_floor: as above, to the same defense of the clean encoder; own_floor_seeds: those with its run.
     seconds, image_forwards: means over the seeds, of the defense alone.
+    precision: of the last stage, ``fp32`` or ``bf16``; empty if the records do not say.
     departures: the options in which the row is off-board; empty if it is on-board.
     point: assignments of a sweep's point; empty for the board's grid.
     beside: for a task without an attack, the attacked tasks; otherwise empty.
@@ -96,6 +86,7 @@ class TableRow:
     defense: str = ""
     attack_role: Role = Role.METHOD
     defense_role: Role = Role.METHOD
+    precision: str = ""
     departures: tuple[str, ...] = ()
     point: str = ""
     beside: str = ""
@@ -131,7 +122,8 @@ class TableRow:
         name = "" if self.task.endswith(f":{self.target_name}") else f" ({self.target_name})"
         off = f"; off-board: {short_digests(', '.join(self.departures))}" if self.departures else ""
         spared = f", not attacked ({self.beside})" if self.beside else ""
-        return f"{self.pretrain} -> {self.task}{name}{spared}, evaluator {self.evaluator}{off}"
+        half = ", bf16" if self.precision == "bf16" else ""
+        return f"{self.pretrain} -> {self.task}{name}{spared}, evaluator {self.evaluator}{half}{off}"
 
     @property
     def of_floor(self) -> bool:
@@ -179,7 +171,7 @@ def summarise(records: Sequence[Record], order: Order, off_board: bool) -> list[
     cells: dict[tuple[object, ...], dict[int, Record]] = {}
     for record in sorted(records, key=lambda record: (record.seed, record.name)):
         if record.on_board or off_board:
-            seeds = cells.setdefault((*_place(record), record.attack, record.defense), {})
+            seeds = cells.setdefault((*place(record), record.attack, record.defense), {})
             other = seeds.setdefault(record.seed, record)
             if other != record:  # counting both as seeds would make the interval too narrow
                 keys = f"keys {other.key[:12]} and {record.key[:12]}"
@@ -189,13 +181,7 @@ def summarise(records: Sequence[Record], order: Order, off_board: bool) -> list[
     for seeds in cells.values():
         check_protocol(list(seeds.values()))
     check_together(record for seeds in cells.values() for record in seeds.values())
-    controls: _Controls = {}
-    for record in (record for seeds in cells.values() for record in seeds.values()):
-        if record.defense_role in CONTROLS and record.metrics:
-            place = (record.defense_role, *_place(record)[:-1], _attack(record), record.seed)
-            controls.setdefault(place, []).append(record)
-        if record.attack_role is Role.FLOOR and record.metrics:
-            controls.setdefault(_own(record), []).append(record)
+    controls = Controls(record for seeds in cells.values() for record in seeds.values())
 
     def rank(records: Sequence[Record]) -> tuple[object, ...]:
         first = records[0]
@@ -214,100 +200,11 @@ def summarise(records: Sequence[Record], order: Order, off_board: bool) -> list[
     return [_row(cell, controls) for cell in sorted((list(seeds.values()) for seeds in cells.values()), key=rank)]
 
 
-def _attack(record: Record) -> str:
-    """The attack's name; empty for the clean encoder, whatever its floor's name."""
-    return "" if record.attack_role is Role.FLOOR else record.attack
-
-
-def _control_of(role: Role, record: Record, controls: _Controls) -> Record | None:
-    """The run of a control that a record is compared with: in the same place, under the same evaluation.
-
-    The trigger is the attack's, so the attack's own cell comes first. ``scratch`` has the same weights under every
-    attack; a control that starts from the encoder must have started from the record's.
-    """
-    place, starts = (role, *_place(record)[:-2]), role is not Role.SCRATCH
-    attacks = dict.fromkeys((_attack(record), *([] if starts else [""])))
-    for point, attack in product(dict.fromkeys((point_text(record.point), "")), attacks):
-        known = controls.get((*place, point, attack, record.seed), ())
-        alike = [
-            each
-            for each in known
-            if _evaluation(each) == _evaluation(record) and (not starts or _encoder(each) == _encoder(record))
-        ]
-        if (nearest := nearest_departures(departures(record), map(departures, alike))) is not None:
-            return next(each for each in alike if departures(each) == nearest)
-    return None
-
-
-def _own(record: Record) -> tuple[object, ...]:
-    """The key in ``_Controls`` of the same defense of the clean encoder."""
-    return OWN_FLOOR, *_place(record)[:-2], record.defense, record.seed
-
-
-def _own_floor(record: Record, controls: _Controls) -> Record | None:
-    """The run of the same defense, with its options and images, of the clean encoder, under the same evaluation."""
-    if Role.FLOOR in (record.attack_role, record.defense_role):
-        return None
-    own = _evaluation(record), _repair(record)
-    return next((each for each in controls.get(_own(record), ()) if (_evaluation(each), _repair(each)) == own), None)
-
-
-def _repair(record: Record) -> Mapping[str, Any]:
-    """The setting of a defense: all of its stage's identity except the encoder."""
-    return {name: part for name, part in record.identity.get("defend", {}).items() if name != "parents"}
-
-
-def _encoder(record: Record) -> tuple[str | None, ...]:
-    """The keys of the encoder before its defense."""
-    return record.stages.get("pretrain"), record.stages.get("attack")
-
-
-def _evaluation(record: Record) -> tuple[Any, ...]:
-    """The setting of an encoder's evaluation: evaluator, data and trigger."""
-    identity = record.identity.get("evaluate", {})
-    return identity.get("method"), identity.get("data"), identity.get("params", {}).get("trigger")
-
-
-def nearest_departures(own: Sequence[str], known: Iterable[tuple[str, ...]]) -> tuple[str, ...] | None:
-    """The departures in ``known`` to compare a record with whose departures are ``own``: a largest subset of ``own``;
-    None if there is none. A departure marks only results that depend on it: if a repair has another learning rate,
-    its floor and its control are still the board's."""
-    return max((each for each in known if set(each) <= set(own)), key=len, default=None)
-
-
-def _compared(
-    name: str, measured: Sequence[tuple[Record, Metrics]], find: Callable[[Record], Record | None]
-) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The fields of a row for its differences to what ``find`` gives, and a note if some seeds have no run of it."""
-    pairs = [
-        (record, metrics, other.metrics)
-        for record, metrics in measured
-        if (other := find(record)) is not None and other.metrics
-    ]
-    seeds, shown = tuple(record.seed for record, _, _ in pairs), name.replace("_", " ")
-    partly = f"Δ {shown}: over {len(seeds)} of {len(measured)} seeds, those with its run"
-    found = {
-        f"acc_to_{name}": interval(metrics.acc - other.acc for _, metrics, other in pairs),
-        f"asr_nontarget_to_{name}": interval(
-            metrics.asr_nontarget - other.asr_nontarget for _, metrics, other in pairs
-        ),
-        f"{name}_seeds": seeds,
-    }
-    return found, (partly,) * (0 < len(seeds) < len(measured))
-
-
-def _row(records: Sequence[Record], known: _Controls) -> TableRow:
+def _row(records: Sequence[Record], controls: Controls) -> TableRow:
     first = records[0]
     measured = [(record, record.metrics) for record in records if record.metrics]
     floored = [(metrics, record.baseline) for record, metrics in measured if record.baseline]
-    notes = _notes(records)
-    compared: dict[str, Any] = {}
-    finders = {role.value: partial(_control_of, role) for role in CONTROLS} | {OWN_FLOOR: _own_floor}
-    for name, find in finders.items():
-        found, partly = _compared(name, measured, partial(find, controls=known))
-        compared |= found
-        notes += partly
-    del compared[f"acc_to_{OWN_FLOOR}"]  # an attack is to change no accuracy
+    compared, partly = controls.compared(measured)
     statuses = Counter(record.status for record in records)
     pretrainings = [record.stages.get("pretrain") for record, _ in measured]
     return TableRow(
@@ -319,6 +216,7 @@ def _row(records: Sequence[Record], known: _Controls) -> TableRow:
         defense=first.defense,
         attack_role=first.attack_role,
         defense_role=first.defense_role,
+        precision=first.precision or "",
         departures=departures(first),
         point=point_text(first.point),
         beside=" + ".join(first.beside),
@@ -338,7 +236,7 @@ def _row(records: Sequence[Record], known: _Controls) -> TableRow:
         seconds=_mean(record.seconds for record in records),
         image_forwards=_mean(defense_forwards(record) for record in records),
         pretrain_pinned=len(measured) > 1 and None not in pretrainings and len(set(pretrainings)) == 1,
-        notes=notes,
+        notes=(*_notes(records), *partly),
         **compared,
     )
 
@@ -355,22 +253,6 @@ def _notes(records: Sequence[Record]) -> tuple[str, ...]:
     )
 
 
-def _place(record: Record) -> tuple[object, ...]:
-    """The values that two cells must share to be compared."""
-    point, beside = point_text(record.point), tuple(record.beside)
-    return record.pretrain, task_name(record), record.evaluator, beside, point, departures(record)
-
-
-def task_name(record: Record) -> str:
-    """Task and target index, as in "gtsrb:12"."""
-    return f"{record.task}:{record.target}"
-
-
-def departures(record: Entry) -> tuple[str, ...]:
-    """The options in which a record is off-board, sorted; empty for an on-board one alone."""
-    return () if record.on_board else tuple(sorted(record.departures)) or ("not said in what",)
-
-
 def defense_forwards(record: Record) -> int | None:
     """Image-forwards of the defense; None if none was run."""
     cost = record.cost.get("defend")
@@ -381,12 +263,6 @@ def rank_of(name: str, names: Sequence[str], role: Role = Role.METHOD) -> tuple[
     """A sort key: floors, then ``names`` in their order, then the others by name."""
     known = name in names
     return role is not Role.FLOOR, names.index(name) if known else len(names), "" if known else name
-
-
-def interval(values: Iterable[float]) -> Interval:
-    """The interval of one value per seed; empty if there are none."""
-    known = list(values)
-    return Interval(*mean_interval(known)) if known else _NOTHING
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

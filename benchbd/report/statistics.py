@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean, stdev
 from typing import NamedTuple
 
@@ -158,3 +158,9 @@ def spearman(ours: Sequence[float], theirs: Sequence[float]) -> Correlation:
     spread = [n * sum(rank * rank for rank in ranks) - sum(ranks) ** 2 for ranks in (x, y)]
     rho = (n * found - sum(x) * sum(y)) / (spread[0] * spread[1]) ** 0.5
     return Correlation(n, rho, extreme / sums.total())
+
+
+def interval(values: Iterable[float]) -> Interval:
+    """The interval of one value per seed; empty if there are none."""
+    known = list(values)
+    return Interval(*mean_interval(known)) if known else Interval()
