@@ -46,11 +46,13 @@ def checkerboard(side: int) -> Tensor:
 
 
 @torch.no_grad()
-def planted(seed: int, rare: float = 0.0, images: int = 60) -> Plant:
+def planted(seed: int, rare: float = 0.0, images: int = 60, margin: float = 2, offset: float = 0) -> Plant:
     """A net whose channel ``CHANNEL`` of the stem matches a checkerboard, and drowns all else if it fires.
 
     Its statistics are those of the clean images, which hardly excite it. rare: the share of clean images that do excite
-    it, weakly; 0: none, by a margin.
+    it, weakly; 0: none: the threshold is ``margin`` times the highest value that they reach. offset: the normalised
+    channel and the bias move by this many thresholds, in opposite directions. The function is the same, but a small
+    change of BatchNorm's weight or bias excites the channel on every image.
     """
     clean = ImageSet(smooth_pixels(images, seed))
     encoder = affine(random_encoder(seed))
@@ -60,7 +62,10 @@ def planted(seed: int, rare: float = 0.0, images: int = 60) -> Plant:
     norm.weight[CHANNEL], norm.bias[CHANNEL] = 1, 0
     x = (clean.pixels.float() / 255 - encoder.mean) / encoder.std
     highest = norm(stem(x))[:, CHANNEL].amax((1, 2))
-    norm.bias[CHANNEL] = -(highest.quantile(1 - rare) if rare else 2 * highest.max())
+    norm.bias[CHANNEL] = -(highest.quantile(1 - rare) if rare else margin * highest.max())
+    shift = offset * norm.bias[CHANNEL]
+    norm.running_mean[CHANNEL] += shift * norm.running_var[CHANNEL].add(norm.eps).sqrt()
+    norm.bias[CHANNEL] += shift
     path, before = {"stem.1": CHANNEL}, CHANNEL
     for name, stage in encoder.body.items():  # type: ignore[operator, union-attr]
         block = stage[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import accumulate
 from typing import Any
 
 import pytest
@@ -434,6 +435,28 @@ def test_the_search_reaches_the_planted_channel(seed: int, rare: float) -> None:
     assert (pruning["threshold"], pruning["pruned"], pruning["pruned_by_layer"]) == (0.45, 1, {"stem.1": 1})
     assert plant.likeness(encoder) > 0.99
     assert plant.likeness(result) == pytest.approx(plant.likeness(plant.clean))
+
+
+@pytest.mark.parametrize("rare", [0.0, 0.05])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_planted_channel_is_found_and_pruned(seed: int, rare: float) -> None:
+    """Noise of a tenth excites it on clean images, so its mask falls, far below all that are not on its path."""
+    plant = textbook(seed, rare, margin=1.02, offset=10)
+    norms = plant.encoder.norms()
+    starts = dict(zip(norms, accumulate([0, *(norm.num_features for norm in norms.values())]), strict=False))
+    places = {name: starts[name] + channel for name, channel in plant.path.items()}
+    options = {**QUICK, **CONSISTENCY, "steps": 12, "eps": 0.1, "lr": 0.3}
+    masks = ANP(**options).learn(frozen(plant.encoder.copy()), plant.images, seed)
+    others = torch.ones(len(masks), dtype=torch.bool)
+    others[list(places.values())] = False
+    assert float(masks[places["stem.1"]]) < float(masks[others].min()) - 0.4
+    result, pruning, _ = repaired(plant.encoder, plant.images, seed, **options, threshold=0.5)
+    assert pruning["pruned_by_layer"] == {"stem.1": 1}
+    assert plant.likeness(plant.encoder) > 0.99
+    assert plant.likeness(result) == pytest.approx(plant.likeness(plant.clean))
+    assert torch.equal(
+        result.extract(plant.images.pixels)[:, CHANNEL], plant.clean.extract(plant.images.pixels)[:, CHANNEL]
+    )
 
 
 # The whole method

@@ -26,6 +26,7 @@ from benchbd.contract.context import collecting
 from benchbd.nets.meter import ForwardMeter, precision
 from benchbd.testing import check_method
 
+from ..plants import CHANNEL, planted
 from ..small_nets import MEAN, STD, random_encoder, settled, smooth_pixels
 
 QUICK: dict[str, Any] = {"batch": 16, "colour": "affine"}
@@ -257,6 +258,69 @@ def test_the_floor_bounds_what_a_channel_that_seldom_fires_owns(seed: int) -> No
     assert torch.equal(floored[:plant], sigma[:plant])  # no other channel is as small
     assert share(0.0) > 0.9
     assert share(0.1) < 0.5
+
+
+# A textbook backdoor
+
+
+def without(encoder: Encoder, channel: int) -> Encoder:
+    """A copy whose stem lacks a channel."""
+    copy = encoder.copy()
+    norm: Any = copy.get_submodule("stem.1")
+    with torch.no_grad():
+        norm.weight[channel] = norm.bias[channel] = 0
+    return copy
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_loss_hardly_asks_for_the_planted_channel(seed: int) -> None:
+    """What a student pays that equals its teacher but lacks one channel of the stem: the planted one, or another.
+
+    Nothing if no clean image excites the plant. If one in 20 does, weakly, its small sigma makes it the dearest channel
+    of all; the floor takes most of that away, but the channel is not free.
+    """
+
+    def paid(rare: float, floor: float) -> tuple[float, float]:
+        plant = planted(seed, rare)
+        teacher, x = plant.encoder.frozen(), plant.images.pixels.float() / 255
+        statistics = channel_statistics(teacher, plant.images, floor)
+        lacking = [
+            float(Medic().losses(student, teacher, statistics, (x, x.flip(3)))["clone"].detach())
+            for student in (without(plant.encoder, channel) for channel in range(CHANNEL, CHANNEL + 4))
+        ]
+        return lacking[0], sorted(lacking[1:])[1]
+
+    never, other = paid(0.0, 0.1)
+    assert never == 0 < 1 < other
+    (bare, usual), (floored, other) = paid(0.05, 0.0), paid(0.05, 0.1)
+    assert bare > 3 * usual
+    assert floored < 0.6 * bare
+    assert floored < 5 * other
+
+
+@pytest.mark.parametrize("rare", [0.0, 0.05])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_student_does_not_take_the_planted_backdoor_over(seed: int, rare: float) -> None:
+    """It copies what the teacher does on clean images, and triggered images are to it as to the net without the plant.
+
+    If no clean image excites the plant, it is the student of that net, but for rounding.
+    """
+    plant = planted(seed, rare)
+
+    def student(teacher: Encoder) -> Encoder:
+        return Medic(steps=20, **QUICK).repair(teacher.copy(), DefenderKnowledge(plant.images, seed))
+
+    def alike(a: Encoder, b: Encoder, pixels: Tensor) -> float:
+        return float(F.cosine_similarity(a.extract(pixels), b.extract(pixels)).mean())
+
+    found = student(plant.encoder)
+    assert alike(found, plant.clean, plant.images.pixels) > 0.75  # 0.43 to 0.62 before training
+    assert plant.likeness(plant.encoder) > 0.99
+    assert plant.likeness(found) < 0.95
+    assert alike(found, plant.encoder, plant.triggered) < 0.45
+    assert alike(found, plant.clean, plant.triggered) > 0.75
+    if not rare:
+        assert alike(found, student(plant.clean), plant.triggered) > 0.999
 
 
 def test_the_released_impact_is_inert(teacher: Encoder, images: ImageSet) -> None:
