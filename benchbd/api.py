@@ -15,7 +15,7 @@ import torch
 
 from benchbd.base.arguments import seed_of
 from benchbd.base.content import short_digests
-from benchbd.base.device import PRECISIONS, pick_device, pick_precision
+from benchbd.base.device import PRECISIONS, Precision, pick_device, pick_precision
 from benchbd.base.errors import StoreError, UsageError, did_you_mean, shown
 from benchbd.contract.axes import AXIS, GRID
 from benchbd.contract.dataset import Dataset
@@ -88,7 +88,7 @@ class Session:
         if encoder is not None:
             selection = with_encoder(selection, registry, Path(encoder))
         library = DataLibrary(datasets, find_data_root(data_root), root / "data", download)
-        return cls(
+        session = cls(
             load_board(board),
             registry,
             library,
@@ -98,12 +98,18 @@ class Session:
             author,
             executor or INLINE,
         )
+        session._precision()  # before anything is written
+        return session
+
+    def _precision(self) -> tuple[Precision, str]:
+        """The precision of the run and the board's; UsageError for one that the device does not have."""
+        board, asked = self.board.precision, self.selection.precision or "auto"
+        precision = pick_precision(board if asked == "auto" else asked, self.device)
+        return precision, pick_precision("auto", self.device) if board == "auto" else board
 
     def plan(self, *, strict: bool) -> Plan:
-        """The cells and stages. UsageError for a precision that the device does not have. strict: see ``make_plan``."""
-        board, asked = self.board.precision, self.selection.precision
-        precision = pick_precision(board if asked is None else asked, self.device)
-        theirs = pick_precision(board, self.device) if board == "auto" else board
+        """The cells and stages; strict: see ``make_plan``."""
+        precision, theirs = self._precision()
         departed = () if precision == theirs else (f"precision={precision} (the board's: {theirs})",)
         selection = replace(self.selection, precision=precision, departed=departed)
         return make_plan(self.board, selection, self.registry, self.library, strict=strict)

@@ -42,7 +42,7 @@ def pick_precision(name: str, device: torch.device) -> Precision:
     if name == "auto":
         return "bf16" if device.type == "cuda" else "fp32"
     if name == "bf16" and device.type == "cpu" and not native_bf16():
-        raise UsageError("precision bf16: this CPU has no instructions for it and would be far slower; use fp32")
+        raise UsageError("precision bf16: this CPU only emulates it and would be far slower; use --precision fp32")
     return "bf16" if name == "bf16" else "fp32"
 
 
@@ -51,4 +51,4 @@ def native_bf16() -> bool:
     known: Mapping[str, object] = getattr(
         torch.cpu, "get_capabilities", dict
     )()  # torch 2.10 has none: there bf16 is for CUDA alone
-    return any(known.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return any(known.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))

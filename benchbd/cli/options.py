@@ -67,7 +67,7 @@ precision_option = click.option(
     "--precision",
     default=None,
     metavar="P",
-    help="auto, fp32 or bf16; auto is bf16 on CUDA and fp32 on a CPU.  [default: the board's]",
+    help="fp32 or bf16; auto: the board's, or if it says auto too, bf16 on CUDA and fp32 on a CPU.  [default: auto]",
 )
 
 store_option = click.option("--store", type=PlaceType(), help="Folder of the results.  [env: BENCHBD_STORE]")

@@ -14,8 +14,8 @@ class Selection:
     """A user's selection; empty means the board's own.
 
     methods: names by axis. only: omit the cells that selected defenses add for comparison.
-    sweeps: only points of these sweeps, beside the board itself. precision: ``auto``, ``fp32`` or ``bf16``; None
-        is the board's. departed: differences of the whole selection from the board.
+    sweeps: only points of these sweeps, beside the board itself. precision: ``fp32`` or ``bf16``; ``auto`` or
+        None: the board's. departed: differences of the whole selection from the board.
     """
 
     methods: Mapping[str, Sequence[str]] = field(default_factory=dict)

@@ -141,6 +141,12 @@ def task_name(record: Record) -> str:
     return f"{record.task}:{record.target}"
 
 
+def precision_of(record: Entry) -> str:
+    """The precision of the last stage, from the identity if the record does not say; empty if neither does."""
+    stated = (identity["numerics"]["precision"] for identity in record.identity.values() if "numerics" in identity)
+    return record.precision or next(stated, "")
+
+
 def departures(record: Entry) -> tuple[str, ...]:
     """The options in which a record is off-board, sorted; empty for an on-board one alone."""
     return () if record.on_board else tuple(sorted(record.departures)) or ("not said in what",)

@@ -16,7 +16,7 @@ from benchbd.base.errors import DataError
 from benchbd.contract.roles import Role
 from benchbd.planning.sweeps import point_text
 from benchbd.records.detection import DetectionRecord
-from benchbd.report.controls import departures, nearest_departures
+from benchbd.report.controls import departures, nearest_departures, precision_of
 from benchbd.report.document import Column, Document, Frame, Noted, Section, Table, Value
 from benchbd.report.protocols import check_protocol, check_together
 from benchbd.report.rows import BY_NAME, Order, rank_of
@@ -37,7 +37,7 @@ class Population:
     """One detector against one attack: the scores of the clean encoders and of the attacked encoders.
 
     tasks: of the attacked encoders' row. left_out: encoders without a score, by status; clean ones as "clean failed".
-    point: assignments of a sweep's point; empty for the board's grid.
+    point: assignments of a sweep's point; empty for the board's grid. precision: of all verdicts.
     seconds, image_forwards: means over every inspection.
     """
 
@@ -55,6 +55,7 @@ class Population:
     image_forwards: float | None
     notes: tuple[str, ...]
     point: str = ""
+    precision: str = ""
 
     @property
     def judged(self) -> bool:
@@ -84,7 +85,7 @@ class Population:
 
 
 _Place = tuple[Any, ...]
-"""(detection, pretrain, task, point, departures) of clean encoders; of attacked ones followed by (tasks, attack).
+"""(detection, pretrain, task, precision, point, departures) of clean encoders; of attacked ones then (tasks, attack).
 
 task: the data set of the classifiers, if the detector inspects classifiers; else empty."""
 
@@ -101,7 +102,8 @@ def populations(
     clean: dict[_Place, dict[object, DetectionRecord]] = {}
     for record in sorted(records, key=lambda record: (record.seed, record.name)):
         if record.on_board or off_board:
-            place = (record.detection, record.pretrain, _of_task(record), point_text(record.point), departures(record))
+            whose = (record.detection, record.pretrain, _of_task(record), precision_of(record))
+            place = (*whose, point_text(record.point), departures(record))
             if record.attack_role is Role.FLOOR:  # one encoder, whichever row or seed it was inspected for
                 _take(clean.setdefault(place, {}), record.stages.get("pretrain", record.seed), record)
             else:
@@ -113,11 +115,11 @@ def populations(
     check_together(record for found in (groups, clean) for each in found.values() for record in each.values())
 
     def rank(place: _Place) -> tuple[object, ...]:
-        detection, pretrain, of_task, point, departures, row, attack = place
+        detection, pretrain, of_task, precision, point, departures, row, attack = place
         tasks = [task for _, task in order.tasks]
         places = [at for at, task in enumerate(tasks) if task in row or of_task == task.rpartition(":")[0]]
         first = min(places, default=len(tasks))
-        return (detection, departures, point, first, of_task, pretrain, *rank_of(attack, order.attacks))
+        return (detection, departures, precision, point, first, of_task, pretrain, *rank_of(attack, order.attacks))
 
     return [
         _population(place, list(groups[place].values()), list(clean.get(beside[place], {}).values()))
@@ -127,12 +129,12 @@ def populations(
 
 def _clean_place(attacked: _Place, clean: Collection[_Place]) -> _Place:
     """The key of the clean encoders that attacked ones are compared with: it lacks departures of the attack alone."""
-    *whose, point, departures = attacked[:5]
+    *whose, point, departures = attacked[:6]
     for near in (point, ""):
-        known = [place[4] for place in clean if place[:4] == (*whose, near)]
+        known = [place[5] for place in clean if place[:5] == (*whose, near)]
         if (nearest := nearest_departures(departures, known)) is not None:
             return *whose, near, nearest
-    return attacked[:5]
+    return attacked[:6]
 
 
 def _of_task(record: DetectionRecord) -> str:
@@ -151,7 +153,7 @@ def _take(into: dict[object, DetectionRecord], encoder: object, record: Detectio
 
 
 def _population(place: _Place, attacked: Sequence[DetectionRecord], clean: Sequence[DetectionRecord]) -> Population:
-    detection, pretrain, of_task, point, departures, tasks, attack = place
+    detection, pretrain, of_task, precision, point, departures, tasks, attack = place
     positives = [(r.score, r.flagged) for r in attacked if r.status == "ok" and r.score is not None]
     negatives = [(r.score, r.flagged) for r in clean if r.status == "ok" and r.score is not None]
     others: list[str] = [record.status for record in attacked if record.status != "ok"]
@@ -179,6 +181,7 @@ def _population(place: _Place, attacked: Sequence[DetectionRecord], clean: Seque
         image_forwards=fmean(cost.image_forwards for cost in costs) if costs else None,
         notes=tuple(dict.fromkeys([*notes, *_counted(everyone)])),
         point=point,
+        precision=precision,
     )
 
 
@@ -196,7 +199,10 @@ def frame(records: Iterable[DetectionRecord]) -> pd.DataFrame:
     ("clean.images=250"); empty for the board's grid."""
     columns = ["detection", "attack", "pretrain", "tasks", "seed", "status", "reason", "score", "flagged", "seconds"]
     columns += ["precision", "on_board", "key"]
-    lines = [{**record.model_dump(include={*columns}), "point": point_text(record.point)} for record in records]
+    lines = [
+        {**record.model_dump(include={*columns}), "precision": precision_of(record), "point": point_text(record.point)}
+        for record in records
+    ]
     return pd.DataFrame(lines, columns=[*columns, "point"])
 
 

@@ -25,7 +25,7 @@ from benchbd.records.files import folder_of, read_inspected, read_records, remov
 from benchbd.records.inspected import INSPECTED
 from benchbd.records.models import Inspected, Record
 from benchbd.records.places import check_board
-from benchbd.report.controls import departures, task_name
+from benchbd.report.controls import departures, precision_of, task_name
 from benchbd.report.document import Column, Document, Frame, Noted, Section, Table, Value
 from benchbd.report.inspected import documents
 from benchbd.report.protocols import check_together
@@ -62,6 +62,7 @@ def frame(records: Iterable[Record]) -> pd.DataFrame:
         line |= record.metrics.model_dump() if record.metrics else {}
         line |= record.baseline.model_dump() if record.baseline else {}
         line |= {"task": task_name(record), "image_forwards": defense_forwards(record)}
+        line["precision"] = precision_of(record)
         lines.append({**line, "point": point_text(record.point), "beside": " + ".join(record.beside)})
     return pd.DataFrame(lines, columns=list(_FRAME))
 

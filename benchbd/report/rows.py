@@ -17,7 +17,7 @@ from benchbd.contract.roles import Role
 from benchbd.planning.board import Board
 from benchbd.planning.sweeps import labelled, point_text
 from benchbd.records.models import Record, Status
-from benchbd.report.controls import Controls, departures, place, task_name
+from benchbd.report.controls import Controls, departures, place, precision_of, task_name
 from benchbd.report.protocols import check_protocol, check_together
 from benchbd.report.statistics import Interval, interval
 
@@ -216,7 +216,7 @@ def _row(records: Sequence[Record], controls: Controls) -> TableRow:
         defense=first.defense,
         attack_role=first.attack_role,
         defense_role=first.defense_role,
-        precision=first.precision or "",
+        precision=precision_of(first),
         departures=departures(first),
         point=point_text(first.point),
         beside=" + ".join(first.beside),

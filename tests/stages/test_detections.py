@@ -305,6 +305,18 @@ def test_off_board_inspections_are_a_population_of_their_own() -> None:
     assert [p.departures for p in populations(records, off_board=True)] == [(), tuple(other[0].departures)]
 
 
+def test_scores_of_two_precisions_are_two_populations() -> None:
+    departures = ["precision=bf16 (the board's: fp32)"]
+    whole = [each.model_copy(update={"precision": "fp32"}) for each in separated(2)]
+    half = inspection("badencoder", 1, 0.4, on_board=False, departures=departures, precision="bf16")
+    found = populations([*whole, half], off_board=True)
+    assert [(p.precision, p.clean, p.attacked) for p in found] == [
+        ("fp32", tuple(each.score for each in whole[:2]), tuple(each.score for each in whole[2:])),
+        ("bf16", (), (0.4,)),
+    ]
+    assert [p.flat()["precision"] for p in found] == ["fp32", "bf16"]
+
+
 def test_attacked_encoders_that_depart_are_told_from_the_boards_clean_ones() -> None:
     departures = ["badencoder.steps=3 (the board's: 9)"]
     records = [*separated(2), inspection("badencoder", 1, 0.4, on_board=False, departures=departures)]
