@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from benchbd.figures.noted import noted_information, noted_pruning
 from benchbd.figures.panels import CLASSES, HIT, INK, REST, Picture
 from benchbd.figures.scene import Scene
 
-LABELLED = 24  # points of a curve that get their threshold as a label
+LABELLED = 24  # thresholds at most that stand beside a curve
 
 
 def draw_information(scene: Scene) -> Picture | str:
@@ -54,21 +55,25 @@ def draw_pruning(scene: Scene) -> Picture | str:
     if isinstance(noted, str):
         return f"defense {scene.record.defense} {noted}"
     curve = noted.curve
-    labelled = len(curve) <= LABELLED and curve[-1].threshold is not None
+    labelled = curve[-1].threshold is not None
+    every = -(-len(curve) // LABELLED)
     figure = Figure(figsize=(5.2, 3.6), layout="constrained")
     axes = figure.subplots()
     pruned, utility = [level.pruned for level in curve], [100 * level.utility for level in curve]
     axes.plot(pruned, utility, color=CLASSES[0], marker="o", markersize=3)
-    least = 100 * (curve[0].utility - noted.tolerance)
-    axes.axhline(least, color=REST, linestyle="--", label=f"tolerance: {100 * noted.tolerance:g} points")
-    for level, place in zip(curve, zip(pruned, utility, strict=True), strict=True):
-        if labelled and level.threshold is not None:
+    if noted.tolerance is not None:
+        least = 100 * (curve[0].utility - noted.tolerance)
+        axes.axhline(least, color=REST, linestyle="--", label=f"tolerance: {100 * noted.tolerance:g} points")
+    for number, (level, *at) in enumerate(zip(curve, pruned, utility, strict=True)):
+        place = (at[0], at[1])
+        if number % every == 0 and level.threshold is not None:
             label = axes.annotate(f"{level.threshold:g}", place, (0, 6), textcoords="offset points", rotation=90)
             label.set(fontsize=6, ha="center", color=INK)
         if level.pruned == noted.pruned:
-            at = "" if level.threshold is None else f" at {level.threshold:g}"
-            taken = f"taken: {level.pruned} channels{at}"
+            by = "" if level.threshold is None else f" at {level.threshold:g}"
+            taken = f"taken: {level.pruned} channel{'s' * (level.pruned != 1)}{by}"
             axes.plot(*place, color=HIT, marker="s", linestyle="", label=taken, zorder=3)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("pruned channels")
     axes.set_ylabel("pretext accuracy [%]")
     axes.margins(y=0.2)

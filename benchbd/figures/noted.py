@@ -45,7 +45,7 @@ class Level(BaseModel):
 
 
 class Pruning(BaseModel):
-    """The note ``pruning`` of a defense that prunes until utility has fallen by ``tolerance``.
+    """The note ``pruning`` of a defense that prunes until utility has fallen by ``tolerance``, if it has one.
 
     curve: the levels that it measured; the first prunes nothing. pruned: channels of the level that it took.
     """
@@ -53,7 +53,7 @@ class Pruning(BaseModel):
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
     curve: list[Level] = Field(min_length=1, max_length=4096)
-    tolerance: float = Field(ge=0, le=1)
+    tolerance: float | None = Field(None, ge=0, le=1)
     pruned: int
 
 

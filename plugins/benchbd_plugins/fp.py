@@ -163,7 +163,7 @@ class FP(FineTuning, Mitigation):
                 "k": len(channels),
                 "channels": channels.tolist(),
                 "pruned": len(channels),
-                "tolerance": self.tolerance,
+                "tolerance": self.tolerance if self.rule == "budget" else None,
                 "utility_before": round(before, 4),
                 "utility_after": round(after, 4),
                 "curve": [PruningLevel(k, utility).noted() for k, utility in sorted(curve.items())],

@@ -398,6 +398,12 @@ def test_the_pruning_curve_is_that_noted(scene: Scene) -> None:
     assert [text.get_text() for text in axes.texts] == ["0.1", "0.25", "0.3"]
     labels = [text.get_text() for text in axes.figure.legends[0].get_texts()]
     assert labels == ["tolerance: 4 points", "taken: 7 channels at 0.25"]
+    bare = PRUNED | {"curve": [{"pruned": 0, "utility": 0.5}, {"pruned": 1, "utility": 0.4}], "pruned": 1}
+    made = figure(draw_pruning(noting(scene, {**bare, "tolerance": None}, "pruning")))
+    assert [text.get_text() for text in made.legends[0].get_texts()] == ["taken: 1 channel"]
+    long = [PruningLevel(n, 0.5, n / 10).noted() for n in range(60)]
+    made = figure(draw_pruning(noting(scene, PRUNED | {"curve": long}, "pruning")))
+    assert [text.get_text() for text in made.axes[0].texts][:3] == ["0", "0.3", "0.6"]
 
 
 @pytest.mark.parametrize(
@@ -406,7 +412,7 @@ def test_the_pruning_curve_is_that_noted(scene: Scene) -> None:
         ({"curve": []}, "pruning.curve"),
         ({"curve": [{"pruned": 0, "utility": 1.5}]}, "pruning.curve.0.utility"),
         ({"curve": [{"pruned": "0", "utility": 0.5}]}, "pruning.curve.0.pruned"),
-        ({"tolerance": None}, "pruning.tolerance"),
+        ({"tolerance": 2}, "pruning.tolerance"),
     ],
 )
 def test_a_pruning_note_of_another_form_is_left_out(scene: Scene, change: dict[str, Any], place: str) -> None:
