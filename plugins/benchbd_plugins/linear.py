@@ -10,6 +10,7 @@ cannot be compared.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import torch
@@ -17,7 +18,19 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from benchbd import DataError, Diverged, Evaluator, Head, Predictions, Probe, hookimpl, one_thread, stream, train_head
+from benchbd import (
+    DataError,
+    Diverged,
+    Encoder,
+    Evaluator,
+    Head,
+    Predictions,
+    Probe,
+    hookimpl,
+    one_thread,
+    stream,
+    train_head,
+)
 
 EPS = 1e-5  # added to the variance: a dimension that is always 0 stays finite
 
@@ -42,25 +55,44 @@ class Linear(Evaluator):
 
     def evaluate(self, probe: Probe) -> Predictions:
         """The predictions of ``head``. Diverged if a logit is not finite."""
-        head = self.head(probe)
+        return self.evaluate_together([probe])[0]
 
-        def predict(pixels: Tensor) -> Tensor:
-            logits: Tensor = head(probe.encoder.extract(pixels))
+    @torch.no_grad()
+    def evaluate_together(self, probes: Sequence[Probe]) -> list[Predictions]:
+        """One by one; the features of an encoder and a tensor are computed once for all."""
+        known: dict[tuple[int, int], Tensor] = {}
+
+        def features(encoder: Encoder, pixels: Tensor) -> Tensor:
+            key = (id(encoder), id(pixels))
+            if key not in known:
+                known[key] = encoder.extract(pixels)
+            return known[key]
+
+        def predict(head: Head, found: Tensor) -> Tensor:
+            logits: Tensor = head(found)
             if not logits.isfinite().all():
                 raise Diverged("linear: the logits are not finite; lr is too high")
             return logits.argmax(1).cpu()
 
-        with torch.no_grad():
-            return Predictions(predict(probe.test), predict(probe.triggered))
+        results = []
+        for probe in probes:
+            head = self.trained(probe, features(probe.encoder, probe.train.pixels))
+            tests = (features(probe.encoder, pixels) for pixels in (probe.test, probe.triggered))
+            results.append(Predictions(*(predict(head, found) for found in tests)))
+        return results
 
     def head(self, probe: Probe) -> Head:
         """DataError if there is one training image, whose variance is not a number. Diverged if the loss is not."""
+        return self.trained(probe, probe.encoder.extract(probe.train.pixels))
+
+    def trained(self, probe: Probe, features: Tensor) -> Head:
+        """The head for ``features``, (N, d), of the training images."""
         labels = probe.labels
         if len(labels) < 2:
             raise DataError(f"linear: features are standardised over at least 2 training images, not {len(labels)}")
-        train = F.normalize(probe.encoder.extract(probe.train.pixels), dim=1)
+        train = F.normalize(features, dim=1)
         mean, deviation = train.mean(0), (train.var(0) + EPS).sqrt()
-        with one_thread():
+        with one_thread(), torch.enable_grad():
             layer = self.fit((train - mean) / deviation, labels, probe.classes, probe.seed)
         return Head.of([layer], normalized=True, mean=mean, std=deviation, classes=probe.train.classes)
 
