@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from benchbd import Encoder, Evaluator, ImageSet, Predictions, Probe, Trigger, one_thread, stream
 from benchbd.base.errors import DataError, Diverged
 from benchbd.contract.context import reporting
+from benchbd.nets.meter import ForwardMeter
 from benchbd.records.counts import count, metrics
 
 from ..chance import seeded
@@ -304,6 +305,16 @@ def test_knn_votes_overflow_at_no_temperature(temperature: float, expected: list
 
 def test_knn_figures_at_a_low_temperature_are_those_of_the_nearest_image(probe: Probe) -> None:
     assert same(KNN(k=15, temperature=1e-3).evaluate(probe), KNN(k=1).evaluate(probe))
+
+
+def test_heads_of_one_encoder_share_its_features(probe: Probe) -> None:
+    probes = [replace(probe, seed=seed) for seed in (1, 2, 3)]
+    for evaluator in (QUICK["linear"], QUICK["mlp"]):
+        with ForwardMeter() as meter:
+            together = evaluator.evaluate_together(probes)
+        assert meter.images == len(probe.train) + len(probe.test) + len(probe.triggered)
+        for one, other in zip(map(evaluator.evaluate, probes), together, strict=True):
+            assert torch.equal(one.triggered, other.triggered)
 
 
 def test_linear_needs_two_training_images(probe: Probe) -> None:
