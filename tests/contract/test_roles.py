@@ -139,7 +139,8 @@ def test_records_of_schema_1_have_their_roles_and_stay_as_they_are(folder: Path,
     for record in known:
         assert record.attack_role == named.get(record.attack, Role.METHOD)
         if hasattr(record, "defense"):
-            assert record.defense_role == {"none": Role.FLOOR, "scratch": Role.SCRATCH}.get(record.defense, Role.METHOD)
+            controls = {"none": Role.FLOOR, "scratch": Role.SCRATCH, "bn": Role.BN}
+            assert record.defense_role == controls.get(record.defense, Role.METHOD)
     old = [record for record in read_records(folder) if record.schema_version < SCHEMA]
     for path in write_records(old, tmp_path):
         assert path.read_bytes() == (folder / path.name).read_bytes()
