@@ -48,7 +48,6 @@ def pick_precision(name: str, device: torch.device) -> Precision:
 
 def native_bf16() -> bool:
     """Whether the CPU multiplies bfloat16 by instructions of its own."""
-    known: Mapping[str, object] = getattr(
-        torch.cpu, "get_capabilities", dict
-    )()  # torch 2.10 has none: there bf16 is for CUDA alone
+    tell = getattr(torch.cpu, "get_capabilities", dict)  # a torch without it has bf16 on CUDA alone
+    known: Mapping[str, object] = tell()
     return any(known.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))

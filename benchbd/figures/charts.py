@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from benchbd.figures.noted import noted_information, noted_pruning
+from benchbd.figures.noted import Form, noted_information, noted_pruning
 from benchbd.figures.panels import CLASSES, HIT, INK, REST, Picture
 from benchbd.figures.scene import Scene
 
 LABELLED = 24  # thresholds at most that stand beside a curve
 
 
-def draw_information(scene: Scene) -> Picture | str:
-    """A defense's estimate for each stage, and the weights that it computed from the estimates."""
+def _of_defense(scene: Scene, read: Callable[[Mapping[str, Any]], Form | str]) -> Form | str:
+    """What a record's defense noted, in the form that ``read`` gives, or why there is nothing to draw."""
     if "defend" not in scene.record.stages:
         return "there is no defense"
-    noted = noted_information(scene.record.findings)
+    noted = read(scene.record.findings)
+    return f"defense {scene.record.defense} {noted}" if isinstance(noted, str) else noted
+
+
+def draw_information(scene: Scene) -> Picture | str:
+    """A defense's estimate for each stage, and the weights that it computed from the estimates."""
+    noted = _of_defense(scene, noted_information)
     if isinstance(noted, str):
-        return f"defense {scene.record.defense} {noted}"
+        return noted
     weights, information = noted.beta, noted.information
     figure = Figure(figsize=(6.4, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -49,11 +57,9 @@ def draw_information(scene: Scene) -> Picture | str:
 
 def draw_pruning(scene: Scene) -> Picture | str:
     """Pretext accuracy at every level that a defense tried, with its threshold; the level taken; the tolerance."""
-    if "defend" not in scene.record.stages:
-        return "there is no defense"
-    noted = noted_pruning(scene.record.findings)
+    noted = _of_defense(scene, noted_pruning)
     if isinstance(noted, str):
-        return f"defense {scene.record.defense} {noted}"
+        return noted
     curve = noted.curve
     labelled = curve[-1].threshold is not None
     every = -(-len(curve) // LABELLED)

@@ -135,7 +135,7 @@ class CLP(Mitigation):
                 "channels": sum(map(len, scores.values())),
                 "pruned_by_layer": pruned,
                 "largest_z": round(largest(scores), 4),
-                "tolerance": self.tolerance,
+                "tolerance": self.tolerance if self.rule == "budget" else None,
                 "curve": [level.noted() for level in tried],
             },
         )

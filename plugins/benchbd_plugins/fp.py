@@ -94,7 +94,9 @@ class FP(FineTuning, Mitigation):
         k = self.level(measured, encoder.feature_dim)
         channels = order[:k]
         prune(encoder, self.site, channels)
-        self.report(curve | {level: utility(level) for level in (0, k)}, channels)
+        for level in {0, k} - curve.keys():  # rule=ratio has measured nothing
+            measured(level)
+        self.report(curve, channels)
 
         def loss(encoder: Encoder, views: Views) -> Tensor:
             prune(encoder, self.site, channels)  # the last step changed the BatchNorm offset of a zero filter
