@@ -74,6 +74,7 @@ from .toolkit.distill import AttentionForm as AttentionForm
 from .toolkit.distill import Distiller as Distiller
 from .toolkit.distill import attention_distance as attention_distance
 from .toolkit.distill import attention_map as attention_map
+from .toolkit.heads import computed_once as computed_once
 from .toolkit.heads import train_head as train_head
 from .toolkit.inversion import Controller as Controller
 from .toolkit.inversion import Inversion as Inversion

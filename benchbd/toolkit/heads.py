@@ -1,4 +1,4 @@
-"""The loop that trains a classifier on features."""
+"""What classifiers on features share: the loop that trains them, and features that are computed once."""
 
 from __future__ import annotations
 
@@ -9,6 +9,24 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchbd.contract.context import Steps
+from benchbd.nets.encoder import Encoder
+
+
+def computed_once(features: Callable[[Encoder, Tensor], Tensor]) -> Callable[[Encoder, Tensor], Tensor]:
+    """``features`` with its results kept, for an evaluator whose probes share encoders and images.
+
+    features: (N, d) of an encoder and pixels, uint8 (N, 3, H, W). Encoders and tensors count as the same by identity,
+    so they must live as long as the returned function is in use.
+    """
+    known: dict[tuple[int, int], Tensor] = {}
+
+    def recalled(encoder: Encoder, pixels: Tensor) -> Tensor:
+        key = (id(encoder), id(pixels))
+        if key not in known:
+            known[key] = features(encoder, pixels)
+        return known[key]
+
+    return recalled
 
 
 def train_head(

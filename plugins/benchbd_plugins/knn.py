@@ -9,12 +9,14 @@ temperature and no vote overflows. Votes are float64, in which the smallest temp
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from benchbd import Evaluator, Predictions, Probe, hookimpl
+from benchbd import Evaluator, Predictions, Probe, computed_once, hookimpl
 
 CHUNK = 1024  # queries at a time: their similarities to 50,000 images are 200 MB
 
@@ -34,14 +36,18 @@ class KNN(Evaluator):
     )
 
     def evaluate(self, probe: Probe) -> Predictions:
-        labels, classes = probe.labels, probe.classes
-        bank = F.normalize(probe.encoder.extract(probe.train.pixels), dim=1)
+        return self.evaluate_together([probe])[0]
 
-        def predict(pixels: Tensor) -> Tensor:
-            queries = F.normalize(probe.encoder.extract(pixels), dim=1)
-            return torch.cat([self.vote(part, bank, labels, classes) for part in queries.split(CHUNK)]).cpu()
+    def evaluate_together(self, probes: Sequence[Probe]) -> list[Predictions]:
+        """One by one; the features of an encoder and a tensor are computed once for all."""
+        features = computed_once(lambda encoder, pixels: F.normalize(encoder.extract(pixels), dim=1))
 
-        return Predictions(predict(probe.test), predict(probe.triggered))
+        def predict(probe: Probe, pixels: Tensor) -> Tensor:
+            bank, queries = (features(probe.encoder, images) for images in (probe.train.pixels, pixels))
+            votes = [self.vote(part, bank, probe.labels, probe.classes) for part in queries.split(CHUNK)]
+            return torch.cat(votes).cpu()
+
+        return [Predictions(predict(probe, probe.test), predict(probe, probe.triggered)) for probe in probes]
 
     def vote(self, queries: Tensor, bank: Tensor, labels: Tensor, classes: int) -> Tensor:
         """Classes, int64 (Q,), of queries (Q, d) from a bank (N, d) with labels (N,). All features have length 1."""

@@ -21,11 +21,11 @@ from torch import Tensor
 from benchbd import (
     DataError,
     Diverged,
-    Encoder,
     Evaluator,
     Head,
     Predictions,
     Probe,
+    computed_once,
     hookimpl,
     one_thread,
     stream,
@@ -60,13 +60,7 @@ class Linear(Evaluator):
     @torch.no_grad()
     def evaluate_together(self, probes: Sequence[Probe]) -> list[Predictions]:
         """One by one; the features of an encoder and a tensor are computed once for all."""
-        known: dict[tuple[int, int], Tensor] = {}
-
-        def features(encoder: Encoder, pixels: Tensor) -> Tensor:
-            key = (id(encoder), id(pixels))
-            if key not in known:
-                known[key] = encoder.extract(pixels)
-            return known[key]
+        features = computed_once(lambda encoder, pixels: encoder.extract(pixels))
 
         def predict(head: Head, found: Tensor) -> Tensor:
             logits: Tensor = head(found)

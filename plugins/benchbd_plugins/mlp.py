@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Generator, Tensor
 
-from benchbd import Diverged, Encoder, Evaluator, Head, Predictions, Probe, Steps, hookimpl, one_thread, stream
+from benchbd import Diverged, Evaluator, Head, Predictions, Probe, Steps, computed_once, hookimpl, one_thread, stream
 
 TOGETHER = 8  # number of heads that are trained as one batch
 LANES = 16  # number of floats in the widest SIMD register
@@ -64,14 +64,7 @@ class MLP(Evaluator):
         return self.evaluate_together([probe])[0]
 
     def evaluate_together(self, probes: Sequence[Probe]) -> list[Predictions]:
-        known: dict[tuple[int, int], Tensor] = {}
-
-        def features(encoder: Encoder, pixels: Tensor) -> Tensor:
-            """Features (N, d), computed once per encoder and tensor: seeds and tasks share them."""
-            key = (id(encoder), id(pixels))
-            if key not in known:
-                known[key] = F.normalize(encoder.extract(pixels), dim=1) * self.scale
-            return known[key]
+        features = computed_once(lambda encoder, pixels: F.normalize(encoder.extract(pixels), dim=1) * self.scale)
 
         alike: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for i, probe in enumerate(probes):

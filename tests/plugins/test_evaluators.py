@@ -159,7 +159,10 @@ def test_seeds_matter_and_repeat(probe: Probe) -> None:
     assert not same(mlp.evaluate(first), mlp.evaluate(second))
 
 
-def test_features_are_extracted_once_per_encoder_and_tensor(probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("evaluator", [MLP(epochs=1), Linear(epochs=1), KNN()], ids=lambda e: e.name)
+def test_features_are_extracted_once_per_encoder_and_tensor(
+    evaluator: Evaluator, probe: Probe, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[int] = []
     extract = Encoder.extract
 
@@ -168,7 +171,7 @@ def test_features_are_extracted_once_per_encoder_and_tensor(probe: Probe, monkey
         return extract(self, pixels, batch)
 
     monkeypatch.setattr(Encoder, "extract", counted)
-    MLP(epochs=1).evaluate_together([replace(probe, seed=i) for i in range(4)])
+    evaluator.evaluate_together([replace(probe, seed=i) for i in range(4)])
     assert sorted(seen) == [100, 100, 300]
 
 
