@@ -70,7 +70,7 @@ def test_the_first_screen_of_the_readme_is_install_command_and_output() -> None:
     screen = "\n".join(README.splitlines()[:24])
     assert "$ pip install ." in screen
     assert "$ benchbd run " in screen
-    assert "badencoder  none " in screen
+    assert "badencoder none " in screen
 
 
 def test_the_citation_and_the_package_agree() -> None:

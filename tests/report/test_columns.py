@@ -37,6 +37,15 @@ def test_a_table_that_fits_is_aligned_and_whole() -> None:
     ]
 
 
+def test_headings_over_narrow_columns_do_not_touch() -> None:
+    columns = (Column("a"), Column("b", over="Δ scratch"), Column("c", over="Δ own floor"), Column("d", over="Δ bn"))
+    assert table(columns, [["1", "+2", "+3", "+4"]], 60) == [
+        "   Δ scratch  Δ own floor  Δ bn",
+        "a          b            c     d",
+        "1         +2           +3    +4",
+    ]
+
+
 def test_columns_are_left_out_by_rank_before_rows_wrap() -> None:
     assert table(COLUMNS, BODY, 40)[1:] == [
         "ft     53.2  490k  ok",

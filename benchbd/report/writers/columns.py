@@ -35,6 +35,11 @@ class Fitted:
         for place, column in enumerate(columns):
             if not column.words:
                 sizes[place] = wanted[place] = needed[place] = max(sizes[place], column.least)
+        for over, group in groupby(range(len(columns)), key=lambda place: columns[place].over):
+            places = list(group)  # a heading over narrow columns widens the first of them
+            short = max(0, cell_len(over) - sum(sizes[place] + 1 for place in places) + 1)
+            for each in (sizes, wanted, needed):
+                each[places[0]] += short
         shown = list(range(len(columns)))
 
         def fits(sizes: Sequence[int], gap: int) -> bool:
