@@ -154,13 +154,16 @@ class Registry:
         return ""
 
 
-def _flaw_of_name(name: object) -> str:
+def flaw_of_name(name: object) -> str:
+    """The reason that a method cannot have a name, in one line; empty if it can."""
     if not (isinstance(name, str) and name):
         return "it has no name; give it one, as in name = 'shrink'"
     if len(name) > LONGEST_NAME:
         return f"its name has {len(name)} characters; {LONGEST_NAME} are the most, for it becomes a part of file names"
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
         return f"the name {name!r} is not made of lower-case letters, digits, '-' and '_'"
+    if name in RESERVED:
+        return f"the name {name!r} is reserved, as are all of {', '.join(sorted(RESERVED))}"
     return ""
 
 
@@ -179,7 +182,7 @@ def flaw_of_architecture(cls: type[Encoder]) -> str:
 
 
 def _flaw_of_executor(cls: type[Executor]) -> str:
-    return "it does not define submit()" if cls.submit is Executor.submit else _flaw_of_name(cls.name)
+    return "it does not define submit()" if cls.submit is Executor.submit else flaw_of_name(cls.name)
 
 
 def flaw_of(cls: type[Method]) -> str:
@@ -197,10 +200,8 @@ def flaw_of(cls: type[Method]) -> str:
 def _flaws(cls: type[Method]) -> Iterator[str]:
     """All faults for ``flaw_of``, one line each. UsageError, PluginError or DataError if the defaults are invalid."""
     name = getattr(cls, "name", "")
-    if flaw := _flaw_of_name(name):
+    if flaw := flaw_of_name(name):
         yield flaw
-    if name in RESERVED:
-        yield f"the name {name!r} is reserved, as are all of {', '.join(sorted(RESERVED))}"
     for option, info in cls.model_fields.items():
         if info.is_required():
             yield f"option {option!r} has no default; every option needs one, as in Field(0.9, description=...)"

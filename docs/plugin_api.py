@@ -14,6 +14,7 @@ from benchbd.contract.axes import AXES, RESERVED, Axis
 from benchbd.contract.method import Method
 from benchbd.figures.noted import Information
 from benchbd.registry import LONGEST_NAME
+from benchbd.scaffold import example_of, trial
 from docs.python import class_entry, code, entry, stub
 
 HERE = Path(__file__).parent
@@ -56,6 +57,7 @@ def plugin_api() -> str:
         "reserved": ", ".join(f"`{name}`" for name in sorted(RESERVED)),
         "method": class_entry(Method),
         "sections": "\n\n".join(map(_section, AXES)),
+        "trials": "\n".join(map(_trial, AXES)),
         "architecture": (HERE / "examples" / "architecture.py").read_text(encoding="utf-8").rstrip(),
         "testing": "\n\n\n".join(entry(name, getattr(testing, name), testing) for name in TESTING),
         "hooks": "\n\n\n".join(stub(hook) for name, hook in vars(hookspecs).items() if name.startswith("benchbd_")),
@@ -91,6 +93,13 @@ def _link(heading: str) -> str:
     return f"[{heading}](#{heading.lower().replace(' ', '-')})"
 
 
+def _trial(axis: Axis) -> str:
+    """The command that runs the example of an axis."""
+    example = example_of(axis)
+    (name,) = re.findall(r'^    name = "(.*)"$', example, re.MULTILINE)
+    return f"$ {trial(axis, name, example)}"
+
+
 def _homes_of(axis: Axis) -> set[str]:
     """The modules whose names belong to the section of an axis: its own, and that of its class."""
     return {f"benchbd.contract.{axis.name}", axis.base.__module__}
@@ -100,12 +109,10 @@ def _section(axis: Axis) -> str:
     """What a class of the axis must define, its arguments and result, and a whole example."""
     names = {name: home for name, home in homes_of_names().items() if home.__name__ in _homes_of(axis)}
     must = " and ".join(f"`{work}`" for work in axis.work)
-    example = HERE / "examples" / f"{axis.name}.py"
     parts = [
         f"## {_title(axis)}",
         f"A class that derives from `{axis.kind}` and defines {must}, offered by the hook `{axis.hook}`.",
         code(entry(name, getattr(benchbd, name), home) for name, home in names.items()),
     ]
-    if example.is_file():
-        parts += ["A whole module:", f"```python\n{example.read_text(encoding='utf-8')}```"]
+    parts += ["A whole module:", f"```python\n{example_of(axis)}```"]
     return "\n\n".join(parts)

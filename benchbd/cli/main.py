@@ -12,6 +12,7 @@ from benchbd.cli.encoder import export, import_, inspect, repair
 from benchbd.cli.group import Group
 from benchbd.cli.hub import pull, push
 from benchbd.cli.plan import plan
+from benchbd.cli.plugin import plugin
 from benchbd.cli.results import compare, figures, gallery, leaderboard
 from benchbd.cli.run import run
 from benchbd.cli.show import list_, plugins, show
@@ -33,7 +34,7 @@ def main() -> None:
 
 for command in (
     *(run, plan, import_, inspect, repair, export),
-    *(list_, show, plugins, compare, figures, leaderboard, gallery, push, pull, doctor),
+    *(list_, show, plugins, plugin, compare, figures, leaderboard, gallery, push, pull, doctor),
 ):
     main.add_command(command)
 

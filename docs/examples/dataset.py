@@ -1,4 +1,7 @@
-"""Squares of three colours on noise: an example of a data set that is generated."""
+"""Squares of three colours on noise: an example of a data set that is generated.
+
+The paper's: nothing, there is none. Ours: all of it.
+"""
 
 from pathlib import Path
 
@@ -20,6 +23,7 @@ class Squares(Dataset):
     brightness: int = Field(200, ge=1, le=255, description="brightness of the square in its own channel")
 
     def load(self, split: str, root: Path) -> ImageSet:
+        """The images of ``split``; nothing is read from ``root``."""
         count, draws = self.splits[split], stream(0, split)
         labels = torch.arange(count) % len(self.classes)
         pixels = torch.randint(0, 128, (count, 3, 32, 32), generator=draws, dtype=torch.uint8)

@@ -1,4 +1,7 @@
-"""Shift the image by some pixels, each row by its own: an example of a trigger that is code."""
+"""Shift the image by some pixels, each row by its own: an example of a trigger that is code.
+
+The paper's: nothing, there is none. Ours: all of it.
+"""
 
 import torch
 from pydantic import Field
@@ -16,6 +19,7 @@ class Wave(TriggerFunction):
     amplitude: float = Field(2.0, gt=0, le=32, description="largest shift in pixels")
 
     def stamp(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """``images`` with every row shifted; it draws nothing from ``generator``."""
         height = images.shape[-2]
         shifts = (self.amplitude * torch.linspace(0, 6.28, height).sin()).round().long().tolist()
         return torch.stack([images[..., row, :].roll(shifts[row], -1) for row in range(height)], -2)

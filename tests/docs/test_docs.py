@@ -95,6 +95,7 @@ def test_the_package_holds_its_types_and_its_pages() -> None:
     assert all((ROOT / package / "py.typed").is_file() for package in ("benchbd", "plugins/benchbd_plugins"))
     wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
     shipped = {f"docs/{path.name}": f"benchbd/docs/{path.name}" for path in (ROOT / "docs").glob("*.md")}
+    shipped |= {name: f"benchbd/{name}" for name in ("LICENSE", "docs/examples", "docs/templates/distribution")}
     assert wheel["force-include"] == shipped
 
 

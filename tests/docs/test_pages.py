@@ -19,13 +19,13 @@ from click.testing import CliRunner
 from benchbd import Encoder, Inspection
 from benchbd.api import Session
 from benchbd.cli.main import main
-from benchbd.contract.axes import AXES, Axis
+from benchbd.contract.axes import AXES
 from benchbd.contract.roles import ROLES, Role
 from benchbd.nets.meter import ForwardMeter
 from benchbd.planning.selection import Selection
 from benchbd.records.models import GATE, Status
 from benchbd.registry import Registry, load_registry
-from benchbd.testing import check_architecture, check_method, toy_encoder
+from benchbd.testing import check_architecture, toy_encoder
 
 from ..chance import seeded
 
@@ -124,15 +124,6 @@ def test_the_commands_for_the_examples_run(tmp_path: Path, monkeypatch: pytest.M
         assert ("none x none: ok" in done.stderr) == bool(json_too)  # the observer's line
         if json_too:
             assert {record["status"] for record in json.loads(done.stdout)["records"]} <= {"ok", "attack-failed"}
-
-
-@pytest.mark.parametrize("axis", AXES, ids=lambda axis: axis.name)
-@pytest.mark.fixed_draw("three steps; check_method compares bits of one draw")
-def test_the_example_of_an_axis_keeps_its_contract(axis: Axis) -> None:
-    module = import_module(f"docs.examples.{axis.name}")
-    [cls] = getattr(module, axis.hook)()
-    check_method(cls, **({"steps": 3} if "steps" in cls.model_fields else {}))
-    assert Path(str(module.__file__)).read_text() in PLUGIN_API
 
 
 def test_the_example_of_an_architecture_keeps_its_contract() -> None:
