@@ -303,7 +303,7 @@ def run(board: str | Path = DEFAULT, **request: Unpack[Work]) -> pd.DataFrame:
 
     session = _open("run", Work, board, request)
     records = session.run()
-    return frame(records).assign(context=[session.is_context(record) for record in records])
+    return frame(records, session.board.gates).assign(context=[session.is_context(record) for record in records])
 
 
 def detect(board: str | Path = DEFAULT, **request: Unpack[Work]) -> pd.DataFrame:
@@ -316,7 +316,8 @@ def detect(board: str | Path = DEFAULT, **request: Unpack[Work]) -> pd.DataFrame
     session = _open("detect", Work, board, request)
     if not (session.selection.names("detection") or session.board.names("detection")):
         raise UsageError(f"board {session.board.name} has no detectors: name one, as in detection='decree'")
-    return frame(record for record in session.inspect("detection") if isinstance(record, DetectionRecord))
+    found = [record for record in session.inspect("detection") if isinstance(record, DetectionRecord)]
+    return frame(found, session.board.gates)
 
 
 def load_encoder(key: str, *, store: str | Path | None = None, device: str | None = None) -> Encoder:

@@ -31,6 +31,7 @@ from benchbd.planning.board import Board, Sweep, board_names, boards_folder, loa
 from benchbd.planning.board import Row as BoardRow
 from benchbd.records.detection import DetectionRecord
 from benchbd.records.files import read_records
+from benchbd.records.gates import Gates
 from benchbd.records.models import Baseline, Cost, Counts, Entry, Gain, Metrics, Origin, Record
 from benchbd.registry import FIRST_PARTY, Registry, load_registry
 from benchbd.report.document import Column, Document, Section, Table
@@ -85,6 +86,7 @@ def pages(registry: Registry) -> dict[str, str]:
                 for name, cls in (("rows", BoardRow), ("sweeps", Sweep), ("data", Pin))
             ),
             *(_table(f"`[{name}]`", cls) for name, cls in SECTIONS.items()),
+            _table("`[gates]`", Gates),
         ],
         "methods.md": [
             "# Methods",

@@ -41,7 +41,7 @@ def main(board: str, data: str, store: str) -> None:
     peak = Peak()
     session = Session.open(board, data_root=data, store=store, device="cpu")
     records = session.run()
-    assert {record.status for record in records} <= {"ok", "attack-failed"}, records
+    assert {record.status for record in records} == {"ok"}, records
     print(f"{peak.stop() / 2**20:.1f}")
 
 

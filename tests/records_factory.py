@@ -10,7 +10,7 @@ import numpy as np
 from benchbd import Role
 from benchbd.base.content import canonical
 from benchbd.base.seeds import derive_seed
-from benchbd.records.models import SHORT_OF_GATE, Baseline, Cost, Counts, Metrics, Record
+from benchbd.records.models import Baseline, Cost, Counts, Metrics, Record
 from benchbd.records.predictions import pack
 
 ROLES = {"none": Role.FLOOR, "scratch": Role.SCRATCH, "bn": Role.BN, "bassl-control": Role.CONTROL}
@@ -108,11 +108,6 @@ def digest(identity: dict[str, Any]) -> str:
     return hashlib.sha256(canonical(identity).encode()).hexdigest()
 
 
-def short_of_gate(own: float, floor: float) -> str:
-    """The reason of an attack that failed, of its undefended ASR non-target and the clean encoder's."""
-    return SHORT_OF_GATE.format(own=own, points=own - floor, floor=floor)
-
-
 def paper_like() -> list[Record]:
     """Three tasks x {none, badencoder} x {none, scratch, ft, mimic}; three seeds undefended, one for the repairs."""
     tasks = {
@@ -128,10 +123,7 @@ def paper_like() -> list[Record]:
             drift = (0.37 * (seed - 1), 0.21 * (1 - seed), 0.24 * (1 - seed))
             floor = tuple(round(a + b, 2) for a, b in zip(clean, drift, strict=True))
             found = tuple(round(a + b, 2) for a, b in zip(attacked, drift, strict=True))
-            weak = found[2] - floor[2] < 15
             why = {
-                "status": "attack-failed" if weak else "ok",
-                "reason": short_of_gate(found[2], floor[2]) if weak else "",
                 "notes": ["the reference is not classified as the target"] if task == "svhn" and seed == 2 else [],
             }
             records.append(make_record("none", "none", seed, floor, floor, **place))
@@ -141,7 +133,7 @@ def paper_like() -> list[Record]:
             for attack, start in (("none", floor), ("badencoder", found)):
                 for defense, (loss, share) in repairs.items():
                     if defense == "mimic" and attack == "badencoder" and task == "stl10":
-                        lost = {"status": "failed", "reason": "loss became NaN at step 412"}
+                        lost = {"status": "error", "reason": "loss became NaN at step 412"}
                         records.append(make_record(attack, defense, seed, None, floor, **place, **lost))
                         continue
                     kept = floor[2] + (start[2] - floor[2]) * (1 + share)

@@ -290,6 +290,6 @@ def test_heads_do_not_depend_on_the_company() -> None:
 def test_the_smoke_board(tmp_path: Path) -> None:
     """The same command, no option: CUDA is found, precision is bf16, and the records name their machine."""
     records = Session.open("smoke", store=tmp_path).run()
-    assert {record.status for record in records} <= {"ok", "attack-failed"}
+    assert {record.status for record in records} == {"ok"}
     assert {record.machine["device"] for record in records} == {torch.cuda.get_device_name()}
     assert all(stage["numerics"]["precision"] == "bf16" for r in records for stage in r.identity.values())

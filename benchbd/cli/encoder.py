@@ -212,7 +212,7 @@ def _row(bench: Bench, encoder: Encoder, images: ImageSet, detection: Detection)
     except NotApplicable as error:
         return Row(detection.name, status="n/a", reason=str(error))
     except BenchbdError as error:
-        return Row(detection.name, status="failed", reason=str(error))
+        return Row(detection.name, status="error", reason=str(error))
     return Row(detection.name, told.score, told.flagged, told.seconds, remarks=told.remarks, known=told.known)
 
 

@@ -33,10 +33,11 @@ def run(download: bool, by: str | None, executor: str | None, **arguments: Any) 
     Results in the store are not computed again: the same command resumes an interrupted run, and several runs on one
     store share the work.
 
-    Exit code: 0 if all cells are done, 1 if some failed, 2 for wrong usage or data, 130 if interrupted, 143 if
-    terminated.
+    Exit code: 0 if all cells are done, 1 if some ended in an error or a timeout, 2 for wrong usage or data, 130 if
+    interrupted, 143 if terminated.
     """
     from benchbd.cli.terminal import Terminal
+    from benchbd.records.gates import judge
     from benchbd.records.places import records_folder
     from benchbd.report import leaderboard
     from benchbd.report.inspected import documents
@@ -44,7 +45,7 @@ def run(download: bool, by: str | None, executor: str | None, **arguments: Any) 
     from benchbd.report.writers import text
 
     session = open_session(arguments, download=download, by=by, executor=executor)
-    terminal = Terminal(sys.stderr, quiet=arguments["quiet"])
+    terminal = Terminal(sys.stderr, quiet=arguments["quiet"], gates=session.board.gates)
     if not arguments["quiet"]:
         logging.getLogger("benchbd").setLevel(logging.INFO)  # a run shows its progress
     session.registry.manager.register(terminal, name="terminal")
@@ -57,7 +58,11 @@ def run(download: bool, by: str | None, executor: str | None, **arguments: Any) 
         document = {
             "board": session.board.name,
             "records": [
-                json.loads(record.to_json()) | ({"context": True} if session.is_context(record) else {})
+                {
+                    **json.loads(record.to_json()),
+                    "judged": judge(record, session.board.gates)._asdict(),
+                    **({"context": True} if session.is_context(record) else {}),
+                }
                 for record in records
             ],
             **{
@@ -72,5 +77,5 @@ def run(download: bool, by: str | None, executor: str | None, **arguments: Any) 
         for _, judged in documents(inspected, order, off_board=True):
             if told := text.write(judged, width):
                 say(f"\n{told}", nl=False)
-    if any(record.status == "failed" for record in (*records, *inspected)):
+    if any(record.status in ("timeout", "error") for record in (*records, *inspected)):
         sys.exit(1)

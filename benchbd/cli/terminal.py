@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Ta
 from rich.text import Text
 
 from benchbd.contract.hookspecs import hookimpl
+from benchbd.records.gates import DEFAULT, Gates, judge
 from benchbd.records.models import Entry, Inspected, Record
 from benchbd.report.writers.safe import plain
 
@@ -29,7 +30,9 @@ _COLOURS = {
     "computed": "green",
     "n/a": "yellow",
     "attack-failed": "yellow",
-    "failed": "bold red",
+    "collapsed": "yellow",
+    "timeout": "bold red",
+    "error": "bold red",
     "interrupted": "yellow",
 }
 
@@ -40,7 +43,7 @@ class Terminal:
     In the block, output that a method prints goes to the stream too: stdout is the caller's.
 
     stream: of the output; stderr if None. live: whether to redraw; None: if the stream is a terminal.
-    quiet: print nothing. clock: seconds, monotonic.
+    quiet: print nothing. clock: seconds, monotonic. gates: judge the records that are told of.
     """
 
     def __init__(
@@ -49,10 +52,11 @@ class Terminal:
         live: bool | None = None,
         quiet: bool = False,
         clock: Callable[[], float] = time.monotonic,
+        gates: Gates = DEFAULT,
     ) -> None:
         self.stream = stream if stream is not None else sys.stderr
         self.quiet = quiet
-        self._clock = clock
+        self._clock, self._gates = clock, gates
         self._console = Console(file=self.stream, highlight=False, soft_wrap=True, force_terminal=live)
         self._live = self._console.is_interactive if live is None else live  # a dumb terminal cannot redraw
         self._running: dict[str, _Running] = {}
@@ -126,9 +130,10 @@ class Terminal:
     def benchbd_record_finished(self, record: Entry) -> None:
         self._tell_cached()
         case, figures = _case(record)
-        if record.status != "ok":
-            figures.append(f"{record.status}: {record.reason}" if record.reason else record.status)
-        self._line(f"  = {case}: {'; '.join(figures)}", record.status)
+        judged = judge(record, self._gates)
+        if judged.status != "ok":
+            figures.append(": ".join(judged))
+        self._line(f"  = {case}: {'; '.join(figures)}", judged.status)
 
     def _tell_cached(self) -> None:
         if self._cached:

@@ -104,11 +104,11 @@ class Product:
 class Failure:
     """The reason why a method's work has no result.
 
-    status: ``n/a`` if the method does not apply, else ``failed``. reason: one line.
+    status: ``n/a`` if the method does not apply, ``timeout`` if it took too long, else ``error``. reason: one line.
     traceback: its text; empty if the reason is enough.
     """
 
-    status: Literal["n/a", "failed"]
+    status: Literal["n/a", "timeout", "error"]
     reason: str
     traceback: str = ""
 

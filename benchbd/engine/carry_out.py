@@ -55,7 +55,7 @@ def failure_of(error: BaseException) -> Failure:
     """An error in one line, with a traceback unless the line is enough. An interrupt by the user is raised."""
     if is_interrupt(error):
         raise error
-    status: Literal["n/a", "failed"] = "n/a" if isinstance(error, NotApplicable) else "failed"
+    status: Literal["n/a", "error"] = "n/a" if isinstance(error, NotApplicable) else "error"
     if isinstance(error, BenchbdError):  # a StoreError is a method's: one of the store itself ends the run
         return Failure(status, named(error) if isinstance(error, StoreError) else says(error))
     return Failure(status, named(error), "".join(traceback.format_exception(error)))

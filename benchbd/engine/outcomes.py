@@ -11,7 +11,7 @@ from benchbd.store.artifact import Artifact
 
 @dataclass(eq=False)
 class StageFailed(Exception):  # noqa: N818 - private to the engine
-    """A stage, or one that it depends on, has no result; ``status`` is ``failed`` or ``n/a``."""
+    """A stage, or one that it depends on, has no result; ``status`` is not ``ok``."""
 
     status: Status
     reason: str

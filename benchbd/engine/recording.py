@@ -16,7 +16,7 @@ from benchbd.engine.provenance import ISOLATION, machine
 from benchbd.planning.cases import Case, Cell, Inspection
 from benchbd.records.counts import baseline, by_head, metrics, summed
 from benchbd.records.inspected import INSPECTED
-from benchbd.records.models import GATE, Cost, Counts, Entry, Gain, Record, Status
+from benchbd.records.models import Cost, Counts, Entry, Gain, Record, Status
 from benchbd.records.predictions import pack
 from benchbd.stages.base import Stage
 from benchbd.stages.evaluate import read_predictions
@@ -58,16 +58,13 @@ class Recorder:
                 gains[str(task)] = Gain(counts=summed(self._counts(own, task.label)), baseline_counts=floor)
             if case.judged.key in self.results.failures:
                 raise self.results.failures[case.judged.key]
-            most = max(gains.values(), key=lambda gain: gain.points)  # from counts: exact at the gate
-            if case.gated and most.points < GATE:
-                status, reason = "attack-failed", most.short_of_gate
         except StageFailed as failure:
             status, reason = failure.status, failure.reason
         told = {**self._entry(case), **found, "status": status, "reason": self._public(reason)}
         if isinstance(case, Cell):
             return self._cell(case, told, gains)
         assert isinstance(case, Inspection)
-        inspected = self.results.artifacts[case.judged.key].result if status in ("ok", "attack-failed") else {}
+        inspected = self.results.artifacts[case.judged.key].result if status == "ok" else {}
         named = {case.axis: case.method, "tasks": [str(task) for task in case.tasks], "gains": gains}
         return INSPECTED[case.axis](**told, **named, **inspected)
 
@@ -75,7 +72,7 @@ class Recorder:
         """The record of a cell, with its predictions if it has a result. told: the fields that all records have."""
         values: dict[str, Any] = {"undefended": metrics(gains[str(cell.task)].counts)} if gains else {}
         packed: bytes | None = None
-        if told["status"] in ("ok", "attack-failed"):
+        if told["status"] == "ok":
             predicted = read_predictions(self.results.artifact(cell.judged))
             heads = self._counts(cell.judged, cell.task.label, predicted)
             values |= {"counts": summed(heads), "metrics": metrics(summed(heads)), "heads": heads if heads[1:] else []}

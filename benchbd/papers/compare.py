@@ -55,8 +55,8 @@ class Line:
 
     @property
     def sound(self) -> bool:
-        """Whether every seed has numbers and the attack took."""
-        return set(self.row.statuses) == {"ok"}
+        """Whether every seed has numbers and the attack took. The papers have no gate on accuracy."""
+        return _sound(self.row)
 
     def value(self, metric: Metric) -> Interval:
         """Our mean over seeds and the half-width of its interval."""
@@ -300,7 +300,7 @@ def _ranked(
     for row in rows:
         mean = (row.acc if metric == "acc" else row.asr).mean
         printed = getattr(figures.get(_defense(row)), metric, None)
-        sound = row.defense_role is not Role.FLOOR and set(row.statuses) == {"ok"}
+        sound = row.defense_role is not Role.FLOOR and _sound(row)
         if sound and mean is not None and printed is not None:
             ours[row.defense], theirs[row.defense] = sign * mean, sign * printed
     if len(ours) < 2:
@@ -359,3 +359,7 @@ def _floors(places: Iterable[tuple[str, str, str, str]], records: Sequence[Recor
 
 def _suspicions(cell: str) -> tuple[int, ...]:
     return tuple(number for number, each in enumerate(published().suspicions) if cell in each.cells)
+
+
+def _sound(row: TableRow) -> bool:
+    return bool(row.statuses) and row.statuses.keys() <= {"ok", "collapsed"}

@@ -25,6 +25,7 @@ from benchbd.contract.specs import (
     TaskSpec,
     TriggerSpec,
 )
+from benchbd.records.gates import Gates
 
 DEFAULT = "demo"
 
@@ -125,6 +126,7 @@ class Board(_Grid):
     shadow: ShadowSpec = Field(ShadowSpec(), description="images on which an attacker tunes; see below")
     task: TaskSpec = Field(TaskSpec(), description="images that a detector of classifiers gets; see below")
     budget: Budget = Field(Budget(), description="steps and batch size of every defense; see below")
+    gates: Gates = Field(Gates(), description="what a measured cell must hold to count; see below")
     sweeps: Sweeps = Field((), description="factors that the board varies one at a time; see below")
     options: dict[str, dict[str, Any]] = Field(default_factory=dict, description="options of methods, by method")
     data: dict[str, Pin] = Field(default_factory=dict, description="content that on-board data must have; see below")
@@ -217,6 +219,13 @@ def _first_fault(error: ValidationError) -> str:
     if first["type"] != "extra_forbidden":
         return f"{brief(place)}: {first['msg'].removeprefix('Value error, ').lower()}"
     above, _, field = place.rpartition(".")
-    tables: dict[str, Any] = {"rows": Row, "triggers": TriggerSpec, "data": Pin, "sweeps": Sweep, **SECTIONS}
+    tables: dict[str, Any] = {
+        "rows": Row,
+        "triggers": TriggerSpec,
+        "data": Pin,
+        "sweeps": Sweep,
+        "gates": Gates,
+        **SECTIONS,
+    }
     table = next((tables[part] for part in reversed(above.split(".")) if part in tables), Board)
     return str(UnknownNameError(f"field of {above}" if above else "field", field, table.model_fields))

@@ -45,12 +45,6 @@ class Case:
         return (*self.chain, self.judged, *self.undefended, *self.floors)
 
     @property
-    def gated(self) -> bool:
-        """Whether the case counts only if its attack took: neither the floor nor a control is an attack."""
-        same = [stage.key for stage in self.undefended] == [stage.key for stage in self.floors]
-        return not same and self.attack_role is not Role.CONTROL
-
-    @property
     def place(self) -> Hashable:
         """Where the case stands in the grid of one seed, whatever the point."""
         return tuple(getattr(self, name, None) for name in _PLACE)
@@ -78,10 +72,6 @@ class Cell(Case):
     @property
     def task(self) -> Task:
         return self.tasks[0]
-
-    @property
-    def gated(self) -> bool:
-        return not self.beside and super().gated
 
     @property
     def block(self) -> Hashable:

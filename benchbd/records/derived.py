@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
 from benchbd.base.content import canonical
 from benchbd.base.errors import shown
 from benchbd.contract.axes import INSPECTING
-from benchbd.records.models import SHORT_OF_GATE, Entry, Inspected, Record
+from benchbd.records.models import Entry, Inspected, Record
 from benchbd.records.points import within
 from benchbd.records.predictions import unpack
-
-_SHORT = re.compile(
-    r"undefended ASR (\d+\.\d) is ([+-]\d+\.\d) points from the clean encoder's (\d+\.\d); an attack counts from \+15"
-)
-
-_ROUNDED = 0.051  # percentage points: a reason has one decimal, of percentages rounded to 1e-4
 
 _WORKING = ("defend", *(axis.stage for axis in INSPECTING))
 
 
 def faults(record: Entry) -> Iterator[str]:
     """Fields of a verified record that differ from what the rest of it says, each as one line."""
-    measured = record.status in ("ok", "attack-failed")
+    measured = record.status == "ok"
     for field in ("machine", "point", "reference"):
         try:
             canonical(getattr(record, field, None))
@@ -47,8 +40,6 @@ def faults(record: Entry) -> Iterator[str]:
         yield from _of_cell(record, measured)
     elif isinstance(record, Inspected):
         yield from _of_inspection(record)
-    if record.status == "attack-failed":
-        yield from _reason(record)
 
 
 def _of_cell(record: Record, measured: bool) -> Iterator[str]:
@@ -123,24 +114,3 @@ def _of_inspection(record: Inspected) -> Iterator[str]:
     if having := [name for name, certified in counts.items() if certified is not None]:
         for name in (name for name, certified in counts.items() if certified is None):
             yield f"{name}.certified: missing, but {having[0]} has it, of the same evaluator"
-
-
-def _reason(record: Entry) -> Iterator[str]:
-    """A reason of an attack that failed with other figures than the record's; those of the task with the most gain."""
-    pairs: list[tuple[float, ...]] = []
-    if isinstance(record, Record) and record.undefended and (floor := record.baseline_counts):
-        pairs = [(record.undefended.asr_nontarget, 100 * floor.hits_nontarget / floor.nontarget)]
-    elif isinstance(record, Inspected):
-        most = max((gain.points for gain in record.gains.values()), default=0.0)
-        pairs = [
-            tuple(100 * each.hits_nontarget / each.nontarget for each in (gain.counts, gain.baseline_counts))
-            for gain in record.gains.values()
-            if gain.points == most
-        ]
-    said = _SHORT.fullmatch(record.reason)
-    told = [float(number) for number in said.groups()] if said else []
-    if any(all(abs(a - b) <= _ROUNDED for a, b in zip(told, (o, o - f, f), strict=False)) for o, f in pairs if said):
-        return
-    for own, base in pairs[:1]:
-        right = SHORT_OF_GATE.format(own=own, points=own - base, floor=base)
-        yield f"reason: {shown(record.reason)}, but the counts give: {right}"

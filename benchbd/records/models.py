@@ -42,14 +42,10 @@ LATER: dict[str, Any] = {
 }
 """The fields that records have since schema 2."""
 
-GATE = 15.0  # points by which an undefended ASR must exceed the clean floor for the attack to count
+Status = Literal["ok", "n/a", "timeout", "error"]
 
-SHORT_OF_GATE = (
-    "undefended ASR {own:.1f} is {points:+.1f} points from the clean encoder's {floor:.1f}; an attack counts "
-    f"from {GATE:+.0f}"
-)
-
-Status = Literal["ok", "attack-failed", "n/a", "failed"]
+_FORMER = {"failed": {"status": "error"}, "attack-failed": {"status": "ok", "reason": ""}}
+"""What a status of an earlier benchbd means; whether an attack failed follows from the counts."""
 
 
 class _Part(BaseModel):
@@ -133,7 +129,8 @@ class Entry(_Part):
     pretrain: str = Field(description="data set of pre-training")
     seed: int = Field(ge=0, lt=2**63, description="run seed")
     status: Status = Field(
-        description="outcome; attack-failed: the attack's gain is below the gate; n/a: a method does not apply"
+        description="outcome of the run; n/a: a method does not apply; timeout: a stage took too long. Gates judge "
+        "those that are ok when a table is built"
     )
     reason: str = Field("", description="why the status is not ok")
     key: str = Field(description="key of the last stage, even if an earlier stage failed")
@@ -178,8 +175,12 @@ class Entry(_Part):
     @model_validator(mode="before")
     @classmethod
     def _upgraded(cls, data: Any) -> Any:
-        """A record of schema 1 with the fields that it lacks, which follow from the names of its methods."""
-        if not isinstance(data, dict) or data.get("schema") != 1:
+        """A record of an earlier benchbd with today's statuses and, if it is of schema 1, the fields that it lacks,
+        which follow from the names of its methods."""
+        if not isinstance(data, dict):
+            return data
+        data = {**data, **_FORMER.get(str(data.get("status")), {})}
+        if data.get("schema") != 1:
             return data
         return {**data, **{f"{axis}_role": _role(axis, data[axis]) for axis in ("attack", "defense") if axis in data}}
 
@@ -291,16 +292,19 @@ class Gain(_Part):
     baseline_counts: Counts = Field(description="counts of the clean encoder")
 
     @property
-    def points(self) -> float:
-        """ASR non-target minus the clean encoder's, in percentage points."""
-        own, floor = self.counts, self.baseline_counts
-        return 100 * (own.hits_nontarget - floor.hits_nontarget) / floor.nontarget
+    def asr(self) -> float:
+        """ASR non-target of the inspected encoder, in percent."""
+        return 100 * self.counts.hits_nontarget / self.counts.nontarget
 
     @property
-    def short_of_gate(self) -> str:
-        """Why the attack counts as failed."""
-        own, floor = (100 * each.hits_nontarget / each.nontarget for each in (self.counts, self.baseline_counts))
-        return SHORT_OF_GATE.format(own=own, points=self.points, floor=floor)
+    def floor(self) -> float:
+        """ASR non-target of the clean encoder, in percent."""
+        return 100 * self.baseline_counts.hits_nontarget / self.baseline_counts.nontarget
+
+    @property
+    def points(self) -> float:
+        """ASR non-target minus the clean encoder's, in percentage points."""
+        return self.asr - self.floor
 
 
 class Inspected(Entry):

@@ -18,7 +18,7 @@ from benchbd.contract.axes import AXES, AXIS
 from benchbd.contract.roles import ROLES, Role
 from benchbd.contract.specs import SECTIONS
 from benchbd.records import derived, points
-from benchbd.records.models import GATE, LATER
+from benchbd.records.models import LATER
 from benchbd.records.points import within
 from benchbd.records.predictions import unpack
 
@@ -71,11 +71,9 @@ def _of_cell(record: Record) -> Iterator[str]:
         own_size, floor_size = ((c.total, c.nontarget) for c in (record.counts, record.baseline_counts))
         if own_size != floor_size:
             yield f"baseline_counts: of {floor_size} images (total, nontarget), but counts are of {own_size}"
-    if record.undefended and record.baseline_counts:
-        if "defend" not in record.identity and record.undefended != record.metrics and record.metrics:
-            yield "undefended: differs from metrics, but no stage of the record is a defense"
-        floor = record.baseline_counts
-        yield from _gate(record, record.undefended.asr_nontarget - 100 * floor.hits_nontarget / floor.nontarget)
+    undefended, own = record.undefended, record.metrics
+    if undefended and own and undefended != own and "defend" not in record.identity:
+        yield "undefended: differs from metrics, but no stage of the record is a defense"
     yield from derived.faults(record)
 
 
@@ -178,8 +176,6 @@ def _of_inspection(record: Inspected) -> Iterator[str]:
     judged = None not in record.found.values() and set(record.gains) == set(record.tasks)
     measured = any(value is not None for value in record.found.values())
     yield from _status(record, judged, measured, f"{', '.join(record.found)}, and gains for each of its tasks")
-    if record.status in ("ok", "attack-failed"):
-        yield from _gate(record, max((gain.points for gain in record.gains.values()), default=0.0))
     yield from derived.faults(record)
 
 
@@ -350,22 +346,10 @@ def _status(record: Entry, complete: bool, measured: bool, what: str) -> Iterato
 
     complete: whether all of ``what`` is there. measured: whether it has its own figures.
     """
-    counts = record.status in ("ok", "attack-failed")
-    if counts and not complete:
+    if record.status == "ok" and not complete:
         yield f"status: {record.status}, which has {what}; some are missing"
-    if not counts and measured:
-        yield f"status: {record.status}, but the record has figures, as only ok and attack-failed do"
+    if record.status != "ok" and measured:
+        yield f"status: {record.status}, but the record has figures, as only ok does"
     if (record.status == "ok") == bool(record.reason):
         said = "there is no reason" if not record.reason else "there is a reason"
         yield f"status: {record.status}, but {said}; all but ok have one"
-
-
-def _gate(record: Entry, gain: float) -> Iterator[str]:
-    """Whether the status agrees with the gate of the runner. gain: points of its undefended ASR above the floor."""
-    spared = bool(getattr(record, "beside", ()))
-    gated = "attack" in record.identity and record.attack_role is not Role.CONTROL and not spared
-    if record.status == "ok" and gated and gain < GATE - _TOLERANCE:
-        yield f"status: ok, but the attack gains {gain:+.1f} points; one below {GATE:+.0f} is attack-failed"
-    if record.status == "attack-failed" and not (gated and gain < GATE + _TOLERANCE):
-        known = f"the attack gains {gain:+.1f} points" if gated else "there is no attack to fail"
-        yield f"status: attack-failed, but {known}; below {GATE:+.0f} an attack fails"

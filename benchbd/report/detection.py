@@ -16,6 +16,7 @@ from benchbd.base.errors import DataError
 from benchbd.contract.roles import Role
 from benchbd.planning.sweeps import point_text
 from benchbd.records.detection import DetectionRecord
+from benchbd.records.gates import DEFAULT, Gates, judge
 from benchbd.report.controls import departures, nearest_departures, precision_of
 from benchbd.report.document import Column, Document, Frame, Noted, Section, Table, Value
 from benchbd.report.protocols import check_protocol, check_together
@@ -122,7 +123,7 @@ def populations(
         return (detection, departures, precision, point, first, of_task, pretrain, *rank_of(attack, order.attacks))
 
     return [
-        _population(place, list(groups[place].values()), list(clean.get(beside[place], {}).values()))
+        _population(place, list(groups[place].values()), list(clean.get(beside[place], {}).values()), order.gates)
         for place in sorted(groups, key=rank)
     ]
 
@@ -152,18 +153,21 @@ def _take(into: dict[object, DetectionRecord], encoder: object, record: Detectio
         )
 
 
-def _population(place: _Place, attacked: Sequence[DetectionRecord], clean: Sequence[DetectionRecord]) -> Population:
+def _population(
+    place: _Place, attacked: Sequence[DetectionRecord], clean: Sequence[DetectionRecord], gates: Gates
+) -> Population:
     detection, pretrain, of_task, precision, point, departures, tasks, attack = place
-    positives = [(r.score, r.flagged) for r in attacked if r.status == "ok" and r.score is not None]
-    negatives = [(r.score, r.flagged) for r in clean if r.status == "ok" and r.score is not None]
-    others: list[str] = [record.status for record in attacked if record.status != "ok"]
-    others += [f"clean {record.status}" for record in clean if record.status != "ok"]
     everyone = [*clean, *attacked]
+    judged = {id(record): judge(record, gates) for record in everyone}
+    positives = [(r.score, r.flagged) for r in attacked if judged[id(r)].status == "ok" and r.score is not None]
+    negatives = [(r.score, r.flagged) for r in clean if judged[id(r)].status == "ok" and r.score is not None]
+    others: list[str] = [status for r in attacked if (status := judged[id(r)].status) != "ok"]
+    others += [f"clean {status}" for r in clean if (status := judged[id(r)].status) != "ok"]
     check_protocol(clean)
     check_protocol(attacked)
     check_protocol([*clean[:1], *attacked[:1]], ("pretrain", "detect"))
     costs = [record.cost["detect"] for record in everyone if "detect" in record.cost]
-    notes = [f"{r.attack} seed {r.seed}: {r.status}: {r.reason}" for r in everyone if r.reason]
+    notes = [f"{r.attack} seed {r.seed}: {': '.join(judged[id(r)])}" for r in everyone if judged[id(r)].reason]
     if len(attacked) > 1 and len({record.stages.get("pretrain", record.seed) for record in everyone}) == 1:
         notes.append("all encoders share one pre-training: the intervals leave it out")
     return Population(
@@ -194,13 +198,19 @@ def _counted(records: Sequence[DetectionRecord]) -> list[str]:
     return [f"{note} ({count} of {len(records)} encoders)" for note, count in said.items()]
 
 
-def frame(records: Iterable[DetectionRecord]) -> pd.DataFrame:
-    """One line per inspection: encoder, method, score, verdict, cost. point: the assignments of a sweep's point as text
-    ("clean.images=250"); empty for the board's grid."""
+def frame(records: Iterable[DetectionRecord], gates: Gates = DEFAULT) -> pd.DataFrame:
+    """One line per inspection: encoder, method, score, verdict, cost; its status is judged by ``gates``.
+
+    point: the assignments of a sweep's point as text ("clean.images=250"); empty for the board's grid."""
     columns = ["detection", "attack", "pretrain", "tasks", "seed", "status", "reason", "score", "flagged", "seconds"]
     columns += ["precision", "on_board", "key"]
     lines = [
-        {**record.model_dump(include={*columns}), "precision": precision_of(record), "point": point_text(record.point)}
+        {
+            **record.model_dump(include={*columns}),
+            **judge(record, gates)._asdict(),
+            "precision": precision_of(record),
+            "point": point_text(record.point),
+        }
         for record in records
     ]
     return pd.DataFrame(lines, columns=[*columns, "point"])

@@ -29,7 +29,7 @@ _COLUMNS = (
 class Row:
     """What one detector said: a verdict, or why there is none.
 
-    status: ``ok``, ``n/a`` or ``failed``. reason: of a status other than ok. remarks: the detector's own.
+    status: ``ok``, ``n/a`` or ``error``. reason: of a status other than ok. remarks: the detector's own.
     """
 
     detection: str

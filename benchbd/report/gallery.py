@@ -22,6 +22,7 @@ from benchbd.contract.roles import Role
 from benchbd.planning.board import Board, board_names, boards_folder, load_board
 from benchbd.records.detection import DetectionRecord
 from benchbd.records.files import read_inspected
+from benchbd.records.gates import judge
 from benchbd.records.points import within
 
 GALLERY = Path(__file__).with_name("gallery.json")
@@ -190,10 +191,11 @@ def _population(place: dict[str, Any], found: Sequence[tuple[Board, DetectionRec
     clean: dict[str, Scored] = {}
     attacks: dict[str, dict[str, Scored]] = {}
     left_out: Counter[str] = Counter()
-    for _, record in found:
+    for board, record in found:
         floor = record.attack_role is Role.FLOOR
-        if record.status != "ok" or record.score is None or record.flagged is None:
-            left_out[f"clean {record.status}" if floor else record.status] += 1
+        status, _ = judge(record, board.gates)
+        if status != "ok" or record.score is None or record.flagged is None:
+            left_out[f"clean {status}" if floor else status] += 1
             continue
         of = clean if floor else attacks.setdefault(canonical(record.identity["attack"]["method"]), {})
         origin = _sha256(canonical(record.identity["pretrain"]))

@@ -22,6 +22,7 @@ from benchbd.contract.axes import INSPECTING
 from benchbd.contract.roles import Role
 from benchbd.planning.sweeps import point_text
 from benchbd.records.files import folder_of, read_inspected, read_records, remove_record, write_records
+from benchbd.records.gates import DEFAULT, Gates, judge
 from benchbd.records.inspected import INSPECTED
 from benchbd.records.models import Inspected, Record
 from benchbd.records.places import check_board
@@ -50,8 +51,9 @@ _FRAME = (
 )
 
 
-def frame(records: Iterable[Record]) -> pd.DataFrame:
-    """One line per record, including off-board ones. ``task`` is "gtsrb:12"; a value that a record lacks is NaN.
+def frame(records: Iterable[Record], gates: Gates = DEFAULT) -> pd.DataFrame:
+    """One line per record, including off-board ones; its status is judged by ``gates``. ``task`` is "gtsrb:12"; a value
+    that a record lacks is NaN.
 
     point: the assignments of a sweep's point as text ("trigger.size=3"); empty for the board's grid. beside: of a task
     without an attack, the attacked tasks ("gtsrb:12 + svhn:1"); else empty.
@@ -63,6 +65,7 @@ def frame(records: Iterable[Record]) -> pd.DataFrame:
         line |= record.baseline.model_dump() if record.baseline else {}
         line |= {"task": task_name(record), "image_forwards": defense_forwards(record)}
         line["precision"] = precision_of(record)
+        line |= judge(record, gates)._asdict()
         lines.append({**line, "point": point_text(record.point), "beside": " + ".join(record.beside)})
     return pd.DataFrame(lines, columns=list(_FRAME))
 

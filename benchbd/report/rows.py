@@ -16,7 +16,8 @@ from benchbd.base.errors import DataError
 from benchbd.contract.roles import Role
 from benchbd.planning.board import Board
 from benchbd.planning.sweeps import labelled, point_text
-from benchbd.records.models import Record, Status
+from benchbd.records.gates import DEFAULT, Gates, Judged, Judgement, judge
+from benchbd.records.models import Record
 from benchbd.report.controls import Controls, departures, place, precision_of, task_name
 from benchbd.report.protocols import check_protocol, check_together
 from benchbd.report.statistics import Interval, interval
@@ -24,7 +25,8 @@ from benchbd.report.statistics import Interval, interval
 
 @dataclass(frozen=True)
 class Order:
-    """The board's order of rows. Floors come first in any case; names missing from a list are sorted after those in it.
+    """The board's order of rows, and its gates. Floors come first in any case; names missing from a list are sorted
+    after those in it.
 
     tasks: pairs of pre-training set and task, the latter with its target as index or name ("gtsrb:12").
     sweeps: by name, label and point of every line.
@@ -35,16 +37,17 @@ class Order:
     tasks: Sequence[tuple[str, str]] = ()
     evaluators: Sequence[str] = ()
     sweeps: Mapping[str, Sequence[tuple[str, str]]] = field(default_factory=dict)
+    gates: Gates = DEFAULT
 
     @classmethod
     def of(cls, board: Board) -> Order:
-        """The order in which a board lists names."""
+        """The order in which a board lists names, and its gates."""
         tasks = [(row.pretrain, task) for row in board.rows for task in row.evaluated]
         sweeps = {
             sweep.name: [(label, point_text(point)) for label, point in labelled(board, sweep)]
             for sweep in board.sweeps
         }
-        return cls(board.names("attack"), board.names("defense"), tasks, board.names("evaluator"), sweeps)
+        return cls(board.names("attack"), board.names("defense"), tasks, board.names("evaluator"), sweeps, board.gates)
 
 
 BY_NAME = Order()
@@ -145,7 +148,7 @@ class TableRow:
             if isinstance(value, Interval):
                 flat |= {name: rounded(value.mean), f"{name}_half": rounded(value.half)}
             elif name == "statuses":
-                flat |= {_column(status): value.get(status, 0) for status in get_args(Status)}
+                flat |= {_column(status): value.get(status, 0) for status in get_args(Judged)}
             elif isinstance(value, tuple):
                 flat |= {"n": len(value)} if name == "seeds" else {}
                 flat[name] = list(value)
@@ -197,15 +200,19 @@ def summarise(records: Sequence[Record], order: Order, off_board: bool) -> list[
             departures(first),
         )
 
-    return [_row(cell, controls) for cell in sorted((list(seeds.values()) for seeds in cells.values()), key=rank)]
+    return [
+        _row(cell, controls, order.gates)
+        for cell in sorted((list(seeds.values()) for seeds in cells.values()), key=rank)
+    ]
 
 
-def _row(records: Sequence[Record], controls: Controls) -> TableRow:
+def _row(records: Sequence[Record], controls: Controls, gates: Gates) -> TableRow:
     first = records[0]
+    judgements = [judge(record, gates) for record in records]
     measured = [(record, record.metrics) for record in records if record.metrics]
     floored = [(metrics, record.baseline) for record, metrics in measured if record.baseline]
     compared, partly = controls.compared(measured)
-    statuses = Counter(record.status for record in records)
+    statuses = Counter(status for status, _ in judgements)
     pretrainings = [record.stages.get("pretrain") for record, _ in measured]
     return TableRow(
         pretrain=first.pretrain,
@@ -232,19 +239,19 @@ def _row(records: Sequence[Record], controls: Controls) -> TableRow:
         certified=interval(metrics.certified for _, metrics in measured if metrics.certified is not None),
         acc_to_floor=interval(metrics.acc - floor.ca for metrics, floor in floored),
         asr_nontarget_to_floor=interval(metrics.asr_nontarget - floor.asr_b_nontarget for metrics, floor in floored),
-        statuses={status: statuses[status] for status in get_args(Status) if statuses[status]},
+        statuses={status: statuses[status] for status in get_args(Judged) if statuses[status]},
         seconds=_mean(record.seconds for record in records),
         image_forwards=_mean(defense_forwards(record) for record in records),
         pretrain_pinned=len(measured) > 1 and None not in pretrainings and len(set(pretrainings)) == 1,
-        notes=(*_notes(records), *partly),
+        notes=(*_notes(records, judgements), *partly),
         **compared,
     )
 
 
-def _notes(records: Sequence[Record]) -> tuple[str, ...]:
+def _notes(records: Sequence[Record], judgements: Sequence[Judgement]) -> tuple[str, ...]:
     said: dict[str, list[int]] = {}
-    for record in records:
-        texts = [f"{record.status}: {record.reason}"] if record.reason else []
+    for record, (status, reason) in zip(records, judgements, strict=True):
+        texts = [f"{status}: {reason}"] if reason else []
         for text in dict.fromkeys([*texts, *record.notes]):
             said.setdefault(" ".join(text.split()), []).append(record.seed)
     return tuple(

@@ -87,7 +87,7 @@ def test_json_is_one_document_of_the_promised_shape(ran: Tiny) -> None:
         assert (record["pretrain"], record["task"], record["target"], record["seed"]) == ("pool", "task", 1, 1)
         assert record["attack"] in ("none", "badencoder")
         assert record["defense"] in ("none", "scratch", "ft")
-        assert record["status"] in ("ok", "attack-failed")
+        assert record["status"] == "ok"
         assert len(bytes.fromhex(record["key"])) == 32
         assert set(record["metrics"]) == {"acc", "asr", "asr_nontarget", "ra", "certified"}
         assert set(record["baseline"]) == {"ca", "asr_b", "asr_b_nontarget", "ra_b"}
@@ -478,10 +478,10 @@ class Fussy(Mitigation):
     error: Any = None
 
     def repair(self, encoder: Any, knowledge: Any) -> Any:
-        raise {"n/a": NotApplicable("no head"), "failed": RuntimeError("boom")}[str(self.error)]
+        raise {"n/a": NotApplicable("no head"), "error": RuntimeError("boom")}[str(self.error)]
 
 
-@pytest.mark.parametrize(("status", "code"), [("failed", 1), ("n/a", 0)])
+@pytest.mark.parametrize(("status", "code"), [("error", 1), ("n/a", 0)])
 def test_a_failed_cell_is_exit_code_1(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, status: str, code: int) -> None:
     extra = {"fussy": offering(benchbd_defenses=[Fussy])}
     monkeypatch.setattr("benchbd.api.load_registry", lambda: load_registry(extra=extra))
@@ -490,7 +490,7 @@ def test_a_failed_cell_is_exit_code_1(tiny: Tiny, monkeypatch: pytest.MonkeyPatc
     assert result.exit_code == code
     statuses = {(r["attack"], r["defense"]): r["status"] for r in json.loads(result.stdout)["records"]}
     assert {s for (_, defense), s in statuses.items() if defense == "fussy"} == {status}
-    assert {s for (_, defense), s in statuses.items() if defense == "ft"} <= {"ok", "attack-failed"}
+    assert {s for (_, defense), s in statuses.items() if defense == "ft"} == {"ok"}
     assert "Traceback" not in result.stderr
     (line, _) = [line for line in result.stderr.splitlines() if f" {status} after " in line]
     assert re.match(r"\[2/8\] defend fussy on ", line)

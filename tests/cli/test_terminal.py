@@ -45,9 +45,9 @@ def test_plain_lines() -> None:
             terminal.benchbd_stage_progress(ATTACK, step, 39000, None if step == 600 else 5.0321)
         terminal.benchbd_stage_finished(ATTACK, "computed", 3725.4, "")
         terminal.benchbd_stage_started(DEFEND, 4, 14)
-        terminal.benchbd_stage_finished(DEFEND, "failed", 23.06, "loss became NaN\nat step 4")
+        terminal.benchbd_stage_finished(DEFEND, "error", 23.06, "loss became NaN\nat step 4")
         terminal.benchbd_record_finished(make_record(seed=1, metrics=(80.04, 99.0, 98.46)))
-        terminal.benchbd_record_finished(make_record(defense="ft", seed=1, metrics=None, status="failed", reason="NaN"))
+        terminal.benchbd_record_finished(make_record(defense="ft", seed=1, metrics=None, status="error", reason="NaN"))
     assert stream.getvalue().splitlines() == [
         "2 stages from the store",
         "[ 3/14] attack badencoder cifar10 -> gtsrb:12 seed 1 ...",

@@ -128,7 +128,7 @@ def test_whatever_a_method_raises_fails_its_stage_alone(
 ) -> None:
     tiny = again(odd=offered(variant(act=raising(error))))
     kept, failed = tiny.run(**ALONE)
-    assert (kept.status, failed.status) == ("ok", "failed")
+    assert (kept.status, failed.status) == ("ok", "error")
     assert failed.reason.startswith(reason)
     assert len(failed.reason) < 700
     assert len(read_records(tiny.store / "records" / "tiny")) == 2
@@ -190,7 +190,7 @@ def nested(levels: int) -> Any:
 )
 def test_findings_that_cannot_be_kept_fail_the_stage(again: Callable[..., Tiny], act: Any, reason: str) -> None:
     kept, failed = again(odd=offered(variant(act=act))).run(**ALONE)
-    assert (kept.status, failed.status) == ("ok", "failed")
+    assert (kept.status, failed.status) == ("ok", "error")
     assert reason in failed.reason
 
 
@@ -228,9 +228,9 @@ def test_an_evaluator_and_a_detector_that_leave(again: Callable[..., Tiny]) -> N
     tiny = again(judge=offered(Judge, axis="evaluators"), guard=offered(Guard, axis="detections"))
     asked = {"attacks": ("none",), "defenses": ("none",), "evaluators": ("judge", "mlp"), "detections": ("guard",)}
     session = tiny.session(**asked)
-    assert [record.status for record in session.run()] == ["failed", "ok"]
+    assert [record.status for record in session.run()] == ["error", "ok"]
     (found,) = session.inspect()
-    assert (found.status, found.reason) == ("failed", "detect guard: StoreError: not yours")
+    assert (found.status, found.reason) == ("error", "detect guard: StoreError: not yours")
 
 
 # Encoders that are not what they claim --------------------------------------------------------------------------------
@@ -321,7 +321,7 @@ OTHER = "defend odd: defense odd must return an encoder that is its weights alon
 def test_an_encoder_that_no_file_can_hold_fails_its_stage(again: Callable[..., Tiny], act: Any, reason: str) -> None:
     tiny = again(odd=offered(variant(act=staticmethod(act))))
     kept, failed = tiny.run(**ALONE)
-    assert (kept.status, failed.status) == ("ok", "failed")
+    assert (kept.status, failed.status) == ("ok", "error")
     assert failed.reason == reason
     assert "defend" not in failed.stages  # nothing was stored
 

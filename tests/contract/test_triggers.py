@@ -24,6 +24,7 @@ from benchbd.contract.specs import KINDS, TriggerSpec
 from benchbd.figures.panels import marks
 from benchbd.figures.scene import find_trigger
 from benchbd.planning.board import load_board
+from benchbd.records.gates import judge
 from benchbd.registry import flaw_of, load_registry
 from benchbd.stages.attack import check_backdoor
 from benchbd.testing import ContractError, check_method, toy_attacker
@@ -625,7 +626,7 @@ def test_a_kind_that_an_attack_cannot_bind_is_not_applicable(
     tiny = board(tmp_path, BOARDS[kind], attack)
     (record,) = tiny.run(attacks=(attack.name,), defenses=("none",))
     if reason is None:
-        assert record.status == "attack-failed"  # it does not change the encoder, so its gain is 0
+        assert judge(record).status == "attack-failed"  # it does not change the encoder, so its gain is 0
     else:
         assert (record.status, record.reason[: len(reason)]) == ("n/a", reason)
         assert record.baseline is not None  # the floor does not depend on the attack

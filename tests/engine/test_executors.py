@@ -80,7 +80,7 @@ def test_a_worker_that_dies_fails_its_stage(tmp_path: Path) -> None:
         executor="dead",
     )
     records = session.run()
-    assert {record.status for record in records} == {"failed"}
+    assert {record.status for record in records} == {"error"}
     assert records[0].reason.startswith("pretrain simclr: RuntimeError: a worker died")
 
 
@@ -109,7 +109,7 @@ class One(Executor):
     def submit(self, handed: Handover, report: Reporter) -> Future[Product | Failure]:
         self.handovers += 1
         if self.handovers == 2:
-            self.future.set_result(Failure("failed", "nothing was done"))
+            self.future.set_result(Failure("error", "nothing was done"))
         return self.future
 
 
@@ -125,7 +125,7 @@ def failed(folder: Path, cls: type[Executor], board: str = TINY) -> set[str]:
     tiny = Tiny(folder, registry, board)
     places = {"data_root": tiny.data, "store": tiny.store}
     records = Session.open(tiny.board, **places, device="cpu", registry=registry, executor=cls.name).run()
-    assert {record.status for record in records} == {"failed"}
+    assert {record.status for record in records} == {"error"}
     return {record.reason for record in records}
 
 
@@ -181,7 +181,7 @@ class Looks(Executor):
         assert region is not None
         self.seen.add(Path(os.readlink(f"/proc/self/fd/{region.descriptor}")).parent)
         future: Future[Product | Failure] = Future()
-        future.set_result(Failure("failed", "nothing was done"))
+        future.set_result(Failure("error", "nothing was done"))
         return future
 
 

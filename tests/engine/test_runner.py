@@ -43,7 +43,8 @@ from benchbd import (
 )
 from benchbd.api import Session
 from benchbd.records.files import read_records
-from benchbd.records.models import GATE, Record
+from benchbd.records.gates import Gates, judge
+from benchbd.records.models import Record
 from benchbd.registry import Registry, load_registry
 from benchbd.stages.base import Stage
 from benchbd.store.store import Store
@@ -104,7 +105,7 @@ def test_every_record_is_right(first: First) -> None:
     floor = cell(first.records, "none", "none")
     assert floor.metrics is not None
     for record in first.records:
-        assert record.status in ("ok", "attack-failed")
+        assert record.status == "ok"
         assert (record.task, record.target, record.target_name, record.seed) == ("task", 1, "1", 1)
         assert record.on_board, record.departures
         assert record.baseline is not None
@@ -159,17 +160,18 @@ def scripted(monkeypatch: pytest.MonkeyPatch, nontarget_hits: dict[str, int]) ->
 
 
 @pytest.mark.parametrize(("hits", "status"), [(5, "attack-failed"), (6, "ok"), (20, "ok"), (0, "attack-failed")])
-def test_the_gate(
+def test_the_gate_of_attacks(
     again: Callable[..., tuple[Tiny, Watch]], monkeypatch: pytest.MonkeyPatch, hits: int, status: str
 ) -> None:
-    # Floor 3 of 20, so 15 %: 6 of 20 is exactly GATE points above it, 5 of 20 is 10.
-    assert GATE == 15
+    # Floor 3 of 20, so 15 %: 6 of 20 is exactly 15 points above it, 5 of 20 is 10.
     scripted(monkeypatch, {"simclr": 3, "badencoder": hits, "ft on badencoder": 1})
     records = again()[0].run()
     for record in records:
         gated = record.attack == "badencoder"
-        assert record.status == (status if gated else "ok")
-        assert bool(record.reason) == (gated and status != "ok")
+        judged = judge(record, Gates(gain=15))
+        assert judged.status == (status if gated else "ok")
+        assert bool(judged.reason) == (gated and status != "ok")
+        assert (record.status, record.reason) == ("ok", "")
         assert record.baseline is not None
         assert record.baseline.asr_b_nontarget == 15
         assert record.metrics is not None
@@ -362,15 +364,15 @@ def collapsed(encoder: Encoder, _: DefenderKnowledge) -> Encoder:
 @pytest.mark.parametrize(
     ("act", "status", "reason", "traceback"),
     [
-        (raises(RuntimeError("boom\nmore")), "failed", "defend odd: RuntimeError: boom (traceback in logs/", True),
-        (raises(SystemExit(0)), "failed", "defend odd: SystemExit: 0", True),
-        (raises(UsageError("needs 5 images")), "failed", "defend odd: needs 5 images", False),
+        (raises(RuntimeError("boom\nmore")), "error", "defend odd: RuntimeError: boom (traceback in logs/", True),
+        (raises(SystemExit(0)), "error", "defend odd: SystemExit: 0", True),
+        (raises(UsageError("needs 5 images")), "error", "defend odd: needs 5 images", False),
         (raises(NotApplicable("no head")), "n/a", "defend odd: no head", False),
-        (lambda *_: "encoder", "failed", "defense odd must return a benchbd.Encoder, not str", False),
-        (lambda *_: Encoder("w32"), "failed", "defense odd must return a w16 encoder, not w32", False),
-        (with_nan, "failed", "defend odd: .*(finite|NaN)", False),
-        (nan_loss, "failed", "defend odd: the loss is NaN at step 1 of 3", False),
-        (collapsed, "failed", "defend odd: .*collapsed", False),
+        (lambda *_: "encoder", "error", "defense odd must return a benchbd.Encoder, not str", False),
+        (lambda *_: Encoder("w32"), "error", "defense odd must return a w16 encoder, not w32", False),
+        (with_nan, "error", "defend odd: .*(finite|NaN)", False),
+        (nan_loss, "error", "defend odd: the loss is NaN at step 1 of 3", False),
+        (collapsed, "error", "defend odd: .*collapsed", False),
     ],
 )
 def test_a_failure_stays_in_its_cells(
@@ -394,7 +396,7 @@ def test_a_failure_stays_in_its_cells(
             log = tiny.store / record.reason.partition("traceback in ")[2].partition(" of the store")[0]
             assert "repair" in log.read_text()
             assert "Traceback" in log.read_text()
-        assert cell(records, attack, "ft").status in ("ok", "attack-failed")
+        assert cell(records, attack, "ft").status == "ok"
         assert cell(records, attack, "ft").metrics is not None
     assert len(watch.of(status)) == 2
     assert {kind for kind, *_ in watch.of("started")} == {"defend"}  # its evaluations were not even started
@@ -444,7 +446,7 @@ def test_no_folder_of_the_machine_reaches_a_record(again: Callable[..., tuple[Ti
     for number, error in enumerate((DataError(f"{gone}: no such file"), OSError(2, "No such file", str(gone)))):
         Odd.act = raises(error)  # type: ignore[misc]
         failed = cell(tiny.run(defenses=("odd",), seeds=[2 + number]), "none", "odd")
-        assert failed.status == "failed"
+        assert failed.status == "error"
         assert "STORE/gone/w.pt" in failed.reason
     for path in (tiny.store / "records").rglob("*.json"):
         assert str(tiny.folder) not in path.read_text()
@@ -453,11 +455,11 @@ def test_no_folder_of_the_machine_reaches_a_record(again: Callable[..., tuple[Ti
 def test_failures_are_not_cached(again: Callable[..., tuple[Tiny, Watch]]) -> None:
     tiny, _ = again(odd=ODD)
     Odd.act = raises(RuntimeError("boom"))  # type: ignore[misc]
-    assert {record.status for record in tiny.run(defenses=("odd",))} == {"failed"}
+    assert {record.status for record in tiny.run(defenses=("odd",))} == {"error"}
     Odd.act = None  # type: ignore[misc]
     records = tiny.run(defenses=("odd",))
     assert len(Odd.calls) == 4
-    assert "failed" not in {record.status for record in records}
+    assert "error" not in {record.status for record in records}
     # It returns the encoder, so its figures are the undefended ones.
     assert all(record.metrics == record.undefended for record in records)
     tiny.run(defenses=("odd",))
@@ -499,7 +501,7 @@ def test_a_failed_attack_takes_what_stands_on_it(
         records = tiny.run(attacks=("wild", "badencoder"), defenses=("none", "ft"))
         for defense in ("none", "ft"):
             record = cell(records, "wild", defense)
-            assert (record.status, record.metrics) == ("failed", None)
+            assert (record.status, record.metrics) == ("error", None)
             assert record.reason == (
                 "attack wild: attack wild must return the triggers that it was given, unchanged and one per target"
             )
@@ -535,7 +537,7 @@ def test_a_bad_evaluator_fails_its_own_cells(
     monkeypatch.setattr(Judge, "answer", answer)
     records = tiny.run(attacks=("none",), defenses=("none",), evaluators=("judge", "mlp"))
     judged, headed = sorted(records, key=lambda record: record.evaluator)
-    assert judged.status == "failed"
+    assert judged.status == "error"
     assert re.search(reason, judged.reason)
     assert (headed.status, headed.evaluator) == ("ok", "mlp")
 
@@ -571,7 +573,7 @@ def test_an_attack_must_leave_living_features(
     monkeypatch.setattr(Wild, "act", poisoned)
     (record,) = tiny.run(attacks=("wild",), defenses=("none",))
     assert (record.status, record.reason) == (
-        "failed",
+        "error",
         "attack wild: the weights are not finite: stem.0.weight has NaN or infinity",
     )
 

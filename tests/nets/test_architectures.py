@@ -353,7 +353,7 @@ def test_each_goes_through_a_board(arch: str, size: int, tmp_path: Path) -> None
     if size == 32 and arch.endswith(("imagenet", "mobilenet-v2")):
         status, reason = found.pop("mimic")
         assert (status, "a stage's map is 1x1" in reason) == ("n/a", True)
-    assert {status for status, _ in found.values()} <= {"ok", "attack-failed"}, found
+    assert {status for status, _ in found.values()} <= {"ok"}, found
 
 
 @pytest.mark.slow
@@ -361,7 +361,7 @@ def test_each_goes_through_a_board(arch: str, size: int, tmp_path: Path) -> None
 @EVERY
 def test_each_goes_through_every_defense(case: Case, tmp_path: Path) -> None:
     found = through_a_board(tmp_path, case.arch, case.size, defenses=["fp", "anp", "medic"])
-    assert {status for status, _ in found.values()} <= {"ok", "attack-failed"}, found
+    assert {status for status, _ in found.values()} <= {"ok"}, found
     assert {"fp", "anp", "medic"} <= set(found)
 
 
@@ -436,7 +436,7 @@ def test_vision_transformers_are_those_of_torchvision(arch: str, builder: str, p
 @pytest.mark.fixed_draw("every stage must end, whatever it learns")
 def test_a_vision_transformer_goes_through_a_board(tmp_path: Path) -> None:
     found = through_a_board(tmp_path, "vit-s-16", 224, defenses=["none", "ft", "mimic"])
-    assert {status for status, _ in found.values()} <= {"ok", "attack-failed"}, found
+    assert {status for status, _ in found.values()} <= {"ok"}, found
 
 
 # ------------------------------------------------------------------------------------------------- CLIP's encoders
@@ -492,7 +492,7 @@ def test_clips_encoders_go_through_a_board(arch: str, tmp_path: Path) -> None:
     if arch == "thin-vit":
         assert "anp prunes BatchNorm channels; thin-vit has no BatchNorm" in refused.pop("anp")
     assert not refused
-    assert {status for status, _ in found.values()} <= {"ok", "attack-failed", "n/a"}, found
+    assert {status for status, _ in found.values()} <= {"ok", "n/a"}, found
 
 
 @pytest.mark.clip
@@ -500,4 +500,4 @@ def test_clips_encoders_go_through_a_board(arch: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("arch", ["clip-rn50", "clip-vit-b-32"])
 def test_clips_encoders_go_through_a_board_at_their_size(arch: str, tmp_path: Path) -> None:
     found = through_a_board(tmp_path, arch, 224, defenses=["none", "ft", "mimic"])
-    assert {status for status, _ in found.values()} <= {"ok", "attack-failed"}, found
+    assert {status for status, _ in found.values()} <= {"ok"}, found

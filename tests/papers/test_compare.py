@@ -25,7 +25,7 @@ from benchbd.papers.document import document
 from benchbd.papers.published import METRICS, published, rows_of
 from benchbd.planning.board import Board, load_board
 from benchbd.records.files import read_records
-from benchbd.records.models import Counts, Record
+from benchbd.records.models import Counts, Metrics, Record
 from benchbd.report.statistics import average_ranks, spearman
 from benchbd.report.writers.columns import WIDTH
 from benchbd.report.writers.forms import FORMATS, write
@@ -75,6 +75,11 @@ def cell(
     counts = Counts(total=test, correct=0, hits=0, nontarget=test, hits_nontarget=0)
     known: dict[str, Any] = {"board": "table1", "identity": identity, "counts": counts, **fields}
     return make_record(defense=defense, metrics=(acc, asr, asr), **known)
+
+
+def weak() -> Metrics:
+    """Undefended figures of an attack that gains nothing over ``cell``'s clean encoder."""
+    return Metrics(acc=80.0, asr=4.0, asr_nontarget=4.0, ra=80.0)
 
 
 def as_published(**fields: Any) -> list[Record]:
@@ -324,12 +329,13 @@ def test_the_paper_beside_itself() -> None:
     assert block.missing == block.foreign == ()
 
 
-@pytest.mark.parametrize("status", ["attack-failed", "n/a", "failed"])
+@pytest.mark.parametrize("status", ["attack-failed", "n/a", "error"])
 def test_cells_that_are_not_ok_are_shown_and_left_out(status: str) -> None:
-    lost = {"status": status, "reason": "why"}
+    failed = status == "attack-failed"
+    lost = {"undefended": weak(), "status": "ok"} if failed else {"status": status, "reason": "why"}
     kept = [record for record in as_published() if record.defense != "fp"]
     bad = cell("fp", 10.0, 99.0, **lost)
-    bad = bad if status == "attack-failed" else bad.model_copy(update={"metrics": None, "counts": None})
+    bad = bad if failed else bad.model_copy(update={"metrics": None, "counts": None})
     block = only_block([*kept, bad])
     [fp] = [line for line in block.lines if line.row.defense == "fp"]
     assert fp.ranks == {}
@@ -337,12 +343,12 @@ def test_cells_that_are_not_ok_are_shown_and_left_out(status: str) -> None:
     assert block.correlations["acc"] == (7, 1.0, pytest.approx(2 / 5_040))
     shown = next(line for line in render(TABLE1, [*kept, bad]).splitlines() if line.startswith("fp"))
     assert shown.endswith(status)
-    assert ("99.0" in shown) == (status == "attack-failed")
+    assert ("99.0" in shown) == failed
 
 
 def test_one_seed_that_failed_takes_the_defense_out() -> None:
     block = only_block(
-        [*as_published(), cell("fp", seed=1, status="failed", reason="NaN").model_copy(update={"metrics": None})]
+        [*as_published(), cell("fp", seed=1, status="error", reason="NaN").model_copy(update={"metrics": None})]
     )
     assert block.correlations["asr"].n == 7
 
@@ -402,7 +408,7 @@ def test_suspicious_cells_of_the_block_are_marked_and_explained() -> None:
     table = text.partition("\n\nMean ranks")[0].splitlines()
     rows = {line.split()[0]: line.split() for line in table if line.startswith(("anp", "decree"))}
     assert rows["anp"][-2:] == ["-", "ok"]
-    assert rows["decree"][-2:] == ["a,b", "ok"]
+    assert rows["decree"][-2:] == ["a,b", "collapsed"]
     flat = " ".join(text.split())
     assert "[a] MIMIC, Table I, ASR: The ASR after the defense is above the undefended one." in flat
     assert "[b] MIMIC, Table I, ASR: DECREE leaves an ASR above 80" in flat
@@ -424,7 +430,7 @@ def test_off_board_records_are_left_out_and_counted() -> None:
         [cell("scratch")],
         [cell("ft", attack="bassl_control")],
         [cell("ft", on_board=False, departures=["x"])],
-        [cell("ft", status="failed", reason="NaN").model_copy(update={"metrics": None})],
+        [cell("ft", status="error", reason="NaN").model_copy(update={"metrics": None})],
     ],
 )
 def test_nothing_to_compare_is_one_line(records: list[Record]) -> None:
@@ -460,7 +466,7 @@ def wide() -> list[Record]:
         )
         for record in records
     ]
-    return [*drifted, cell("scratch"), cell("scratch", seed=1, status="attack-failed", reason="x")]
+    return [*drifted, cell("scratch"), cell("scratch", seed=1, undefended=weak())]
 
 
 def test_text_fits_100_columns_and_ends_with_a_newline() -> None:

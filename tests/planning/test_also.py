@@ -10,6 +10,7 @@ import pytest
 from benchbd.base.errors import DataError, UsageError
 from benchbd.planning.board import load_board
 from benchbd.records.files import read_records
+from benchbd.records.gates import judge
 from benchbd.records.places import records_folder
 from benchbd.registry import Registry
 from benchbd.report.leaderboard import document, frame_of_rows
@@ -34,17 +35,15 @@ def test_a_task_beside_costs_its_evaluations_alone(tiny: Tiny, tmp_path: Path, r
     plain.write_text(TINY)
     tiny.board = plain
     assert {stage.kind for stage in plan.stages if stage.key not in keys(tiny.plan())} == {"evaluate"}
-    assert [cell.gated for cell in plan.cells if cell.task.name == "other"] == [False] * 6
-    assert any(cell.gated for cell in plan.cells if cell.task.name == "task")
 
 
 def test_its_records_say_beside_what_it_stands_and_are_never_gated(tiny: Tiny) -> None:
     records = tiny.run()
     beside = {record.task: record.beside for record in records}
     assert beside == {"task": [], "other": ["task:1"]}
-    assert {record.status for record in records if record.beside} == {"ok"}
+    assert "attack-failed" not in {judge(record).status for record in records if record.beside}
     attacked = [r for r in records if r.task == "task" and r.attack == "badencoder"]
-    assert {record.status for record in attacked} == {"attack-failed"}  # two steps of BadEncoder have no effect
+    assert {judge(record).status for record in attacked} == {"attack-failed"}  # two steps of BadEncoder have no effect
     board = load_board(tiny.board)
     text = markdown.write(document(records, order=Order.of(board)))
     assert "pool -> other:2, not attacked (task:1), evaluator mlp" in text

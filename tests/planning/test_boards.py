@@ -11,6 +11,7 @@ from benchbd.api import Session
 from benchbd.planning.board import boards_folder
 from benchbd.planning.selection import Selection
 from benchbd.records.files import read_records
+from benchbd.records.gates import judge
 from benchbd.records.models import Record
 from benchbd.registry import Registry
 from benchbd.report.detection import populations
@@ -20,11 +21,11 @@ DEFENSES = ("ft", "fp", "nad", "anp", "moth", "decree", "medic", "mimic")
 
 @pytest.mark.slow
 def test_the_demo_matrix_computes_every_cell(tmp_path: Path, registry: Registry) -> None:
-    """Each cell is ok, attack-failed or n/a with its reason; no defense spends more than its budget."""
+    """Each cell is ok or n/a with its reason; no defense spends more than its budget."""
     records = Session.open("demo-matrix", store=tmp_path, device="cpu", registry=registry).run()
     found = {(record.attack, record.defense): record for record in records}
     assert len(found) == 37
-    assert {record.status for record in records} <= {"ok", "attack-failed", "n/a"}
+    assert {record.status for record in records} <= {"ok", "n/a"}
     assert all(record.reason for record in records if record.status != "ok")
     attacked = found["badencoder", "none"]
     assert attacked.metrics is not None
@@ -32,7 +33,7 @@ def test_the_demo_matrix_computes_every_cell(tmp_path: Path, registry: Registry)
     for defense in (*DEFENSES, "bn", "clp"):
         assert found["badencoder", defense].status == "ok"
         assert found["badencoder", defense].cost["defend"].image_forwards <= 300_000
-        assert found["bassl", defense].status == "attack-failed"
+        assert judge(found["bassl", defense]).status == "attack-failed"
 
 
 @pytest.mark.slow
@@ -121,8 +122,7 @@ def test_the_published_matrix_is_whole_and_its_budgets_are_equal() -> None:
         assert {r.defense for r in cells} == {"none", "scratch", *DEFENSES}
         for defense in {r.defense for r in cells}:
             assert {r.seed for r in cells if r.defense == defense} >= seeds
-        assert {r.status for r in cells} == {status}
-        assert all(bool(r.reason) == (status != "ok") for r in cells)
+        assert ({judge(r).status for r in cells} == {"attack-failed"}) == (status == "attack-failed")
         costs = [(r.defense, r.cost["defend"].image_forwards) for r in cells if r.defense != "none"]
         assert max(cost for _, cost in costs) <= 520_000
         own_length = [cost for defense, cost in costs if defense != "decree"]  # decree's inversion stops by itself

@@ -12,6 +12,7 @@ from benchbd.api import Session
 from benchbd.planning.board import load_board
 from benchbd.planning.cases import Plan
 from benchbd.planning.selection import Selection
+from benchbd.records.gates import judge
 from benchbd.registry import Registry, load_registry
 from benchbd.stages.base import Stage
 from benchbd.stages.kinds import KINDS
@@ -145,7 +146,7 @@ def test_a_control_is_undefended_and_never_gated(tiny: Tiny) -> None:
     assert [c.defense for c in made.cells if c.attack == "again"] == ["none", "scratch", "ft"]
     asked = tiny.plan(attacks=["again-calm"], defenses=["ft"])
     assert [(c.attack, c.defense) for c in asked.cells] == [("again-calm", "ft")]
-    status = {(r.attack, r.defense): r.status for r in tiny.run(defenses=[])}
+    status = {(r.attack, r.defense): judge(r).status for r in tiny.run(defenses=[])}
     assert status["again", "none"] == "attack-failed"  # it changed nothing, and is an attack
     assert status["again-calm", "none"] == "ok"
     assert status["none", "ft"] == "ok"

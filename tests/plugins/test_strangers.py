@@ -116,8 +116,7 @@ def test_all_six_cross_on_smoke(site: Path, tmp_path: Path) -> None:
         for attack in ("none", "anchor")
         for judge in ("none", "scratch", "bn", "shrink-perturb", "collapse")
     }
-    for (attack, judge), status in statuses.items():  # five steps may bring no backdoor
-        assert status in ({"ok"} if attack == "none" else {"ok", "attack-failed"}), (attack, judge)
+    assert {*statuses.values()} == {"ok"}
     said = {origin["distribution"] for record in records for origin in record["plugins"].values()}
     assert said >= set(PLUGINS)
 

@@ -184,7 +184,7 @@ def test_what_is_certified_follows_from_the_predictions(tmp_path: Path) -> None:
 
 def test_a_record_without_counts_has_no_predictions(tmp_path: Path) -> None:
     write_records([make_record()], tmp_path)
-    (path,) = write_records([make_record(metrics=None, status="failed", reason="x")], tmp_path)
+    (path,) = write_records([make_record(metrics=None, status="error", reason="x")], tmp_path)
     assert list(tmp_path.iterdir()) == [path]
     (record,) = read_records(tmp_path)
     assert record.predictions is None

@@ -14,7 +14,7 @@ from benchbd.records.models import Counts, Metrics, Record
 from benchbd.records.predictions import path_of
 from benchbd.report.leaderboard import frame_of_rows
 
-from ..records_factory import digest, make_record, paper_like, short_of_gate
+from ..records_factory import digest, make_record, paper_like
 
 
 def full_record() -> Record:
@@ -30,8 +30,6 @@ def full_record() -> Record:
         baseline=(70.0, 10.0, 11.1111),
         baseline_counts=Counts(total=10, correct=7, hits=1, nontarget=9, hits_nontarget=1, correct_triggered=6),
         undefended=Metrics(acc=80.0, asr=20.0, asr_nontarget=22.2222, ra=66.6667),
-        status="attack-failed",
-        reason=short_of_gate(22.2222, 11.1111),
         notes=['the reference "5.1" – café – is not classified as the target'],
         clean_images=[3, 5, 2000],
         identity={"attack": {"method": {"name": "badencoder"}}, "defend": encoder, "evaluate": evaluate},
@@ -133,9 +131,9 @@ def test_a_record_with_a_bom_is_read(tmp_path: Path) -> None:
 
 
 def test_two_records_of_one_cell_are_refused_by_their_files(tmp_path: Path) -> None:
-    (first,) = write_records([make_record(metrics=None, status="failed", reason="x")], tmp_path)
+    (first,) = write_records([make_record(metrics=None, status="error", reason="x")], tmp_path)
     copy = tmp_path / "badencoder_none (copy).json"
-    copy.write_text(make_record(metrics=None, status="failed", reason="y").to_json(), encoding="utf-8")
+    copy.write_text(make_record(metrics=None, status="error", reason="y").to_json(), encoding="utf-8")
     with pytest.raises(DataError, match="two records of one cell") as caught:
         frame_of_rows(read_records(tmp_path))
     assert str(caught.value).startswith(f"{copy.name} and {first.name}: ") or str(caught.value).startswith(

@@ -51,7 +51,7 @@ def of_leaderboard(name: str) -> Document:
     records = [
         make_record("none", metrics=(82.0, 5.0, 3.0)),
         make_record(name, name, seconds=4.5, forwards=9_010, target_name=name, notes=[name]),
-        make_record(name, "ft", metrics=None, status="failed", reason=name, on_board=False, departures=[name]),
+        make_record(name, "ft", metrics=None, status="error", reason=name, on_board=False, departures=[name]),
     ]
     return leaderboard.document(records, name, off_board=True)
 
@@ -91,7 +91,7 @@ def of_inspection(name: str) -> Document:
     rows = [
         examined.Row(name, 0.5, True, 1.5, remarks=(name,), known=Known((beside,))),
         examined.Row(name, 0.5, False, 1.5, known=Known((), name)),
-        examined.Row(name, status="failed", reason=name),
+        examined.Row(name, status="error", reason=name),
     ]
     return examined.document(facts, rows)
 

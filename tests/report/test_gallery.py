@@ -47,6 +47,7 @@ def inspected(
     attack_options: dict[str, Any] | None = None,
     options: dict[str, Any] | None = None,
     clean: dict[str, Any] | None = None,
+    took: bool = True,
     **fields: Any,
 ) -> DetectionRecord:
     """A record as a run writes it: every stage has the identity that its key is the digest of."""
@@ -67,8 +68,8 @@ def inspected(
         "numerics": numerics,
         "seed": derive_seed(seed, "detect"),
     }
-    counts = CLEAN if attack == "none" or status == "attack-failed" else TAKEN
-    measured = status in ("ok", "attack-failed")
+    counts = CLEAN if attack == "none" or not took else TAKEN
+    measured = status == "ok"
     known: dict[str, Any] = {
         "board": "b",
         "attack_role": Role.FLOOR if attack == "none" else Role.METHOD,
@@ -92,16 +93,16 @@ def inspected(
 def test_an_attack_that_did_not_take_and_a_failed_inspection_are_counted_and_are_no_encoders() -> None:
     records = [
         *(inspected("none", seed, 0.1 * seed) for seed in (1, 2, 3)),
-        inspected("none", 4, status="failed"),
+        inspected("none", 4, status="error"),
         inspected("bad", 1, 0.95),
-        inspected("bad", 2, 0.99, "attack-failed"),
+        inspected("bad", 2, 0.99, took=False),
         inspected("bad", 3, status="n/a"),
     ]
     (population,) = gather([(a_board(), records)]).populations
     assert [encoder.score for encoder in population.clean] == pytest.approx([0.1, 0.2, 0.3])
     assert [(each.attack.name, len(each.encoders)) for each in population.attacks] == [("bad", 1)]
     assert [(encoder.score, encoder.flagged) for encoder in population.attacked] == [(0.95, True)]
-    assert population.left_out == {"attack-failed": 1, "clean failed": 1, "n/a": 1}
+    assert population.left_out == {"attack-failed": 1, "clean error": 1, "n/a": 1}
     assert population.attacked[0].clean == population.clean[0].encoder == population.clean[0].clean
     assert (population.architecture, population.images, population.size) == ("w16", 100, 32)
     assert (population.pool, population.pretrain, population.pretrain_digest) == (POOL, "p", POOL)

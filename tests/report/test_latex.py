@@ -197,7 +197,6 @@ def test_the_widest_figures_and_the_longest_names_stay_on_the_page(paper: str, t
             notes=["y" * 400 + f" [z] é ≠ ``q'' <b> $5 {attack} {defense}"],
             on_board=False,
             departures=["x" * 200],
-            status=("ok", "attack-failed")[seed],
         )
         for attack in ("none", "a_third_partys-very-long-attack-name", "BADENCODERWITHNOBREAK" * 2)
         for defense in ("none", *(f"finetuning-finetuning-{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"))

@@ -31,7 +31,7 @@ def hostile() -> list[Record]:
         make_record(
             defense="=cmd",
             metrics=None,
-            status="failed",
+            status="error",
             reason=f"@SUM(A1)\r\n## Reason{STEERS}",
             machine=machine,
         ),

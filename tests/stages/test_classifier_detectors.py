@@ -98,7 +98,7 @@ def test_classifiers_are_inspected_one_a_task(tmp_path: Path, registry: Registry
     records = tiny.session(detections=["confident"]).inspect()
     assert len({record.name for record in records}) == len(records) == 8
     for record in records:
-        assert record.status in ("ok", "attack-failed"), record.reason
+        assert record.status == "ok", record.reason
         assert record.findings["detect"] == {"images": 20}
         assert {"head", "detect"} <= record.stages.keys()
     assert {(k.images.classes, len(k.images)) for k in Confident.seen} == {((), 20)}
@@ -141,7 +141,7 @@ def test_a_detector_prepares_once_for_all_seeds_and_encoders(tmp_path: Path, reg
     assert first.judged.parents["prepared"].key == plan.inspections[0].judged.parents["prepared"].key
     records = tiny.session(detections=["learned"]).inspect()
     assert len(Learned.prepared) == 1
-    assert [record.status in ("ok", "attack-failed") for record in records] == [True] * 4
+    assert [record.status == "ok" for record in records] == [True] * 4
     assert all("prepare" in record.stages for record in records)
     assert len({record.found["score"] for record in records}) > 1
 
@@ -175,7 +175,7 @@ class Idle(ClassifierDetection):
 def test_what_is_wrong_is_one_line(tmp_path: Path) -> None:
     registry = load_registry(extra={"local": offering(benchbd_detections=[Wrong])})
     (record,) = Tiny(tmp_path, registry, BOARD).session(detections=["wrong"], attacks=["none"], seeds=[1]).inspect()
-    assert record.status == "failed"
+    assert record.status == "error"
     assert record.reason.endswith("must return tensors by name from prepare(), not [1]")
     with pytest.raises(ContractError, match=r"must return tensors by name from prepare"):
         check_method(Wrong)
@@ -200,7 +200,7 @@ def test_what_no_file_can_hold_is_one_line(
     registry = load_registry(extra={"local": offering(benchbd_detections=[Unstorable])})
     tiny = Tiny(tmp_path, registry, BOARD)
     (record,) = tiny.session(detections=["unstorable"], attacks=["none"], seeds=[1]).inspect()
-    assert record.status == "failed"
+    assert record.status == "error"
     told = "prepare unstorable: detector unstorable: the tensors of prepare() cannot be stored: "
     assert record.reason.startswith(told + reason)
     assert "traceback" not in record.reason

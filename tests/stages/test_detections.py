@@ -18,6 +18,7 @@ from benchbd.base.seeds import derive_seed
 from benchbd.cli.main import main
 from benchbd.records.detection import DetectionRecord
 from benchbd.records.files import read_inspected, write_records
+from benchbd.records.gates import judge
 from benchbd.records.models import Counts, Gain
 from benchbd.registry import Registry, load_registry
 from benchbd.report.detection import document, frame, populations
@@ -69,7 +70,6 @@ def test_every_encoder_goes_before_the_detector_once(tiny: Tiny) -> None:
     plan = tiny.plan()
     found = [(i.attack, i.seed) for i in plan.inspections]
     assert found == [("none", 1), ("badencoder", 1), ("none", 2), ("badencoder", 2)]
-    assert [i.gated for i in plan.inspections] == [False, True, False, True]
     assert len([stage for stage in plan.stages if stage.kind == "detect"]) == 4
 
 
@@ -130,9 +130,11 @@ def test_a_run_leaves_a_record_per_encoder(tiny: Tiny) -> None:
         assert set(record.stages) >= {"pretrain", "detect"}
         assert record.key == record.stages["detect"]
     (clean, attacked) = records[:2]
-    assert clean.status == "ok"
-    assert attacked.status == "attack-failed"  # two steps of BadEncoder have no effect
-    assert "is +0.0 points from the clean encoder" in attacked.reason
+    assert judge(clean) == ("ok", "")
+    assert clean.status == attacked.status == "ok"
+    status, reason = judge(attacked)
+    assert status == "attack-failed"  # two steps of BadEncoder have no effect
+    assert "is +0.0 points from the clean encoder" in reason
     assert attacked.gains["task:1"].counts.nontarget == 20
     assert clean.gains["task:1"].points == 0
     assert attacked.evaluator == "mlp"
@@ -167,8 +169,8 @@ class Wrong(Brightness):
     ("what", "status", "reason"),
     [
         ("refuse", "n/a", "no head, no verdict"),
-        ("infinite", "failed", "must give a finite number as score, not inf"),
-        ("text", "failed", "must return a benchbd.Verdict, not str"),
+        ("infinite", "error", "must give a finite number as score, not inf"),
+        ("text", "error", "must return a benchbd.Verdict, not str"),
     ],
 )
 def test_a_detector_that_breaks_its_contract_is_named(tmp_path: Path, what: str, status: str, reason: str) -> None:
@@ -191,7 +193,10 @@ def test_the_suite_for_plugin_authors_knows_detectors() -> None:
 # Tables
 
 
-def inspection(attack: str, seed: int, score: float | None, status: str = "ok", **fields: Any) -> DetectionRecord:
+def inspection(
+    attack: str, seed: int, score: float | None, status: str = "ok", took: bool = True, **fields: Any
+) -> DetectionRecord:
+    """took: whether the attack passes the gate."""
     attacked = {} if attack == "none" else {"attack": {"method": {"name": attack}, "seed": derive_seed(seed, "attack")}}
     identity = {
         "pretrain": {"seed": seed},
@@ -199,11 +204,7 @@ def inspection(attack: str, seed: int, score: float | None, status: str = "ok", 
         "detect": {"method": {"name": "decree"}, "parents": [attack, seed]},
     }
     clean = Counts(total=10, correct=5, hits=2, nontarget=8, hits_nontarget=1, correct_triggered=1)
-    taken = (
-        clean
-        if attack == "none" or status == "attack-failed"
-        else Counts(**{**clean.model_dump(), "hits": 8, "hits_nontarget": 7})
-    )
+    taken = clean if attack == "none" or not took else Counts(**{**clean.model_dump(), "hits": 8, "hits_nontarget": 7})
     gain = Gain(counts=taken, baseline_counts=clean)
     known: dict[str, Any] = {
         "board": "detect",
@@ -239,17 +240,17 @@ def test_perfect_separation_keeps_an_honest_interval() -> None:
 
 
 def test_attacks_that_failed_are_no_positives_but_are_counted() -> None:
-    records = [*separated(3), inspection("badencoder", 9, 0.1, status="attack-failed", reason="gains +2.0 points")]
+    records = [*separated(3), inspection("badencoder", 9, 0.1, took=False)]
     (population,) = populations(records)
     assert len(population.attacked) == 3
     assert population.left_out == {"attack-failed": 1}
     text = render(records)
     assert "ok, 1 attack-failed" in text
-    assert "badencoder seed 9: attack-failed: gains +2.0 points" in text
+    assert "badencoder seed 9: attack-failed: undefended ASR 12.5 is +0.0 points from the clean encoder's 12.5" in text
 
 
 def test_clean_encoders_that_failed_are_counted_too() -> None:
-    lost = [inspection("none", seed, None, status="failed", reason="NaN") for seed in (8, 9)]
+    lost = [inspection("none", seed, None, status="error", reason="NaN") for seed in (8, 9)]
     (population,) = populations([*separated(2), *lost])
     assert population.left_out == {"clean failed": 2}
     text = render([*separated(2)[2:], *lost])

@@ -155,7 +155,7 @@ def test_protocol_1_has_the_keys_of_a_board_without_the_field(tiny: Tiny) -> Non
 def test_certifying_some_heads_is_an_error(tiny: Tiny) -> None:
     (record,) = tiny.run(attacks=["none"], defenses=["none"], evaluators=["half"])
     assert (record.status, record.reason) == (
-        "failed",
+        "error",
         "evaluator half must certify the predictions of all heads, or of none",
     )
 

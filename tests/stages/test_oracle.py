@@ -343,7 +343,7 @@ def test_who_inspects_classifiers_gets_labelled_training_images_and_no_secret(
     tiny: Tiny, handovers: list[Handover]
 ) -> None:
     session = tiny.session(detections=["reader"], options=["task.images=20"])
-    assert {record.status for record in session.inspect()} <= {"ok", "attack-failed"}
+    assert {record.status for record in session.inspect()} == {"ok"}
     secrets, walked = Bytes(tiny, session.library), Secrets(tiny, session.library)
     handed = [each for each in handovers if each.kind == "detect"]
     assert [secrets.found_in(each) for each in handed] == [[]] * 3
@@ -439,7 +439,7 @@ def test_a_cheating_defense_finds_nothing(tiny: Tiny) -> None:
     session = tiny.session()
     records = session.run()
     inspected = session.inspect()
-    assert {record.status for record in (*records, *inspected)} <= {"ok", "attack-failed"}
+    assert {record.status for record in (*records, *inspected)} == {"ok"}
     secrets = Secrets(tiny, session.library)
     defenders = [handed for handed in HANDED if isinstance(handed[-1], DefenderKnowledge)]
     assert len(defenders) == 6  # a mitigation and a detector, for three encoders
