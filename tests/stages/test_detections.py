@@ -246,7 +246,7 @@ def test_attacks_that_failed_are_no_positives_but_are_counted() -> None:
     assert population.left_out == {"attack-failed": 1}
     text = render(records)
     assert "ok, 1 attack-failed" in text
-    assert "badencoder seed 9: attack-failed: undefended ASR 12.5 is +0.0 points from the clean encoder's 12.5" in text
+    assert "badencoder seed 9: attack-failed: undefended ASR 12.5 is +0.0 points from the clean encoder's" in text
 
 
 def test_clean_encoders_that_failed_are_counted_too() -> None:

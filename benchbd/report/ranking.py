@@ -1,0 +1,261 @@
+"""Ranks of defenses over attacks, tasks and seeds, from plain rows: of any table, not only of ours.
+
+A rank is a statement about differences, so two defenses share one unless their difference is clear. The rules:
+
+- A cell counts if its attack took (``Gates.gain``). Where an attack failed there was nothing to defend.
+- Its residual is the ASR above the clean encoder's, in points, and at least 0: an ASR below the clean encoder's is no
+  further merit. Lower is better.
+- A cell that collapsed (``Gates.loss``), ended in an error or a timeout, or to which the defense does not apply, counts
+  as undefended: its residual is that of the attacked encoder.
+- A defense that lacks a cell which another one has is not ranked, so that nobody chooses their cells.
+- The unit of chance is the seed, which draws pre-training, attack, repair and heads anew. The difference of two
+  defenses is taken cell by cell; its standard error is that of a bootstrap which draws seeds, and then cells of each
+  drawn seed. It is clear if it exceeds that error times Student's t of seeds - 1 degrees of freedom. Percentiles of the
+  same bootstrap would call one of four differences among equals clear: three seeds have one sign that often.
+- A group of equal rank ends where all defenses above are clearly better than all below. Within a group, the interval
+  from ``best`` to ``worst`` tells more.
+- With one seed nothing is clear: ranks are provisional.
+
+Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from math import sqrt
+from statistics import fmean, variance
+from typing import NamedTuple
+
+from benchbd.base.errors import DataError
+from benchbd.records.gates import DEFAULT, Gates, Judged, Judgement
+from benchbd.records.models import Status
+from benchbd.report.statistics import Interval, t_975
+
+
+class Score(NamedTuple):
+    """One cell of a table; figures in percent.
+
+    asr: of triggered test images; in benchbd's tables, of those outside the target class. floor_acc, floor_asr: of the
+    clean encoder under the same task, evaluator and seed. acc, asr: None if there are none, as the status says.
+    undefended: ASR of the attacked encoder without a defense; None: that of the table's row.
+    """
+
+    attack: str
+    defense: str
+    seed: int
+    acc: float | None
+    asr: float | None
+    floor_acc: float
+    floor_asr: float
+    task: str = ""
+    ra: float | None = None
+    undefended: float | None = None
+    status: Status = "ok"
+
+
+Place = tuple[str, str, int]
+"""Attack, task and seed."""
+
+_NONE = Interval()
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A defense over all cells that count.
+
+    rank: from 1, shared by defenses whose difference is not clear; None if it is not ranked.
+    best, worst: the ranks that the clear differences leave open. provisional: whether there is one seed alone, so that
+    ``rank`` is the order of the means.
+    residual: mean residual ASR in points, of which ranks are made. acc, asr, ra: measured means, in percent.
+    acc_to_floor: in points. All are means over seeds of a seed's cells.
+    worst_attack, worst_task: the attack and task with the largest mean residual, ``most``.
+    statuses: the number of its cells with each status. missing: cells that another defense has.
+    """
+
+    defense: str
+    rank: int | None = None
+    best: int | None = None
+    worst: int | None = None
+    provisional: bool = False
+    seeds: tuple[int, ...] = ()
+    residual: Interval = _NONE
+    acc: Interval = _NONE
+    acc_to_floor: Interval = _NONE
+    asr: Interval = _NONE
+    ra: Interval = _NONE
+    worst_attack: str = ""
+    worst_task: str = ""
+    most: float | None = None
+    statuses: Mapping[Judged, int] = field(default_factory=dict)
+    missing: tuple[Place, ...] = ()
+
+
+def judged(
+    rows: Sequence[Score], gates: Gates = DEFAULT, *, clean: str = "none", undefended: str = "none"
+) -> list[Judgement]:
+    """The status of each row. clean, undefended: the names of no attack and of no defense.
+
+    DataError for two rows of one cell, and for a row whose undefended ASR is unknown.
+    """
+    known = _undefended(rows, undefended)
+    return [_judgement(row, gates, clean, known) for row in rows]
+
+
+def ranked(
+    rows: Iterable[Score],
+    gates: Gates = DEFAULT,
+    *,
+    clean: str = "none",
+    undefended: str = "none",
+    apart: Collection[str] = (),
+) -> list[Standing]:
+    """The defenses, best first, and after them those that are not ranked, by name.
+
+    apart: defenses that stand beside the others without a rank, such as controls; ``undefended`` is one. clean,
+    undefended and errors: see ``judged``.
+    """
+    table = list(rows)
+    known = _undefended(table, undefended)
+    cells: dict[str, dict[Place, tuple[Score, Judgement, float]]] = {}
+    for row in table:
+        judgement, attacked = _judgement(row, gates, clean, known), known.get(_place(row))
+        if row.attack == clean or attacked is None or gates.attack(attacked, row.floor_asr):
+            continue
+        left = row.asr if judgement.status == "ok" and row.asr is not None else attacked
+        cells.setdefault(row.defense, {})[_place(row)] = row, judgement, max(0.0, left - row.floor_asr)
+    contesting = sorted(cells.keys() - {*apart, undefended})
+    places = sorted({place for defense in contesting for place in cells[defense]})
+    complete = [defense for defense in contesting if cells[defense].keys() >= {*places}]
+    residuals = {
+        defense: {place: left for place, (_, _, left) in own.items() if place in places or defense not in contesting}
+        for defense, own in cells.items()
+    }
+    ranks = _ranks({defense: residuals[defense] for defense in complete})
+    standings = [
+        _standing(defense, list(own.values()), ranks.get(defense), sorted({*places} - own.keys()))
+        for defense, own in cells.items()
+    ]
+    return sorted(
+        standings, key=lambda each: (each.rank is None, each.residual.mean if each.rank else 0.0, each.defense)
+    )
+
+
+def spread(values: Mapping[int, Sequence[float]]) -> Interval:
+    """The mean over seeds of the mean of a seed's cells, with the half-width of its 95 % interval; none for one seed.
+
+    The variance is that of a bootstrap which draws seeds and then cells of each drawn seed, as the number of draws
+    grows; with n - 1 in place of n, so that few seeds do not look more certain than they are.
+    """
+    means = [fmean(cells) for cells in values.values()]
+    if len(means) < 2:
+        return Interval(*means)
+    within = sum(variance(cells) / len(cells) for cells in values.values() if len(cells) > 1)
+    error = sqrt(variance(means) / len(means) + within / len(means) ** 2)
+    return Interval(fmean(means), t_975(len(means) - 1) * error)
+
+
+def _place(row: Score) -> Place:
+    return row.attack, row.task, row.seed
+
+
+def _undefended(rows: Iterable[Score], undefended: str) -> dict[Place, float]:
+    """The undefended ASR of every attack, task and seed."""
+    seen: set[tuple[Place, str]] = set()
+    known: dict[Place, float] = {}
+    for row in rows:
+        if (cell := (_place(row), row.defense)) in seen:
+            raise DataError(f"two rows of {_told(_place(row))} under {row.defense}: a cell has one")
+        seen.add(cell)
+        asr = row.asr if row.defense == undefended else row.undefended
+        if asr is not None:
+            known[_place(row)] = asr
+    return known
+
+
+def _judgement(row: Score, gates: Gates, clean: str, undefended: Mapping[Place, float]) -> Judgement:
+    if row.status != "ok":
+        return Judgement(row.status)
+    if row.acc is None or row.asr is None:
+        raise DataError(f"no ACC or no ASR of {_told(_place(row))} under {row.defense}, whose status is ok")
+    if row.attack != clean:
+        if _place(row) not in undefended:
+            raise DataError(f"no undefended ASR of {_told(_place(row))}, by which {row.defense} is judged")
+        if failed := gates.attack(undefended[_place(row)], row.floor_asr):
+            return Judgement("attack-failed", failed)
+    collapsed = gates.accuracy(row.acc, row.floor_acc)
+    return Judgement("collapsed", collapsed) if collapsed else Judgement()
+
+
+def _told(place: Place) -> str:
+    attack, task, seed = place
+    return f"{attack}{f' on {task}' if task else ''}, seed {seed}"
+
+
+class _Rank(NamedTuple):
+    rank: int
+    best: int
+    worst: int
+    provisional: bool
+
+
+def _ranks(residuals: Mapping[str, Mapping[Place, float]]) -> dict[str, _Rank]:
+    """The rank of each defense by its residuals, which are of the same places."""
+    order = sorted(residuals, key=lambda defense: (spread(_by_seed(residuals[defense])).mean or 0.0, defense))
+    clear = set()
+    for one, other in combinations(order, 2):
+        differences = {place: residuals[other][place] - residuals[one][place] for place in residuals[one]}
+        mean, half = spread(_by_seed(differences))
+        if mean and half is not None and mean > half:
+            clear.add((one, other))
+    seeds = {seed for own in residuals.values() for _, _, seed in own}
+    ranks: dict[str, _Rank] = {}
+    rank = 1
+    for number, defense in enumerate(order):
+        above, below = order[:number], order[number:]
+        # A new rank begins where everybody above is clearly better than everybody from here on.
+        if len(seeds) < 2 or all((one, other) in clear for one in above for other in below):
+            rank = number + 1
+        best = 1 + sum((other, defense) in clear for other in order)
+        worst = len(order) - sum((defense, other) in clear for other in order)
+        ranks[defense] = _Rank(rank, best, worst, len(seeds) < 2)
+    return ranks
+
+
+def _by_seed(values: Mapping[Place, float]) -> dict[int, list[float]]:
+    found: dict[int, list[float]] = {}
+    for (_, _, seed), value in sorted(values.items()):
+        found.setdefault(seed, []).append(value)
+    return found
+
+
+def _standing(
+    defense: str, cells: Sequence[tuple[Score, Judgement, float]], rank: _Rank | None, missing: Sequence[Place]
+) -> Standing:
+    def mean(values: Iterable[tuple[Score, float | None]]) -> Interval:
+        known = {_place(row): value for row, value in values if value is not None}
+        return spread(_by_seed(known)) if known else Interval()
+
+    rows = [row for row, _, _ in cells]
+    attacks: dict[tuple[str, str], list[float]] = {}
+    for row, _, left in sorted(cells):
+        attacks.setdefault((row.attack, row.task), []).append(left)
+    most = {attack: fmean(lefts) for attack, lefts in attacks.items()}
+    worst = max(most, key=lambda attack: (most[attack], attack))
+    return Standing(
+        defense=defense,
+        **(rank._asdict() if rank else {}),
+        seeds=tuple(sorted({row.seed for row in rows})),
+        residual=mean((row, left) for row, _, left in cells),
+        acc=mean((row, row.acc) for row in rows),
+        acc_to_floor=mean((row, None if row.acc is None else row.acc - row.floor_acc) for row in rows),
+        asr=mean((row, row.asr) for row in rows),
+        ra=mean((row, row.ra) for row in rows),
+        worst_attack=worst[0],
+        worst_task=worst[1],
+        most=most[worst],
+        statuses=Counter(judgement.status for _, judgement, _ in cells),
+        missing=tuple(missing),
+    )
