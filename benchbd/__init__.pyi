@@ -58,9 +58,15 @@ from .nets.encoder import Encoder as Encoder
 from .nets.encoder import ResNet as ResNet
 from .nets.head import Head as Head
 from .nets.resnet import Take as Take
+from .records.gates import Gates as Gates
+from .records.gates import Judgement as Judgement
 from .report.known import Known as Known
 from .report.known import KnownPopulation as KnownPopulation
 from .report.known import KnownScores as KnownScores
+from .report.ranking import Score as Score
+from .report.ranking import Standing as Standing
+from .report.ranking import judged as judged
+from .report.ranking import ranked as ranked
 from .toolkit.augment import Augment as Augment
 from .toolkit.augment import CropScale as CropScale
 from .toolkit.augment import flip_and_shift as flip_and_shift

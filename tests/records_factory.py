@@ -133,7 +133,11 @@ def paper_like() -> list[Record]:
             for attack, start in (("none", floor), ("badencoder", found)):
                 for defense, (loss, share) in repairs.items():
                     if defense == "mimic" and attack == "badencoder" and task == "stl10":
-                        lost = {"status": "error", "reason": "loss became NaN at step 412"}
+                        lost = {
+                            "status": "error",
+                            "reason": "loss became NaN at step 412",
+                            "undefended": _metrics(found),
+                        }
                         records.append(make_record(attack, defense, seed, None, floor, **place, **lost))
                         continue
                     kept = floor[2] + (start[2] - floor[2]) * (1 + share)

@@ -232,14 +232,14 @@ def _role(axis: str, name: object) -> Role:
         return Role.FLOOR
     if axis == "attack":
         return Role.CONTROL if str(name).endswith("-control") else Role.METHOD
-    return Role.SCRATCH if name == "scratch" else Role.METHOD
+    return {"scratch": Role.SCRATCH, "ft": Role.FT}.get(str(name), Role.METHOD)
 
 
 class Record(Entry):
     """One cell: attack x defense x (pretrain, task, target) x seed, under one evaluator."""
 
     defense: str = Field(description="name of the defense")
-    defense_role: Role = Field(description="role of the defense: method, floor, scratch or bn")
+    defense_role: Role = Field(description="role of the defense: method, floor, scratch, bn, ft or oracle")
     task: str = Field(description="downstream data set")
     target: int = Field(description="index of the target class")
     target_name: str = Field(description="name of the target class; only checked against other records")

@@ -39,6 +39,9 @@ from benchbd.report.rows import (
     rank_of,
     summarise,
 )
+from benchbd.report.summary import LEGEND as SUMMARY
+from benchbd.report.summary import remarks as remarks_of
+from benchbd.report.summary import sections, summaries
 from benchbd.report.sweeps import columns_of, sweep_tables, swept
 from benchbd.report.writers import csv, json, latex, markdown
 from benchbd.report.writers.cells import letter, seconds
@@ -108,14 +111,21 @@ def document(
     seeds = ", ".join(map(str, sorted({record.seed for record in shown})))
     floor = next((f"attack {row.attack} under defense {row.defense} is " for row in rows if row.of_floor), "")
     names, flat = flattened(rows)
+    summed = summaries(known, order)
+    remarks += remarks_of(summed)
     return Document(
         title=title,
         intro=f"Board {boards or '-'}; seeds {seeds or '-'}. "
         f"Floor: {floor}the clean encoder, its ACC is CA and its ASR is ASR-B.",
-        sections=[Section(columns, tables)] * bool(tables) + [Section(swept(columns), moved)] * bool(moved),
+        sections=[
+            *sections(summed),
+            *[Section(columns, tables)] * bool(tables),
+            *[Section(swept(columns), moved)] * bool(moved),
+        ],
         empty="No records.",
         legend=[
             _PERCENT.format("" if all(len(row.seeds) != 1 for row in rows) else ". † One seed: no interval"),
+            *(SUMMARY if summed else ()),
             *_LEGEND,
             *(
                 _OPTIONAL[name]
@@ -124,9 +134,14 @@ def document(
             ),
         ],
         remarks=remarks,
-        brief=_brief(rows, columns),
+        brief=f"{_SUMMED * bool(summed)}{_brief(rows, columns)}",
         frames=[Frame(names, list(map(_joined, flat)))],
-        data={"board": boards, "remarks": remarks, "rows": flat},
+        data={
+            "board": boards,
+            "remarks": remarks,
+            **({"summary": [each.flat() for each in summed]} if summed else {}),
+            "rows": flat,
+        },
     )
 
 
@@ -186,6 +201,11 @@ def _single(rows: Iterable[TableRow]) -> bool:
     """Whether some row has one seed alone."""
     return any(len(row.seeds) == 1 for row in rows)
 
+
+_SUMMED = (
+    "Residual: points of ASR-nt above the clean encoder's, at least 0, over all attacks that took; rank: by it, as far "
+    "as clear; tied: a letter shared; (provisional): one seed. "
+)
 
 _BRIEF = {"RA": "RA: right in spite of the trigger. ", "Certified": "cert.: right, and certified. "}
 

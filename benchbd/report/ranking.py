@@ -1,6 +1,7 @@
 """Ranks of defenses over attacks, tasks and seeds, from plain rows: of any table, not only of ours.
 
-A rank is a statement about differences, so two defenses share one unless their difference is clear. The rules:
+A rank is a statement about differences, so a defense has an interval of ranks, which the clear differences leave open,
+and two defenses whose difference is not clear are tied. The rules:
 
 - A cell counts if its attack took (``Gates.gain``). Where an attack failed there was nothing to defend.
 - Its residual is the ASR above the clean encoder's, in points, and at least 0: an ASR below the clean encoder's is no
@@ -12,9 +13,9 @@ A rank is a statement about differences, so two defenses share one unless their 
   defenses is taken cell by cell; its standard error is that of a bootstrap which draws seeds, and then cells of each
   drawn seed. It is clear if it exceeds that error times Student's t of seeds - 1 degrees of freedom. Percentiles of the
   same bootstrap would call one of four differences among equals clear: three seeds have one sign that often.
-- A group of equal rank ends where all defenses above are clearly better than all below. Within a group, the interval
-  from ``best`` to ``worst`` tells more.
-- With one seed nothing is clear: ranks are provisional.
+- Ties are no chain: a may be tied with b and b with c, and a clearly better than c. Groups tell them, as in the compact
+  letter display of statistics: two defenses are tied if they share one.
+- With one seed nothing is clear, and ranks are provisional.
 
 Nothing here imports torch.
 """
@@ -22,12 +23,12 @@ Nothing here imports torch.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from math import sqrt
 from statistics import fmean, variance
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 from benchbd.base.errors import DataError
 from benchbd.records.gates import DEFAULT, Gates, Judged, Judgement
@@ -66,9 +67,9 @@ _NONE = Interval()
 class Standing:
     """A defense over all cells that count.
 
-    rank: from 1, shared by defenses whose difference is not clear; None if it is not ranked.
-    best, worst: the ranks that the clear differences leave open. provisional: whether there is one seed alone, so that
-    ``rank`` is the order of the means.
+    best, worst: the ranks, from 1, that the clear differences leave open; None if it is not ranked. ties: its groups of
+    mutually tied defenses, numbered from 0 in the order of their best members. provisional: whether there is one seed
+    alone.
     residual: mean residual ASR in points, of which ranks are made. acc, asr, ra: measured means, in percent.
     acc_to_floor: in points. All are means over seeds of a seed's cells.
     worst_attack, worst_task: the attack and task with the largest mean residual, ``most``.
@@ -76,9 +77,9 @@ class Standing:
     """
 
     defense: str
-    rank: int | None = None
     best: int | None = None
     worst: int | None = None
+    ties: tuple[int, ...] = ()
     provisional: bool = False
     seeds: tuple[int, ...] = ()
     residual: Interval = _NONE
@@ -135,11 +136,16 @@ def ranked(
     }
     ranks = _ranks({defense: residuals[defense] for defense in complete})
     standings = [
-        _standing(defense, list(own.values()), ranks.get(defense), sorted({*places} - own.keys()))
+        _standing(
+            defense,
+            list(own.values()),
+            ranks.get(defense),
+            sorted({*places} - own.keys()) if defense in contesting else [],
+        )
         for defense, own in cells.items()
     ]
     return sorted(
-        standings, key=lambda each: (each.rank is None, each.residual.mean if each.rank else 0.0, each.defense)
+        standings, key=lambda each: (each.best is None, each.residual.mean if each.best else 0.0, each.defense)
     )
 
 
@@ -162,16 +168,16 @@ def _place(row: Score) -> Place:
 
 
 def _undefended(rows: Iterable[Score], undefended: str) -> dict[Place, float]:
-    """The undefended ASR of every attack, task and seed."""
+    """The undefended ASR of every attack, task and seed: that of the row without a defense, if there is one."""
     seen: set[tuple[Place, str]] = set()
     known: dict[Place, float] = {}
-    for row in rows:
+    for row in sorted(rows, key=lambda row: (row.defense != undefended, row.defense)):
         if (cell := (_place(row), row.defense)) in seen:
             raise DataError(f"two rows of {_told(_place(row))} under {row.defense}: a cell has one")
         seen.add(cell)
         asr = row.asr if row.defense == undefended else row.undefended
         if asr is not None:
-            known[_place(row)] = asr
+            known.setdefault(_place(row), asr)
     return known
 
 
@@ -195,9 +201,9 @@ def _told(place: Place) -> str:
 
 
 class _Rank(NamedTuple):
-    rank: int
     best: int
     worst: int
+    ties: tuple[int, ...]
     provisional: bool
 
 
@@ -210,18 +216,38 @@ def _ranks(residuals: Mapping[str, Mapping[Place, float]]) -> dict[str, _Rank]:
         mean, half = spread(_by_seed(differences))
         if mean and half is not None and mean > half:
             clear.add((one, other))
+    tied = {one: {other for other in order if not {(one, other), (other, one)} & clear} - {one} for one in order}
+    groups = sorted(_cliques(tied), key=lambda group: sorted(map(order.index, group)))
     seeds = {seed for own in residuals.values() for _, _, seed in own}
-    ranks: dict[str, _Rank] = {}
-    rank = 1
-    for number, defense in enumerate(order):
-        above, below = order[:number], order[number:]
-        # A new rank begins where everybody above is clearly better than everybody from here on.
-        if len(seeds) < 2 or all((one, other) in clear for one in above for other in below):
-            rank = number + 1
-        best = 1 + sum((other, defense) in clear for other in order)
-        worst = len(order) - sum((defense, other) in clear for other in order)
-        ranks[defense] = _Rank(rank, best, worst, len(seeds) < 2)
-    return ranks
+    return {
+        defense: _Rank(
+            best=1 + sum((other, defense) in clear for other in order),
+            worst=len(order) - sum((defense, other) in clear for other in order),
+            ties=tuple(number for number, group in enumerate(groups) if defense in group),
+            provisional=len(seeds) < 2,
+        )
+        for defense in order
+    }
+
+
+def _cliques(tied: Mapping[str, set[str]]) -> Iterator[set[str]]:
+    """The largest sets of mutually tied defenses: none is part of another.
+
+    Source: Bron and Kerbosch, Communications of the ACM 16(9), 1973, with a pivot.
+    """
+
+    def grow(group: set[str], candidates: set[str], done: set[str]) -> Iterator[set[str]]:
+        if not candidates and not done:
+            yield group
+            return
+        pivot = max(sorted(candidates | done), key=lambda each: len(tied[each] & candidates))
+        for each in sorted(candidates - tied[pivot]):
+            yield from grow(group | {each}, candidates & tied[each], done & tied[each])
+            candidates = candidates - {each}
+            done = done | {each}
+
+    if tied:
+        yield from grow(set(), set(tied), set())
 
 
 def _by_seed(values: Mapping[Place, float]) -> dict[int, list[float]]:
@@ -240,9 +266,10 @@ def _standing(
 
     rows = [row for row, _, _ in cells]
     attacks: dict[tuple[str, str], list[float]] = {}
-    for row, _, left in sorted(cells):
+    for row, _, left in sorted(cells, key=lambda cell: _place(cell[0])):
         attacks.setdefault((row.attack, row.task), []).append(left)
     most = {attack: fmean(lefts) for attack, lefts in attacks.items()}
+    counted = Counter(judgement.status for _, judgement, _ in cells)
     worst = max(most, key=lambda attack: (most[attack], attack))
     return Standing(
         defense=defense,
@@ -256,6 +283,6 @@ def _standing(
         worst_attack=worst[0],
         worst_task=worst[1],
         most=most[worst],
-        statuses=Counter(judgement.status for _, judgement, _ in cells),
+        statuses={status: counted[status] for status in get_args(Judged) if counted[status]},
         missing=tuple(missing),
     )

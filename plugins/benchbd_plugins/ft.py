@@ -12,7 +12,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from benchbd import DefenderKnowledge, Encoder, FineTuning, Mitigation, hookimpl
+from benchbd import DefenderKnowledge, Encoder, FineTuning, Mitigation, Role, hookimpl
 
 
 class FT(FineTuning, Mitigation):
@@ -21,6 +21,7 @@ class FT(FineTuning, Mitigation):
     name = "ft"
     paper = "baseline of MIMIC (Han et al., IEEE TIFS 2025), Section V-A; settings are our adaptation"
     version = "1"
+    role = Role.FT
 
     bn: Literal["train", "eval"] = Field(
         "train", description="BatchNorm in fine-tuning; train: statistics of the batch; eval: the running ones"

@@ -95,6 +95,7 @@ def test_json_is_one_document_of_the_promised_shape(ran: Tiny) -> None:
         for value in (*record["metrics"].values(), *record["baseline"].values()):
             assert 0 <= value <= 100
         assert isinstance(record["seconds"], float)
+        assert record.pop("judged")["status"] in ("ok", "attack-failed", "collapsed")
         Record.model_validate(record)
     lines = result.stderr.splitlines()
     assert lines[0] == "11 stages from the store"
@@ -181,6 +182,7 @@ def test_what_stands_beside_a_defense_is_marked(tiny: Tiny) -> None:
         [attack, defense] for attack in ("none", "badencoder") for defense in order if (attack, defense) in found
     ]
     (record,) = json.loads(call("run", *chosen, "--only", "--json").stdout)["records"]
+    assert record.pop("judged")["status"] == "attack-failed"  # two steps of BadEncoder have no effect
     assert Record.model_validate(record).defense == "ft"
     assert "5 cells, 11 distinct stages" in call("plan", *chosen).stdout
     assert "4 of the cells stand beside those asked for; --only leaves them out" in call("plan", *chosen).stdout

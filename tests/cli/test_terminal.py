@@ -55,9 +55,9 @@ def test_plain_lines() -> None:
         "[ 3/14] attack badencoder cifar10 -> gtsrb:12 seed 1 ... step 39000/39000, loss 5.032, 1 h 02 min",
         "[ 3/14] attack badencoder cifar10 -> gtsrb:12 seed 1 computed in 1 h 02 min",
         "[ 4/14] defend ft on badencoder [seed 1] ...",
-        "[ 4/14] defend ft on badencoder [seed 1] failed after 23.1 s: loss became NaN at step 4",
+        "[ 4/14] defend ft on badencoder [seed 1] error after 23.1 s: loss became NaN at step 4",
         "  = badencoder x none, cifar10 -> gtsrb:12, seed 1, mlp: ACC 80.0, ASR 99.0, non-target 98.5, RA 1.5",
-        "  = badencoder x ft, cifar10 -> gtsrb:12, seed 1, mlp: failed: NaN",
+        "  = badencoder x ft, cifar10 -> gtsrb:12, seed 1, mlp: error: NaN",
     ]
 
 

@@ -69,12 +69,12 @@ def test_core_names_no_method(registry: Registry) -> None:
         if named := (texts & ours) - {"none"}:  # a word like any other
             found[path.relative_to(CORE).as_posix()] = named
     assert found == {
-        "contract/roles.py": {"scratch", "bn"},  # the roles
+        "contract/roles.py": {"scratch", "bn", "ft"},  # the roles
         "contract/axes.py": {"simclr", "mlp"},  # defaults of a board's fields
         "exchange/exporting.py": {"badencoder"},  # the form of that project's files
         "exchange/layouts.py": {"badencoder"},  # likewise
         "exchange/normalisation.py": {"cifar10", "stl10"},  # the mean and std of these images
-        "records/models.py": {"scratch"},  # schema 1
+        "records/models.py": {"scratch", "ft"},  # schema 1
     }
 
 
@@ -86,7 +86,10 @@ def flaw(base: type[Any], **attributes: Any) -> str:
 def test_a_role_that_an_axis_has_not_is_one_line() -> None:
     assert flaw(BasslControl, role="control").startswith("role must be a Role, as in Role.CONTROL, not 'control'")
     assert flaw(NoAttack, role=Role.SCRATCH) == "role of attack must be method, floor, control, file, not scratch"
-    assert flaw(NoDefense, role=Role.CONTROL) == "role of defense must be method, floor, scratch, bn, not control"
+    assert (
+        flaw(NoDefense, role=Role.CONTROL)
+        == "role of defense must be method, floor, scratch, bn, ft, oracle, not control"
+    )
     assert flaw(Scratch, role=Role.FLOOR) == "passthrough and the role floor go together"
     assert flaw(Scratch, passthrough=True) == "passthrough and the role floor go together"
     assert flaw(BasslControl, role=Role.METHOD) == "control_of and the role control go together"
@@ -139,7 +142,7 @@ def test_records_of_schema_1_have_their_roles_and_stay_as_they_are(folder: Path,
     for record in known:
         assert record.attack_role == named.get(record.attack, Role.METHOD)
         if hasattr(record, "defense"):
-            controls = {"none": Role.FLOOR, "scratch": Role.SCRATCH, "bn": Role.BN}
+            controls = {"none": Role.FLOOR, "scratch": Role.SCRATCH, "bn": Role.BN, "ft": Role.FT}
             assert record.defense_role == controls.get(record.defense, Role.METHOD)
     old = [record for record in read_records(folder) if record.schema_version < SCHEMA]
     for path in write_records(old, tmp_path):

@@ -498,7 +498,7 @@ def test_wrong_places_are_one_line(run: Run, tmp_path: Path) -> None:
     strange = {**record.identity, "evaluate": {**evaluate, "params": {"trigger": "f" * 64}}}
     refused(UsageError, "trigger ffffffffffff is no", record.model_copy(update={"identity": strange}), out, **here)
     failed = record.model_copy(update={"stages": {}, "status": "error", "reason": "loss became NaN"})
-    refused(UsageError, r"was not evaluated \(failed: loss became NaN\)", failed, out, **here)
+    refused(UsageError, r"was not evaluated \(error: loss became NaN\)", failed, out, **here)
     out.write_text("")
     refused(StoreError, "figures cannot be written to", record, out, **here)
 

@@ -36,45 +36,48 @@ def table(residuals: dict[str, list[float]]) -> list[Score]:
     ]
 
 
+def tie(found: dict[str, Standing], one: str, other: str) -> bool:
+    return bool({*found[one].ties} & {*found[other].ties})
+
+
 def by_name(standings: list[Standing]) -> dict[str, Standing]:
     return {standing.defense: standing for standing in standings}
 
 
-def test_clear_differences_are_ranked_and_unclear_ones_share_a_rank() -> None:
+def test_clear_differences_are_ranked_and_unclear_ones_are_tied() -> None:
     standings = ranked(table({"a": [0, 1, 2], "b": [1, 0, 2], "c": [40, 41, 42], "d": [70, 30, 80]}))
-    assert [(each.defense, each.rank, each.best, each.worst) for each in standings] == [
-        ("a", 1, 1, 3),  # worse than nobody; better than c, not clearly than b and d
-        ("b", 1, 1, 3),
-        ("c", 1, 3, 4),
-        ("d", 1, 1, 4),
-        ("none", None, None, None),
-    ]
-    clear = ranked(table({"a": [0, 1, 2], "b": [1, 0, 2], "c": [40, 41, 42]}))
-    assert [(each.defense, each.rank, each.best, each.worst) for each in clear[:3]] == [
-        ("a", 1, 1, 2),
-        ("b", 1, 1, 2),
-        ("c", 3, 3, 3),
+    assert [(each.defense, each.best, each.worst, each.ties) for each in standings] == [
+        ("a", 1, 3, (0,)),  # clearly better than c alone
+        ("b", 1, 3, (0,)),
+        ("c", 3, 4, (1,)),
+        ("d", 1, 4, (0, 1)),
+        ("none", None, None, ()),
     ]
 
 
-def test_two_defenses_that_are_not_clearly_different_share_a_rank_whatever_stands_between() -> None:
+def test_two_defenses_are_tied_exactly_if_their_difference_is_not_clear() -> None:
     g = np.random.default_rng(3)
+    both = set()
     for _ in range(50):
-        left = {name: list(40 + 12 * n + g.normal(0, 8, 3)) for n, name in enumerate("abcde")}
+        left = {name: list(40 + 12 * n + g.normal(0, 8, 3)) for n, name in enumerate("abcdef")}
         found = by_name(ranked(table(left)))
-        for one, other in combinations("abcde", 2):
+        for one, other in combinations("abcdef", 2):
             mean, half = spread({s: [x - y] for s, x, y in zip((1, 2, 3), left[one], left[other], strict=True)})
             assert mean is not None
             assert half is not None
-            if abs(mean) <= half:
-                assert found[one].rank == found[other].rank
+            both.add(tied := abs(mean) <= half)
+            assert tie(found, one, other) == tied
+        assert all((each.best or 0) <= (each.worst or 0) for each in found.values() if each.best)
+        groups = [{each.defense for each in found.values() if n in each.ties} for n in range(10)]
+        assert not [(x, y) for x, y in combinations(filter(None, groups), 2) if x <= y or y <= x]
+    assert both == {True, False}
 
 
 def test_a_residual_is_counted_from_the_clean_encoder_and_never_below_it() -> None:
     found = by_name(ranked([*table({"a": [0, 0]}), row("b", 1, 0.0), row("b", 2, 3.0)]))
     assert found["a"].residual.mean == found["b"].residual.mean == 0
     assert found["b"].asr.mean == 1.5
-    assert found["a"].rank == found["b"].rank == 1
+    assert tie(found, "a", "b")
 
 
 @pytest.mark.parametrize(
@@ -86,7 +89,7 @@ def test_what_is_no_repair_counts_as_undefended(status: str, acc: float | None, 
     found = by_name(ranked(rows))
     assert found["bad"].residual.mean == fmean([90, 80])
     assert found["bad"].statuses == {"collapsed" if status == "ok" else status: 2}
-    assert (found["good"].rank, found["bad"].rank) == (1, 2)
+    assert (found["good"].best, found["bad"].best) == (1, 2)
 
 
 def test_a_failed_attack_scores_for_nobody() -> None:
@@ -97,21 +100,21 @@ def test_a_failed_attack_scores_for_nobody() -> None:
     assert found["b"].residual.mean == 20
     assert found["b"].worst_attack == "bad"
     assert found["a"].missing == ()  # nothing counts that a could lack
-    assert found["a"].rank == 1
+    assert found["a"].best == found["a"].worst == 1
 
 
 def test_a_defense_that_lacks_a_cell_is_not_ranked() -> None:
     found = ranked(table({"all": [30, 30, 30], "some": [0, 0], "more": [40, 40, 40]}))
-    assert [(each.defense, each.rank) for each in found] == [("all", 1), ("more", 2), ("none", None), ("some", None)]
+    assert [(each.defense, each.best) for each in found] == [("all", 1), ("more", 2), ("none", None), ("some", None)]
     assert found[3].missing == (("bad", "", 3),)
 
 
-def test_one_seed_is_provisional_and_ranks_by_order() -> None:
+def test_one_seed_is_provisional_and_leaves_all_tied() -> None:
     found = ranked(table({"a": [10], "b": [20], "c": [30]}))[:3]
-    assert [(each.defense, each.rank, each.best, each.worst, each.provisional) for each in found] == [
-        ("a", 1, 1, 3, True),
-        ("b", 2, 1, 3, True),
-        ("c", 3, 1, 3, True),
+    assert [(each.defense, each.best, each.worst, each.ties, each.provisional) for each in found] == [
+        ("a", 1, 3, (0,), True),
+        ("b", 1, 3, (0,), True),
+        ("c", 1, 3, (0,), True),
     ]
 
 
@@ -122,7 +125,7 @@ def test_controls_stand_apart_and_the_clean_encoder_is_no_attack() -> None:
         row("none", 1, 5, attack="none"),
     ]
     found = ranked(rows, apart=["scratch"])
-    assert [(each.defense, each.rank) for each in found] == [("a", 1), ("none", None), ("scratch", None)]
+    assert [(each.defense, each.best) for each in found] == [("a", 1), ("none", None), ("scratch", None)]
     assert found[2].residual.mean == 0
 
 
@@ -169,20 +172,22 @@ def test_ties_are_declared_among_equals(bimodal: bool, seeds: int) -> None:
     tied = []
     for _ in range(60):
         found = by_name(ranked(simulated(g, [30.0] * 5, bimodal, seeds)))
-        tied += [found[one].rank == found[other].rank for one, other in combinations([f"d{n}" for n in range(5)], 2)]
+        tied += [tie(found, one, other) for one, other in combinations([f"d{n}" for n in range(5)], 2)]
     assert fmean(tied) >= 0.95
 
 
 def test_the_order_is_found_among_clearly_different_ones() -> None:
     g = np.random.default_rng(12)
-    means = [0.0, 25.0, 50.0, 75.0]
+    means = [0.0, 30.0, 60.0, 90.0]
     exact = 0
     for _ in range(40):
         rows = simulated(g, means, bimodal=False, seeds=5)
-        exact += [each.defense for each in ranked(rows) if each.rank] == ["d0", "d1", "d2", "d3"]
-    assert exact == 40
-    ranks = [each.rank for each in ranked(table({"a": [1, 2, 0], "b": [30, 33, 31], "c": [60, 62, 61]}))[:3]]
-    assert ranks == [1, 2, 3]
+        exact += [(each.defense, each.best, each.worst) for each in ranked(rows)[:4]] == [
+            (f"d{n}", n + 1, n + 1) for n in range(4)
+        ]
+    assert exact >= 36
+    found = ranked(table({"a": [1, 2, 0], "b": [30, 33, 31], "c": [60, 62, 61]}))[:3]
+    assert [(each.best, each.worst, each.ties) for each in found] == [(n, n, (n - 1,)) for n in (1, 2, 3)]
 
 
 def test_gates_are_those_given() -> None:

@@ -252,9 +252,9 @@ def test_attacks_that_failed_are_no_positives_but_are_counted() -> None:
 def test_clean_encoders_that_failed_are_counted_too() -> None:
     lost = [inspection("none", seed, None, status="error", reason="NaN") for seed in (8, 9)]
     (population,) = populations([*separated(2), *lost])
-    assert population.left_out == {"clean failed": 2}
+    assert population.left_out == {"clean error": 2}
     text = render([*separated(2)[2:], *lost])
-    assert "2 clean failed" in text
+    assert "2 clean error" in text
     assert "no clean encoders" not in text
 
 

@@ -19,7 +19,8 @@ WIDTH = 100  # columns of the output if no terminal reports its width
 class Fitted:
     """A table that fits a number of columns: its visible columns and their widths.
 
-    If the longest words of the columns of rank 0 do not fit, the table's lines are longer than ``width``.
+    gone: the headings of the omitted columns. If the longest words of the columns of rank 0 do not fit, the table's
+    lines are longer than ``width``.
     """
 
     def __init__(self, columns: Sequence[Column], body: Iterable[Sequence[str]], width: int) -> None:
@@ -53,7 +54,7 @@ class Fitted:
             sizes[max(wide, key=sizes.__getitem__)] -= 1
         self._columns, self._shown = columns, [(place, sizes[place]) for place in shown]
         gone = (column for place, column in enumerate(columns) if place not in shown)
-        self._gone, self._width = dict.fromkeys(column.over or column.short for column in gone), width
+        self.gone = list(dict.fromkeys(column.over or column.short for column in gone))
 
     def head(self, rule: bool = False) -> list[str]:
         """The lines of the headings. rule: a line of dashes below them."""
@@ -78,9 +79,11 @@ class Fitted:
             lines.append(line.rstrip())
         return lines
 
-    def left_out(self) -> str:
-        """A sentence on the omitted columns; empty if all are shown."""
-        return f"Left out at {self._width} columns: {', '.join(self._gone)}." if self._gone else ""
+
+def left_out(columns: Iterable[str], width: int) -> str:
+    """A sentence on omitted columns; empty if there are none."""
+    names = ", ".join(dict.fromkeys(columns))
+    return f"Left out at {width} columns: {names}." if names else ""
 
 
 def wrapped(text: str, width: int, first: str = "", rest: str = "") -> list[str]:

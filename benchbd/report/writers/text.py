@@ -7,14 +7,14 @@ from collections.abc import Iterator, Sequence
 from benchbd.report.document import Document, Section
 from benchbd.report.statistics import Interval
 from benchbd.report.writers.cells import Cells, Style
-from benchbd.report.writers.columns import WIDTH, Fitted, marked, wrapped
+from benchbd.report.writers.columns import WIDTH, Fitted, left_out, marked, wrapped
 
 
 def write(document: Document, width: int = WIDTH) -> str:
     """Text that ends with a newline; empty if the document is empty. width: columns of the terminal."""
     lines = wrapped(document.title, width)
     lines += [] if document.brief else wrapped(document.intro, width)
-    left_out = []
+    gone: list[str] = []
     for section in document.sections:
         cells = Cells(document, Style(digits=1, pm="±", halves=False, lone=_lone(section)))
         places = [place for place, column in enumerate(section.columns) if not column.detail]
@@ -28,19 +28,18 @@ def write(document: Document, width: int = WIDTH) -> str:
             lines += _stacked(section, [texts for body in bodies for texts in body], width)
             continue
         fitted = Fitted(columns, [texts for body in bodies for texts in body], width)
-        gone = fitted.left_out()
-        left_out += [gone] if gone else []
+        gone += fitted.gone
         head = fitted.head(section.ruled) if any(column.short for column in columns) else []
         for table, body in zip(section.tables, bodies, strict=True):
             lines += [""] if lines else []
             lines += wrapped(table.heading, width, rest="  ")
             lines += [*wrapped(table.intro, width), ""] if table.intro else []
             lines += [*head, *(line for texts in body for line in fitted.row(texts))]
-            lines += [] if document.brief else wrapped(gone, width)
+            lines += [] if document.brief else wrapped(left_out(fitted.gone, width), width)
             lines += [line for text in table.below for line in wrapped(text, width)]
     if not document.sections:
         lines += wrapped(document.empty, width)
-    below = list(_below(document, left_out, width))
+    below = list(_below(document, left_out(gone, width), width))
     return "\n".join([*lines, *([""] if lines and below else []), *below, ""]) if lines or below else ""
 
 
@@ -63,12 +62,12 @@ def _stacked(section: Section, body: Sequence[Sequence[str]], width: int) -> Ite
                 yield from wrapped(texts[place], width, f"  {column.short:<{room}}", " " * (room + 2))
 
 
-def _below(document: Document, left_out: Sequence[str], width: int) -> Iterator[str]:
-    """The lines under the tables."""
+def _below(document: Document, told: str, width: int) -> Iterator[str]:
+    """The lines under the tables. told: of omitted columns, if the document is brief."""
     for text in document.summary:
         yield from wrapped(text, width, rest="  ")
     if document.brief and document.sections:
-        yield from wrapped(" ".join([document.brief, *left_out]), width)
+        yield from wrapped(f"{document.brief} {told}", width)
     elif document.sections:
         for text in document.legend:
             yield from wrapped(text, width)
