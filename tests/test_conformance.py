@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+import os
+import random
+import warnings
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,51 +26,29 @@ from benchbd import (
     NotApplicable,
     Predictions,
     Probe,
-    Role,
     Verdict,
 )
 from benchbd.base.errors import StoreError
 from benchbd.contract.axes import AXIS
 from benchbd.registry import load_registry
-from benchbd.testing import ContractError, ToyPretraining, check_method, toy_defender, toy_encoder
+from benchbd.testing import ContractError, ToyPretraining, check_method, toy_defender
+from benchbd.testing.conformance import check_properties
+from benchbd.testing.watch import Property
 
-QUICK: dict[str, dict[str, Any]] = {
-    "simclr": {"steps": 2, "batch": 16, "arch": "w16"},
-    "badencoder": {"steps": 2, "batch": 16},
-    "ctrl": {"mode": "append"},  # the pool of toys has no image of their task
-    "ft": {"steps": 2, "batch": 16},
-    "scratch": {"steps": 2, "batch": 16},
-    "fp": {"steps": 2, "batch": 16},
-    "nad": {"steps": 2, "batch": 16, "teacher_steps": 1},
-    "anp": {"steps": 2, "batch": 16},
-    "moth": {
-        "steps": 4,
-        "batch": 16,
-        "warmup_passes": 2,
-        "warmup_images": 2,
-        "pair_passes": 2,
-        "refine_passes": 1,
-        "pair_images": 4,
-        "classes": 3,
-    },
-    "decree": {"inversion_steps": 5, "inversion_batch": 16},
-    "medic": {"steps": 2, "batch": 16},
-    "mimic": {"steps": 2, "batch": 16, "mi_epochs": 1, "mi_pool": 2},
-    "mlp": {"epochs": 2},
-}
+GIVEN: dict[str, dict[str, Any]] = {"ctrl": {"mode": "append"}}  # the pool of toys has no image of their task
 METHODS = [(axis, name) for axis in AXIS for name in load_registry().names(axis)]
 
 
 @pytest.mark.fixed_draw("check_method draws for itself; it holds a contract, no outcome of training")
 @pytest.mark.parametrize(("axis", "name"), METHODS)
 def test_installed_method(axis: str, name: str, registry: Any, tmp_path: Path) -> None:
-    extra: dict[str, Any] = {"steps": 2, "batch": 16} if (axis, name) == ("defense", "decree") else {}
     cls = registry.get(axis, name)
-    if cls.role is Role.FILE:
-        toy_encoder().save(extra.setdefault("file", tmp_path / "toy.safetensors"))
+    checked = check_properties(cls, tmp_path, GIVEN.get(name))
+    assert checked.holds, checked
     reads = issubclass(cls, Dataset) and cls.needs_files
-    with pytest.warns(UserWarning, match="were not loaded and not checked") if reads else nullcontext():
-        check_method(cls, **QUICK.get(name, {}), **extra)
+    assert (checked.findings[Property.CONTRACT].state == "skip") == reads, checked
+    assert (checked.findings[Property.SEALED].state == "pass") == (bool(AXIS[axis].stage) and not cls.passthrough)
+    assert checked.findings[Property.NETWORK].reason == ""
 
 
 class Honest(Mitigation):
@@ -117,6 +97,26 @@ def _leave_a_hook(self: Any, encoder: Encoder, knowledge: DefenderKnowledge) -> 
     return encoder
 
 
+def _numpys_randomness(self: Any, encoder: Encoder, knowledge: DefenderKnowledge) -> Encoder:
+    np.random.rand()
+    return encoder
+
+
+def _pythons_randomness(self: Any, encoder: Encoder, knowledge: DefenderKnowledge) -> Encoder:
+    random.random()
+    return encoder
+
+
+def _set_a_variable(self: Any, encoder: Encoder, knowledge: DefenderKnowledge) -> Encoder:
+    os.environ["BENCHBD_STORE"] = "elsewhere"
+    return encoder
+
+
+def _filter_warnings(self: Any, encoder: Encoder, knowledge: DefenderKnowledge) -> Encoder:
+    warnings.simplefilter("ignore")
+    return encoder
+
+
 def _raise(self: Any, encoder: Encoder, knowledge: DefenderKnowledge) -> Encoder:
     raise KeyError("two lines")
 
@@ -144,6 +144,10 @@ def _raising(error: BaseException) -> Any:
         ({"repair": _reseed}, "the global generator was touched"),
         ({"repair": _hidden_randomness}, "the same seed gave other weights"),
         ({"repair": _leave_a_hook}, "a hook is left"),
+        ({"repair": _numpys_randomness}, r"the global generator of NumPy was touched; draw from benchbd.stream"),
+        ({"repair": _pythons_randomness}, r"the global generator of random was touched; draw from benchbd.stream"),
+        ({"repair": _set_a_variable}, r"_set_a_variable\(\) left the environment changed"),
+        ({"repair": _filter_warnings}, r"_filter_warnings\(\) left the filters of warnings changed"),
         ({"uses_weights": False}, "the weights matter"),
         ({"repair": _raising(SystemExit(0))}, r"repair\(\) raised SystemExit: 0$"),
         ({"repair": _raising(GeneratorExit())}, r"repair\(\) raised GeneratorExit: no message$"),

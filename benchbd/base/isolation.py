@@ -10,7 +10,7 @@ import logging
 import random
 import sys
 from collections import ChainMap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cache
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch.nn.functional
 
-from benchbd.base.switches import dispatch_modes, function_modes, saved_tensors, switches
+from benchbd.base.switches import Restore, dispatch_modes, function_modes, saved_tensors, switches
 
 log = logging.getLogger("benchbd")
 
@@ -31,11 +31,13 @@ Namespace = ModuleType | type
 class Left:
     """The changes that the code in a block made and did not undo, by name, filled in at the end of the block.
 
-    settings: switches and modes of torch. names: replaced names, and hooks on all modules, optimizers or tensors.
+    settings: switches and modes of torch and of the process. names: replaced names, and hooks on all modules,
+    optimizers or tensors. generators: global ones from which it drew, or which it seeded.
     """
 
     settings: list[str] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
+    generators: list[str] = field(default_factory=list)
 
 
 @contextmanager
@@ -45,8 +47,8 @@ def restoring() -> Iterator[Left]:
     Restored are switches of torch (default dtype and device, gradients, inference mode, autocast, anomaly mode,
     threads, kernels, precision, determinism), the modes that were entered and not left, names of torch, NumPy, math and
     benchbd with its own plugins, hooks on every module, optimizer or saved tensor, the global generators of
-    ``random``, NumPy and torch, and, of the process, the standard streams, the working directory, handlers of the
-    signals that end it, the recursion limit and logging.
+    ``random``, NumPy and torch, and, of the process, the standard streams, the environment, the working directory, the
+    filters of warnings, handlers of the signals that end it, the recursion limit and logging.
     """
     left = Left()
     names, hooks = _Names(), _GlobalHooks()
@@ -58,7 +60,7 @@ def restoring() -> Iterator[Left]:
     finally:
         left.names = names.put_back() + hooks.put_back()
         left.settings = [name for restore in settings for name in restore()]
-        generators()
+        left.generators = generators()
 
 
 @contextmanager
@@ -99,18 +101,29 @@ def seeded(seed: int) -> Iterator[None]:
         restore()
 
 
-def _generators() -> Callable[[], None]:
+def _generators() -> Restore:
     python, numpy, cpu = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
 
-    def restore() -> None:
+    def restore() -> list[str]:
+        changed = {
+            "the global generator": not torch.equal(torch.random.get_rng_state(), cpu),
+            "the global generator of NumPy": not _equal_states(np.random.get_state(), numpy),
+            "the global generator of random": random.getstate() != python,
+        }
         random.setstate(python)
         np.random.set_state(numpy)
         torch.random.set_rng_state(cpu)
         if cuda:
             torch.cuda.set_rng_state_all(cuda)
+        return [name for name, differs in changed.items() if differs]
 
     return restore
+
+
+def _equal_states(one: Any, other: Any) -> bool:
+    """Whether two states of NumPy's generator, tuples with an array, are the same."""
+    return all(np.array_equal(*parts) for parts in zip(one, other, strict=True))
 
 
 # Names and hooks -----------------------------------------------------------------------------------------------------

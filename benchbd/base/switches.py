@@ -6,9 +6,10 @@ import logging
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch.nn.functional
@@ -120,6 +121,17 @@ def _change_directory(value: str | None) -> None:
             os.chdir(value)
 
 
+def _set_environment(value: dict[str, str]) -> None:
+    for name in os.environ.keys() - value.keys():
+        del os.environ[name]
+    os.environ.update(value)
+
+
+def _set_filters(value: list[Any]) -> None:
+    warnings.resetwarnings()  # what is cached for other filters is forgotten
+    cast(list[Any], warnings.filters).extend(value)
+
+
 _ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
@@ -195,6 +207,8 @@ _SWITCHES: dict[str, Switch] = {
     "TF32 and the precision of products": (_precision, _set_precision),
     "sys.stdout": _attribute(sys, "stdout"),
     "sys.stderr": _attribute(sys, "stderr"),
+    "the environment": (lambda: dict(os.environ), _set_environment),
+    "the filters of warnings": (lambda: list(warnings.filters), _set_filters),
     "the working directory": (_working_directory, _change_directory),
     "the handlers of signals": (lambda: [signal.getsignal(number) for number in _ENDING], _set_handlers),
     "the recursion limit": (sys.getrecursionlimit, sys.setrecursionlimit),

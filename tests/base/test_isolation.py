@@ -11,6 +11,7 @@ import random
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any
@@ -62,6 +63,8 @@ def the_state() -> dict[str, object]:
         "einsum": torch.backends.opt_einsum.enabled,
         "product": nn.functional.linear(torch.ones(1, 2), torch.ones(1, 2)).dtype,
         "denormal": float(torch.tensor(1e-40) * 1),
+        "environment": {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"},
+        "warnings": list(warnings.filters),
         "process": (os.getcwd(), sys.stdout, sys.stderr, sys.getrecursionlimit(), np.geterr()),
         "signals": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)],
         "logging": (logging.root.manager.disable, logging.getLogger("benchbd").disabled),
@@ -136,6 +139,10 @@ LEFT: list[Callable[[], object]] = [
     lambda: torch.set_flush_denormal(True),
     lambda: setattr(torch.utils.deterministic, "fill_uninitialized_memory", False),
     lambda: os.chdir("/"),
+    lambda: os.environ.update(HOME="/nowhere", NEW="x"),
+    lambda: os.environ.clear(),
+    lambda: warnings.simplefilter("ignore"),
+    warnings.resetwarnings,
     lambda: setattr(sys, "stdout", None),
     lambda: setattr(sys, "stderr", None),
     lambda: sys.setrecursionlimit(sys.getrecursionlimit() + 7),
@@ -175,6 +182,23 @@ def test_all_settings_at_once_are_put_back_and_told() -> None:
             leave()
     assert the_state() == before
     assert {"the default dtype", "grad mode", "the number of threads", "mkldnn.enabled"} <= set(left.settings)
+    assert {"the environment", "the filters of warnings", "the working directory"} <= set(left.settings)
+    assert left.generators == [
+        "the global generator",
+        "the global generator of NumPy",
+        "the global generator of random",
+    ]
+
+
+def test_a_warning_is_shown_again_once_its_filter_is_gone() -> None:
+    def warn() -> None:
+        warnings.warn("seen", UserWarning, stacklevel=1)
+
+    with restoring():
+        warnings.simplefilter("ignore")
+        warn()
+    with pytest.warns(UserWarning, match="^seen$"):
+        warn()
 
 
 def patched(owner: object, name: str) -> Callable[[], object]:
