@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Callable, Iterable
+import json
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from benchbd.base.content import commit, expanded, make_folder
-from benchbd.base.errors import DataError, StoreError
+from benchbd.base.errors import DataError, StoreError, shown
 from benchbd.base.inputs import HEAD, kind_of, reading
 from benchbd.contract.axes import AXIS
 from benchbd.records import verify
@@ -89,16 +90,27 @@ def _read(folder: Path, kind: type[E], problem: Callable[[E], str]) -> list[E]:
         return []
     except OSError as error:
         raise DataError(f"{folder}: cannot be read ({error.strerror or error})") from error
-    return [_read_one(path, kind, problem) for path in paths]
+    return [_read_one(path, kind, problem, named=True) for path in paths]
 
 
-def _read_one(path: Path, kind: type[E], problem: Callable[[E], str]) -> E:
+def _once(path: Path, pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
+    """An object of JSON. DataError if a name occurs twice: readers differ in which of the values they take."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for number, (name, _) in enumerate(pairs) if name in dict(pairs[:number]))
+        raise DataError(f"{path}: not a benchbd record ({shown(twice)} occurs twice in one object)")
+    return found
+
+
+def _read_one(path: Path, kind: type[E], problem: Callable[[E], str], named: bool = False) -> E:
+    """named: whether the file must have the record's own name, which tells whose figures they are."""
     path = expanded(path)
     text = b""
     try:
         with reading(path):
             text = path.read_bytes().removeprefix(codecs.BOM_UTF8)
-            record = kind.model_validate_json(text)
+            record = kind.model_validate_json(text, strict=True)
+            json.loads(text, object_pairs_hook=partial(_once, path))
     except ValidationError as error:
         if kind is Record and (axis := _inspected(text)):
             raise DataError(f"{path}: a record of {axis}, which has no pictures and no row among cells") from error
@@ -113,6 +125,8 @@ def _read_one(path: Path, kind: type[E], problem: Callable[[E], str]) -> E:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         raise DataError(f"{path}: not a benchbd record ({field + ': ' if field else ''}{first['msg']})") from error
+    if named and path.name != record.name:
+        raise DataError(f"{path}: the name of this record's file is {record.name}: rename it, or remove the file")
     record.__dict__["file"] = path.name
     if isinstance(record, Record) and record.predictions is not None and path_of(path).is_file():
         with reading(path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -9,10 +10,10 @@ import pytest
 
 from benchbd.base.errors import DataError, StoreError
 from benchbd.base.seeds import derive_seed
+from benchbd.records.detection import DetectionRecord
 from benchbd.records.files import read_records, write_records
 from benchbd.records.models import Counts, Metrics, Record
 from benchbd.records.predictions import path_of
-from benchbd.report.leaderboard import frame_of_rows
 
 from ..records_factory import digest, make_record, paper_like
 
@@ -130,15 +131,42 @@ def test_a_record_with_a_bom_is_read(tmp_path: Path) -> None:
     assert read.to_json() == record.to_json()
 
 
-def test_two_records_of_one_cell_are_refused_by_their_files(tmp_path: Path) -> None:
-    (first,) = write_records([make_record(metrics=None, status="error", reason="x")], tmp_path)
-    copy = tmp_path / "badencoder_none (copy).json"
-    copy.write_text(make_record(metrics=None, status="error", reason="y").to_json(), encoding="utf-8")
-    with pytest.raises(DataError, match="two records of one cell") as caught:
-        frame_of_rows(read_records(tmp_path))
-    assert str(caught.value).startswith(f"{copy.name} and {first.name}: ") or str(caught.value).startswith(
-        f"{first.name} and {copy.name}: "
-    )
+def test_a_record_under_another_name_is_refused(tmp_path: Path) -> None:
+    (path,) = write_records([make_record()], tmp_path)
+    copy = path.rename(tmp_path / "badencoder_none (copy).json")
+    with pytest.raises(DataError, match=rf"copy\)\.json: the name of this record's file is {path.name}"):
+        read_records(tmp_path)
+    assert copy.is_file()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "wrong"),
+    [
+        ('"seed": 0,', '"seed": "0",', "seed: Input should be a valid integer"),
+        ('"seed": 0,', '"seed": 0.0,', "seed: Input should be a valid integer"),
+        ('"seed": 0,', '"seed": true,', "seed: Input should be a valid integer"),
+        ('"on_board": true', '"on_board": 1', "on_board: Input should be a valid boolean"),
+        ('"acc": 80.0', '"acc": "80.0"', "metrics.acc: Input should be a valid number"),
+        ('"seed": 0,', '"seed": 1, "seed": 0,', "'seed' occurs twice in one object"),
+        ('"acc": 80.0', '"acc": 90.0, "acc": 80.0', "'acc' occurs twice in one object"),
+        ('"seconds": null', '"seconds": -5', "seconds: Input should be greater than or equal to 0"),
+        ('"acc": 80.0', '"acc": NaN', "not a benchbd record"),
+    ],
+)
+def test_types_are_strict_and_names_occur_once(tmp_path: Path, old: str, new: str, wrong: str) -> None:
+    (path,) = write_records([make_record()], tmp_path)
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new, 1), encoding="utf-8")
+    with pytest.raises(DataError, match=wrong):
+        read_records(tmp_path)
+
+
+def test_the_published_schema_is_that_of_the_models() -> None:
+    for name, model in (("record", Record), ("detection", DetectionRecord)):
+        schema = json.loads((Path(__file__).parents[2] / f"docs/schema/{name}.schema.json").read_text())
+        assert {*schema["properties"]} == {info.alias or field for field, info in model.model_fields.items()}
+        assert schema["additionalProperties"] is False
+        assert schema["$id"].endswith(f"{name}.schema.json")
 
 
 @pytest.mark.parametrize(

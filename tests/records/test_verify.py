@@ -338,10 +338,8 @@ def test_a_floor_with_a_stage_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_record_of_a_detector_is_no_cell(tmp_path: Path) -> None:
-    path = tmp_path / "detections" / "x.json"
-    path.parent.mkdir()
-    path.write_text(inspection("none", 1, 0.5).to_json(), encoding="utf-8")
-    with pytest.raises(DataError, match=r"x\.json: a record of detection, which has no pictures"):
+    (path,) = write_records([inspection("none", 1, 0.5)], tmp_path)
+    with pytest.raises(DataError, match=r"s1\.json: a record of detection, which has no pictures"):
         read_record(path)
     assert len(read_inspected(tmp_path)) == 1
 
