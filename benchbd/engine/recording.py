@@ -93,7 +93,7 @@ class Recorder:
     def _entry(self, case: Case) -> dict[str, Any]:
         """The fields that all records have. Seconds and clean images are those of the defense or of the inspection."""
         chain, done = (*case.chain, case.judged), self.results.artifacts
-        names = _names(chain)
+        names = names_of(chain)
         known = {names[stage.key]: done[stage.key].manifest for stage in chain if stage.key in done}
         cost = {name: Cost(**manifest["cost"], **manifest.get("memory", {})) for name, manifest in known.items()}
         here = {"machine": machine(self.inputs.device), "isolation": ISOLATION, "source": self.store.source}
@@ -167,7 +167,7 @@ class Recorder:
             return None
 
 
-def _names(chain: Sequence[Stage]) -> dict[str, str]:
+def names_of(chain: Sequence[Stage]) -> dict[str, str]:
     """A name for each stage of a chain: its kind, numbered if several have one kind (reference, reference2)."""
     names: dict[str, str] = {}
     for stage in chain:

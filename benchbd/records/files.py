@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -82,15 +82,32 @@ def read_record(path: Path) -> Record:
     return _read_one(path, Record, verify.cell)
 
 
+def read_each(folder: Path) -> Iterator[Entry | DataError]:
+    """Every record of cells and inspections under ``folder``, verified, or the error that its file gives."""
+    kinds: list[tuple[type[Entry], Callable[[Any], str]]] = [(Record, verify.cell)]
+    kinds += [(kind, verify.inspection) for kind in INSPECTED.values()]
+    for kind, problem in kinds:
+        place = folder_of(kind, folder) if issubclass(kind, Inspected) else folder
+        for path in _paths(place):
+            try:
+                yield _read_one(path, kind, problem, named=True)
+            except DataError as error:
+                yield error
+
+
 def _read(folder: Path, kind: type[E], problem: Callable[[E], str]) -> list[E]:
+    return [_read_one(path, kind, problem, named=True) for path in _paths(folder)]
+
+
+def _paths(folder: Path) -> list[Path]:
+    """The records' files in a folder; none if there is no such folder."""
     folder = expanded(folder)
     try:
-        paths = sorted(path for path in folder.iterdir() if path.suffix == ".json")
+        return sorted(path for path in folder.iterdir() if path.suffix == ".json")
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
         raise DataError(f"{folder}: cannot be read ({error.strerror or error})") from error
-    return [_read_one(path, kind, problem, named=True) for path in paths]
 
 
 def _once(path: Path, pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
@@ -125,14 +142,14 @@ def _read_one(path: Path, kind: type[E], problem: Callable[[E], str], named: boo
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         raise DataError(f"{path}: not a benchbd record ({field + ': ' if field else ''}{first['msg']})") from error
-    if named and path.name != record.name:
-        raise DataError(f"{path}: the name of this record's file is {record.name}: rename it, or remove the file")
     record.__dict__["file"] = path.name
     if isinstance(record, Record) and record.predictions is not None and path_of(path).is_file():
         with reading(path):
             record.with_packed(path_of(path).read_bytes())
     if contradiction := problem(record):
         raise DataError(f"{path}: contradicts itself: {contradiction}")
+    if named and path.name != record.name:
+        raise DataError(f"{path}: this record's file must be called {shown(record.name)}: rename it, or remove it")
     return record
 
 

@@ -31,14 +31,21 @@ def check_consistent(records: Iterable[Entry]) -> None:
 
     records: verified ones of one board. Each is read once, whatever their number.
     """
+    for _, text in contradictions(records):
+        raise DataError(f"{text}; run the board again")
+
+
+def contradictions(records: Iterable[Entry]) -> Iterator[tuple[Entry, str]]:
+    """Records that contradict an earlier one, in the order of their files, each with a line on both."""
     known: dict[tuple[object, ...], tuple[Entry, str, dict[str, Any]]] = {}
     for record in sorted(records, key=place_of):
         for about, field, values in _statements(record):
             first, its, expected = known.setdefault(about, (record, field, values))
             if name := _differing(values, expected):
-                raise DataError(
+                yield (
+                    record,
                     f"{place_of(first)} and {place_of(record)} contradict each other on the same {about[0]}: "
-                    f"{its} has {name} {shown(expected[name])}, {field} has {shown(values[name])}; run the board again"
+                    f"{its} has {name} {shown(expected[name])}, {field} has {shown(values[name])}",
                 )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from benchbd.base.errors import DataError
 from benchbd.contract.axes import AXIS, INSPECTING
+from benchbd.records.differences import first_difference, leaves
 from benchbd.records.files import place_of
 from benchbd.records.models import Entry, Inspected, Record
 from benchbd.records.points import bearing, within
@@ -32,11 +33,10 @@ def check_together(records: Iterable[Entry]) -> None:
 
 
 def _two_protocols(first: Entry, other: Entry, name: str, expected: Any, part: Any) -> str:
-    one, two = dict(_leaves(expected)), dict(_leaves(part))
-    # The keys of parents come last: they differ because of something else.
-    fields = sorted({*one, *two}, key=lambda field: (field.startswith("parents"), field))
-    field = next(field for field in fields if one.get(field, "absent") != two.get(field, "absent"))
-    told = " in one and ".join(json.dumps(values.get(field, "absent")) for values in (one, two))
+    difference = first_difference(expected, part)
+    assert difference is not None
+    field, *values = difference
+    told = " in one and ".join(map(json.dumps, values))
     place = f"identity.{name}.{field}".removesuffix(".")
     return (
         f"{place_of(first)} and {place_of(other)} are of two protocols: {place} is {told} in the other, of one seed; "
@@ -97,7 +97,7 @@ def _protocol(record: Entry, stages: Collection[str]) -> dict[str, Any]:
     shared = {}
     for kind, identity in record.identity.items():
         if kind in stages or not stages:
-            for place, value in _leaves(identity):
+            for place, value in leaves(identity):
                 names = place.split(".")
                 # A seed changes its stages' own seeds, those for drawing data (clean.seed, pool_seed) and so keys of
                 # parents, whose own identities are compared too. An option named seed is not among them.
@@ -105,17 +105,3 @@ def _protocol(record: Entry, stages: Collection[str]) -> dict[str, Any]:
                 if names[0] == "method" or not (drawn or names[0] == "parents"):
                     shared[f"{kind}.{place}" if place else kind] = value
     return shared
-
-
-def _leaves(value: Any) -> Iterator[tuple[str, Any]]:
-    """The values in nested dictionaries, by dotted name; a list is one value, unless it contains dictionaries."""
-    items: Iterable[tuple[object, Any]] = ()
-    if isinstance(value, dict):
-        items = value.items()
-    elif isinstance(value, list) and any(isinstance(each, dict) for each in value):
-        items = enumerate(value)
-    else:
-        yield "", value
-    for name, each in items:
-        for rest, leaf in _leaves(each):
-            yield f"{name}.{rest}" if rest else str(name), leaf

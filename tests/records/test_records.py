@@ -133,8 +133,9 @@ def test_a_record_with_a_bom_is_read(tmp_path: Path) -> None:
 
 def test_a_record_under_another_name_is_refused(tmp_path: Path) -> None:
     (path,) = write_records([make_record()], tmp_path)
+    path_of(path).rename(tmp_path / "badencoder_none (copy).safetensors")
     copy = path.rename(tmp_path / "badencoder_none (copy).json")
-    with pytest.raises(DataError, match=rf"copy\)\.json: the name of this record's file is {path.name}"):
+    with pytest.raises(DataError, match=rf"copy\)\.json: this record's file must be called '{path.name}'"):
         read_records(tmp_path)
     assert copy.is_file()
 

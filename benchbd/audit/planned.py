@@ -1,0 +1,153 @@
+"""A board planned again, to compare records with: from its file, the pinned facts of its data, and today's plugins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from benchbd.base.errors import BenchbdError
+from benchbd.contract.axes import INSPECTING
+from benchbd.contract.dataset import Dataset
+from benchbd.contract.method import build
+from benchbd.data.pinned import Pinned, PinnedLibrary
+from benchbd.engine.recording import names_of
+from benchbd.planning.board import Board
+from benchbd.planning.cases import Case
+from benchbd.planning.planner import make_plan
+from benchbd.planning.selection import Selection
+from benchbd.planning.sweeps import point_text
+from benchbd.records.differences import first_difference
+from benchbd.records.models import Entry, Inspected, Record
+from benchbd.records.points import within
+from benchbd.registry import Registry
+from benchbd.stages.kinds import KINDS
+
+_GRID = ("attack", "defense", "evaluator", *(axis.name for axis in INSPECTING))
+"""The axes whose methods a record may add to a board's."""
+
+
+class PlannedBoard:
+    """The cases of a board, and of methods that records add to it, by place.
+
+    precision: of the records' run, ``fp32`` or ``bf16``.
+    """
+
+    def __init__(self, board: Board, registry: Registry, pinned: Pinned | None, records: Sequence[Entry]) -> None:
+        self.board, self.registry, self.pinned, self.records = board, registry, pinned, records
+
+    def labels(self, record: Record) -> Sequence[int] | None:
+        """The labels of a record's test images; None if they are not pinned."""
+        digest = within(record.identity, "evaluate", "data", "test")
+        known = (split.labels for split in self._splits if split.digest == digest and split.split == "test")
+        return next(known, None)
+
+    def images(self, digest: str) -> int | None:
+        """The number of images of a split; None if it is not pinned."""
+        return next((split.count for split in self._splits if split.digest == digest), None)
+
+    def faults(self, record: Entry) -> Iterator[str]:
+        """The first difference between a record and the plan, as one line; none if the plan gives its identities."""
+        if self.pinned is None:
+            return
+        if unknown := [name for axis, name in _methods(record) if name not in self.registry.names(axis)]:
+            yield f"{unknown[0]}: no installed plugin offers it, so its stages cannot be planned again"
+            return
+        cases = self._cases.get(str(record.precision or "fp32"), {})
+        if isinstance(cases, str):
+            yield cases
+            return
+        if (case := cases.get(_place_of_record(record))) is None:
+            yield f"the board has no such place: {', '.join(map(str, filter(None, _place_of_record(record))))}"
+            return
+        for field, told in (("attack_role", case.attack_role), ("defense_role", getattr(case, "defense_role", None))):
+            if told is not None and getattr(record, field) != told:
+                yield f"{field}: {getattr(record, field)}, but it is {told}"
+        chain = (*case.chain, case.judged)
+        names = names_of(chain)
+        for stage in chain:
+            own, today = (
+                within(each, "method", "version") for each in (record.identity.get(names[stage.key]), stage.identity)
+            )
+            if own is not None and own != today:
+                yield f"stale: of version {own} of {stage.method_name}, which is {today} today"
+                return
+        for stage in chain:
+            name = names[stage.key]
+            if found := first_difference(record.identity.get(name), stage.identity):
+                field = f"identity.{name}.{found.field}".removesuffix(".")
+                yield f"{field}: {_short(found.one)}, but the board gives {_short(found.other)}"
+                return
+        for stage in chain:
+            most, cost = KINDS[stage.kind].forwards(stage), record.cost.get(names[stage.key])
+            if most and cost and cost.image_forwards > most and stage.kind != "evaluate":  # heads may share features
+                yield (
+                    f"cost.{names[stage.key]}.image_forwards: {cost.image_forwards}, but the stage takes at most {most}"
+                )
+        if more := sorted(record.identity.keys() - {*names.values()}):
+            yield f"identity.{more[0]}: a stage that the board does not have here"
+
+    @property
+    def _splits(self) -> Sequence[Any]:
+        return self.pinned.splits if self.pinned else ()
+
+    @cached_property
+    def _cases(self) -> Mapping[str, Mapping[object, Case] | str]:
+        """The cases by precision and place; the error in one line if they cannot be planned."""
+        assert self.pinned is not None
+        return {each: self._planned(each) for each in sorted({str(r.precision or "fp32") for r in self.records})}
+
+    def _planned(self, precision: str) -> Mapping[object, Case] | str:
+        assert self.pinned is not None
+        datasets: dict[str, Dataset] = {
+            name: build(found, {}, name)
+            for name, found in self.registry.methods["dataset"].items()
+            if issubclass(found, Dataset)
+        }
+        library = PinnedLibrary(datasets, self.pinned)
+        more = {axis: self._with_added(axis) for axis in _GRID}
+        selections = [Selection(precision=precision)]
+        selections += [Selection(more, only=True, precision=precision)] * any(more.values())
+        try:
+            plans = [make_plan(self.board, each, self.registry, library, strict=False) for each in selections]
+        except BenchbdError as error:
+            return f"the board cannot be planned again: {error}"
+        return {_place_of_case(case): case for plan in reversed(plans) for case in plan.cases}
+
+    def _with_added(self, axis: str) -> tuple[str, ...]:
+        """The board's methods of an axis with those that records add; empty if they add none."""
+        named = {name for record in self.records if record.on_board for a, name in _methods(record) if a == axis}
+        added = sorted((named - {*self.board.names(axis)}) & {*self.registry.names(axis)})
+        return (*self.board.names(axis), *added) if added else ()
+
+
+def _methods(record: Entry) -> Iterable[tuple[str, str]]:
+    """Axis and name of the methods that a record names."""
+    yield "attack", record.attack
+    if isinstance(record, Record):
+        yield from (("defense", record.defense), ("evaluator", record.evaluator))
+    elif isinstance(record, Inspected):
+        yield record.axis, record.method
+
+
+def _place_of_record(record: Entry) -> tuple[object, ...]:
+    place = record.attack, record.pretrain, record.seed, point_text(record.point)
+    if isinstance(record, Record):
+        task = f"{record.task}:{record.target}"
+        return *place, record.defense, task, record.evaluator, " + ".join(record.beside)
+    assert isinstance(record, Inspected)
+    return *place, record.axis, record.method, " + ".join(record.tasks)
+
+
+def _place_of_case(case: Case) -> tuple[object, ...]:
+    place = case.attack, case.pretrain, case.seed, point_text(case.point)
+    tasks = [str(task) for task in case.tasks]
+    if (defense := getattr(case, "defense", None)) is not None:
+        return *place, defense, tasks[0], case.evaluator, " + ".join(map(str, getattr(case, "beside", ())))
+    return *place, getattr(case, "axis", ""), getattr(case, "method", ""), " + ".join(tasks)
+
+
+def _short(value: Any) -> str:
+    """A value of an identity; a digest or key by its first twelve digits."""
+    text = str(value)
+    return text[:12] if len(text) == 64 and not text.strip("0123456789abcdef") else repr(value)
