@@ -18,9 +18,7 @@ from benchbd.base.content import short_digests
 from benchbd.base.device import PRECISIONS, Precision, pick_device, pick_precision
 from benchbd.base.errors import StoreError, UsageError, did_you_mean, shown
 from benchbd.contract.axes import AXIS, GRID
-from benchbd.contract.dataset import Dataset
 from benchbd.contract.handover import INLINE
-from benchbd.contract.method import build
 from benchbd.contract.roles import Role
 from benchbd.data.library import DataLibrary, find_data_root
 from benchbd.engine.executors import executor_called
@@ -79,15 +77,10 @@ class Session:
         author = checked_author(os.environ.get("BENCHBD_AUTHOR", "") if by is None else by)
         registry = registry or load_registry()
         root = find_root(store)
-        datasets: dict[str, Dataset] = {
-            name: build(found, {}, name)
-            for name, found in registry.methods["dataset"].items()
-            if issubclass(found, Dataset)
-        }
         selection = selection or Selection()
         if encoder is not None:
             selection = with_encoder(selection, registry, Path(encoder))
-        library = DataLibrary(datasets, find_data_root(data_root), root / "data", download)
+        library = DataLibrary(registry.datasets(), find_data_root(data_root), root / "data", download)
         session = cls(
             load_board(board),
             registry,

@@ -30,6 +30,7 @@ from benchbd.base.isolation import isolated
 from benchbd.contract import hookspecs
 from benchbd.contract.attack import Attack
 from benchbd.contract.axes import AXES, RESERVED
+from benchbd.contract.dataset import Dataset
 from benchbd.contract.handover import INLINE, Executor
 from benchbd.contract.method import Method, build, identity_of, source_digest
 from benchbd.contract.pretraining import Pretraining, architecture_of
@@ -114,6 +115,11 @@ class Registry:
             return names[0]
         told = "`benchbd plugins` tells what is registered"
         raise UsageError(f"no {axis} has the role {role}, and this plan needs one: {told}")
+
+    def datasets(self) -> dict[str, Dataset]:
+        """The known data sets by name."""
+        known = self.methods["dataset"].items()
+        return {name: build(found, {}, name) for name, found in known if issubclass(found, Dataset)}
 
     def plugin_of(self, axis: str, name: str) -> Plugin:
         return self._owner[axis, name]

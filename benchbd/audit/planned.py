@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from benchbd.base.errors import BenchbdError
 from benchbd.contract.axes import INSPECTING
-from benchbd.contract.dataset import Dataset
-from benchbd.contract.method import build
-from benchbd.data.pinned import Pinned, PinnedLibrary
+from benchbd.data.library import DataLibrary
+from benchbd.data.pinned import PinnedLibrary, PinnedSplit, read_pinned
 from benchbd.engine.recording import names_of
 from benchbd.planning.board import Board
 from benchbd.planning.cases import Case
@@ -30,11 +30,17 @@ _GRID = ("attack", "defense", "evaluator", *(axis.name for axis in INSPECTING))
 class PlannedBoard:
     """The cases of a board, and of methods that records add to it, by place.
 
-    precision: of the records' run, ``fp32`` or ``bf16``.
+    library: the board's data, or the facts about them that are pinned beside it; None if there are neither.
     """
 
-    def __init__(self, board: Board, registry: Registry, pinned: Pinned | None, records: Sequence[Entry]) -> None:
-        self.board, self.registry, self.pinned, self.records = board, registry, pinned, records
+    def __init__(self, board: Board, registry: Registry, library: DataLibrary | None, records: Sequence[Entry]) -> None:
+        self.board, self.registry, self.library, self.records = board, registry, library, records
+
+    @classmethod
+    def of_pins(cls, board: Board, registry: Registry, file: Path, records: Sequence[Entry]) -> PlannedBoard:
+        """file: that of the pinned facts, which need not exist."""
+        library = PinnedLibrary(registry.datasets(), read_pinned(file)) if file.is_file() else None
+        return cls(board, registry, library, records)
 
     def labels(self, record: Record) -> Sequence[int] | None:
         """The labels of a record's test images; None if they are not pinned."""
@@ -48,17 +54,14 @@ class PlannedBoard:
 
     def faults(self, record: Entry) -> Iterator[str]:
         """The first difference between a record and the plan, as one line; none if the plan gives its identities."""
-        if self.pinned is None:
+        if self.library is None:
             return
         if unknown := [name for axis, name in _methods(record) if name not in self.registry.names(axis)]:
             yield f"{unknown[0]}: no installed plugin offers it, so its stages cannot be planned again"
             return
-        cases = self._cases.get(str(record.precision or "fp32"), {})
-        if isinstance(cases, str):
-            yield cases
-            return
-        if (case := cases.get(_place_of_record(record))) is None:
-            yield f"the board has no such place: {', '.join(map(str, filter(None, _place_of_record(record))))}"
+        case = self.case(record)
+        if isinstance(case, str):
+            yield case
             return
         for field, told in (("attack_role", case.attack_role), ("defense_role", getattr(case, "defense_role", None))):
             if told is not None and getattr(record, field) != told:
@@ -87,29 +90,30 @@ class PlannedBoard:
         if more := sorted(record.identity.keys() - {*names.values()}):
             yield f"identity.{more[0]}: a stage that the board does not have here"
 
+    def case(self, record: Entry) -> Case | str:
+        """The case of a record's place, or why there is none, in one line."""
+        cases = self._cases.get(str(record.precision or "fp32"), {})
+        if isinstance(cases, str):
+            return cases
+        place = _place_of_record(record)
+        return cases.get(place) or f"the board has no such place: {', '.join(map(str, filter(None, place)))}"
+
     @property
-    def _splits(self) -> Sequence[Any]:
-        return self.pinned.splits if self.pinned else ()
+    def _splits(self) -> Sequence[PinnedSplit]:
+        return self.library.pinned.splits if isinstance(self.library, PinnedLibrary) else ()
 
     @cached_property
     def _cases(self) -> Mapping[str, Mapping[object, Case] | str]:
         """The cases by precision and place; the error in one line if they cannot be planned."""
-        assert self.pinned is not None
         return {each: self._planned(each) for each in sorted({str(r.precision or "fp32") for r in self.records})}
 
     def _planned(self, precision: str) -> Mapping[object, Case] | str:
-        assert self.pinned is not None
-        datasets: dict[str, Dataset] = {
-            name: build(found, {}, name)
-            for name, found in self.registry.methods["dataset"].items()
-            if issubclass(found, Dataset)
-        }
-        library = PinnedLibrary(datasets, self.pinned)
+        assert self.library is not None
         more = {axis: self._with_added(axis) for axis in _GRID}
         selections = [Selection(precision=precision)]
         selections += [Selection(more, only=True, precision=precision)] * any(more.values())
         try:
-            plans = [make_plan(self.board, each, self.registry, library, strict=False) for each in selections]
+            plans = [make_plan(self.board, each, self.registry, self.library, strict=False) for each in selections]
         except BenchbdError as error:
             return f"the board cannot be planned again: {error}"
         return {_place_of_case(case): case for plan in reversed(plans) for case in plan.cases}

@@ -35,7 +35,7 @@ def board() -> Board:
 @pytest.fixture(scope="module")
 def planned(board: Board, registry: Registry) -> PlannedBoard:
     known, _ = alone.read(HOME / "records")
-    return PlannedBoard(board, registry, read_pinned(HOME / FILE), known)
+    return PlannedBoard.of_pins(board, registry, HOME / FILE, known)
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_published_boards_hold(registry: Registry) -> None:
     for name in ("cifar10-bassl", "detect-shapes", "sweeps-shapes"):
         home = board_path(name).parent
         known, findings = alone.read(home / "records")
-        made = PlannedBoard(load_board(name), registry, read_pinned(home / FILE), known)
+        made = PlannedBoard.of_pins(load_board(name), registry, home / FILE, known)
         assert [str(finding) for finding in [*findings, *alone.check(load_board(name), known, made)]] == []
         assert len(known) >= 36
 
