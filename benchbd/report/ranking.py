@@ -9,10 +9,12 @@ and two defenses whose difference is not clear are tied. The rules:
 - A cell that collapsed (``Gates.loss``), ended in an error or a timeout, or to which the defense does not apply, counts
   as undefended: its residual is that of the attacked encoder.
 - A defense that lacks a cell which another one has is not ranked, so that nobody chooses their cells.
-- The unit of chance is the seed, which draws pre-training, attack, repair and heads anew. The difference of two
-  defenses is taken cell by cell; its standard error is that of a bootstrap which draws seeds, and then cells of each
-  drawn seed. It is clear if it exceeds that error times Student's t of seeds - 1 degrees of freedom. Percentiles of the
-  same bootstrap would call one of four differences among equals clear: three seeds have one sign that often.
+- The unit of chance is the seed, which draws pre-training, attack, repair and heads anew. Attacks and tasks are the
+  board's: nobody drew them. The difference of two defenses is taken cell by cell; its standard error is that of a
+  bootstrap which draws seeds, each with all its cells. It is clear if it exceeds the half-width of its 95 % interval
+  (Student's t of seeds - 1 degrees of freedom) by a tenth, so that among equals 95 of 100 differences stay unclear
+  whatever the noise. Percentiles of the same bootstrap would call one of four clear: three seeds have one sign that
+  often.
 - Ties are no chain: a may be tied with b and b with c, and a clearly better than c. Groups tell them, as in the compact
   letter display of statistics: two defenses are tied if they share one.
 - With one seed nothing is clear, and ranks are provisional.
@@ -26,14 +28,13 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from math import sqrt
-from statistics import fmean, variance
+from statistics import fmean
 from typing import NamedTuple, get_args
 
 from benchbd.base.errors import DataError
 from benchbd.records.gates import DEFAULT, Gates, Judged, Judgement
 from benchbd.records.models import Status
-from benchbd.report.statistics import Interval, t_975
+from benchbd.report.statistics import Interval, mean_interval
 
 
 class Score(NamedTuple):
@@ -59,6 +60,9 @@ class Score(NamedTuple):
 
 Place = tuple[str, str, int]
 """Attack, task and seed."""
+
+CAUTION = 1.1
+"""The number of half-widths of its 95 % interval from which a difference is clear."""
 
 _NONE = Interval()
 
@@ -152,15 +156,10 @@ def ranked(
 def spread(values: Mapping[int, Sequence[float]]) -> Interval:
     """The mean over seeds of the mean of a seed's cells, with the half-width of its 95 % interval; none for one seed.
 
-    The variance is that of a bootstrap which draws seeds and then cells of each drawn seed, as the number of draws
-    grows; with n - 1 in place of n, so that few seeds do not look more certain than they are.
+    The variance is that of a bootstrap which draws seeds with all their cells, as the number of draws grows; with n - 1
+    in place of n, so that few seeds do not look more certain than they are.
     """
-    means = [fmean(cells) for cells in values.values()]
-    if len(means) < 2:
-        return Interval(*means)
-    within = sum(variance(cells) / len(cells) for cells in values.values() if len(cells) > 1)
-    error = sqrt(variance(means) / len(means) + within / len(means) ** 2)
-    return Interval(fmean(means), t_975(len(means) - 1) * error)
+    return Interval(*mean_interval([fmean(cells) for cells in values.values()]))
 
 
 def _place(row: Score) -> Place:
@@ -214,7 +213,7 @@ def _ranks(residuals: Mapping[str, Mapping[Place, float]]) -> dict[str, _Rank]:
     for one, other in combinations(order, 2):
         differences = {place: residuals[other][place] - residuals[one][place] for place in residuals[one]}
         mean, half = spread(_by_seed(differences))
-        if mean and half is not None and mean > half:
+        if mean and half is not None and mean > CAUTION * half:
             clear.add((one, other))
     tied = {one: {other for other in order if not {(one, other), (other, one)} & clear} - {one} for one in order}
     groups = sorted(_cliques(tied), key=lambda group: sorted(map(order.index, group)))

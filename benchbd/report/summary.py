@@ -45,8 +45,8 @@ LEGEND = (
     "the clean encoder's, at least 0; a cell that collapsed or has no result counts as undefended. Rank: by residual, "
     "as far as clear differences determine it; two defenses are tied if they share a letter. In parentheses: "
     "provisional, of one seed.",
-    "Difference: paired by cell, its error that of a bootstrap over seeds and the cells of each, with Student's t of "
-    "seeds - 1 degrees of freedom.",
+    "Clear: a difference, paired by cell, of more than 1.1 half-widths of its 95 % interval over seeds (a bootstrap's "
+    "error, Student's t of seeds - 1 degrees of freedom).",
 )
 
 

@@ -8,7 +8,7 @@ from statistics import fmean
 import pytest
 
 from benchbd.api import Session
-from benchbd.planning.board import boards_folder
+from benchbd.planning.board import boards_folder, load_board
 from benchbd.planning.selection import Selection
 from benchbd.records.files import read_records
 from benchbd.records.gates import judge
@@ -128,3 +128,24 @@ def test_the_published_matrix_is_whole_and_its_budgets_are_equal() -> None:
         own_length = [cost for defense, cost in costs if defense != "decree"]  # decree's inversion stops by itself
         assert min(own_length) >= 0.85 * max(own_length)
     assert {r.seed for r in records if r.attack == "bassl-control"} >= {1}
+
+
+def test_bassl_takes_on_its_published_board_with_every_repair_beside_it() -> None:
+    """At least 15 points over the clean encoder, mean over three pre-trainings."""
+    records = read_records(boards_folder() / "cifar10-bassl" / "records")
+    cells = {(r.attack, r.defense, r.seed): r for r in records}
+    board = load_board("cifar10-bassl")
+    assert cells.keys() == {(a, d, s) for a in board.names("attack") for d in board.names("defense") for s in (1, 2, 3)}
+    gains = []
+    for seed in board.seeds:
+        own = cells["bassl", "none", seed]
+        assert own.metrics is not None
+        assert own.baseline is not None
+        gains.append(own.metrics.asr_nontarget - own.baseline.asr_b_nontarget)
+        assert any("pairs of stamped images" in note for note in own.notes)
+    assert fmean(gains) >= 15
+    assert len({r.stages["pretrain"] for r in records if r.attack == "none"}) == 3
+    mean_undefended = fmean(
+        r.metrics.asr_nontarget for r in records if r.attack == "badencoder" and r.defense == "none" and r.metrics
+    )
+    assert mean_undefended >= 95
