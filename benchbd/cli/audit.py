@@ -1,4 +1,4 @@
-"""``benchbd verify`` and ``benchbd leaderboard pin``."""
+"""``benchbd verify``, ``why``, ``outdated``, and ``benchbd leaderboard pin``: whether records hold."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from benchbd.base.content import write_file
+from benchbd.base.content import short_digests, write_file
 from benchbd.base.errors import UsageError
 from benchbd.base.process import say
 from benchbd.cli.group import Command, one_line
@@ -94,6 +94,67 @@ def _counted(findings: int) -> str:
 
 def _named(file: str, patterns: tuple[str, ...]) -> bool:
     return not patterns or any(fnmatch(file, pattern) for pattern in patterns)
+
+
+@click.command(cls=Command)
+@click.argument("one", type=PathType())
+@click.argument("other", type=PathType())
+def why(one: Path, other: Path) -> None:
+    """Tell the first field in which the identities of two records differ.
+
+    ONE and OTHER are JSON files of cells. Stages are compared in the order in which they were computed, so that the
+    field is the cause of the differences that follow from it.
+    """
+    from benchbd.records.differences import first_difference
+    from benchbd.records.files import read_record
+
+    a, b = read_record(one), read_record(other)
+    for kind in dict.fromkeys((*a.identity, *b.identity)):
+        if (found := first_difference(a.identity.get(kind), b.identity.get(kind))) and not _of_parents(found.field):
+            field = f"identity.{kind}.{found.field}".removesuffix(".")
+            say(
+                one_line(
+                    f"{field}: {short_digests(str(found.one))} in one, {short_digests(str(found.other))} in the other"
+                )
+            )
+            return
+    if a.counts == b.counts:
+        say("nothing differs: one identity, and the same counts")
+    elif a.machine != b.machine or a.source != b.source:
+        moved = first_difference(a.machine, b.machine)
+        told = f"machine.{moved.field}: {moved.one} in one, {moved.other} in the other" if moved else "two stores"
+        say(one_line(f"one identity on two machines ({told}): training amplifies the last bit"))
+    else:
+        say("one identity and one source, but other counts: one of them was edited, or a method is not deterministic")
+
+
+def _of_parents(field: str) -> bool:
+    return field.startswith("parents")
+
+
+@click.command(cls=Command)
+@click.argument("boards", nargs=-1, metavar="[BOARD]...")
+@click.option("--records", type=PathType(folder=True), help="Folder of the records, of one board.")
+def outdated(boards: tuple[str, ...], records: Path | None) -> None:
+    """List the published records that another version of a method made than the one installed.
+
+    All boards by default. A line for each method and version; exit code 1 if there is one, else 0.
+    """
+    from benchbd.audit.versions import stale
+    from benchbd.planning.board import board_names, board_path, load_board
+    from benchbd.records.files import read_inspected, read_records
+    from benchbd.registry import load_registry
+
+    if records is not None and len(boards) != 1:
+        raise UsageError("--records is the folder of one board: name that board")
+    registry, lines = load_registry(), []
+    for name in boards or board_names():
+        board, folder = load_board(name), records or board_path(name).parent / "records"
+        lines += [f"{board.name}: {line}" for line in stale([*read_records(folder), *read_inspected(folder)], registry)]
+    for line in lines:
+        say(one_line(line))
+    if lines:
+        sys.exit(1)
 
 
 @click.command(cls=Command)

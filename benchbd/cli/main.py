@@ -7,7 +7,7 @@ import os
 import click
 
 from benchbd._version import __version__
-from benchbd.cli.audit import pin, verify
+from benchbd.cli.audit import outdated, pin, verify, why
 from benchbd.cli.doctor import doctor
 from benchbd.cli.encoder import export, import_, inspect, repair
 from benchbd.cli.group import Group
@@ -35,7 +35,7 @@ def main() -> None:
 
 for command in (
     *(run, plan, import_, inspect, repair, export),
-    *(list_, show, plugins, plugin, compare, verify, figures, leaderboard, gallery, push, pull, doctor),
+    *(list_, show, plugins, plugin, compare, verify, why, outdated, figures, leaderboard, gallery, push, pull, doctor),
 ):
     main.add_command(command)
 leaderboard.add_command(pin)

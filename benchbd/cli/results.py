@@ -23,7 +23,9 @@ from benchbd.report.writers.forms import FORMATS, write
 
 if TYPE_CHECKING:
     from benchbd.planning.board import Board
+    from benchbd.records.models import Record
     from benchbd.records.places import Found
+    from benchbd.report.rows import Order
 
 
 def records_of(board: Board, named: str, records: Path | None, store: Path | None) -> Found:
@@ -41,24 +43,49 @@ def records_of(board: Board, named: str, records: Path | None, store: Path | Non
 
 @click.command(cls=Command)
 @click.argument("board", required=False)
-@click.option("--paper", is_flag=True, hidden=True, expose_value=False)  # there is only one comparison
+@click.argument("other", required=False)
+@click.option("--paper", is_flag=True, hidden=True, expose_value=False)  # the default
 @record_options
 @click.option(
     "--format", "form", type=click.Choice(FORMATS), default="text", show_default=True, help="Form of the output."
 )
-def compare(board: str | None, records: Path | None, store: Path | None, form: str) -> None:
-    """Compare the records of a board with published figures.
+def compare(board: str | None, other: str | None, records: Path | None, store: Path | None, form: str) -> None:
+    """Compare the records of a board with published figures, or with those of another board or folder.
 
     BOARD is the demo board by default. If the board follows the paper's protocol, the differences are printed. If its
     data, encoders or triggers are others, only the orderings of the defenses are compared. Records come from --records,
     else from the store, else from those published with the board.
+
+    With OTHER, each of the two is a board, by name or path, or a folder of records. The cells that both have stand side
+    by side, with the differences seed by seed.
     """
     from benchbd.papers.document import document
     from benchbd.planning.board import load_board
+    from benchbd.report import beside
 
+    if board and other:
+        (one, order), (two, _) = (_named_records(name, records, store) for name in (board, other))
+        say(write(beside.document(one, two, (board, other), order), form, columns(WIDTH)), nl=False)
+        return
     loaded = load_board(board or DEFAULT)
     found = records_of(loaded, board or DEFAULT, records, store)
     say(write(document(loaded, found.records), form, columns(WIDTH)), nl=False)
+
+
+def _named_records(name: str, records: Path | None, store: Path | None) -> tuple[list[Record], Order]:
+    """The records of a board or in a folder, and the order of their board. DataError if they do not hold."""
+    from benchbd.base.content import expanded
+    from benchbd.planning.board import load_board
+    from benchbd.records.files import read_records
+    from benchbd.report.rows import BY_NAME, Order
+
+    folder = expanded(Path(name))
+    if folder.is_dir() and not (folder / "board.toml").is_file():
+        if found := read_records(folder):
+            return found, BY_NAME
+        raise UsageError(f"{name}: a folder without records; name one with records, or a board")
+    board = load_board(name)
+    return records_of(board, name, records, store).records, Order.of(board)
 
 
 @click.command(cls=Command)

@@ -7,8 +7,9 @@ and two defenses whose difference is not clear are tied. The rules:
 - Its residual is the ASR above the clean encoder's, in points, and at least 0: an ASR below the clean encoder's is no
   further merit. Lower is better.
 - A cell that collapsed (``Gates.loss``), ended in an error or a timeout, or to which the defense does not apply, counts
-  as undefended: its residual is that of the attacked encoder.
-- A defense that lacks a cell which another one has is not ranked, so that nobody chooses their cells.
+  as undefended: its residual is that of the attacked encoder. Of what stands apart the residual is as measured.
+- A cell counts if at least half of the ranked defenses have it. A defense that lacks one of these is not ranked, so
+  that nobody chooses their cells.
 - The unit of chance is the seed, which draws pre-training, attack, repair and heads anew. Attacks and tasks are the
   board's: nobody drew them. The difference of two defenses is taken cell by cell; its standard error is that of a
   bootstrap which draws seeds, each with all its cells. It is clear if it exceeds the half-width of its 95 % interval
@@ -77,7 +78,7 @@ class Standing:
     residual: mean residual ASR in points, of which ranks are made. acc, asr, ra: measured means, in percent.
     acc_to_floor: in points. All are means over seeds of a seed's cells.
     worst_attack, worst_task: the attack and task with the largest mean residual, ``most``.
-    statuses: the number of its cells with each status. missing: cells that another defense has.
+    statuses: the number of its cells with each status. missing: cells that count and that it lacks.
     """
 
     defense: str
@@ -122,6 +123,18 @@ def ranked(
     apart: defenses that stand beside the others without a rank, such as controls; ``undefended`` is one. clean,
     undefended and errors: see ``judged``.
     """
+    return ranking(rows, gates, clean, undefended, apart).standings
+
+
+class Ranking(NamedTuple):
+    """left_out: cells that few of the ranked defenses have."""
+
+    standings: list[Standing]
+    left_out: list[Place]
+
+
+def ranking(rows: Iterable[Score], gates: Gates, clean: str, undefended: str, apart: Collection[str] = ()) -> Ranking:
+    """``ranked``, with the cells that it leaves out."""
     table = list(rows)
     known = _undefended(table, undefended)
     cells: dict[str, dict[Place, tuple[Score, Judgement, float]]] = {}
@@ -129,28 +142,30 @@ def ranked(
         judgement, attacked = _judgement(row, gates, clean, known), known.get(_place(row))
         if row.attack == clean or attacked is None or gates.attack(attacked, row.floor_asr):
             continue
-        left = row.asr if judgement.status == "ok" and row.asr is not None else attacked
+        repaired = judgement.status == "ok" or row.defense in apart
+        left = row.asr if repaired and row.asr is not None else attacked
         cells.setdefault(row.defense, {})[_place(row)] = row, judgement, max(0.0, left - row.floor_asr)
-    contesting = sorted(cells.keys() - {*apart, undefended})
-    places = sorted({place for defense in contesting for place in cells[defense]})
-    complete = [defense for defense in contesting if cells[defense].keys() >= {*places}]
-    residuals = {
-        defense: {place: left for place, (_, _, left) in own.items() if place in places or defense not in contesting}
-        for defense, own in cells.items()
+    contesting = cells.keys() - {*apart, undefended}
+    having = Counter(place for defense in contesting for place in cells[defense])
+    places = {place for place, number in having.items() if 2 * number >= len(contesting)}
+    counted = {
+        defense: {place: cell for place, cell in own.items() if place in places} for defense, own in cells.items()
     }
-    ranks = _ranks({defense: residuals[defense] for defense in complete})
+    residuals = {
+        defense: {place: left for place, (_, _, left) in counted[defense].items()}
+        for defense in contesting
+        if counted[defense].keys() == places
+    }
+    ranks = _ranks(residuals)
     standings = [
         _standing(
-            defense,
-            list(own.values()),
-            ranks.get(defense),
-            sorted({*places} - own.keys()) if defense in contesting else [],
+            defense, list(own.values()), ranks.get(defense), sorted(places - own.keys()) * (defense in contesting)
         )
-        for defense, own in cells.items()
+        for defense, own in counted.items()
+        if own
     ]
-    return sorted(
-        standings, key=lambda each: (each.best is None, each.residual.mean if each.best else 0.0, each.defense)
-    )
+    standings.sort(key=lambda each: (each.best is None, each.residual.mean if each.best else 0.0, each.defense))
+    return Ranking(standings, sorted(having.keys() - places))
 
 
 def spread(values: Mapping[int, Sequence[float]]) -> Interval:

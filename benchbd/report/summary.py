@@ -11,7 +11,7 @@ from benchbd.contract.roles import Role
 from benchbd.records.models import Record
 from benchbd.report.controls import departures, precision_of, task_name
 from benchbd.report.document import Column, Frame, Noted, Section, Table, Value
-from benchbd.report.ranking import Place, Score, Standing, ranked, spread
+from benchbd.report.ranking import Place, Score, Standing, ranking, spread
 from benchbd.report.rows import Order, rounded
 from benchbd.report.statistics import Interval
 from benchbd.report.writers.cells import letter
@@ -56,7 +56,7 @@ class Summary:
     defense and role: of ACC and of ASR non-target, in points.
 
     head_share: share, 0..1, of the variance of a repaired cell's ASR that lies between heads of one encoder; None if it
-    is unknown. pinned: whether all seeds share one pre-training.
+    is unknown. left_out: cells that few defenses have. pinned: whether all seeds share one pre-training.
     """
 
     evaluator: str
@@ -66,6 +66,7 @@ class Summary:
     roles: Mapping[str, Role]
     attacks: frozenset[str]
     tasks: frozenset[str]
+    left_out: Sequence[Place] = ()
     head_share: float | None = None
     pinned: bool = False
 
@@ -155,8 +156,10 @@ _NONE = Interval()
 
 
 def remarks(found: Sequence[Summary]) -> Iterator[str]:
-    """The shares of variance, where heads and seeds allow them."""
+    """Cells that are left out, and the shares of variance, where heads and seeds allow them."""
     for each in found:
+        if each.left_out:
+            yield f"Left out of the summary ({each.evaluator}), as few defenses have them: {_listed(each.left_out)}."
         if each.head_share is not None:
             chain = "attack and repair" if each.pinned else "pre-training, attack and repair"
             yield (
@@ -177,7 +180,7 @@ def _summary(evaluator: str, precision: str, records: Sequence[Record], order: O
     roles = {record.defense: record.defense_role for record in records}
     floors = [name for name, role in roles.items() if role is Role.FLOOR]
     apart = [name for name, role in roles.items() if role in _APART]
-    standings = ranked(rows, order.gates, clean="", undefended=next(iter(floors), ""), apart=apart)
+    standings, left_out = ranking(rows, order.gates, "", next(iter(floors), ""), apart)
     names = {standing.defense for standing in standings}
     differences = {
         (defense, role): figures
@@ -195,6 +198,7 @@ def _summary(evaluator: str, precision: str, records: Sequence[Record], order: O
         {name: roles[name] for name in names},
         frozenset(row.attack for row in rows),
         frozenset(row.task for row in rows),
+        left_out,
         _head_share(record for record in records if record.defense_role not in _APART),
         len(pretrainings) == 1 and None not in pretrainings,
     )

@@ -109,6 +109,18 @@ def test_a_defense_that_lacks_a_cell_is_not_ranked() -> None:
     assert found[3].missing == (("bad", "", 3),)
 
 
+def test_a_cell_counts_if_half_of_the_defenses_have_it() -> None:
+    few = [row(d, 1, asr, task="few") for d, asr in (("none", 95.0), ("a", 90.0))]
+    found = by_name(ranked([*table({"a": [0, 1], "b": [2, 3], "c": [4, 5]}), *few]))
+    assert found["a"].residual.mean == 0.5
+    assert all(each.missing == () for each in found.values())
+    half = [row(d, 1, asr, task="few") for d, asr in (("none", 95.0), ("a", 90.0), ("b", 80.0))]
+    found = by_name(ranked([*table({"a": [0, 1], "b": [2, 3], "c": [4, 5]}), *half]))
+    assert found["c"].missing == (("bad", "few", 1),)
+    assert found["c"].best is None
+    assert found["a"].residual.mean == fmean([fmean([0, 85]), 1])
+
+
 def test_one_seed_is_provisional_and_leaves_all_tied() -> None:
     found = ranked(table({"a": [10], "b": [20], "c": [30]}))[:3]
     assert [(each.defense, each.best, each.worst, each.ties, each.provisional) for each in found] == [
@@ -127,6 +139,13 @@ def test_controls_stand_apart_and_the_clean_encoder_is_no_attack() -> None:
     found = ranked(rows, apart=["scratch"])
     assert [(each.defense, each.best) for each in found] == [("a", 1), ("none", None), ("scratch", None)]
     assert found[2].residual.mean == 0
+    lost = row("scratch", 3, 5.0, acc=20.0)  # collapsed, and no repair that a collapse could favour
+    assert (
+        by_name(ranked([*rows, lost, row("none", 3, 95.0), row("a", 3, 15.0)], apart=["scratch"]))[
+            "scratch"
+        ].residual.mean
+        == 0
+    )
 
 
 def test_the_worst_attack_is_named() -> None:
