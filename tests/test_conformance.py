@@ -30,12 +30,21 @@ from benchbd import (
 )
 from benchbd.base.errors import StoreError
 from benchbd.contract.axes import AXIS
+from benchbd.contract.method import Method
 from benchbd.registry import load_registry
 from benchbd.testing import ContractError, ToyPretraining, check_method, toy_defender
 from benchbd.testing.conformance import check_properties
+from benchbd.testing.shortest import shortened
 from benchbd.testing.watch import Property
 
 GIVEN: dict[str, dict[str, Any]] = {"ctrl": {"mode": "append"}}  # the pool of toys has no image of their task
+
+
+def quick(cls: type[Method], **options: Any) -> Any:
+    """The method with the shortest options, as `plugin check` takes them, and those that it needs on toys."""
+    return cls(**shortened(cls, {**GIVEN.get(cls.name, {}), **options}))
+
+
 METHODS = [(axis, name) for axis in AXIS for name in load_registry().names(axis)]
 
 

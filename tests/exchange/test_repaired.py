@@ -13,14 +13,13 @@ import torch
 from PIL import Image
 
 from benchbd import ImageSet, Mitigation, Role, UsageError
-from benchbd.contract.method import build
 from benchbd.examine import Bench
 from benchbd.exchange.exporting import export_encoder
 from benchbd.exchange.importing import import_encoder
 from benchbd.registry import Registry, load_registry
 
 from ..chance import seeded
-from ..test_conformance import QUICK
+from ..test_conformance import quick
 from .test_forms import loaded, made
 
 pytestmark = pytest.mark.slow
@@ -35,8 +34,7 @@ def test_the_result_of_each_defense_goes_out(name: str, form: str, registry: Reg
     """Pruned channels too: features before, after, and of the file read again agree to 1e-5 of their size."""
     generator = torch.Generator().manual_seed(seeded(1))
     images = ImageSet(torch.randint(0, 256, (32, 3, 32, 32), generator=generator, dtype=torch.uint8))
-    options = {"steps": 2, "batch": 16} if name == "decree" else QUICK.get(name, {})
-    defense = build(registry.get("defense", name), options, name)
+    defense = quick(registry.get("defense", name))
     assert isinstance(defense, Mitigation)
     with torch.enable_grad():
         repaired = Bench(registry, torch.device("cpu"), seed=seeded(1)).repair(made(), images, defense).encoder

@@ -17,14 +17,13 @@ from torch import nn
 
 from benchbd import Classifier, Encoder, Evaluator, Head, Mitigation, NotApplicable
 from benchbd.base.errors import BenchbdError, DataError, PluginError
-from benchbd.contract.method import build
 from benchbd.nets.rebuild import rebuild
 from benchbd.registry import Registry, load_registry
 from benchbd.stages.encoders import product_of
 from benchbd.testing import toy_defender, toy_encoder, toy_images, toy_probe
 
 from ..chance import seeded
-from ..test_conformance import QUICK
+from ..test_conformance import quick
 
 
 def test_a_head_normalises_shifts_divides_scales_and_has_relu_between_layers() -> None:
@@ -228,8 +227,7 @@ DEFENSES = [name for name in load_registry().names("defense") if name != "scratc
 @pytest.mark.parametrize("name", DEFENSES)
 @pytest.mark.fixed_draw("what of a classifier is trained, and no outcome of training")
 def test_repairs_keep_the_classifier_or_drop_it(name: str, registry: Registry) -> None:
-    decree = {"steps": 2, "batch": 16} if name == "decree" else {}
-    defense = build(registry.get("defense", name), {**QUICK.get(name, {}), **decree}, name)
+    defense = quick(registry.get("defense", name))
     assert isinstance(defense, Mitigation)
     repaired = defense.repair(supervised().copy(), toy_defender())
     if name in ("medic", "mimic"):  # their students start from nothing

@@ -23,7 +23,7 @@ from benchbd.testing import toy_attacker, toy_defender, toy_encoder
 
 from ..chance import seeded
 from ..small_nets import random_encoder, settled, smooth_pixels
-from ..test_conformance import QUICK
+from ..test_conformance import quick
 
 SHORT: dict[str, Any] = {"steps": 3, "batch": 8, "colour": "affine"}
 TUNING = [FT(**SHORT), FP(**SHORT, rule="ratio", ratio=0), NAD(**SHORT, beta=0, teacher_steps=2)]
@@ -197,21 +197,20 @@ def test_every_installed_method_takes_a_headless_encoder_or_refuses_it(
     """None ends in another error. Of the defenses, those refuse that continue on the head."""
     refused = set()
     for name, cls in registry.methods["defense"].items():
-        more = {"steps": 2, "batch": 16} if name == "decree" else {}
-        method: Any = cls(**{**QUICK.get(name, {}), **more})
+        method: Any = quick(cls)
         try:
             assert isinstance(method.repair(headless.copy(), toy_defender(seed=1)), Encoder)
         except NotApplicable:
             refused.add(name)
     assert refused == {"ft", "fp", "nad", "anp"}
-    for name, cls in registry.methods["attack"].items():
+    for cls in registry.methods["attack"].values():
         if cls.role is Role.FILE:
             headless.save(tmp_path / "given.safetensors")
         file = {"file": tmp_path / "given.safetensors"} if cls.role is Role.FILE else {}
-        method = cls(**{**QUICK.get(name, {}), **file})
+        method = quick(cls, **file)
         method.inject(replace(toy_attacker(seed=1), encoder=headless.copy()))
-    for name, cls in registry.methods["detection"].items():
-        method = cls(**QUICK.get(name, {}))
+    for cls in registry.methods["detection"].values():
+        method = quick(cls)
         method.inspect(headless.copy(), toy_defender(seed=1))
 
 
