@@ -9,7 +9,7 @@ PYTEST := $(PYTHON) -m pytest
 PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format lock realdata slow gpu clip door extras latex portable bench docs
+.PHONY: help setup demo test check format lock realdata slow gpu clip door extras latex portable bench docs manual
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -67,6 +67,11 @@ door: $(STAMP) ## checkpoints of timm, lightly, open_clip and transformers in an
 extras: $(STAMP) ## TensorBoard, W&B offline and the Hub's library; the extras of these names are installed
 	$(UV) pip install --quiet --python $(PYTHON) --editable '.[tensorboard,wandb,hub]'
 	$(PYTEST) -m extras
+
+manual: $(STAMP) ## the docs as a website in build/manual, warnings as errors; the extra `docs` is installed
+	$(UV) pip install --quiet --python $(PYTHON) --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
+	$(PYTEST) -m manual
 
 # One machine stands for others: torch's and oneDNN's vector instructions, the number of threads, other draws.
 SETTINGS := ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=SSE41 OMP_NUM_THREADS=2 \

@@ -35,7 +35,7 @@ SPACE = 5 * GIB  # bytes: a board leaves some hundred encoders of up to 45 MB
 
 _REQUIREMENT = re.compile(r"([\w.-]+)\s*(?:>=\s*([\d.]+))?[^;]*(?:;\s*extra\s*==\s*['\"]([\w-]+)['\"])?")
 
-_DEVELOPMENT = "dev"  # an extra that only developers need
+_DEVELOPMENT = ("dev", "docs")  # extras that only developers need
 
 log = logging.getLogger("benchbd")
 
@@ -130,7 +130,7 @@ def _installation(check: str) -> Finding:
 def _extras(check: str) -> Finding:
     by_extra: dict[str, list[tuple[str, str]]] = {}
     for name, oldest, extra in _requirements():
-        if extra and extra != _DEVELOPMENT:
+        if extra and extra not in _DEVELOPMENT:
             by_extra.setdefault(extra, []).append((name, oldest))
     present, absent, old = [], [], []
     for extra, needed in sorted(by_extra.items()):
