@@ -1,4 +1,5 @@
-"""``benchbd verify``, ``why``, ``outdated``, and ``benchbd leaderboard pin``: whether records hold."""
+"""``benchbd verify``, ``why``, ``outdated``, ``submit``, and ``benchbd leaderboard pin`` and ``check``: whether records
+hold, and how they join a board."""
 
 from __future__ import annotations
 
@@ -10,10 +11,12 @@ from pathlib import Path
 import click
 
 from benchbd.base.content import short_digests, write_file
-from benchbd.base.errors import UsageError
-from benchbd.base.process import say
+from benchbd.base.errors import DataError, UsageError
+from benchbd.base.process import columns, say
 from benchbd.cli.group import Command, one_line
 from benchbd.cli.options import PathType, PlaceType, data_root_option, device_option
+from benchbd.report.writers.columns import WIDTH
+from benchbd.report.writers.forms import FORMATS, write
 
 
 @click.command(cls=Command)
@@ -130,6 +133,95 @@ def why(one: Path, other: Path) -> None:
 
 def _of_parents(field: str) -> bool:
     return field.startswith("parents")
+
+
+@click.command(cls=Command)
+@click.argument("board")
+@click.option("--out", type=PathType(folder=True), required=True, help="Folder for the submission.")
+@click.option("--records", type=PathType(folder=True), help="Folder of the run's records.  [default: the store's]")
+@click.option("--store", type=PlaceType(), help="Store of the run.  [env: BENCHBD_STORE]")
+@click.option("--encoders", is_flag=True, help="Write the encoders too, not only their digests.")
+def submit(board: str, out: Path, records: Path | None, store: Path | None, encoders: bool) -> None:
+    """Prepare the records of a run for a pull request to its board.
+
+    The records must hold (`benchbd verify`), with those of the clean and of the undefended encoder among them: `run`
+    computes these beside every defense unless --only leaves them out. The folder gets the records that the board does
+    not have yet, their predictions, and the digests of their encoders.
+    """
+    from benchbd.audit import alone, submission
+    from benchbd.audit.planned import PlannedBoard
+    from benchbd.data.pinned import FILE
+    from benchbd.planning.board import board_path, load_board
+    from benchbd.records.places import records_folder
+    from benchbd.registry import load_registry
+    from benchbd.store.store import Store, find_root
+
+    loaded, home, root = load_board(board), board_path(board).parent, find_root(store)
+    folder = (records or records_folder(root, loaded.name)).expanduser()
+    if not folder.is_dir():
+        raise UsageError(
+            f"no records of board {loaded.name} in {folder}: run it first with benchbd run --board {board}"
+        )
+    known, findings = alone.read(folder)
+    if findings:
+        raise DataError("\n".join(map(str, findings)))
+    published, _ = alone.read(home / "records") if (home / "records").is_dir() else ([], [])
+    planned = PlannedBoard.of_pins(loaded, load_registry(), home / FILE, known)
+    kept = Store(root, writable=False)
+    made = submission.gather(loaded, known, published, planned, kept)
+    submission.write(made, out, kept, encoders=encoders)
+    click.echo(
+        f"wrote {len(made.records)} records and the digests of {len(made.encoders)} encoders to {out}: copy its "
+        f"records into leaderboards/{loaded.name}/records of a fork, and open a pull request",
+        err=True,
+    )
+
+
+@click.command(cls=Command)
+@click.argument("board")
+@click.argument("submission", type=PathType(folder=True))
+@click.option("--format", "form", type=click.Choice(FORMATS), default="markdown", show_default=True, help="Form.")
+def check(board: str, submission: Path, form: str) -> None:
+    """Report on a submission to a board, for its reviewer.
+
+    SUBMISSION is the folder that `submit` wrote, or a folder of records. They are checked beside the published ones
+    (tier 1 of `verify`), as untrusted data: nothing in them is run. The report shows the reference rows, the best row
+    before, the submitted rows, and the ranks that change.
+
+    Exit code: 0 if all holds, 1 if something does not.
+    """
+    from benchbd.audit import alone
+    from benchbd.audit.planned import PlannedBoard
+    from benchbd.audit.submission import merged, replicates
+    from benchbd.data.pinned import FILE
+    from benchbd.planning.board import board_path, load_board
+    from benchbd.records.models import Record
+    from benchbd.registry import load_registry
+    from benchbd.report import reviewed
+    from benchbd.report.rows import Order
+
+    loaded, home = load_board(board), board_path(board).parent
+    folder = submission / "records" if (submission / "records").is_dir() else submission
+    added, findings = alone.read(folder)
+    if not added and not findings:
+        raise UsageError(f"no records in {folder}")
+    published, _ = alone.read(home / "records") if (home / "records").is_dir() else ([], [])
+    after = merged(published, added)
+    places = {place for record in added for place in (record.file, f"{getattr(record, 'axis', '')}s/{record.file}")}
+    planned = PlannedBoard.of_pins(loaded, load_registry(), home / FILE, after)
+    findings += [each for each in alone.check(loaded, after, planned) if each.place in places]
+    old, new = ([record for record in each if isinstance(record, Record)] for each in (published, added))
+    report = reviewed.document(
+        old,
+        new,
+        Order.of(loaded),
+        board=loaded.name,
+        findings=[one_line(finding) for finding in findings],
+        replicates=replicates(published, added),
+    )
+    say(write(report, form, columns(WIDTH)), nl=False)
+    if findings:
+        sys.exit(1)
 
 
 @click.command(cls=Command)

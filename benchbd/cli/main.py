@@ -7,7 +7,7 @@ import os
 import click
 
 from benchbd._version import __version__
-from benchbd.cli.audit import outdated, pin, verify, why
+from benchbd.cli.audit import check, outdated, pin, submit, verify, why
 from benchbd.cli.doctor import doctor
 from benchbd.cli.encoder import export, import_, inspect, repair
 from benchbd.cli.group import Group
@@ -35,10 +35,27 @@ def main() -> None:
 
 for command in (
     *(run, plan, import_, inspect, repair, export),
-    *(list_, show, plugins, plugin, compare, verify, why, outdated, figures, leaderboard, gallery, push, pull, doctor),
+    *(
+        list_,
+        show,
+        plugins,
+        plugin,
+        compare,
+        verify,
+        why,
+        outdated,
+        submit,
+        figures,
+        leaderboard,
+        gallery,
+        push,
+        pull,
+        doctor,
+    ),
 ):
     main.add_command(command)
 leaderboard.add_command(pin)
+leaderboard.add_command(check)
 
 
 if __name__ == "__main__":

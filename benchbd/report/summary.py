@@ -110,7 +110,7 @@ class Summary:
             for figure in self.differences.get((standing.defense, role), (Interval(), Interval()))
         ]
         return [
-            _rank(standing),
+            rank_text(standing),
             "".join(letter(number + 1) for number in standing.ties) or None,
             Noted(standing.defense, (_ORACLE,) if self.roles[standing.defense] is Role.ORACLE else ()),
             len(standing.seeds),
@@ -266,7 +266,8 @@ def _rank_of(of: tuple[str, str], order: Order) -> tuple[object, ...]:
     return (known.index(evaluator) if evaluator in known else len(known), evaluator, precision)
 
 
-def _rank(standing: Standing) -> str | None:
+def rank_text(standing: Standing) -> str | None:
+    """The interval of ranks, in parentheses if it is provisional; None without a rank."""
     if standing.best is None:
         return None
     text = f"{standing.best}" if standing.best == standing.worst else f"{standing.best}-{standing.worst}"

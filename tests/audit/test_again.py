@@ -27,18 +27,6 @@ from .forger import Forger, Json
 REPAIRED = "badencoder_ft_pool_task-1_s1_mlp"
 
 
-@pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory, registry: Registry) -> Tiny:
-    tiny = Tiny(tmp_path_factory.mktemp("audit"), registry)
-    tiny.run()
-    return tiny
-
-
-@pytest.fixture
-def records(ran: Tiny, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(ran.store / "records" / "tiny", tmp_path / "records"))
-
-
 def verify(tiny: Tiny, records: Path, tier: int, *more: str) -> Result:
     places = {"--records": records, "--store": tiny.store, "--data-root": tiny.data, "--tier": tier, "--device": "cpu"}
     return CliRunner().invoke(
