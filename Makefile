@@ -9,7 +9,7 @@ PYTEST := $(PYTHON) -m pytest
 PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format lock realdata slow gpu clip door extras latex portable bench docs manual
+.PHONY: help setup demo test check format lock realdata slow gpu clip door extras browser latex portable bench docs manual
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -55,6 +55,14 @@ latex: $(STAMP) ## compile every board.tex and read its pages back; TeX Live and
 	  root=$$([ $$(id -u) = 0 ] || echo sudo); $$root apt-get update -q && $$root apt-get install -qy \
 	  --no-install-recommends texlive-latex-base texlive-latex-recommended poppler-utils; fi
 	$(PYTEST) -m latex
+
+browser: $(STAMP) ## the site in a browser; Playwright, axe-core and, from Debian, chromium and npm are installed
+	@if ! command -v chromium >/dev/null || ! command -v npm >/dev/null; then \
+	  root=$$([ $$(id -u) = 0 ] || echo sudo); $$root apt-get update -q && $$root apt-get install -qy \
+	  --no-install-recommends chromium npm fonts-dejavu-core; fi
+	$(UV) pip install --quiet --python $(PYTHON) 'playwright>=1.45'
+	npm install --silent --no-save --ignore-scripts --prefix $(VENV)/axe axe-core@4
+	$(PYTEST) -m browser
 
 clip: $(STAMP) ## CLIP's encoders through a board; the extra `clip` is installed
 	$(UV) pip install --quiet --python $(PYTHON) --editable '.[clip]'

@@ -11,7 +11,7 @@ from functools import partial
 from keyword import iskeyword
 from pathlib import Path
 
-from benchbd.base.content import commit, expanded, make_folder
+from benchbd.base.content import commit, expanded, make_folder, shipped
 from benchbd.base.errors import StoreError, UnknownNameError, UsageError, shown
 from benchbd.contract.axes import AXIS, Axis
 from benchbd.registry import LONGEST_NAME, Registry, flaw_of_name
@@ -113,7 +113,7 @@ def _files(axis: Axis, name: str, distribution: str, licence: str, author: str) 
     place = "docs/templates/distribution"
     return {
         **{file: _filled(f"{place}/{file}", parts) for file in ("pyproject.toml", "README.md", "CITATION.cff")},
-        "LICENSE": _shipped("LICENSE") if licence == "apache-2.0" else _filled(f"{place}/LICENSE-{licence}", parts),
+        "LICENSE": shipped("LICENSE") if licence == "apache-2.0" else _filled(f"{place}/LICENSE-{licence}", parts),
         f"{module}.py": text,
         f"tests/test_{module}.py": _filled(f"{place}/test.txt", parts),
     }
@@ -121,7 +121,7 @@ def _files(axis: Axis, name: str, distribution: str, licence: str, author: str) 
 
 def example_of(axis: Axis) -> str:
     """The text of the module with the example of an axis."""
-    return _shipped(f"docs/examples/{axis.name}.py")
+    return shipped(f"docs/examples/{axis.name}.py")
 
 
 def _class_name(name: str, axis: Axis, used: set[str]) -> str:
@@ -132,10 +132,4 @@ def _class_name(name: str, axis: Axis, used: set[str]) -> str:
 
 
 def _filled(path: str, parts: Mapping[str, str]) -> str:
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], _shipped(path))
-
-
-def _shipped(path: str) -> str:
-    """The text of a file that lies inside an installed wheel, or beside the package in a checkout."""
-    here = Path(__file__).resolve().parent
-    return next(each / path for each in (here, here.parent) if (each / path).is_file()).read_text(encoding="utf-8")
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], shipped(path))

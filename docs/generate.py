@@ -45,7 +45,7 @@ from docs.plugin_api import COMMANDS, homes_of_names, plugin_api
 from docs.python import code, entry, quoted
 
 ORDER = (
-    *("tutorial.md", "concepts.md", "encoders.md", "commands.md", "boards.md", "methods.md", "records.md"),
+    *("tutorial.md", "join.md", "concepts.md", "encoders.md", "commands.md", "boards.md", "methods.md", "records.md"),
     "plugin-api.md",
 )
 """The pages in the order of the website, after the first."""

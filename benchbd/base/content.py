@@ -89,6 +89,12 @@ def expanded(path: str | Path) -> Path:
     return Path(os.path.expanduser(path))
 
 
+def shipped(path: str) -> str:
+    """The text of a file that lies inside an installed wheel, or beside the package in a checkout."""
+    here = Path(__file__).resolve().parents[1]
+    return next(each / path for each in (here, here.parent) if (each / path).is_file()).read_text(encoding="utf-8")
+
+
 def file_at(path: str | Path, what: str = "file") -> Path:
     """The path of an ordinary file that exists, ``expanded``. UsageError if it is no path; DataError if there is no
     such ``what``, or if it is a folder, a pipe, a socket or a device: those are not read, since reading may not end."""

@@ -142,14 +142,28 @@ def leaderboard() -> None:
     "--format", "form", type=click.Choice(FORMATS), default="markdown", show_default=True, help="Form of the output."
 )
 @click.option("--off-board", is_flag=True, help="Add rows of off-board records, by kind of departure.")
+@click.option(
+    "--site",
+    type=PathType(folder=True),
+    help="Write a static site here: pages of the board, its methods and records; without BOARD, of all boards.",
+)
 def build_leaderboard(
-    board: str | None, out: Path | None, records: Path | None, store: Path | None, form: str, off_board: bool
+    board: str | None,
+    out: Path | None,
+    records: Path | None,
+    store: Path | None,
+    form: str,
+    off_board: bool,
+    site: Path | None,
 ) -> None:
     """Build the tables of a board from its records.
 
     BOARD is the demo board by default. Records come from --records, else from the store, else from those that are
-    published with the board.
+    published with the board. A site opens in a browser as a folder, and on any server of files.
     """
+    if site is not None:
+        _build_site(board, out, records, store, off_board, site)
+        return
     from benchbd.planning.board import load_board
     from benchbd.report import leaderboard
     from benchbd.report.inspected import documents, write_with
@@ -169,6 +183,44 @@ def build_leaderboard(
         return
     table = leaderboard.document(found.records, loaded.title, order, off_board) if found.records else None
     say(write_with(table, documents(found.inspected, order, off_board), loaded.name, form, width), nl=False)
+
+
+def _build_site(
+    board: str | None, out: Path | None, records: Path | None, store: Path | None, off_board: bool, site: Path
+) -> None:
+    """Write the site of a board, or of all boards of benchbd, those without records named alone."""
+    from benchbd.cli.describe import document
+    from benchbd.contract.axes import AXIS
+    from benchbd.planning.board import board_names, board_path, load_board
+    from benchbd.records.places import records_folder
+    from benchbd.registry import load_registry
+    from benchbd.report.leaderboard import notes_of
+    from benchbd.site.boards import Source
+    from benchbd.site.files import write_site
+    from benchbd.site.pages import site as pages
+    from benchbd.store.store import default_root
+
+    if out is not None:
+        raise UsageError("--site writes a site and --out tables; give one of them")
+    if records is not None and board is None:
+        raise UsageError("--records holds the records of one board; name it: leaderboard build BOARD --site DIR")
+    sources, without = [], {}
+    for name in board_names() if board is None else [board]:
+        loaded, folder = load_board(name), board_path(name).parent
+        places = [records] if records else [records_folder(store or default_root(), loaded.name), folder / "records"]
+        if board is None and not any(any(place.rglob("*.json")) for place in places):
+            without[loaded.name] = loaded.title
+            continue
+        found = records_of(loaded, name, records, store)
+        sources.append(Source(loaded, found.records, found.inspected, places, notes_of(folder)))
+    registry = load_registry()
+    methods = [
+        document(registry.get(axis, name), registry.plugin_of(axis, name).distribution)
+        for axis in AXIS
+        for name in registry.names(axis)
+    ]
+    number = write_site(site, pages(sources, methods, without, off_board))
+    click.echo(f"wrote a site of {number} files; open {site / 'index.html'}", err=True)
 
 
 @click.group(cls=Group)

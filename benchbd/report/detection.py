@@ -225,7 +225,9 @@ def document(records: Iterable[DetectionRecord], order: Order = BY_NAME, off_boa
     if not found:
         return Document(data=flat)
     return Document(
-        sections=[Section(_COLUMNS, [Table([_values(each) for each in found])], stacked="{0} against {1} on {2}")],
+        sections=[
+            Section(_COLUMNS, [Table([_values(each) for each in found], about=found)], stacked="{0} against {1} on {2}")
+        ],
         legend=LEGEND,
         frames=[Frame(list(flat[0]), flat)],
         data=flat,

@@ -73,12 +73,16 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of a section's columns, a value for each. intro, below: a paragraph before the rows, remarks after them."""
+    """Rows of a section's columns, a value for each. intro, below: a paragraph before the rows, remarks after them.
+
+    about: what each row tells of, for a site that links it and draws it; empty if nobody needs it.
+    """
 
     rows: Sequence[Sequence[Value]]
     heading: str = ""
     intro: str = ""
     below: Sequence[str] = ()
+    about: Sequence[object] = ()
 
 
 @dataclass(frozen=True)

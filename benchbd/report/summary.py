@@ -146,7 +146,7 @@ def sections(found: Sequence[Summary]) -> Iterator[Section]:
         filled = [any(row[at] not in (None, _NONE) for each in rows for row in each) for at in range(len(_COLUMNS))]
         places = [at for at, is_filled in enumerate(filled) if is_filled]
         tables = [
-            Table([[row[at] for at in places] for row in each], summary.heading)
+            Table([[row[at] for at in places] for row in each], summary.heading, about=summary.standings)
             for summary, each in zip(found, rows, strict=True)
         ]
         yield Section([_COLUMNS[at] for at in places], tables)

@@ -11,6 +11,9 @@ from benchbd.report.rows import Order, TableRow
 _COST = "Cost of the defenses"
 _TO_SCRATCH = "Δ scratch"
 
+SWEPT = "Value"
+"""The heading of the first column of a sweep's tables."""
+
 # Points: with every figure as wide as "100.00 ± 100.00", the table is as wide as the text of A4.
 _COLUMNS = (
     Column("Attack", "words", brief="attack", points=46),
@@ -49,7 +52,7 @@ def columns_of(rows: Iterable[TableRow]) -> list[Column]:
 def swept(columns: Sequence[Column]) -> list[Column]:
     """The columns of a table of a sweep. With the value, the differences to scratch would not fit on A4: they are set
     apart."""
-    value = Column("Value", "words", brief="value", points=46)
+    value = Column(SWEPT, "words", brief="value", points=46)
     apart = "Differences to scratch"
     return [value, *(replace(each, apart=apart) if each.over == _TO_SCRATCH else each for each in columns)]
 
@@ -69,10 +72,11 @@ def sweep_tables(rows: Sequence[TableRow], order: Order, values: Callable[[Table
             here = [row for row in rows if row.heading == heading]
             moved = {(row.attack, row.defense) for row in here if row.point and row.point in points}
             shown = [
-                [label, *values(row)]
+                (label, row)
                 for label, text in lines
                 for row in here
                 if row.point == text and (row.attack, row.defense) in moved
             ]
-            tables.append(Table(shown, f"Sweep {name}: {heading}"))
+            lines_of = [[label, *values(row)] for label, row in shown]
+            tables.append(Table(lines_of, f"Sweep {name}: {heading}", about=[row for _, row in shown]))
     return tables
