@@ -43,12 +43,7 @@ FILES = {
 }
 """Files to download, with their content."""
 
-_KINDS = {
-    Role.FLOOR: "undefended",
-    Role.SCRATCH: "scratch",
-    Role.BN: "bn",
-    Role.ORACLE: "oracle",
-}
+_KINDS = {Role.FLOOR: "undefended"} | {role: role.value for role in (Role.SCRATCH, Role.BN, Role.ORACLE)}
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+from benchbd.contract.roles import Role
 from benchbd.report.statistics import Interval
 
 WIDTH, HEIGHT = 640, 400
@@ -19,10 +20,10 @@ LETTER, LINE = 6.7, 14.0  # size of a label's letter
 KINDS = {
     "floor": "clean encoder (floor)",
     "undefended": "undefended",
-    "scratch": "scratch",
-    "bn": "bn",
+    Role.SCRATCH.value: "control from random weights",
+    Role.BN.value: "control with new BatchNorm statistics",
     "method": "defense that passes both gates",
-    "oracle": "oracle",
+    Role.ORACLE.value: "oracle",
     "void": "a cell that does not pass both gates",
 }
 """The kinds of points, with their texts in the legend."""
