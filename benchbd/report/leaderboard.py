@@ -104,7 +104,7 @@ def document(
     remarks = [f"All rows: {note}." for note in shared]
     if any(row.pretrain_pinned for row in rows):
         remarks.append("All seeds share one pre-training: the intervals leave pre-training out.")
-    if left_out := Counter(departure for r in known if r not in shown for departure in departures(r)):
+    if left_out := Counter(departure for r in known if not (r.on_board or off_board) for departure in departures(r)):
         kinds = ", ".join(f"{kind} ({count})" for kind, count in sorted(left_out.items()))
         remarks.append(f"{len(known) - len(shown)} off-board records are left out: {short_digests(kinds)}.")
     boards = ", ".join(sorted({record.board for record in known}))

@@ -103,6 +103,19 @@ def test_ra_has_columns_where_records_count_it() -> None:
     assert "ra" not in render(old, "csv").splitlines()[0].split(",")
 
 
+def test_a_record_is_compared_with_its_own_cell_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared, equal = [], Record.__eq__
+
+    def counted(one: Record, other: object) -> bool:
+        compared.append(one)
+        return equal(one, other)
+
+    records = [make_record(seed=seed, metrics=(80.0, 9.0, 9.0)) for seed in range(30)]
+    monkeypatch.setattr(Record, "__eq__", counted)
+    document(records)
+    assert len(compared) <= len(records)
+
+
 def test_certified_accuracy_has_a_column_where_a_row_has_it() -> None:
     counts = [counts_of(TAKEN).model_copy(update={"certified": certified}) for certified in (2_000, 4_000)]
     sure = {"defense": "ft", "undefended": make_record().metrics}
