@@ -170,11 +170,9 @@ def submit(board: str, out: Path, records: Path | None, store: Path | None, enco
     kept = Store(root, writable=False)
     made = submission.gather(loaded, known, published, planned, kept)
     submission.write(made, out, kept, encoders=encoders)
-    click.echo(
-        f"wrote {len(made.records)} records and the digests of {len(made.encoders)} encoders to {out}: copy its "
-        f"records into leaderboards/{loaded.name}/records of a fork, and open a pull request",
-        err=True,
-    )
+    told = f"wrote {len(made.records)} records and the digests of {len(made.encoders)} encoders to {out}: copy its "
+    told += f"records into leaderboards/{loaded.name}/records of a fork, and open a pull request"
+    click.echo(told, err=True)
 
 
 @click.command(cls=Command)
