@@ -32,6 +32,7 @@ from benchbd.data.library import DataLibrary
 from benchbd.engine.runner import Runner
 from benchbd.planning.board import load_board
 from benchbd.planning.cases import Cell, Plan
+from benchbd.records.counts import metrics
 from benchbd.records.files import place_of, read_record
 from benchbd.records.models import Counts, Record
 from benchbd.registry import load_registry
@@ -140,23 +141,19 @@ def _judged(record: Record, found: Mapping[str, Recomputed], tier: int) -> Told:
     if same.counts == own:
         return Told(place_of(record), "equal", "")
     apart: list[str] = []
-    for name, percent in (("ACC", _acc), ("ASR non-target", _asr)):
-        values = [percent(each.counts) for each in found.values()]
-        heads = [percent(head) for head in (same.heads or [same.counts])]
+    for name, field in (("ACC", "acc"), ("ASR non-target", "asr_nontarget")):
+        values = [_percent(each.counts, field) for each in found.values()]
+        heads = [_percent(head, field) for head in (same.heads or [same.counts])]
         chance = t_975(len(heads) - 1) * stdev(heads) if len(heads) > 1 else 0.0
         margin = max(LEAST, chance, 3 * (max(values) - min(values)))
-        if not min(values) - margin <= percent(own) <= max(values) + margin:
+        if not min(values) - margin <= _percent(own, field) <= max(values) + margin:
             told = " and ".join(f"{value:.1f}" for value in values)
-            apart.append(f"{name} {percent(own):.1f}, but {_TIERS[tier]} gives {told}")
+            apart.append(f"{name} {_percent(own, field):.1f}, but {_TIERS[tier]} gives {told}")
     return Told(place_of(record), "different" if apart else "compatible", "; ".join(apart))
 
 
-def _acc(counts: Counts) -> float:
-    return 100 * counts.correct / counts.total
-
-
-def _asr(counts: Counts) -> float:
-    return 100 * counts.hits_nontarget / counts.nontarget
+def _percent(counts: Counts, field: str) -> float:
+    return float(getattr(metrics(counts), field))
 
 
 def _apart(bench: Bench, record: Record, tier: int) -> Mapping[str, Recomputed] | str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ class PlannedBoard:
         """The first difference between a record and the plan, as one line; none if the plan gives its identities."""
         if self.library is None:
             return
-        if unknown := [name for axis, name in _methods(record) if name not in self.registry.names(axis)]:
+        if unknown := [name for axis, name in sorted(record.methods) if name not in self.registry.names(axis)]:
             yield f"{unknown[0]}: no installed plugin offers it, so its stages cannot be planned again"
             return
         case = self.case(record)
@@ -120,18 +120,9 @@ class PlannedBoard:
 
     def _with_added(self, axis: str) -> tuple[str, ...]:
         """The board's methods of an axis with those that records add; empty if they add none."""
-        named = {name for record in self.records if record.on_board for a, name in _methods(record) if a == axis}
+        named = {name for record in self.records if record.on_board for a, name in record.methods if a == axis}
         added = sorted((named - {*self.board.names(axis)}) & {*self.registry.names(axis)})
         return (*self.board.names(axis), *added) if added else ()
-
-
-def _methods(record: Entry) -> Iterable[tuple[str, str]]:
-    """Axis and name of the methods that a record names."""
-    yield "attack", record.attack
-    if isinstance(record, Record):
-        yield from (("defense", record.defense), ("evaluator", record.evaluator))
-    elif isinstance(record, Inspected):
-        yield record.axis, record.method
 
 
 def _place_of_record(record: Entry) -> tuple[object, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from benchbd.audit import alone
 from benchbd.audit.planned import PlannedBoard
-from benchbd.base.content import make_folder, write_file
+from benchbd.base.content import file_digest, make_folder, write_file
 from benchbd.base.errors import DataError, UsageError
 from benchbd.planning.board import Board
 from benchbd.records.files import place_of, write_records
@@ -62,7 +61,7 @@ def _encoders(records: Iterable[Entry], store: Store) -> dict[str, tuple[str, in
                 continue
             path = store.folder(key) / ENCODER
             if path.is_file():
-                found[key] = hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_size
+                found[key] = file_digest(path), path.stat().st_size
     return dict(sorted(found.items()))
 
 

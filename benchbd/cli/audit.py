@@ -62,7 +62,7 @@ def verify(
 
     loaded, home = load_board(board), board_path(board).parent
     folder = (records or home / "records").expanduser()
-    known, findings = alone.read(folder) if folder.is_dir() else ([], [])
+    known, findings = alone.read(folder)
     if not known and not findings:
         raise UsageError(f"no records of board {loaded.name} in {folder}: name their folder with --records")
     if not (home / FILE).is_file():
@@ -165,7 +165,7 @@ def submit(board: str, out: Path, records: Path | None, store: Path | None, enco
     known, findings = alone.read(folder)
     if findings:
         raise DataError("\n".join(map(str, findings)))
-    published, _ = alone.read(home / "records") if (home / "records").is_dir() else ([], [])
+    published, _ = alone.read(home / "records")
     planned = PlannedBoard.of_pins(loaded, load_registry(), home / FILE, known)
     kept = Store(root, writable=False)
     made = submission.gather(loaded, known, published, planned, kept)
@@ -193,6 +193,7 @@ def check(board: str, submission: Path, form: str) -> None:
     from benchbd.audit.submission import merged, replicates
     from benchbd.data.pinned import FILE
     from benchbd.planning.board import board_path, load_board
+    from benchbd.records.files import place_of
     from benchbd.records.models import Record
     from benchbd.registry import load_registry
     from benchbd.report import reviewed
@@ -203,9 +204,9 @@ def check(board: str, submission: Path, form: str) -> None:
     added, findings = alone.read(folder)
     if not added and not findings:
         raise UsageError(f"no records in {folder}")
-    published, _ = alone.read(home / "records") if (home / "records").is_dir() else ([], [])
+    published, _ = alone.read(home / "records")
     after = merged(published, added)
-    places = {place for record in added for place in (record.file, f"{getattr(record, 'axis', '')}s/{record.file}")}
+    places = {place_of(record) for record in added}
     planned = PlannedBoard.of_pins(loaded, load_registry(), home / FILE, after)
     findings += [each for each in alone.check(loaded, after, planned) if each.place in places]
     old, new = ([record for record in each if isinstance(record, Record)] for each in (published, added))

@@ -19,6 +19,13 @@ Judged = Literal["ok", "attack-failed", "collapsed", "n/a", "timeout", "error"]
 _DIGITS = 3  # of points: percentages in records are rounded to 1e-4
 
 
+class Judgement(NamedTuple):
+    """A status with its reason, which is empty if the status is ok."""
+
+    status: Judged = "ok"
+    reason: str = ""
+
+
 class Gates(Table):
     """What a measured cell must hold to count, in percentage points."""
 
@@ -54,20 +61,24 @@ class Gates(Table):
             return ""
         return f"ACC is more than {self.loss:g} points below the clean encoder's"
 
+    def judge(self, acc: float, floor_acc: float, undefended: float | None, floor_asr: float) -> Judgement:
+        """The status of a measured cell. The gate of the attack comes first: if it failed, there was nothing to defend.
+
+        undefended: ASR of the attacked encoder without a defense; None if there is no attack, so no gain to reach.
+        """
+        if undefended is not None and (failed := self.attack(undefended, floor_asr)):
+            return Judgement("attack-failed", failed)
+        if collapsed := self.accuracy(acc, floor_acc):
+            return Judgement("collapsed", collapsed)
+        return Judgement()
+
 
 DEFAULT = Gates()
 
 
-class Judgement(NamedTuple):
-    """A status with its reason, which is empty if the status is ok."""
-
-    status: Judged = "ok"
-    reason: str = ""
-
-
 def judge(record: Entry, gates: Gates = DEFAULT) -> Judgement:
-    """The status of a record under ``gates``. The gate of the attack comes first: if it failed, there was nothing to
-    defend. The clean encoder, controls of attacks, and tasks that are not attacked have no gain to reach."""
+    """The status of a record under ``gates``. The clean encoder, controls of attacks, and tasks that are not attacked
+    have no gain to reach."""
     if record.status != "ok":
         return Judgement(record.status, record.reason)
     attacked = record.attack_role not in (Role.FLOOR, Role.CONTROL)
@@ -80,9 +91,5 @@ def judge(record: Entry, gates: Gates = DEFAULT) -> Judgement:
     assert record.metrics is not None
     assert record.undefended is not None
     assert floor is not None  # a measured record has all three
-    attacked = attacked and not record.beside
-    if attacked and (failed := gates.attack(record.undefended.asr_nontarget, floor.asr_b_nontarget)):
-        return Judgement("attack-failed", failed)
-    if collapsed := gates.accuracy(record.metrics.acc, floor.ca):
-        return Judgement("collapsed", collapsed)
-    return Judgement()
+    undefended = record.undefended.asr_nontarget if attacked and not record.beside else None
+    return gates.judge(record.metrics.acc, floor.ca, undefended, floor.asr_b_nontarget)

@@ -185,6 +185,11 @@ class Entry(_Part):
         return {**data, **{f"{axis}_role": _role(axis, data[axis]) for axis in ("attack", "defense") if axis in data}}
 
     @property
+    def methods(self) -> set[tuple[str, str]]:
+        """Axis and name of each method that the record names."""
+        return {("attack", self.attack)}
+
+    @property
     def name(self) -> str:
         """A file name that identifies the record. On-board a cell has one record, which a later run replaces;
         off-board, key and departures distinguish the variants. If names of data sets or many tasks make the name longer
@@ -264,6 +269,10 @@ class Record(Entry):
     _packed: bytes | None = PrivateAttr(None)
 
     @property
+    def methods(self) -> set[tuple[str, str]]:
+        return super().methods | {("defense", self.defense), ("evaluator", self.evaluator)}
+
+    @property
     def packed(self) -> bytes | None:
         """The content of the file of predictions, as ``predictions.pack`` gives it."""
         return self._packed
@@ -328,6 +337,10 @@ class Inspected(Entry):
     def method(self) -> str:
         """The method that inspected."""
         return str(getattr(self, self.axis))
+
+    @property
+    def methods(self) -> set[tuple[str, str]]:
+        return super().methods | {(self.axis, self.method)}
 
     @property
     def found(self) -> dict[str, Any]:

@@ -177,6 +177,14 @@ def spread(values: Mapping[int, Sequence[float]]) -> Interval:
     return Interval(*mean_interval([fmean(cells) for cells in values.values()]))
 
 
+def by_seed(values: Mapping[Place, float]) -> dict[int, list[float]]:
+    """The values of each seed, for ``spread``."""
+    found: dict[int, list[float]] = {}
+    for (_, _, seed), value in sorted(values.items()):
+        found.setdefault(seed, []).append(value)
+    return found
+
+
 def _place(row: Score) -> Place:
     return row.attack, row.task, row.seed
 
@@ -200,13 +208,10 @@ def _judgement(row: Score, gates: Gates, clean: str, undefended: Mapping[Place, 
         return Judgement(row.status)
     if row.acc is None or row.asr is None:
         raise DataError(f"no ACC or no ASR of {_told(_place(row))} under {row.defense}, whose status is ok")
-    if row.attack != clean:
-        if _place(row) not in undefended:
-            raise DataError(f"no undefended ASR of {_told(_place(row))}, by which {row.defense} is judged")
-        if failed := gates.attack(undefended[_place(row)], row.floor_asr):
-            return Judgement("attack-failed", failed)
-    collapsed = gates.accuracy(row.acc, row.floor_acc)
-    return Judgement("collapsed", collapsed) if collapsed else Judgement()
+    attacked = undefended.get(_place(row)) if row.attack != clean else None
+    if attacked is None and row.attack != clean:
+        raise DataError(f"no undefended ASR of {_told(_place(row))}, by which {row.defense} is judged")
+    return gates.judge(row.acc, row.floor_acc, attacked, row.floor_asr)
 
 
 def _told(place: Place) -> str:
@@ -223,11 +228,11 @@ class _Rank(NamedTuple):
 
 def _ranks(residuals: Mapping[str, Mapping[Place, float]]) -> dict[str, _Rank]:
     """The rank of each defense by its residuals, which are of the same places."""
-    order = sorted(residuals, key=lambda defense: (spread(_by_seed(residuals[defense])).mean or 0.0, defense))
+    order = sorted(residuals, key=lambda defense: (spread(by_seed(residuals[defense])).mean or 0.0, defense))
     clear = set()
     for one, other in combinations(order, 2):
         differences = {place: residuals[other][place] - residuals[one][place] for place in residuals[one]}
-        mean, half = spread(_by_seed(differences))
+        mean, half = spread(by_seed(differences))
         if mean and half is not None and mean > CAUTION * half:
             clear.add((one, other))
     tied = {one: {other for other in order if not {(one, other), (other, one)} & clear} - {one} for one in order}
@@ -264,19 +269,12 @@ def _cliques(tied: Mapping[str, set[str]]) -> Iterator[set[str]]:
         yield from grow(set(), set(tied), set())
 
 
-def _by_seed(values: Mapping[Place, float]) -> dict[int, list[float]]:
-    found: dict[int, list[float]] = {}
-    for (_, _, seed), value in sorted(values.items()):
-        found.setdefault(seed, []).append(value)
-    return found
-
-
 def _standing(
     defense: str, cells: Sequence[tuple[Score, Judgement, float]], rank: _Rank | None, missing: Sequence[Place]
 ) -> Standing:
     def mean(values: Iterable[tuple[Score, float | None]]) -> Interval:
         known = {_place(row): value for row, value in values if value is not None}
-        return spread(_by_seed(known)) if known else Interval()
+        return spread(by_seed(known)) if known else Interval()
 
     rows = [row for row, _, _ in cells]
     attacks: dict[tuple[str, str], list[float]] = {}

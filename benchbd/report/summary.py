@@ -11,8 +11,8 @@ from benchbd.contract.roles import Role
 from benchbd.records.models import Record
 from benchbd.report.controls import departures, precision_of, task_name
 from benchbd.report.document import Column, Frame, Noted, Section, Table, Value
-from benchbd.report.ranking import Place, Score, Standing, ranking, spread
-from benchbd.report.rows import Order, rounded
+from benchbd.report.ranking import Place, Score, Standing, by_seed, ranking, spread
+from benchbd.report.rows import Order, rank_of, rounded
 from benchbd.report.statistics import Interval
 from benchbd.report.writers.cells import letter
 
@@ -136,7 +136,8 @@ def summaries(records: Iterable[Record], order: Order) -> list[Summary]:
         attack = record.attack_role not in (Role.FLOOR, Role.CONTROL)
         if attack and not (departures(record) or record.point or record.beside) and record.baseline:
             found.setdefault((record.evaluator, precision_of(record)), []).append(record)
-    made = [_summary(*of, each, order) for of, each in sorted(found.items(), key=lambda item: _rank_of(item[0], order))]
+    ordered = sorted(found, key=lambda of: (rank_of(of[0], order.evaluators), of[1]))
+    made = [_summary(*of, found[of], order) for of in ordered]
     return [each for each in made if sum(s.best is not None for s in each.standings) > 1 and _several(each.standings)]
 
 
@@ -229,12 +230,10 @@ def _differences(rows: Iterable[Score], defense: str, reference: str) -> tuple[I
         if row.defense in known and row.acc is not None and row.asr is not None:
             known[row.defense][row.attack, row.task, row.seed] = row.acc, row.asr
     own, other = known[defense], known[reference]
-    by_seed: list[dict[int, list[float]]] = [{}, {}]
-    for place in sorted(own.keys() & other.keys()):
-        for figures, mine, theirs in zip(by_seed, own[place], other[place], strict=True):
-            figures.setdefault(place[-1], []).append(mine - theirs)
-    acc, asr = by_seed
-    return (spread(acc), spread(asr)) if acc else None
+    if not (shared := own.keys() & other.keys()):
+        return None
+    acc, asr = ({place: own[place][at] - other[place][at] for place in shared} for at in (0, 1))
+    return spread(by_seed(acc)), spread(by_seed(asr))
 
 
 def _head_share(records: Iterable[Record]) -> float | None:
@@ -258,12 +257,6 @@ def _head_share(records: Iterable[Record]) -> float | None:
 def _several(standings: Sequence[Standing]) -> bool:
     """Whether some defense has more than one cell."""
     return any(sum(standing.statuses.values()) > 1 for standing in standings)
-
-
-def _rank_of(of: tuple[str, str], order: Order) -> tuple[object, ...]:
-    evaluator, precision = of
-    known = list(order.evaluators)
-    return (known.index(evaluator) if evaluator in known else len(known), evaluator, precision)
 
 
 def rank_text(standing: Standing) -> str | None:

@@ -101,7 +101,7 @@ def scatter(title: str, points: Sequence[Point]) -> Scatter | None:
             *([(xscale(low), y, xscale(high), y)] if (low := _low(point.asr)) != (high := _high(point.asr)) else []),
             *([(x, yscale(low), x, yscale(high))] if (low := _low(point.acc)) != (high := _high(point.acc)) else []),
         ]
-        drawn.append(replace(point, x=x, y=y, bars=[tuple(round(each, 1) for each in bar) for bar in bars]))  # type: ignore[misc]
+        drawn.append(replace(point, x=x, y=y, bars=[_rounded(*bar) for bar in bars]))
     best = _front([point for point in drawn if point.kind == "method"])
     corners: list[tuple[float, float]] = []
     for point in best:
@@ -166,6 +166,10 @@ class _Scale:
 
     def __call__(self, value: float) -> float:
         return self.start + (value - self.least) / (self.most - self.least) * (self.end - self.start)
+
+
+def _rounded(x1: float, y1: float, x2: float, y2: float) -> tuple[float, float, float, float]:
+    return round(x1, 1), round(y1, 1), round(x2, 1), round(y2, 1)
 
 
 def _front(points: Iterable[Point]) -> list[Point]:

@@ -19,7 +19,6 @@ from markupsafe import Markup, escape
 from benchbd._version import __version__
 from benchbd.base.content import shipped
 from benchbd.contract.axes import AXES
-from benchbd.records.models import Entry, Record
 from benchbd.report.writers.json import json_text
 from benchbd.report.writers.safe import paragraphs, plain
 from benchbd.site import prose
@@ -67,9 +66,9 @@ def site(
     methods: those of benchbd, and those of the records that are installed. without: boards that have no records, with
     their titles. off_board: whether off-board records have rows. DataError for records of two protocols.
     """
-    known = {(each["axis"], each["name"]): each for each in methods}
-    for source in sources:
-        known |= {of: known.get(of) for of in sorted(_named_in([*source.records, *source.inspected]))}  # type: ignore[misc]
+    known: dict[tuple[str, str], Method | None] = {(each["axis"], each["name"]): each for each in methods}
+    named = {of for source in sources for record in (*source.records, *source.inspected) for of in record.methods}
+    known |= {of: known.get(of) for of in sorted(named)}
     found = [Named(axis.name, name, known[axis.name, name]) for axis in AXES for name in _names(known, axis.name)]
     links = {(each.axis, each.name): each.place for each in found}
     boards = [BoardPage(source, links, known, off_board) for source in sources]
@@ -126,18 +125,6 @@ def _join() -> Markup:
 
 def _names(known: Mapping[tuple[str, str], Method | None], axis: str) -> list[str]:
     return sorted(name for of, name in known if of == axis)
-
-
-def _named_in(records: Iterable[Entry]) -> set[tuple[str, str]]:
-    """Axis and name of each method that takes part in the records."""
-    found: set[tuple[str, str]] = set()
-    for record in records:
-        found.add(("attack", record.attack))
-        if isinstance(record, Record):
-            found |= {("defense", record.defense), ("evaluator", record.evaluator)}
-        else:
-            found.add((record.axis, record.method))  # type: ignore[attr-defined]
-    return found
 
 
 def _columns(links: Mapping[tuple[str, str], str], boards: Iterable[BoardPage]) -> dict[tuple[str, str], str]:

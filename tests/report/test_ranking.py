@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import combinations, product
 from statistics import fmean, pvariance
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,9 +23,9 @@ def row(
     asr: float | None = 5.0,
     acc: float | None = 80.0,
     attack: str = "bad",
-    **fields: object,
+    **fields: Any,
 ) -> Score:
-    return Score(attack, defense, seed, acc, asr, *FLOOR, **fields)  # type: ignore[arg-type]
+    return Score(attack, defense, seed, acc, asr, *FLOOR, **fields)
 
 
 def table(residuals: dict[str, list[float]]) -> list[Score]:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -85,9 +86,9 @@ def files_of(*sources: Source, off_board: bool = False) -> dict[str, str | bytes
     return dict(site(sources, [FT], {"planned": "Not yet"}, off_board))
 
 
-def source(records: list[Record] | None = None, name: str = "demo", **fields: object) -> Source:
+def source(records: list[Record] | None = None, name: str = "demo", **fields: Any) -> Source:
     known = paper_like() if records is None else records
-    return Source(load_board("demo").model_copy(update={"name": name}), known, **fields)  # type: ignore[arg-type]
+    return Source(load_board("demo").model_copy(update={"name": name}), known, **fields)
 
 
 @pytest.fixture(scope="module")
