@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ import torch
 from benchbd.base.arguments import seed_of
 from benchbd.base.content import short_digests
 from benchbd.base.device import PRECISIONS, Precision, pick_device, pick_precision
-from benchbd.base.errors import StoreError, UsageError, did_you_mean, shown
+from benchbd.base.errors import StoreError, UsageError, counted, did_you_mean, shown
 from benchbd.contract.axes import AXIS, GRID
 from benchbd.contract.handover import INLINE
 from benchbd.contract.roles import Role
@@ -28,6 +29,7 @@ from benchbd.planning.board import DEFAULT, Board, load_board
 from benchbd.planning.cases import Case, Plan
 from benchbd.planning.planner import make_plan
 from benchbd.planning.selection import Selection
+from benchbd.published import fill, missing, published_encoder
 from benchbd.records.detection import DetectionRecord
 from benchbd.records.files import write_records
 from benchbd.records.models import LONGEST_AUTHOR, Entry, Inspected, Record
@@ -38,6 +40,8 @@ from benchbd.store.store import Store, find_root
 
 if TYPE_CHECKING:
     import pandas as pd
+
+log = logging.getLogger("benchbd")
 
 Names = str | Sequence[str]
 
@@ -56,6 +60,7 @@ class Session:
     selection: Selection
     author: str = ""
     executor: str = INLINE
+    published: bool = False
 
     @classmethod
     def open(
@@ -71,9 +76,11 @@ class Session:
         by: str | None = None,
         executor: str | None = None,
         encoder: str | Path | None = None,
+        published: bool = False,
     ) -> Session:
         """by: name for the records; by default ``BENCHBD_AUTHOR``. executor: where stages are computed;
-        by default in this process. encoder: file of an encoder that takes its place on the board."""
+        by default in this process. encoder: file of an encoder that takes its place on the board. published: whether
+        to take encoders that are published with the board instead of computing them."""
         author = checked_author(os.environ.get("BENCHBD_AUTHOR", "") if by is None else by)
         registry = registry or load_registry()
         root = find_root(store)
@@ -90,6 +97,7 @@ class Session:
             selection,
             author,
             executor or INLINE,
+            published,
         )
         session._precision()  # before anything is written
         return session
@@ -111,6 +119,7 @@ class Session:
     def _runner(self) -> Runner:
         store = Store(self.store)  # first: the error of a store that cannot be written comes before data are decoded
         plan = self.plan(strict=True)
+        self._take_published(store, plan)
         # Read all data now: a cached digest that does not match the images would be a wrong identity.
         # Labels of test images are needed for the counts of stages that the store already has.
         needed = {
@@ -123,6 +132,16 @@ class Session:
             plan = self.plan(strict=True)
         executor = executor_called(self.executor, self.registry, self.device)
         return Runner(plan, self.registry, self.library, store, self.device, self.author, executor)
+
+    def _take_published(self, store: Store, plan: Plan) -> None:
+        """Put the published encoders of the plan into the store, or tell that there are some."""
+        folder = self.board.folder
+        spared = missing(store, folder, plan.stages) if folder else []
+        if spared and self.published:
+            fill(store, spared)
+            log.info("%s of board %s: as published, not computed", counted(len(spared), "encoder"), self.board.name)
+        elif spared:
+            log.info("%s could be taken as published: --published", counted(len(spared), "encoder"))
 
     def _carry_out(self, cases: Iterable[Case]) -> Iterator[Entry]:
         """Compute the cases; every record is written to the store as soon as it exists."""
@@ -210,6 +229,7 @@ class Work(Request, total=False):
     download: bool
     by: str | None
     executor: str | None
+    published: bool
 
 
 def _open(function: str, takes: type[Any], board: str | Path, request: Mapping[str, Any]) -> Session:
@@ -236,7 +256,7 @@ _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "board": ((str, os.PathLike), "a name or a path"),
     **dict.fromkeys(("pretrain", *(axis.name for axis in GRID if not axis.several), "by", "executor"), _NAME),
     **dict.fromkeys(("data_root", "store", "encoder"), _PATH),
-    **dict.fromkeys(("only", "download"), _FLAG),
+    **dict.fromkeys(("only", "download", "published"), _FLAG),
     "precision": ((str, NoneType), f"one of {', '.join(PRECISIONS)}"),
     "device": ((str, torch.device, NoneType), "the name of a device, such as 'cpu' or 'cuda:0'"),
 }
@@ -260,7 +280,7 @@ def _session(board: str | Path, request: Mapping[str, Any]) -> Session:
     )
     places = {
         name: request[name]
-        for name in ("data_root", "store", "device", "encoder", "download", "by", "executor")
+        for name in ("data_root", "store", "device", "encoder", "download", "by", "executor", "published")
         if name in request
     }
     return Session.open(board, selection, **places)
@@ -314,10 +334,13 @@ def detect(board: str | Path = DEFAULT, **request: Unpack[Work]) -> pd.DataFrame
 
 
 def load_encoder(key: str, *, store: str | Path | None = None, device: str | None = None) -> Encoder:
-    """The encoder of a pretrain, attack or defend stage, by its key or the start of it (as records contain it)."""
+    """The encoder of a pretrain, attack or defend stage, by its key or the start of it (as records contain it); or a
+    published one by name, BOARD/ATTACK/sSEED (see ``published_encoder``)."""
     root = find_root(store)
     if not isinstance(key, str):
         raise UsageError(f"key {shown(key)}: must be text, as records print it")
+    if "/" in key:
+        return Encoder.from_bytes(published_encoder(key), pick_device(device))
     try:
         found = [path for path in root.glob("stages/*/*") if path.name.startswith(key) and (path / ENCODER).is_file()]
     except OSError as error:

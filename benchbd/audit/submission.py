@@ -2,36 +2,36 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from benchbd.audit import alone
 from benchbd.audit.planned import PlannedBoard
-from benchbd.base.content import file_digest, make_folder, write_file
+from benchbd.base.content import make_folder
 from benchbd.base.errors import DataError, UsageError
 from benchbd.planning.board import Board
+from benchbd.published import FOLDER, encoder_names, undefended_key, write_published
 from benchbd.records.files import place_of, write_records
 from benchbd.records.models import Entry, Record
-from benchbd.stages.base import ENCODER
 from benchbd.store.store import Store
 
-FACTS = "encoders.json"
-"""The file of a submission with digest and size of every encoder that its records are of."""
+Encoders = Literal["none", "undefended", "all"]
+"""The encoders that a submission has whole."""
 
 
 @dataclass(frozen=True)
 class Submission:
-    """records: on-board ones, new or changed. encoders: sha256 and bytes by key of the stage that made them."""
+    """records: on-board ones, new or changed. encoders: a name for each encoder that they are of, by the key of its
+    stage. undefended: the keys of those without a defense."""
 
     records: list[Entry]
-    encoders: dict[str, tuple[str, int]]
+    encoders: dict[str, str]
+    undefended: frozenset[str]
 
 
-def gather(
-    board: Board, known: Sequence[Entry], published: Sequence[Entry], planned: PlannedBoard, store: Store
-) -> Submission:
+def gather(board: Board, known: Sequence[Entry], published: Sequence[Entry], planned: PlannedBoard) -> Submission:
     """What a run adds to a board.
 
     known: the records of the run, with those of its references: the clean and the undefended encoder. published: those
@@ -48,35 +48,18 @@ def gather(
     added = [record for record in mine if there.get(place_of(record)) != record.to_json()]
     if not added:
         raise UsageError(f"board {board.name}: all {len(mine)} records are published already")
-    return Submission(added, _encoders(added, store))
+    names, mine_too = encoder_names(mine), {key for record in added for key in record.stages.values()}
+    encoders = {key: name for key, name in names.items() if key in mine_too}
+    return Submission(added, encoders, frozenset(encoders) & {undefended_key(record) for record in added})
 
 
-def _encoders(records: Iterable[Entry], store: Store) -> dict[str, tuple[str, int]]:
-    """The encoders that a store has of the records' attacks and defenses."""
-    found: dict[str, tuple[str, int]] = {}
-    for record in records:
-        for kind in ("attack", "defend"):
-            key = record.stages.get(kind)
-            if key is None or key in found:
-                continue
-            path = store.folder(key) / ENCODER
-            if path.is_file():
-                found[key] = file_digest(path), path.stat().st_size
-    return dict(sorted(found.items()))
-
-
-def write(submission: Submission, out: Path, store: Store, *, encoders: bool) -> list[Path]:
-    """The files of a submission. encoders: whether to copy them too, not only their digests."""
+def write(submission: Submission, out: Path, store: Store, encoders: Encoders = "none") -> int:
+    """Write the files of a submission; the number of encoders that the store has. encoders: those to write whole; of
+    the others the manifest alone, with its sha256."""
     make_folder(out)
-    paths = write_records(submission.records, out / "records")
-    facts = {key: {"sha256": digest, "bytes": size} for key, (digest, size) in submission.encoders.items()}
-    write_file(out / FACTS, (json.dumps(facts, indent=1) + "\n").encode())
-    if encoders:
-        make_folder(out / "encoders")
-        for key in submission.encoders:
-            content = (store.folder(key) / ENCODER).read_bytes()
-            write_file(out / "encoders" / f"{key}.safetensors", content)
-    return [*paths, out / FACTS]
+    write_records(submission.records, out / "records")
+    whole = {"none": (), "undefended": submission.undefended, "all": submission.encoders}[encoders]
+    return write_published(out / FOLDER, store, submission.encoders, whole)
 
 
 def merged(published: Sequence[Entry], added: Sequence[Entry]) -> list[Entry]:

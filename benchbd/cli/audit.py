@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -17,6 +18,9 @@ from benchbd.cli.group import Command, one_line
 from benchbd.cli.options import PathType, PlaceType, data_root_option, device_option
 from benchbd.report.writers.columns import WIDTH
 from benchbd.report.writers.forms import FORMATS, write
+
+if TYPE_CHECKING:
+    from benchbd.audit.submission import Encoders
 
 
 @click.command(cls=Command)
@@ -50,12 +54,13 @@ def verify(
 
     Exit code: 0 if all holds, 1 if something does not, 2 for wrong usage.
     """
-    from benchbd.audit import again, alone
+    from benchbd.audit import again, alone, encoders
     from benchbd.audit.planned import PlannedBoard
     from benchbd.base.device import pick_device
     from benchbd.data.library import find_data_root
     from benchbd.data.pinned import FILE
     from benchbd.planning.board import board_path, load_board
+    from benchbd.published import FOLDER
     from benchbd.records.models import Record
     from benchbd.registry import load_registry
     from benchbd.store.store import find_root
@@ -69,6 +74,7 @@ def verify(
         told = f"no {FILE} beside the board: relabelled data, and counts that the predictions do not give, stay unseen"
         click.echo(f"{told}; `benchbd leaderboard pin {board}` writes it", err=True)
     findings += alone.check(loaded, known, PlannedBoard.of_pins(loaded, load_registry(), home / FILE, known))
+    findings += encoders.check(folder.parent / FOLDER, known) if folder.name == "records" else ()
     for finding in findings:
         say(one_line(finding))
     click.echo(f"tier 1: {len(known)} records, {_counted(len(findings))}", err=True)
@@ -140,13 +146,19 @@ def _of_parents(field: str) -> bool:
 @click.option("--out", type=PathType(folder=True), required=True, help="Folder for the submission.")
 @click.option("--records", type=PathType(folder=True), help="Folder of the run's records.  [default: the store's]")
 @click.option("--store", type=PlaceType(), help="Store of the run.  [env: BENCHBD_STORE]")
-@click.option("--encoders", is_flag=True, help="Write the encoders too, not only their digests.")
-def submit(board: str, out: Path, records: Path | None, store: Path | None, encoders: bool) -> None:
+@click.option(
+    "--encoders",
+    type=click.Choice(("none", "undefended", "all")),
+    default="none",
+    show_default=True,
+    help="Encoders to write whole; of the others, their manifests.",
+)
+def submit(board: str, out: Path, records: Path | None, store: Path | None, encoders: Encoders) -> None:
     """Prepare the records of a run for a pull request to its board.
 
     The records must hold (`benchbd verify`), with those of the clean and of the undefended encoder among them: `run`
     computes these beside every defense unless --only leaves them out. The folder gets the records that the board does
-    not have yet, their predictions, and the digests of their encoders.
+    not have yet, their predictions, and the manifests of their encoders: identity, sha256 and cost.
     """
     from benchbd.audit import alone, submission
     from benchbd.audit.planned import PlannedBoard
@@ -168,10 +180,10 @@ def submit(board: str, out: Path, records: Path | None, store: Path | None, enco
     published, _ = alone.read(home / "records")
     planned = PlannedBoard.of_pins(loaded, load_registry(), home / FILE, known)
     kept = Store(root, writable=False)
-    made = submission.gather(loaded, known, published, planned, kept)
-    submission.write(made, out, kept, encoders=encoders)
-    told = f"wrote {len(made.records)} records and the digests of {len(made.encoders)} encoders to {out}: copy its "
-    told += f"records into leaderboards/{loaded.name}/records of a fork, and open a pull request"
+    made = submission.gather(loaded, known, published, planned)
+    number = submission.write(made, out, kept, encoders)
+    told = f"wrote {len(made.records)} records and the manifests of {number} encoders to {out}: copy its folders into "
+    told += f"leaderboards/{loaded.name} of a fork, and open a pull request"
     click.echo(told, err=True)
 
 
@@ -188,11 +200,12 @@ def check(board: str, submission: Path, form: str) -> None:
 
     Exit code: 0 if all holds, 1 if something does not.
     """
-    from benchbd.audit import alone
+    from benchbd.audit import alone, encoders
     from benchbd.audit.planned import PlannedBoard
     from benchbd.audit.submission import merged, replicates
     from benchbd.data.pinned import FILE
     from benchbd.planning.board import board_path, load_board
+    from benchbd.published import FOLDER
     from benchbd.records.files import place_of
     from benchbd.records.models import Record
     from benchbd.registry import load_registry
@@ -209,6 +222,7 @@ def check(board: str, submission: Path, form: str) -> None:
     places = {place_of(record) for record in added}
     planned = PlannedBoard.of_pins(loaded, load_registry(), home / FILE, after)
     findings += [each for each in alone.check(loaded, after, planned) if each.place in places]
+    findings += encoders.check(submission / FOLDER, after)
     old, new = ([record for record in each if isinstance(record, Record)] for each in (published, added))
     report = reviewed.document(
         old,

@@ -116,8 +116,9 @@ def import_(file: Path, out: Path, arch: str | None, told: str | None, key: str 
 def inspect(names: tuple[str, ...], gallery: Path | None, as_json: bool, **given: Any) -> None:
     """Ask detectors whether an encoder is backdoored.
 
-    ENCODER is a file that `benchbd import` wrote, the JSON file of a record, or the key of a stage in the store. The
-    pictures should be like those that the encoder was trained on; nobody has to label them.
+    ENCODER is a file that `benchbd import` wrote, the JSON file of a record, the key of a stage in the store, or
+    the name of a published one, as in BOARD/badencoder/s1. The pictures should be like those that the encoder was
+    trained on; nobody has to label them.
 
     Scores are compared with those of known encoders of the same architecture, if the same detector inspected them in
     the same way; if there are none, a line says what differs.
@@ -156,9 +157,9 @@ def inspect(names: tuple[str, ...], gallery: Path | None, as_json: bool, **given
 def repair(name: str, out: Path, **given: Any) -> None:
     """Repair an encoder with a defense, and write the result.
 
-    ENCODER is a file that `benchbd import` wrote, the JSON file of a record, or the key of a stage in the store. The
-    pictures should be like those that the encoder was trained on. `benchbd export` turns the result into a file for
-    another library.
+    ENCODER is a file that `benchbd import` wrote, the JSON file of a record, the key of a stage in the store, or
+    the name of a published one, as in BOARD/badencoder/s1. The pictures should be like those that the encoder was
+    trained on. `benchbd export` turns the result into a file for another library.
     """
     from benchbd.contract.defense import Mitigation
 
@@ -224,8 +225,9 @@ def _row(bench: Bench, encoder: Encoder, images: ImageSet, detection: Detection)
 def export(encoder: str, form: str, out: Path, store: Path | None) -> None:
     """Write an encoder as a file for another library.
 
-    ENCODER is a file of benchbd, the JSON file of a record, or the key of a stage in the store. A JSON file beside the
-    written one tells the normalisation. Pruned channels are folded into the weights if that is exact.
+    ENCODER is a file of benchbd, the JSON file of a record, the key of a stage in the store, or the name of a
+    published one, as in BOARD/badencoder/s1. A JSON file beside the written one tells the normalisation. Pruned
+    channels are folded into the weights if that is exact.
     """
     from benchbd.exchange.exporting import export_encoder
 
@@ -238,7 +240,8 @@ def export(encoder: str, form: str, out: Path, store: Path | None) -> None:
 
 
 def _encoder(text: str, store: Path | None) -> Encoder:
-    """The encoder in a file; of a record, the one that it is about; else of the stage with that key."""
+    """The encoder in a file; of a record, the one that it is about; else the published one of that name, or that of the
+    stage with that key."""
     from benchbd.api import load_encoder
     from benchbd.nets.encoder import Encoder
     from benchbd.records.files import read_record
@@ -253,6 +256,6 @@ def _encoder(text: str, store: Path | None) -> Encoder:
             return load_encoder(made, store=store, device="cpu")
         except UsageError as error:
             raise UsageError(f"{path}, a record of board {record.board}: {error}") from error
-    if not path.exists() and re.fullmatch("[0-9a-f]{6,64}", text):
+    if not path.exists() and re.fullmatch("[0-9a-f]{6,64}|[^/]+/.+/s[0-9]+", text):
         return load_encoder(text, store=store, device="cpu")
     return Encoder.load(text)  # not of the path: that of an empty text is the working folder

@@ -21,7 +21,8 @@ from benchbd.report.writers.columns import WIDTH
 @click.option("--download", is_flag=True, help="Download known data sets that are absent.")
 @click.option("--by", default=None, metavar="NAME", help="Name of who runs it, for the records.  [env: BENCHBD_AUTHOR]")
 @click.option("--executor", default=None, metavar="NAME", help="Executor that computes the stages.  [default: inline]")
-def run(download: bool, by: str | None, executor: str | None, **arguments: Any) -> None:
+@click.option("--published", is_flag=True, help="Take encoders that the board publishes instead of computing them.")
+def run(download: bool, by: str | None, executor: str | None, published: bool, **arguments: Any) -> None:
     """Compute a board, or a part of it, and print the table.
 
     --defense also adds rows for the undefended encoder, the floor (the clean encoder) and the controls scratch and bn,
@@ -44,7 +45,7 @@ def run(download: bool, by: str | None, executor: str | None, **arguments: Any) 
     from benchbd.report.rows import Order
     from benchbd.report.writers import text
 
-    session = open_session(arguments, download=download, by=by, executor=executor)
+    session = open_session(arguments, download=download, by=by, executor=executor, published=published)
     terminal = Terminal(sys.stderr, quiet=arguments["quiet"], gates=session.board.gates)
     if not arguments["quiet"]:
         logging.getLogger("benchbd").setLevel(logging.INFO)  # a run shows its progress

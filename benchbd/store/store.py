@@ -197,18 +197,34 @@ class Store:
 
         The caller holds the stage's lock.
         """
+        digests = self._write(key, blobs)
+        manifest = {"schema": SCHEMA, "key": key, "identity": identity, "blobs": digests, "result": result, **meta}
+        self._commit(key, sealed("manifest", manifest).encode())
+        return Artifact(self.folder(key), manifest)
+
+    def take(self, key: str, manifest: bytes, blobs: Mapping[str, bytes]) -> bool:
+        """Commit a stage of another store, with the manifest that it had there; False if this store has it by now."""
+        with self.hold(key, wait=True) or nullcontext():
+            if self.has(key):
+                return False
+            self._write(key, blobs)
+            self._commit(key, manifest)
+        return True
+
+    def _write(self, key: str, blobs: Mapping[str, bytes]) -> dict[str, str]:
+        """Write the blobs of a stage; the sha256 of each."""
         folder = self.folder(key)
         with self._writing():
             make_folder(folder)
             for left_over in folder.glob(".*.part"):  # files of a run that was killed
                 left_over.unlink()
-            digests = {}
             for name, content in blobs.items():
                 commit(folder / name, partial(Path.write_bytes, data=content))
-                digests[name] = file_digest(folder / name)
-            manifest = {"schema": SCHEMA, "key": key, "identity": identity, "blobs": digests, "result": result, **meta}
-            commit(folder / MANIFEST, lambda part: part.write_text(sealed("manifest", manifest)))
-        return Artifact(folder, manifest)
+        return {name: file_digest(folder / name) for name in blobs}
+
+    def _commit(self, key: str, manifest: bytes) -> None:
+        with self._writing():
+            commit(self.folder(key) / MANIFEST, partial(Path.write_bytes, data=manifest))
 
     def hold(self, key: str, *, wait: bool) -> ExitStack | None:
         """Take the lock of the process that computes ``key``; the system releases the lock when the process dies.
@@ -290,7 +306,15 @@ def _read_manifest(path: Path) -> dict[str, Any] | str:
 
     OSError if it cannot be read, StoreError if a newer benchbd wrote it.
     """
-    content = path.read_bytes()
+    manifest = parse_manifest(path.read_bytes(), path)
+    return manifest if manifest is not None and manifest["key"] == path.parent.name else MANIFEST
+
+
+def parse_manifest(content: bytes, path: Path) -> dict[str, Any] | None:
+    """The manifest in a file's content; None if it does not match its own digest and key.
+
+    StoreError, which names the path, if a newer benchbd wrote it.
+    """
     try:
         manifest: dict[str, Any] = as_json(json.loads(unsealed("manifest", content) or ""), _LEVELS)
         schema = manifest.get("schema", SCHEMA) if isinstance(manifest, dict) else SCHEMA
@@ -301,6 +325,5 @@ def _read_manifest(path: Path) -> dict[str, Any] | str:
             )
         told = _Manifest.model_validate(manifest)
     except (ValueError, RecursionError):
-        return MANIFEST
-    key = hashlib.sha256(canonical(told.identity).encode()).hexdigest()
-    return manifest if told.key == path.parent.name == key else MANIFEST
+        return None
+    return manifest if told.key == hashlib.sha256(canonical(told.identity).encode()).hexdigest() else None

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
-from benchbd.audit.submission import FACTS, replicates
+from benchbd.audit.submission import replicates
 from benchbd.cli.main import main
 from benchbd.planning.board import board_path
+from benchbd.published import read_published
 from benchbd.records.files import read_records
 
 from ..boards import Tiny
@@ -27,15 +26,13 @@ def invoke(*arguments: object) -> Result:
 
 def test_a_run_becomes_a_submission_that_passes_its_review(ran: Tiny, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    done = invoke("submit", ran.board, "--store", ran.store, "--out", out, "--encoders")
+    done = invoke("submit", ran.board, "--store", ran.store, "--out", out, "--encoders", "all")
     assert done.exit_code == 0, done.stderr
-    assert "wrote 6 records and the digests of 4 encoders" in done.stderr
+    assert "wrote 6 records and the manifests of 5 encoders" in done.stderr
     assert [r.name for r in read_records(out / "records")] == [r.name for r in read_records(ran.store / "records/tiny")]
-    facts = json.loads((out / FACTS).read_text())
-    for key, fact in facts.items():
-        content = (out / "encoders" / f"{key}.safetensors").read_bytes()
-        assert (hashlib.sha256(content).hexdigest(), len(content)) == (fact["sha256"], fact["bytes"])
-        assert content == ran.blob(key, "encoder.safetensors").read_bytes()
+    encoders = read_published(out / "encoders")
+    assert len(encoders) == 5
+    assert all(each.read() == ran.blob(key, "encoder.safetensors").read_bytes() for key, each in encoders.items())
     done = invoke("leaderboard", "check", ran.board, out)
     assert done.exit_code == 0, done.stderr
     assert "6 new records, 0 that replace one of another identity, 0 replicates" in done.stdout
