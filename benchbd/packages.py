@@ -221,7 +221,7 @@ def _is_safe(name: str) -> bool:
     """Whether a file of this name lies below the folder that it is written to, on every system."""
     parts = name.split("/")
     odd = any(part.startswith(".") or part.endswith((".", " ")) or not part.isprintable() for part in parts)
-    return bool(name) and all(parts) and not odd and not set(name) & set('\\:*?"<>|') and len(parts) <= 4
+    return bool(name) and all(parts) and not odd and not set(name) & set('\\:*?"<>|') and len(parts) <= 5
 
 
 # To and from a folder ------------------------------------------------------------------------------------------------

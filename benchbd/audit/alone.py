@@ -26,6 +26,7 @@ from benchbd.records.files import place_of, read_each
 from benchbd.records.models import Counts, Entry, Record
 from benchbd.records.points import within
 from benchbd.records.predictions import unpack
+from benchbd.records.replicates import cell_of, is_replicate
 from benchbd.records.together import contradictions
 from benchbd.stages.inputs import draw_rows
 
@@ -56,6 +57,7 @@ def check(board: Board, records: Iterable[Entry], planned: PlannedBoard) -> Iter
             yield _of(record, f"board: {record.board!r}, not {board.name!r}")
     for record, text in contradictions(known):
         yield _of(record, text)
+    yield from _misplaced(known)
     yield from _without_references(cells)
     yield from _replayed(cells)
     yield from _costs(known)
@@ -83,6 +85,20 @@ def _odd_files(folder: Path) -> Iterator[Finding]:
             yield Finding(1, place, "neither a record nor predictions")
         elif path.suffix == ".safetensors" and not path.with_suffix(".json").is_file():
             yield Finding(1, place, "predictions of no record")
+
+
+def _misplaced(records: Iterable[Entry]) -> Iterator[Finding]:
+    """Replicates that replicate nothing."""
+    known = list(records)
+    first = {cell_of(record): record for record in known if not is_replicate(record)}
+    for record in filter(is_replicate, known):
+        other = first.get(cell_of(record))
+        if other is None:
+            yield _of(record, "a replicate of no record")
+        elif other.key != record.key:
+            yield _of(record, f"a replicate, but {place_of(other)} has another key")
+        elif other.source == record.source:
+            yield _of(record, f"a replicate of the source of {place_of(other)}")
 
 
 def _place(record: Record) -> tuple[object, ...]:

@@ -15,6 +15,7 @@ from benchbd.planning.board import Board
 from benchbd.published import FOLDER, encoder_names, undefended_key, write_published
 from benchbd.records.files import place_of, write_records
 from benchbd.records.models import Entry, Record
+from benchbd.records.replicates import as_replicate
 from benchbd.store.store import Store
 
 Encoders = Literal["none", "undefended", "all"]
@@ -44,8 +45,9 @@ def gather(board: Board, known: Sequence[Entry], published: Sequence[Entry], pla
     findings = [str(finding) for finding in alone.check(board, mine, planned)]
     if findings:
         raise DataError("\n".join(findings))
-    there = {place_of(record): record.to_json() for record in published}
-    added = [record for record in mine if there.get(place_of(record)) != record.to_json()]
+    there = {place_of(record): record for record in published}
+    placed = [as_replicate(r) if _replicates(r, there.get(place_of(r))) else r for r in mine]
+    added = [r for r in placed if place_of(r) not in there or there[place_of(r)].to_json() != r.to_json()]
     if not added:
         raise UsageError(f"board {board.name}: all {len(mine)} records are published already")
     names, mine_too = encoder_names(mine), {key for record in added for key in record.stages.values()}
@@ -65,6 +67,11 @@ def write(submission: Submission, out: Path, store: Store, encoders: Encoders = 
 def merged(published: Sequence[Entry], added: Sequence[Entry]) -> list[Entry]:
     """The records of a board after a submission."""
     return list({place_of(record): record for record in (*published, *added)}.values())
+
+
+def _replicates(record: Entry, published: Entry | None) -> bool:
+    """Whether another source than the record's published its cell, of the same key."""
+    return published is not None and published.key == record.key and published.source != record.source
 
 
 def replicates(published: Sequence[Entry], added: Sequence[Entry]) -> list[tuple[Record, Record]]:

@@ -208,6 +208,7 @@ def check(board: str, submission: Path, form: str) -> None:
     from benchbd.published import FOLDER
     from benchbd.records.files import place_of
     from benchbd.records.models import Record
+    from benchbd.records.replicates import pooled
     from benchbd.registry import load_registry
     from benchbd.report import reviewed
     from benchbd.report.rows import Order
@@ -224,6 +225,7 @@ def check(board: str, submission: Path, form: str) -> None:
     findings += [each for each in alone.check(loaded, after, planned) if each.place in places]
     findings += encoders.check(submission / FOLDER, after)
     old, new = ([record for record in each if isinstance(record, Record)] for each in (published, added))
+    old = pooled(old)
     report = reviewed.document(
         old,
         new,

@@ -72,7 +72,7 @@ def push(
 
         if cells:
             raise UsageError("--record is of an encoder; --records names the folder of a board's records")
-        found = records_of(load_board(what), what, records, store)
+        found = records_of(load_board(what), what, [] if records is None else [records], store)
         package = board_package(what, licence, found.records, found.inspected)
     if dry_run:
         _list(package)

@@ -149,7 +149,12 @@ def record_options(command: F) -> F:
     """The options that name the records for a command that reads records."""
     for option in (
         click.option("--store", type=PlaceType(), help="Read the records of this store.  [env: BENCHBD_STORE]"),
-        click.option("--records", type=PathType(folder=True), help="Read records from this folder."),
+        click.option(
+            "--records",
+            multiple=True,
+            type=PathType(folder=True),
+            help="Read records from this folder; repeat to pool those of several laboratories.",
+        ),
     ):
         command = option(command)
     return command

@@ -6,7 +6,7 @@ Only ``figures`` imports torch.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from benchbd.report.rows import Order
 
 
-def records_of(board: Board, named: str, records: Path | None, store: Path | None) -> Found:
-    """The records of a board: those in --records, else the store's, else those published with the board."""
+def records_of(board: Board, named: str, records: Sequence[Path], store: Path | None) -> Found:
+    """The records of a board: those in --records, pooled, else the store's, else those published with the board."""
     from benchbd.planning.board import board_path
     from benchbd.records.places import find_records
     from benchbd.store.store import default_root
@@ -49,7 +49,7 @@ def records_of(board: Board, named: str, records: Path | None, store: Path | Non
 @click.option(
     "--format", "form", type=click.Choice(FORMATS), default="text", show_default=True, help="Form of the output."
 )
-def compare(board: str | None, other: str | None, records: Path | None, store: Path | None, form: str) -> None:
+def compare(board: str | None, other: str | None, records: tuple[Path, ...], store: Path | None, form: str) -> None:
     """Compare the records of a board with published figures, or with those of another board or folder.
 
     BOARD is the demo board by default. If the board follows the paper's protocol, the differences are printed. If its
@@ -72,7 +72,7 @@ def compare(board: str | None, other: str | None, records: Path | None, store: P
     say(write(document(loaded, found.records), form, columns(WIDTH)), nl=False)
 
 
-def _named_records(name: str, records: Path | None, store: Path | None) -> tuple[list[Record], Order]:
+def _named_records(name: str, records: Sequence[Path], store: Path | None) -> tuple[list[Record], Order]:
     """The records of a board or in a folder, and the order of their board. DataError if they do not hold."""
     from benchbd.base.content import expanded
     from benchbd.planning.board import load_board
@@ -150,7 +150,7 @@ def leaderboard() -> None:
 def build_leaderboard(
     board: str | None,
     out: Path | None,
-    records: Path | None,
+    records: tuple[Path, ...],
     store: Path | None,
     form: str,
     off_board: bool,
@@ -159,12 +159,14 @@ def build_leaderboard(
     """Build the tables of a board from its records.
 
     BOARD is the demo board by default. Records come from --records, else from the store, else from those that are
-    published with the board. A site opens in a browser as a folder, and on any server of files.
+    published with the board. Records of one cell and key from several laboratories are replicates: the first one given
+    counts, and a note tells how far the others lie apart. A site opens in a browser as a folder, and on any server of
+    files.
     """
     if site is not None:
         _build_site(board, out, records, store, off_board, site)
         return
-    from benchbd.planning.board import load_board
+    from benchbd.planning.board import carry, load_board
     from benchbd.report import leaderboard
     from benchbd.report.inspected import documents, write_with
     from benchbd.report.protocols import check_together
@@ -179,6 +181,7 @@ def build_leaderboard(
     order, width = Order.of(loaded), columns(WIDTH)
     if out is not None:
         leaderboard.build(loaded.name, found.records, out, order, loaded.description, off_board, found.inspected)
+        carry(board or DEFAULT, out)
         click.echo(f"wrote the tables and {len(known)} records of board {loaded.name} to {out}", err=True)
         return
     table = leaderboard.document(found.records, loaded.title, order, off_board) if found.records else None
@@ -186,7 +189,7 @@ def build_leaderboard(
 
 
 def _build_site(
-    board: str | None, out: Path | None, records: Path | None, store: Path | None, off_board: bool, site: Path
+    board: str | None, out: Path | None, records: Sequence[Path], store: Path | None, off_board: bool, site: Path
 ) -> None:
     """Write the site of a board, or of all boards of benchbd, those without records named alone."""
     from benchbd.cli.describe import document
@@ -202,12 +205,12 @@ def _build_site(
 
     if out is not None:
         raise UsageError("--site writes a site and --out tables; give one of them")
-    if records is not None and board is None:
+    if records and board is None:
         raise UsageError("--records holds the records of one board; name it: leaderboard build BOARD --site DIR")
     sources, without = [], {}
     for name in board_names() if board is None else [board]:
         loaded, folder = load_board(name), board_path(name).parent
-        places = [records] if records else [records_folder(store or default_root(), loaded.name), folder / "records"]
+        places = [*records] if records else [records_folder(store or default_root(), loaded.name), folder / "records"]
         if board is None and not any(any(place.rglob("*.json")) for place in places):
             without[loaded.name] = loaded.title
             continue
@@ -247,7 +250,7 @@ def build_gallery(boards: tuple[str, ...], out: Path | None, store: Path | None)
 
     if out is not None:
         check_writable(out)
-    found = [(board := load_board(name), records_of(board, name, None, store).inspected) for name in boards]
+    found = [(board := load_board(name), records_of(board, name, (), store).inspected) for name in boards]
     made = gather(
         (board, [record for record in inspected if isinstance(record, DetectionRecord)]) for board, inspected in found
     )

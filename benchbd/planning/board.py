@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, PrivateAttr, ValidationError, create_model, model_validator
 
 from benchbd.base.arguments import LARGEST, LARGEST_SEED, SMALLEST
-from benchbd.base.content import expanded
+from benchbd.base.content import expanded, write_file
 from benchbd.base.errors import UnknownNameError, UsageError, brief, shown
 from benchbd.base.inputs import read_toml
 from benchbd.base.options import converted
@@ -173,7 +173,7 @@ def board_path(board: str | Path) -> Path:
 def load_board(board: str | Path) -> Board:
     """Read and check a board; UsageError names the file and its first fault.
 
-    A board from elsewhere must not have the name of one of benchbd's: their records would mix.
+    A board from elsewhere must not have the name of one of benchbd's, unless it is that board: their records would mix.
     """
     path = board_path(board)
     folder = path.parent.absolute()  # absolute: a path joined to it twice stays the same
@@ -186,9 +186,19 @@ def load_board(board: str | Path) -> Board:
     if changed := converted(data, loaded):
         raise UsageError(f"board {path}: {changed}")
     loaded._folder = folder
-    if loaded.name in board_names() and path.resolve() != (boards_folder() / loaded.name / "board.toml").resolve():
-        raise UsageError(f"board {path}: the name {shown(loaded.name)} is that of a board of benchbd; give it another")
+    if loaded.name in board_names() and data != {"name": loaded.name, **read_toml(board_path(loaded.name), "board")}:
+        told = f"the name {shown(loaded.name)} is that of a board of benchbd, which is another; give it another"
+        raise UsageError(f"board {path}: {told}")
     return loaded
+
+
+def carry(board: str | Path, out: Path) -> None:
+    """Copy a board's file into a folder that has none, with its name in it, so that the folder is that board."""
+    source, target = board_path(board), out / "board.toml"
+    if not target.exists():
+        text, name = source.read_text(encoding="utf-8"), load_board(board).name
+        named = text if "name" in read_toml(source, "board") else f'name = "{name}"\n{text}'
+        write_file(target, named.encode())
 
 
 def _in_new_words(data: dict[str, Any], path: Path) -> dict[str, Any]:

@@ -20,23 +20,28 @@ from benchbd.records import verify
 from benchbd.records.inspected import INSPECTED
 from benchbd.records.models import SCHEMA, Entry, Inspected, Record
 from benchbd.records.predictions import path_of
+from benchbd.records.replicates import FOLDER as REPLICATES
+from benchbd.records.replicates import is_replicate, pooled
 
 E = TypeVar("E", bound=Entry)
 
+PATTERNS = ("*.json", f"{REPLICATES}/*/*.json")
+"""The files of records in the folder of cells, or of an axis that inspects."""
+
 
 def write_records(records: Iterable[Entry], folder: Path) -> list[Path]:
-    """Write one file per record, each replaced atomically, and one of its predictions if there are any. Files of
-    inspections are in a folder for each axis.
+    """Write one file per record and replicate, each replaced atomically, and one of its predictions if there are any.
+    Files of inspections are in a folder for each axis.
 
     StoreError if the folder cannot be written.
     """
     paths, folder = [], expanded(folder)
     try:
         make_folder(folder)
-        for record in records:
-            text, place = record.to_json(), folder_of(record, folder)
-            make_folder(place)
-            paths.append(place / record.name)
+        for record in (each for given in records for each in (given, *given.replicates)):
+            text, name = record.to_json(), record.file if is_replicate(record) else record.name
+            paths.append(folder_of(record, folder) / name)
+            make_folder(paths[-1].parent)
             packed = record.packed if isinstance(record, Record) else None
             if packed is not None:
                 commit(path_of(paths[-1]), partial(Path.write_bytes, data=packed))
@@ -66,8 +71,8 @@ def remove_record(path: Path) -> None:
 
 
 def read_records(folder: Path) -> list[Record]:
-    """Every record of a folder, verified, by file name. DataError if a file is no record, cannot be read or contradicts
-    itself; the text names the file and the field."""
+    """Every record of a folder with its replicates, verified, by file name. DataError if a file is no record, cannot be
+    read or contradicts itself, or if two are of one cell and no replicates; the text names the file and the field."""
     return _read(folder, Record, verify.cell)
 
 
@@ -83,7 +88,8 @@ def read_record(path: Path) -> Record:
 
 
 def read_each(folder: Path) -> Iterator[Entry | DataError]:
-    """Every record of cells and inspections under ``folder``, verified, or the error that its file gives."""
+    """Every record of cells and inspections under ``folder``, verified, or the error that its file gives. Replicates
+    are records of their own here."""
     kinds: list[tuple[type[Entry], Callable[[Any], str]]] = [(Record, verify.cell)]
     kinds += [(kind, verify.inspection) for kind in INSPECTED.values()]
     for kind, problem in kinds:
@@ -96,14 +102,15 @@ def read_each(folder: Path) -> Iterator[Entry | DataError]:
 
 
 def _read(folder: Path, kind: type[E], problem: Callable[[E], str]) -> list[E]:
-    return [_read_one(path, kind, problem, named=True) for path in _paths(folder)]
+    return pooled(_read_one(path, kind, problem, named=True) for path in _paths(folder))
 
 
 def _paths(folder: Path) -> list[Path]:
-    """The records' files in a folder; none if there is no such folder."""
+    """The records' files in a folder, those of replicates last; none if there is no such folder."""
     folder = expanded(folder)
     try:
-        return sorted(path for path in folder.iterdir() if path.suffix == ".json")
+        any(folder.iterdir())  # unlike glob, it raises the error of a folder that cannot be read
+        return [path for pattern in PATTERNS for path in sorted(folder.glob(pattern))]
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
@@ -142,7 +149,8 @@ def _read_one(path: Path, kind: type[E], problem: Callable[[E], str], named: boo
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         raise DataError(f"{path}: not a benchbd record ({field + ': ' if field else ''}{first['msg']})") from error
-    record.__dict__["file"] = path.name
+    among = path.parent.parent.name == REPLICATES
+    record.__dict__["file"] = f"{REPLICATES}/{path.parent.name}/{path.name}" if among else path.name
     if isinstance(record, Record) and record.predictions is not None and path_of(path).is_file():
         with reading(path):
             record.with_packed(path_of(path).read_bytes())
@@ -150,6 +158,8 @@ def _read_one(path: Path, kind: type[E], problem: Callable[[E], str], named: boo
         raise DataError(f"{path}: contradicts itself: {contradiction}")
     if named and path.name != record.name:
         raise DataError(f"{path}: this record's file must be called {shown(record.name)}: rename it, or remove it")
+    if among and record.source != path.parent.name:
+        raise DataError(f"{path}: a replicate of source {record.source}, in the folder of {shown(path.parent.name)}")
     return record
 
 

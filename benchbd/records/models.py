@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from functools import cached_property
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
@@ -183,6 +183,18 @@ class Entry(_Part):
         if data.get("schema") != 1:
             return data
         return {**data, **{f"{axis}_role": _role(axis, data[axis]) for axis in ("attack", "defense") if axis in data}}
+
+    _replicates: tuple[Entry, ...] = PrivateAttr(())
+
+    @property
+    def replicates(self) -> tuple[Self, ...]:
+        """The same cell or inspection, of the same key, as other sources measured it; see ``records.replicates``."""
+        return cast(tuple[Self, ...], self._replicates)
+
+    def with_replicates(self, replicates: tuple[Entry, ...]) -> Self:
+        """The record with these replicates."""
+        self._replicates = replicates
+        return self
 
     @property
     def methods(self) -> set[tuple[str, str]]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchbd.base.errors import DataError, UsageError, shown
 from benchbd.records.files import read_inspected, read_records
 from benchbd.records.models import Entry, Inspected, Record
+from benchbd.records.replicates import pooled
 from benchbd.records.together import check_consistent
 
 
@@ -27,31 +28,36 @@ def records_folder(root: Path, board: str) -> Path:
     return root / "records" / board
 
 
-def find_records(board: str, *, store: Path, published: Path, given: Path | None = None) -> Found:
-    """The records of ``board``: those in the folder ``given``, else the store's, else those in ``published``.
+def find_records(board: str, *, store: Path, published: Path, given: Sequence[Path] = ()) -> Found:
+    """The records of ``board``: those in the folders ``given``, pooled, else the store's, else those in ``published``.
 
     DataError for a file that is no record, contradicts itself or another one, or is of another board; UsageError if
     there are none.
     """
     stored = records_folder(store, board)
     # Folders that a user easily takes for that of the records: that of the board, or the store.
-    near = [] if given is None else [given / "records", records_folder(given, board)]
+    near = [place for folder in given for place in (folder / "records", records_folder(folder, board))]
     hint = "".join(
         f"; records are in {place}" for place in near if os.path.isdir(place) and any(place.glob("*_s*.json"))
     )
-    places = [given] if given is not None else [stored, published]
-    for place in places:
+    choices = [tuple(given)] if given else [(stored,), (published,)]
+    for places in choices:
+        found: list[Record] = []
+        inspected: list[Inspected] = []
         try:
-            found, inspected = read_records(place), read_inspected(place)
+            for place in places:
+                mine, its = read_records(place), read_inspected(place)
+                check_board((*mine, *its), board, place)
+                found, inspected = pooled([*found, *mine]), pooled([*inspected, *its])
         except DataError as error:
             raise DataError(f"{error}{hint}") from error
         if found or inspected:
-            check_board((*found, *inspected), board, place)
-            check_consistent((*found, *inspected))
-            passed_over = given is None and place == stored and any(published.rglob("*.json"))
+            known = (*found, *inspected)
+            check_consistent([*known, *(each for record in known for each in record.replicates)])
+            passed_over = not given and places == (stored,) and any(published.rglob("*.json"))
             remark = f"reading {stored}; the published records are in {published} (--records)" if passed_over else ""
             return Found(found, inspected, remark)
-    looked = " or ".join(map(str, places))
+    looked = " or ".join(str(place) for places in choices for place in places)
     instead = hint or f": run it first with benchbd run --board {board}"
     raise UsageError(f"no records of board {board} in {looked}{instead}")
 

@@ -21,7 +21,7 @@ from benchbd.base.errors import DataError, StoreError
 from benchbd.contract.axes import INSPECTING
 from benchbd.contract.roles import Role
 from benchbd.planning.sweeps import point_text
-from benchbd.records.files import folder_of, read_inspected, read_records, remove_record, write_records
+from benchbd.records.files import PATTERNS, folder_of, read_inspected, read_records, remove_record, write_records
 from benchbd.records.gates import DEFAULT, Gates, judge
 from benchbd.records.inspected import INSPECTED
 from benchbd.records.models import Inspected, Record
@@ -285,7 +285,8 @@ def build(
         kept = {*write_records([*known, *inspected], folder)}
         places = [folder, *(folder_of(kind, folder) for kind in INSPECTED.values())]
         try:
-            for path in sorted({path for place in places for path in place.glob("*.json")} - kept):
+            there = {path for place in places for pattern in PATTERNS for path in place.glob(pattern)}
+            for path in sorted(there - kept):
                 remove_record(path)
             for axis in {*INSPECTING} - judged.keys():  # files of an earlier build
                 for form in ("csv", "json"):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from benchbd.contract.roles import Role
 from benchbd.records.models import Record
+from benchbd.records.replicates import is_replicate
 from benchbd.report.document import Column, Document, Section, Table, Value
 from benchbd.report.ranking import Standing
 from benchbd.report.rows import Order
@@ -33,7 +34,8 @@ def document(
     records of one key, of two sources.
     """
     places = {record.name: record for record in published}
-    after = [*{**places, **{record.name: record for record in added}}.values()]
+    joining = [record for record in added if not is_replicate(record)]
+    after = [*{**places, **{record.name: record for record in joining}}.values()]
     before_of, after_of = (
         {(each.evaluator, each.precision): each for each in summaries(records, order)} for records in (published, after)
     )
@@ -43,8 +45,8 @@ def document(
     tables = [
         Table(_rows(before_of.get(of), summary, submitted), summary.heading) for of, summary in sorted(after_of.items())
     ]
-    new = sum(record.name not in places for record in added)
-    replaced = [r for r in added if r.name in places and places[r.name].key != r.key]
+    new = sum(record.name not in places for record in joining)
+    replaced = [r for r in joining if r.name in places and places[r.name].key != r.key]
     moved = [line for of, summary in sorted(after_of.items()) for line in _moved(before_of.get(of), summary)]
     told = [
         f"{new} new records, {len(replaced)} that replace one of another identity, {len(replicates)} replicates; of "

@@ -6,7 +6,7 @@ All metrics are percentages, all differences percentage points. Only records are
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from statistics import fmean
 from typing import Any, get_args
@@ -79,6 +79,7 @@ class TableRow:
     departures: the options in which the row is off-board; empty if it is on-board.
     point: assignments of a sweep's point; empty for the board's grid.
     beside: for a task without an attack, the attacked tasks; otherwise empty.
+    sources: the number of laboratories that measured every seed of the row; the figures are those of the first.
     """
 
     pretrain: str = ""
@@ -117,6 +118,7 @@ class TableRow:
     seconds: float | None = None
     image_forwards: float | None = None
     pretrain_pinned: bool = False
+    sources: int = 1
     notes: tuple[str, ...] = ()
 
     @property
@@ -164,6 +166,7 @@ def flattened(rows: Sequence[TableRow]) -> tuple[list[str], list[dict[str, Any]]
     absent |= {
         name for name in ("point", "beside", "bn_seeds", "own_floor_seeds") if not any(each[name] for each in flat)
     }
+    absent |= {"sources"} if all(each["sources"] == 1 for each in flat) else set()
     names = [name for name in TableRow().flat() if name.removesuffix("_half") not in absent]
     return names, [{name: each[name] for name in names} for each in flat]
 
@@ -242,6 +245,7 @@ def _row(records: Sequence[Record], controls: Controls, gates: Gates) -> TableRo
         statuses={status: statuses[status] for status in get_args(Judged) if statuses[status]},
         seconds=_mean(record.seconds for record in records),
         image_forwards=_mean(defense_forwards(record) for record in records),
+        sources=min((1 + len(record.replicates) for record, _ in measured), default=1),
         pretrain_pinned=len(measured) > 1 and None not in pretrainings and len(set(pretrainings)) == 1,
         notes=(*_notes(records, judgements), *partly),
         **compared,
@@ -252,12 +256,20 @@ def _notes(records: Sequence[Record], judgements: Sequence[Judgement]) -> tuple[
     said: dict[str, list[int]] = {}
     for record, (status, reason) in zip(records, judgements, strict=True):
         texts = [f"{status}: {reason}"] if reason else []
-        for text in dict.fromkeys([*texts, *record.notes]):
+        for text in dict.fromkeys([*texts, *_reproduced(record), *record.notes]):
             said.setdefault(" ".join(text.split()), []).append(record.seed)
     return tuple(
         text if len(seeds) == len(records) else f"{text} (seed {', '.join(map(str, seeds))})"
         for text, seeds in said.items()
     )
+
+
+def _reproduced(record: Record) -> Iterator[str]:
+    """What the laboratories of a cell measured, where there are several: that of the record first."""
+    each = [one.metrics for one in (record, *record.replicates) if one.metrics]
+    if len(each) > 1:
+        acc, asr = (", ".join(f"{getattr(m, name):.1f}" for m in each) for name in ("acc", "asr_nontarget"))
+        yield f"reproduced by {len(each)}: ACC {acc}; ASR non-target {asr}"
 
 
 def defense_forwards(record: Record) -> int | None:

@@ -12,26 +12,14 @@ import pytest
 import benchbd
 from benchbd.audit import encoders
 from benchbd.base.errors import BenchbdError, UsageError
-from benchbd.planning import board as boards
 from benchbd.published import encoder_names, read_published, undefended_key
 from benchbd.records.files import read_records
 from benchbd.records.models import Record
 
 from ..boards import Tiny
-from .test_submission import invoke
+from .conftest import invoke
 
 ATTACKED, CLEAN = "badencoder_pool_task-1_s1", "none_pool_s1"
-
-
-@pytest.fixture
-def home(ran: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The board's folder with its submission in it, as a board of benchbd."""
-    folder = tmp_path / "boards" / "tiny"
-    done = invoke("submit", ran.board, "--store", ran.store, "--out", folder, "--encoders", "undefended")
-    assert done.exit_code == 0, done.stderr
-    shutil.copy(ran.board, folder / "board.toml")
-    monkeypatch.setattr(boards, "boards_folder", lambda: tmp_path / "boards")
-    return folder
 
 
 def records_of(home: Path) -> list[Record]:

@@ -6,22 +6,17 @@ import shutil
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 
 from benchbd.audit.submission import replicates
-from benchbd.cli.main import main
 from benchbd.planning.board import board_path
 from benchbd.published import read_published
 from benchbd.records.files import read_records
 
 from ..boards import Tiny
+from .conftest import invoke
 from .forger import Forger, Json
 
 REPAIRED = "badencoder_ft_pool_task-1_s1_mlp"
-
-
-def invoke(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
 def test_a_run_becomes_a_submission_that_passes_its_review(ran: Tiny, tmp_path: Path) -> None:

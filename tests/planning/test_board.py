@@ -61,7 +61,10 @@ def test_unknown_board_offers_the_nearest() -> None:
         ('rows = [{pretrain = "a", tasks = ["b:1"]}]\nseeds = [1, 1]', "seeds: 1 is listed 2 times"),
         ('rows = [{pretrain = "a", tasks = ["b:1"]}]\nattacks = []', "attacks: tuple should have at least 1"),
         ('rows = [{pretrain = "a", tasks = ["b:1"]}]\nname = "../../x"', "name: string should match"),
-        ('rows = [{pretrain = "a", tasks = ["b:1"]}]\nname = "demo"', "'demo' is that of a board of benchbd"),
+        (
+            'rows = [{pretrain = "a", tasks = ["b:1"]}]\nname = "demo"',
+            "'demo' is that of a board of benchbd",
+        ),
         ('rows = [{pretrain = "a", tasks = ["b:1"]}]\nclean.images = 0', "clean.images: input should be greater"),
         ('rows = [{pretrain = "a", tasks = ["b:1"]}]\nimage_size = 31', "image_size: input .* than or equal to 32$"),
         ('rows = [{pretrain = "a", tasks = ["b:1"]}]\nimage_size = 225', "image_size: input .* than or equal to 224$"),
