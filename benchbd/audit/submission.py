@@ -46,13 +46,18 @@ def gather(board: Board, known: Sequence[Entry], published: Sequence[Entry], pla
     if findings:
         raise DataError("\n".join(findings))
     there = {place_of(record): record for record in published}
-    placed = [as_replicate(r) if _replicates(r, there.get(place_of(r))) else r for r in mine]
-    added = [r for r in placed if place_of(r) not in there or there[place_of(r)].to_json() != r.to_json()]
+    added = fresh(published, [as_replicate(r) if _replicates(r, there.get(place_of(r))) else r for r in mine])
     if not added:
         raise UsageError(f"board {board.name}: all {len(mine)} records are published already")
     names, mine_too = encoder_names(mine), {key for record in added for key in record.stages.values()}
     encoders = {key: name for key, name in names.items() if key in mine_too}
     return Submission(added, encoders, frozenset(encoders) & {undefended_key(record) for record in added})
+
+
+def fresh(published: Sequence[Entry], submitted: Sequence[Entry]) -> list[Entry]:
+    """The submitted records that a board does not have, or has with other content."""
+    there = {place_of(record): record.to_json() for record in published}
+    return [record for record in submitted if there.get(place_of(record)) != record.to_json()]
 
 
 def write(submission: Submission, out: Path, store: Store, encoders: Encoders = "none") -> int:

@@ -194,15 +194,15 @@ def submit(board: str, out: Path, records: Path | None, store: Path | None, enco
 def check(board: str, submission: Path, form: str) -> None:
     """Report on a submission to a board, for its reviewer.
 
-    SUBMISSION is the folder that `submit` wrote, or a folder of records. They are checked beside the published ones
-    (tier 1 of `verify`), as untrusted data: nothing in them is run. The report shows the reference rows, the best row
-    before, the submitted rows, and the ranks that change.
+    SUBMISSION is the folder that `submit` wrote, or a folder of records; those that are published already are left
+    out. They are checked beside the published ones (tier 1 of `verify`), as untrusted data: nothing in them is run. The
+    report shows the reference rows, the best row before, the submitted rows, and the ranks that change.
 
     Exit code: 0 if all holds, 1 if something does not.
     """
     from benchbd.audit import alone, encoders
     from benchbd.audit.planned import PlannedBoard
-    from benchbd.audit.submission import merged, replicates
+    from benchbd.audit.submission import fresh, merged, replicates
     from benchbd.data.pinned import FILE
     from benchbd.planning.board import board_path, load_board
     from benchbd.published import FOLDER
@@ -215,10 +215,11 @@ def check(board: str, submission: Path, form: str) -> None:
 
     loaded, home = load_board(board), board_path(board).parent
     folder = submission / "records" if (submission / "records").is_dir() else submission
-    added, findings = alone.read(folder)
-    if not added and not findings:
+    submitted, findings = alone.read(folder)
+    if not submitted and not findings:
         raise UsageError(f"no records in {folder}")
     published, _ = alone.read(home / "records")
+    added = fresh(published, submitted)
     after = merged(published, added)
     places = {place_of(record) for record in added}
     planned = PlannedBoard.of_pins(loaded, load_registry(), home / FILE, after)

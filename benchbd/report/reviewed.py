@@ -48,9 +48,10 @@ def document(
     new = sum(record.name not in places for record in joining)
     replaced = [r for r in joining if r.name in places and places[r.name].key != r.key]
     moved = [line for of, summary in sorted(after_of.items()) for line in _moved(before_of.get(of), summary)]
+    counted = f"{new} new records, {len(replaced)} that replace one of another identity, {len(replicates)} replicates"
+    authors = ", ".join(sorted({record.author or "nobody named" for record in added}))
     told = [
-        f"{new} new records, {len(replaced)} that replace one of another identity, {len(replicates)} replicates; of "
-        f"{', '.join(sorted(submitted))}; by {', '.join(sorted({r.author or 'nobody named' for r in added}))}.",
+        f"{counted}; of {', '.join(sorted(submitted))}; by {authors}." if added else "No new records of cells.",
         f"Tier 1: {'what follows does not hold' if findings else 'all records hold'}.",
         *findings,
         *(_replicate(one, other) for one, other in replicates),

@@ -99,6 +99,18 @@ def test_the_report_shows_references_the_best_before_and_ranks_that_change(witho
     assert "9 new records" in done.stdout
 
 
+def test_published_records_are_no_submission(without_ft: tuple[Path, Path]) -> None:
+    board, new = without_ft
+    for path in (board / "records").iterdir():
+        shutil.copy(path, new)
+    done = invoke("leaderboard", "check", board, new)
+    assert done.exit_code == 0, done.stdout
+    assert "9 new records, 0 that replace one of another identity, 0 replicates; of ft; by nobody named." in done.stdout
+    done = invoke("leaderboard", "check", board, board)
+    assert done.exit_code == 0, done.stdout
+    assert "No new records of cells." in done.stdout
+
+
 def test_equal_keys_of_another_source_are_replicates(records: Path) -> None:
     published = read_records(records)
     elsewhere = [record.model_copy(update={"source": "f" * 16}) for record in published[:2]]
