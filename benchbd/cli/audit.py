@@ -243,10 +243,12 @@ def check(board: str, submission: Path, form: str) -> None:
 @click.command(cls=Command)
 @click.argument("boards", nargs=-1, metavar="[BOARD]...")
 @click.option("--records", type=PathType(folder=True), help="Folder of the records, of one board.")
-def outdated(boards: tuple[str, ...], records: Path | None) -> None:
+@click.option("--sources", is_flag=True, help="List methods of the same version too, if their source is another.")
+def outdated(boards: tuple[str, ...], records: Path | None, sources: bool) -> None:
     """List the published records that another version of a method made than the one installed.
 
-    All boards by default. A line for each method and version; exit code 1 if there is one, else 0.
+    All boards by default. A line for each method and version; exit code 1 if there is one, else 0. A changed source
+    need not change results: a version is the author's word on that, and --sources compares the files.
     """
     from benchbd.audit.versions import stale
     from benchbd.planning.board import board_names, board_path, load_board
@@ -258,7 +260,8 @@ def outdated(boards: tuple[str, ...], records: Path | None) -> None:
     registry, lines = load_registry(), []
     for name in boards or board_names():
         board, folder = load_board(name), records or board_path(name).parent / "records"
-        lines += [f"{board.name}: {line}" for line in stale([*read_records(folder), *read_inspected(folder)], registry)]
+        known = [*read_records(folder), *read_inspected(folder)]
+        lines += [f"{board.name}: {line}" for line in stale(known, registry, sources=sources)]
     for line in lines:
         say(one_line(line))
     if lines:

@@ -9,8 +9,10 @@ import pytest
 from click.testing import CliRunner
 
 from benchbd.cli.main import main
+from benchbd.contract.method import version_of
 from benchbd.records.files import write_records
 from benchbd.records.models import Record
+from benchbd.registry import load_registry
 from benchbd.report.beside import document
 from benchbd.report.statistics import mean_interval
 from benchbd.report.writers.forms import FORMATS, write
@@ -92,3 +94,25 @@ def test_outdated_lists_versions_that_are_not_installed(tmp_path: Path) -> None:
     assert lines[1:] == ["demo: 1 record of defense miracle, version 3; no installed plugin offers it"]
     write_records([versioned("ft", "1")], tmp_path / "new")
     assert CliRunner().invoke(main, ["outdated", "demo", "--records", str(tmp_path / "new")]).exit_code == 0
+
+
+def test_outdated_compares_sources_where_it_is_asked(tmp_path: Path) -> None:
+    def of_source(digest: str | None) -> Record:
+        made = make_record(defense="ft")
+        identity = {**made.identity, "defend": {**made.identity["defend"], "method": method}}
+        origin = {"distribution": "benchbd", "version": "0", "source": digest}
+        return make_record(defense="ft", identity=identity, plugins={"defend": origin})
+
+    version = version_of(load_registry().get("defense", "ft"))
+    method = {"axis": "defense", "name": "ft", "version": version}
+    installed = load_registry().origin("defense", "ft")
+    assert installed is not None
+    for digest, told in (
+        (installed["source"], []),
+        ("0" * 64, [f"demo: 1 record of defense ft, version {method['version']}, whose source has changed since"]),
+    ):
+        folder = tmp_path / str(digest)[:4]
+        write_records([of_source(digest)], folder)
+        done = CliRunner().invoke(main, ["outdated", "demo", "--records", str(folder), "--sources"])
+        assert (done.exit_code, done.stdout.splitlines()) == (bool(told), told)
+        assert CliRunner().invoke(main, ["outdated", "demo", "--records", str(folder)]).exit_code == 0
