@@ -192,9 +192,11 @@ def _build_site(
     board: str | None, out: Path | None, records: Sequence[Path], store: Path | None, off_board: bool, site: Path
 ) -> None:
     """Write the site of a board, or of all boards of benchbd, those without records named alone."""
+    from benchbd.audit.versions import changes
     from benchbd.cli.describe import document
     from benchbd.contract.axes import AXIS
     from benchbd.planning.board import board_names, board_path, load_board
+    from benchbd.records.files import place_of
     from benchbd.records.places import records_folder
     from benchbd.registry import load_registry
     from benchbd.report.leaderboard import notes_of
@@ -207,7 +209,7 @@ def _build_site(
         raise UsageError("--site writes a site and --out tables; give one of them")
     if records and board is None:
         raise UsageError("--records holds the records of one board; name it: leaderboard build BOARD --site DIR")
-    sources, without = [], {}
+    registry, sources, without = load_registry(), [], {}
     for name in board_names() if board is None else [board]:
         loaded, folder = load_board(name), board_path(name).parent
         places = [*records] if records else [records_folder(store or default_root(), loaded.name), folder / "records"]
@@ -215,8 +217,12 @@ def _build_site(
             without[loaded.name] = loaded.title
             continue
         found = records_of(loaded, name, records, store)
-        sources.append(Source(loaded, found.records, found.inspected, places, notes_of(folder)))
-    registry = load_registry()
+        outdated = {
+            place_of(record): "; ".join(f"{method}{told}" for method, told in changed)
+            for record in (*found.records, *found.inspected)
+            if (changed := list(changes(record, registry)))
+        }
+        sources.append(Source(loaded, found.records, found.inspected, places, notes_of(folder), outdated))
     methods = [
         document(registry.get(axis, name), registry.plugin_of(axis, name).distribution)
         for axis in AXIS

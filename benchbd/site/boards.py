@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
@@ -49,13 +49,15 @@ _KINDS = {Role.FLOOR: "undefended"} | {role: role.value for role in (Role.SCRATC
 @dataclass(frozen=True)
 class Source:
     """A board with its records. folders: where their files are, with their pictures; the first that has one counts.
-    notes: of the board, as Markdown."""
+    notes: of the board, as Markdown. outdated: for records that another version of a method made than the installed
+    one, by place, what is other."""
 
     board: Board
     records: Sequence[Record]
     inspected: Sequence[Inspected] = ()
     folders: Sequence[Path] = ()
     notes: str = ""
+    outdated: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ class BoardPage:
         self._records: dict[tuple[object, ...], list[tuple[str, str]]] = {}
         for record in sorted(self.records, key=lambda record: record.seed):
             self._records.setdefault(_cell_of(record), []).append((str(record.seed), f"{record_place(record)}.html"))
+        self._outdated = {_cell_of(record) for record in self.records if place_of(record) in source.outdated}
 
     @cached_property
     def rows(self) -> list[TableRow]:
@@ -118,6 +121,8 @@ class BoardPage:
             Standing: [("Image-forwards", self._forwards)],
             TableRow: [("Records", lambda row: Cell(links=self._records.get(_row_of(row), ())))],
         }
+        if any(self._marks(row) for row in self.rows):
+            more[TableRow].append(("Marks", lambda row: Cell(badges=self._marks(row))))
         parts: dict[str, list[Shown]] = {"Summary": [], "Cells": [], "Sweeps": []}
         for number, grid in enumerate(grids(self.document, self._links, more), start=1):
             first = grid.about[0] if grid.about else None
@@ -207,6 +212,12 @@ class BoardPage:
     def _tables(self) -> Iterator[Table]:
         for section in self.document.sections:
             yield from section.tables
+
+    def _marks(self, row: object) -> list[tuple[str, str]]:
+        """What a reader should know of a row besides its status: badges."""
+        assert isinstance(row, TableRow)
+        marks = [("reproduced", f"reproduced by {row.sources}")] if row.sources > 1 else []
+        return [*marks, *([("outdated", "earlier version")] if _row_of(row) in self._outdated else [])]
 
     def _forwards(self, standing: object) -> Cell:
         """The mean image-forwards of a defense, each run counted once."""

@@ -31,7 +31,17 @@ HERE = Path(__file__).parent
 
 RULES = (
     *("Metrics", "Floor", "Scratch", "BatchNorm statistics alone", "Heads and reference inputs", "Gates", "Ranks"),
-    *("Roles", "On-board", "Sweeps", "Tasks without an attack", "Detectors", "Image-forwards", "How to read a table"),
+    *(
+        "Replicates and earlier versions",
+        "Published encoders",
+        "Roles",
+        "On-board",
+        "Sweeps",
+        "Tasks without an attack",
+        "Detectors",
+        "Image-forwards",
+        "How to read a table",
+    ),
 )
 """The sections of docs/concepts.md that are the page of rules."""
 

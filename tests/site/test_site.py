@@ -13,8 +13,9 @@ import pytest
 
 from benchbd.base.errors import StoreError
 from benchbd.planning.board import Board, boards_folder, load_board
-from benchbd.records.files import read_inspected, read_records, write_records
+from benchbd.records.files import place_of, read_inspected, read_records, write_records
 from benchbd.records.models import Record
+from benchbd.records.replicates import pooled
 from benchbd.report.leaderboard import document
 from benchbd.report.rows import Order
 from benchbd.report.statistics import Interval
@@ -22,7 +23,7 @@ from benchbd.report.writers.cells import Cells
 from benchbd.site.boards import Source
 from benchbd.site.charts import Point, curves, scatter
 from benchbd.site.files import MANIFEST, write_site
-from benchbd.site.names import slug
+from benchbd.site.names import board_place, record_place, slug
 from benchbd.site.pages import site
 from benchbd.site.prose import html
 
@@ -326,3 +327,21 @@ def test_a_board_without_records_is_named_alone() -> None:
     assert isinstance(index, str)
     assert "<dt>planned</dt><dd>Not yet</dd>" in index
     assert Board  # the type of a source's board
+
+
+def test_rows_are_marked_that_others_reproduced_or_an_earlier_method_made() -> None:
+    plain = files_of(source())
+    assert "Marks" not in str(plain[f"{board_place('demo')}/index.html"])
+    records = paper_like()
+    twins = [record.model_copy(update={"source": "b" * 16, "reason": " "}) for record in records]
+    known = pooled([*records, *twins])
+    told = "defense ft, version 0; version 1 is installed"
+    old = {place_of(record): told for record in known if record.defense == "ft"}
+    made = files_of(source(known, outdated=old))
+    page = str(made[f"{board_place('demo')}/index.html"])
+    assert page.count(">reproduced by 2<") == len({(r.attack, r.defense, r.task) for r in known if r.metrics})
+    assert page.count(">earlier version<") == len({(r.attack, r.task) for r in known if r.defense == "ft"})
+    one = next(record for record in known if record.defense == "ft")
+    its = str(made[f"{record_place(one)}.html"])
+    assert told in its
+    assert f"<dt>reproduced by</dt><dd>{'b' * 16}</dd>" in its
