@@ -65,7 +65,7 @@ def pages(registry: Registry) -> dict[str, str]:
             *(f"## `{name}`\n\n```text\n{text}\n```" for name, text in _help(main, "benchbd")),
             "## From Python",
             "Imported from `benchbd`. Each argument of a request is the option of that name; `plan` takes all but "
-            "`download`, `by` and `executor`.",
+            "`download`, `by`, `executor` and `published`.",
             code(
                 entry(name, getattr(benchbd, name), home)
                 for name, home in homes_of_names().items()
@@ -223,7 +223,7 @@ def with_boards(readme: str) -> str:
         found = {f"{row.attack}/{row.defense}": row for row in rows}
         body = [_excerpt(found[name]) for name in match["rows"].split()]
         names = (Column("Attack", "words"), Column("Defense", "words"))
-        figures = map(Column, ("Seeds", "ACC", "ASR", "ASR non-target"))
+        figures = map(Column, ("Seeds", "ACC", "ASR", "ASR non-target", "RA"))
         excerpt = Document(sections=[Section([*names, *figures], [Table(body)])])
         return f"{match[1]}{markdown.write(excerpt)}{match[5]}"
 
@@ -234,7 +234,7 @@ def _excerpt(row: TableRow) -> list[str]:
     def percent(value: Interval) -> str:
         return f"{value.mean:.1f}" + ("" if value.half is None else f" ± {value.half:.1f}")
 
-    return [row.attack, row.defense, str(len(row.seeds)), *map(percent, (row.acc, row.asr, row.asr_nontarget))]
+    return [row.attack, row.defense, str(len(row.seeds)), *map(percent, (row.acc, row.asr, row.asr_nontarget, row.ra))]
 
 
 def with_picture(text: str) -> str:
