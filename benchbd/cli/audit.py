@@ -3,6 +3,7 @@ hold, and how they join a board."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import Counter
 from fnmatch import fnmatch
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from benchbd.base.content import short_digests, write_file
-from benchbd.base.errors import DataError, UsageError
+from benchbd.base.errors import DataError, UsageError, counted
 from benchbd.base.process import columns, say
 from benchbd.cli.group import Command, one_line
 from benchbd.cli.options import PathType, PlaceType, data_root_option, device_option
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 @click.option(
     "--only", "patterns", multiple=True, metavar="GLOB", help="Check only files of these names in tiers 2, 3."
 )
+@click.option("--badges", is_flag=True, help="Tiers 2 and 3: write what held to verified.json beside the board.")
+@click.option("--by", default="", metavar="NAME", help="Name of who verifies, for the badges.  [env: BENCHBD_AUTHOR]")
 @click.option("--store", type=PlaceType(), help="Tiers 2 and 3: store of the stages.  [env: BENCHBD_STORE]")
 @data_root_option
 @device_option
@@ -38,6 +41,8 @@ def verify(
     records: Path | None,
     tier: int,
     patterns: tuple[str, ...],
+    badges: bool,
+    by: str,
     store: Path | None,
     data_root: Path | None,
     device: str | None,
@@ -50,11 +55,13 @@ def verify(
     records with each other, and plans the board again from its file and the facts that `leaderboard pin` wrote beside
     it. Tier 2 evaluates the stored encoders again. Tier 3 lets the methods work again, with the stage's seed and with a
     fresh one. Both need the data and a store that has the stages to start from, and tell on stderr whether a record is
-    equal, compatible or different.
+    equal, compatible or different. With --badges the site shows which records held.
 
     Exit code: 0 if all holds, 1 if something does not, 2 for wrong usage.
     """
+    from benchbd.api import checked_author
     from benchbd.audit import again, alone, encoders
+    from benchbd.audit.badges import read_badges, renewed, write_badges
     from benchbd.audit.planned import PlannedBoard
     from benchbd.base.device import pick_device
     from benchbd.data.library import find_data_root
@@ -65,14 +72,18 @@ def verify(
     from benchbd.registry import load_registry
     from benchbd.store.store import find_root
 
+    if badges and tier < 2:
+        raise UsageError("--badges is of records that are computed again: add --tier 2 or --tier 3")
     loaded, home = load_board(board), board_path(board).parent
     folder = (records or home / "records").expanduser()
     known, findings = alone.read(folder)
     if not known and not findings:
         raise UsageError(f"no records of board {loaded.name} in {folder}: name their folder with --records")
     if not (home / FILE).is_file():
-        told = f"no {FILE} beside the board: relabelled data, and counts that the predictions do not give, stay unseen"
-        click.echo(f"{told}; `benchbd leaderboard pin {board}` writes it", err=True)
+        absent = (
+            f"no {FILE} beside the board: relabelled data, and counts that the predictions do not give, stay unseen"
+        )
+        click.echo(f"{absent}; `benchbd leaderboard pin {board}` writes it", err=True)
     findings += alone.check(loaded, known, PlannedBoard.of_pins(loaded, load_registry(), home / FILE, known))
     findings += encoders.check(folder.parent / FOLDER, known) if folder.name == "records" else ()
     for finding in findings:
@@ -82,10 +93,12 @@ def verify(
     bench = again.Bench(
         board_path(board), folder, find_data_root(data_root), find_root(store), str(pick_device(device))
     )
+    told: list[tuple[int, again.Told]] = []
     for level in range(2, tier + 1):
         verdicts: Counter[str] = Counter()
         for verdict in again.check(bench, chosen, level):
             verdicts[verdict.verdict] += 1
+            told.append((level, verdict))
             text = f": {verdict.text}" if verdict.text else ""
             click.echo(one_line(f"tier {level}: {verdict.place}: {verdict.verdict}{text}"), err=True)
             if (wrong := again.finding(verdict, level)) is not None:
@@ -93,6 +106,10 @@ def verify(
                 say(one_line(wrong))
         summed = ", ".join(f"{number} {name}" for name, number in sorted(verdicts.items()))
         click.echo(f"tier {level}: {summed or 'no record'}", err=True)
+    if badges:
+        author = checked_author(by or os.environ.get("BENCHBD_AUTHOR", ""))
+        made = renewed(read_badges(home, known), told, known, author)
+        click.echo(f"wrote {counted(len(made), 'badge')} to {write_badges(home, made)}", err=True)
     if findings:
         sys.exit(1)
 

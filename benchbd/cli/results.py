@@ -192,6 +192,7 @@ def _build_site(
     board: str | None, out: Path | None, records: Sequence[Path], store: Path | None, off_board: bool, site: Path
 ) -> None:
     """Write the site of a board, or of all boards of benchbd, those without records named alone."""
+    from benchbd.audit.badges import read_badges
     from benchbd.audit.versions import changes
     from benchbd.cli.describe import document
     from benchbd.contract.axes import AXIS
@@ -222,7 +223,10 @@ def _build_site(
             for record in (*found.records, *found.inspected)
             if (changed := list(changes(record, registry)))
         }
-        sources.append(Source(loaded, found.records, found.inspected, places, notes_of(folder), outdated))
+        badges = read_badges(folder, found.records)
+        verified = {place: (badge.tier, badge.verdict) for place, badge in badges.items()}
+        notes = notes_of(folder)
+        sources.append(Source(loaded, found.records, found.inspected, places, notes, outdated, verified))
     methods = [
         document(registry.get(axis, name), registry.plugin_of(axis, name).distribution)
         for axis in AXIS

@@ -50,7 +50,7 @@ _KINDS = {Role.FLOOR: "undefended"} | {role: role.value for role in (Role.SCRATC
 class Source:
     """A board with its records. folders: where their files are, with their pictures; the first that has one counts.
     notes: of the board, as Markdown. outdated: for records that another version of a method made than the installed
-    one, by place, what is other."""
+    one, by place, what is other. verified: badges by place, as tier and verdict."""
 
     board: Board
     records: Sequence[Record]
@@ -58,6 +58,7 @@ class Source:
     folders: Sequence[Path] = ()
     notes: str = ""
     outdated: Mapping[str, str] = field(default_factory=dict)
+    verified: Mapping[str, tuple[int, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,10 @@ class BoardPage:
         for record in sorted(self.records, key=lambda record: record.seed):
             self._records.setdefault(_cell_of(record), []).append((str(record.seed), f"{record_place(record)}.html"))
         self._outdated = {_cell_of(record) for record in self.records if place_of(record) in source.outdated}
+        self._tiers: dict[tuple[object, ...], list[int]] = {}
+        for record in self.records:
+            tier, _ = source.verified.get(place_of(record), (1, ""))
+            self._tiers.setdefault(_cell_of(record), []).append(tier)
 
     @cached_property
     def rows(self) -> list[TableRow]:
@@ -217,6 +222,8 @@ class BoardPage:
         """What a reader should know of a row besides its status: badges."""
         assert isinstance(row, TableRow)
         marks = [("reproduced", f"reproduced by {row.sources}")] if row.sources > 1 else []
+        if (tier := min(self._tiers.get(_row_of(row), [1]))) > 1:
+            marks.append(("verified", f"tier {tier}"))
         return [*marks, *([("outdated", "earlier version")] if _row_of(row) in self._outdated else [])]
 
     def _forwards(self, standing: object) -> Cell:

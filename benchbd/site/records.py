@@ -64,6 +64,7 @@ def record_page(record: Entry, board: BoardPage, links: Mapping[tuple[str, str],
         ("departures from the board", "; ".join(record.departures), ""),
         ("clean images of the defender", f"{len(record.clean_images):,}" if record.clean_images else "", ""),
         ("made by an earlier method", board.source.outdated.get(place_of(record), ""), ""),
+        ("computed again", "tier {}: {}".format(*held) if (held := _held(record, board)) else "", ""),
         ("who ran it", record.author, ""),
         ("machine and store", record.source or "", ""),
         ("reproduced by", ", ".join(each.source or "" for each in record.replicates), ""),
@@ -81,6 +82,10 @@ def record_page(record: Entry, board: BoardPage, links: Mapping[tuple[str, str],
         list(_methods(record)),
         list(_pictures(record, board)),
     )
+
+
+def _held(record: Entry, board: BoardPage) -> tuple[int, str] | None:
+    return board.source.verified.get(place_of(record))
 
 
 def _grids(record: Entry) -> Iterator[Grid]:

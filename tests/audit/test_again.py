@@ -14,8 +14,9 @@ from click.testing import CliRunner, Result
 
 from benchbd.audit import again
 from benchbd.audit.again import Recomputed, Told, finding
+from benchbd.audit.badges import read_badges
 from benchbd.cli.main import main
-from benchbd.records.files import place_of
+from benchbd.records.files import place_of, read_records
 from benchbd.records.models import Counts, Record
 from benchbd.records.predictions import pack
 from benchbd.registry import Registry
@@ -35,7 +36,7 @@ def verify(tiny: Tiny, records: Path, tier: int, *more: str) -> Result:
 
 
 def test_a_true_record_is_equal_in_all_tiers(ran: Tiny, records: Path) -> None:
-    done = verify(ran, records, 3, "--only", f"{REPAIRED}.json")
+    done = verify(ran, records, 3, "--only", f"{REPAIRED}.json", "--badges", "--by", "us")
     assert (done.exit_code, done.stdout) == (0, "")
     lines = done.stderr.splitlines()
     assert lines[0].startswith("no data.json beside the board")
@@ -45,7 +46,11 @@ def test_a_true_record_is_equal_in_all_tiers(ran: Tiny, records: Path) -> None:
         "tier 2: 1 equal",
         f"tier 3: {REPAIRED}.json: equal",
         "tier 3: 1 equal",
+        f"wrote 1 badge to {ran.board.parent / 'verified.json'}",
     ]
+    (badge,) = read_badges(ran.board.parent, read_records(records)).values()
+    assert (badge.tier, badge.verdict, badge.by) == (3, "equal", "us")
+    assert verify(ran, records, 1, "--badges").exit_code == 2
 
 
 def test_counts_edited_together_with_predictions_fall_in_tier_2(ran: Tiny, records: Path) -> None:

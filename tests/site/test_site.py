@@ -83,6 +83,9 @@ class Page(HTMLParser):
             self._rows[-1][-1] += data
 
 
+BOARD = f"{board_place('demo')}/index.html"
+
+
 def files_of(*sources: Source, off_board: bool = False) -> dict[str, str | bytes]:
     return dict(site(sources, [FT], {"planned": "Not yet"}, off_board))
 
@@ -331,17 +334,26 @@ def test_a_board_without_records_is_named_alone() -> None:
 
 def test_rows_are_marked_that_others_reproduced_or_an_earlier_method_made() -> None:
     plain = files_of(source())
-    assert "Marks" not in str(plain[f"{board_place('demo')}/index.html"])
+    assert "Marks" not in str(plain[BOARD])
     records = paper_like()
     twins = [record.model_copy(update={"source": "b" * 16, "reason": " "}) for record in records]
     known = pooled([*records, *twins])
     told = "defense ft, version 0; version 1 is installed"
     old = {place_of(record): told for record in known if record.defense == "ft"}
     made = files_of(source(known, outdated=old))
-    page = str(made[f"{board_place('demo')}/index.html"])
+    page = str(made[BOARD])
     assert page.count(">reproduced by 2<") == len({(r.attack, r.defense, r.task) for r in known if r.metrics})
     assert page.count(">earlier version<") == len({(r.attack, r.task) for r in known if r.defense == "ft"})
     one = next(record for record in known if record.defense == "ft")
     its = str(made[f"{record_place(one)}.html"])
     assert told in its
     assert f"<dt>reproduced by</dt><dd>{'b' * 16}</dd>" in its
+
+
+def test_rows_are_marked_whose_records_were_computed_again() -> None:
+    known = paper_like()
+    ft = [place_of(record) for record in known if record.defense == "ft" and record.attack == "none"]
+    some = next(place_of(r) for r in known if r.attack == "badencoder" and r.defense == "none")  # one of three seeds
+    page = str(files_of(source(known, verified={**dict.fromkeys(ft, (3, "compatible")), some: (2, "equal")}))[BOARD])
+    assert page.count(">tier 3<") == len(ft)
+    assert ">tier 2<" not in page
