@@ -11,6 +11,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from benchbd.base.content import make_folder, write_file
 from benchbd.base.errors import DataError, UnknownNameError, UsageError, shown
@@ -98,6 +99,36 @@ def published_encoder(name: str) -> bytes:
     if key not in (there := read_published(home / FOLDER)):
         raise UsageError(f"encoder {shown(name)}: board {board} does not publish it: run the board")
     return there[key].read()
+
+
+class Listed(NamedTuple):
+    """A published encoder for readers. name: as ``load_encoder`` takes it. size: bytes; None if only the manifest is
+    published."""
+
+    name: str
+    architecture: str
+    sha256: str
+    size: int | None
+
+
+def listed(board: str, home: Path, records: Iterable[Record]) -> list[Listed]:
+    """The undefended encoders in a board's folder, by name, the shortest that names one of them."""
+    there = read_published(home / FOLDER)
+    of: dict[tuple[str, int], dict[str, set[str]]] = {}
+    for record in records:
+        if record.defense_role is Role.FLOOR and not record.beside and (key := undefended_key(record)) in there:
+            shared = of.setdefault((record.attack, record.seed), {})
+            shared[key] = shared.get(key, _words(record)) & _words(record)
+    found = []
+    for (attack, seed), keys in sorted(of.items()):
+        for key, words in sorted(keys.items(), key=lambda item: sorted(item[1])):
+            others = [word for other, them in keys.items() if other != key for word in them]
+            telling = [word for word in sorted(words) if len(keys) > 1 and word not in others]
+            each = there[key]
+            size = each.file.stat().st_size if each.file.is_file() else None
+            name = "/".join([board, attack, *telling[:1], f"s{seed}"])
+            found.append(Listed(name, each.architecture, each.sha256, size))
+    return found
 
 
 def undefended_key(record: Entry) -> str:

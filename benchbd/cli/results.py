@@ -197,6 +197,7 @@ def _build_site(
     from benchbd.cli.describe import document
     from benchbd.contract.axes import AXIS
     from benchbd.planning.board import board_names, board_path, load_board
+    from benchbd.published import listed
     from benchbd.records.files import place_of
     from benchbd.records.places import records_folder
     from benchbd.registry import load_registry
@@ -225,8 +226,8 @@ def _build_site(
         }
         badges = read_badges(folder, found.records)
         verified = {place: (badge.tier, badge.verdict) for place, badge in badges.items()}
-        notes = notes_of(folder)
-        sources.append(Source(loaded, found.records, found.inspected, places, notes, outdated, verified))
+        encoders, notes = listed(loaded.name, folder, found.records), notes_of(folder)
+        sources.append(Source(loaded, found.records, found.inspected, places, notes, outdated, verified, encoders))
     methods = [
         document(registry.get(axis, name), registry.plugin_of(axis, name).distribution)
         for axis in AXIS

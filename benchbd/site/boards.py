@@ -16,6 +16,7 @@ from benchbd._version import __version__
 from benchbd.contract.roles import Role
 from benchbd.planning.board import Board
 from benchbd.planning.sweeps import point_text
+from benchbd.published import Listed
 from benchbd.records.files import place_of
 from benchbd.records.gates import judge
 from benchbd.records.models import Entry, Inspected, Record
@@ -50,7 +51,8 @@ _KINDS = {Role.FLOOR: "undefended"} | {role: role.value for role in (Role.SCRATC
 class Source:
     """A board with its records. folders: where their files are, with their pictures; the first that has one counts.
     notes: of the board, as Markdown. outdated: for records that another version of a method made than the installed
-    one, by place, what is other. verified: badges by place, as tier and verdict."""
+    one, by place, what is other. verified: badges by place, as tier and verdict.
+    encoders: those that are published with the board."""
 
     board: Board
     records: Sequence[Record]
@@ -59,6 +61,7 @@ class Source:
     notes: str = ""
     outdated: Mapping[str, str] = field(default_factory=dict)
     verified: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+    encoders: Sequence[Listed] = ()
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,9 @@ class BoardPage:
             Shown("cost", replace(grid, heading="Cost of each defense"))
             for grid in grids(self.costs, self._links)
             if grid.lines
+        ]
+        parts["Encoders"] = [
+            Shown("encoders", grid) for grid in grids(_encoders(self.source.encoders), {}) if grid.lines
         ]
         return [(heading, shown) for heading, shown in parts.items() if shown]
 
@@ -294,6 +300,17 @@ def _row(board: BoardPage, row: TableRow) -> list[Any]:
 
 def _auroc(population: Population) -> str | None:
     return "{:.3f} [{:.2f}, {:.2f}]".format(*population.auroc) if population.auroc else None
+
+
+def _encoders(encoders: Sequence[Listed]) -> Document:
+    """The encoders that a board publishes."""
+    columns = [Column("Name", "words"), Column("Architecture", "words"), Column("sha256", "words"), Column("Bytes")]
+    rows = [[each.name, each.architecture, each.sha256, each.size] for each in encoders]
+    intro = (
+        "benchbd.load_encoder(NAME) loads one, and benchbd run --published starts from them. Without bytes: published "
+    )
+    intro += "by the sha256 alone."
+    return Document(sections=[Section(columns, [Table(rows, "Encoders without a defense", intro=intro)])])
 
 
 def _row_of(row: object) -> tuple[object, ...]:

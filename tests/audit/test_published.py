@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import pytest
 import benchbd
 from benchbd.audit import encoders
 from benchbd.base.errors import BenchbdError, UsageError
-from benchbd.published import encoder_names, read_published, undefended_key
+from benchbd.published import encoder_names, listed, read_published, undefended_key
 from benchbd.records.files import read_records
 from benchbd.records.models import Record
 
@@ -81,6 +82,21 @@ def test_a_name_of_several_encoders_tells_what_distinguishes_them(home: Path) ->
         with pytest.raises(UsageError, match=r"names 2 encoders; put one of task:1, task:2 before s1"):
             benchbd.load_encoder("tiny/badencoder/s1")
         assert benchbd.load_encoder("tiny/badencoder/task:1/s1").arch
+
+
+def test_a_board_lists_its_encoders_by_the_shortest_names(home: Path) -> None:
+    found = listed("tiny", home, records_of(home))
+    assert [each.name for each in found] == ["tiny/badencoder/s1", "tiny/none/s1"]
+    for each in found:
+        content = benchbd.load_encoder(each.name).to_bytes()
+        assert (each.sha256, each.size) == (hashlib.sha256(content).hexdigest(), len(content))
+    (path,) = (path for path in (home / "encoders").glob("badencoder_pool*.safetensors"))
+    path.unlink()
+    assert [each.size is None for each in listed("tiny", home, records_of(home))] == [True, False]
+    done = invoke("leaderboard", "build", "tiny", "--records", home / "records", "--site", home.parent / "site")
+    assert done.exit_code == 0, done.stderr
+    pages = [path.read_text() for path in (home.parent / "site" / "boards").rglob("index.html")]
+    assert any("tiny/badencoder/s1" in page and found[0].sha256 in page for page in pages)
 
 
 def test_a_store_takes_published_encoders_instead_of_computing_them(ran: Tiny, home: Path, tmp_path: Path) -> None:
