@@ -29,6 +29,7 @@ from benchbd.contract.axes import AXIS
 from benchbd.contract.specs import SECTIONS, Pin
 from benchbd.planning.board import Board, Sweep, board_names, boards_folder, load_board
 from benchbd.planning.board import Row as BoardRow
+from benchbd.planning.claims import Claim, Reported
 from benchbd.records.detection import DetectionRecord
 from benchbd.records.files import read_records
 from benchbd.records.gates import Gates
@@ -93,6 +94,8 @@ def pages(registry: Registry) -> dict[str, str]:
             ),
             *(_table(f"`[{name}]`", cls) for name, cls in SECTIONS.items()),
             _table("`[gates]`", Gates),
+            _table("`[claims.NAME]`", Claim),
+            _table("`reported` of a claim", Reported),
         ],
         "methods.md": [
             "# Methods",

@@ -213,7 +213,8 @@ def check(board: str, submission: Path, form: str) -> None:
 
     SUBMISSION is the folder that `submit` wrote, or a folder of records; those that are published already are left
     out. They are checked beside the published ones (tier 1 of `verify`), as untrusted data: nothing in them is run. The
-    report shows the reference rows, the best row before, the submitted rows, and the ranks that change.
+    report shows the reference rows, the best row before, the submitted rows, methods that their authors have not
+    confirmed, and the ranks that change.
 
     Exit code: 0 if all holds, 1 if something does not.
     """
@@ -227,7 +228,7 @@ def check(board: str, submission: Path, form: str) -> None:
     from benchbd.records.models import Record
     from benchbd.records.replicates import pooled
     from benchbd.registry import load_registry
-    from benchbd.report import reviewed
+    from benchbd.report import claims, reviewed
     from benchbd.report.rows import Order
 
     loaded, home = load_board(board), board_path(board).parent
@@ -244,6 +245,7 @@ def check(board: str, submission: Path, form: str) -> None:
     findings += encoders.check(submission / FOLDER, after)
     old, new = ([record for record in each if isinstance(record, Record)] for each in (published, added))
     old = pooled(old)
+    claims.check(loaded, [*old, *new], home / "records")
     report = reviewed.document(
         old,
         new,

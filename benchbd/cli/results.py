@@ -166,8 +166,8 @@ def build_leaderboard(
     if site is not None:
         _build_site(board, out, records, store, off_board, site)
         return
-    from benchbd.planning.board import carry, load_board
-    from benchbd.report import leaderboard
+    from benchbd.planning.board import board_path, carry, load_board
+    from benchbd.report import claims, leaderboard
     from benchbd.report.inspected import documents, write_with
     from benchbd.report.protocols import check_together
     from benchbd.report.rows import Order
@@ -178,6 +178,7 @@ def build_leaderboard(
     if not off_board and not any(record.on_board for record in known):
         click.echo(f"all {len(known)} records are off-board and left out: --off-board shows them", err=True)
     check_together(record for record in known if record.on_board or off_board)
+    claims.check(loaded, found.records, board_path(board or DEFAULT).parent / "records")
     order, width = Order.of(loaded), columns(WIDTH)
     if out is not None:
         leaderboard.build(loaded.name, found.records, out, order, loaded.description, off_board, found.inspected)
@@ -201,6 +202,7 @@ def _build_site(
     from benchbd.records.files import place_of
     from benchbd.records.places import records_folder
     from benchbd.registry import load_registry
+    from benchbd.report import claims
     from benchbd.report.leaderboard import notes_of
     from benchbd.site.boards import Source
     from benchbd.site.files import write_site
@@ -219,6 +221,7 @@ def _build_site(
             without[loaded.name] = loaded.title
             continue
         found = records_of(loaded, name, records, store)
+        claims.check(loaded, found.records, folder / "records")
         outdated = {
             place_of(record): "; ".join(f"{method}{told}" for method, told in changed)
             for record in (*found.records, *found.inspected)

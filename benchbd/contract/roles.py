@@ -36,3 +36,7 @@ ROLES: Mapping[str, tuple[Role, ...]] = {
     "pretraining": (Role.METHOD, Role.FILE),
 }
 """The roles of an axis; methods of any other axis are METHOD."""
+
+AUTHORED = (Role.METHOD, Role.ORACLE)
+"""The roles of methods whose authors can confirm settings. The settings of all others, which are references and
+controls, are benchbd's."""

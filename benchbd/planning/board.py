@@ -25,6 +25,7 @@ from benchbd.contract.specs import (
     TaskSpec,
     TriggerSpec,
 )
+from benchbd.planning.claims import Claim, Claims, Reported
 from benchbd.records.gates import Gates
 
 DEFAULT = "demo"
@@ -127,6 +128,7 @@ class Board(_Grid):
     task: TaskSpec = Field(TaskSpec(), description="images that a detector of classifiers gets; see below")
     budget: Budget = Field(Budget(), description="steps and batch size of every defense; see below")
     gates: Gates = Field(Gates(), description="what a measured cell must hold to count; see below")
+    claims: Claims = Field(default_factory=dict, description="what is said of methods, by method; see below")
     sweeps: Sweeps = Field((), description="factors that the board varies one at a time; see below")
     options: dict[str, dict[str, Any]] = Field(default_factory=dict, description="options of methods, by method")
     data: dict[str, Pin] = Field(default_factory=dict, description="content that on-board data must have; see below")
@@ -173,7 +175,8 @@ def board_path(board: str | Path) -> Path:
 def load_board(board: str | Path) -> Board:
     """Read and check a board; UsageError names the file and its first fault.
 
-    A board from elsewhere must not have the name of one of benchbd's, unless it is that board: their records would mix.
+    A board from elsewhere must not have the name of one of benchbd's, unless it is that board, whatever it claims:
+    their records would mix.
     """
     path = board_path(board)
     folder = path.parent.absolute()  # absolute: a path joined to it twice stays the same
@@ -186,7 +189,8 @@ def load_board(board: str | Path) -> Board:
     if changed := converted(data, loaded):
         raise UsageError(f"board {path}: {changed}")
     loaded._folder = folder
-    if loaded.name in board_names() and data != {"name": loaded.name, **read_toml(board_path(loaded.name), "board")}:
+    own = {"name": loaded.name, **read_toml(board_path(loaded.name), "board")} if loaded.name in board_names() else data
+    if {**data, "claims": {}} != {**own, "claims": {}}:
         told = f"the name {shown(loaded.name)} is that of a board of benchbd, which is another; give it another"
         raise UsageError(f"board {path}: {told}")
     return loaded
@@ -235,6 +239,8 @@ def _first_fault(error: ValidationError) -> str:
         "data": Pin,
         "sweeps": Sweep,
         "gates": Gates,
+        "claims": Claim,
+        "reported": Reported,
         **SECTIONS,
     }
     table = next((tables[part] for part in reversed(above.split(".")) if part in tables), Board)

@@ -26,6 +26,7 @@ from benchbd.records.gates import DEFAULT, Gates, judge
 from benchbd.records.inspected import INSPECTED
 from benchbd.records.models import Inspected, Record
 from benchbd.records.places import check_board
+from benchbd.report.claims import with_claims
 from benchbd.report.controls import departures, precision_of, task_name
 from benchbd.report.document import Column, Document, Frame, Noted, Section, Table, Value
 from benchbd.report.inspected import documents
@@ -110,7 +111,7 @@ def document(
     boards = ", ".join(sorted({record.board for record in known}))
     seeds = ", ".join(map(str, sorted({record.seed for record in shown})))
     floor = next((f"attack {row.attack} under defense {row.defense} is " for row in rows if row.of_floor), "")
-    names, flat = flattened(rows)
+    names, flat = with_claims(order, *flattened(rows))
     summed = summaries(known, order)
     remarks += remarks_of(summed)
     return Document(
@@ -230,6 +231,7 @@ def _joined(flat: Mapping[str, Any]) -> dict[str, Any]:
         "scratch_seeds": " ",
         "bn_seeds": " ",
         "own_floor_seeds": " ",
+        "superseded_by": " ",
     }
     return {k: lists[k].join(map(str, value)) if k in lists else value for k, value in flat.items()}
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from benchbd.contract.roles import Role
 from benchbd.records.models import Record
 from benchbd.records.replicates import is_replicate
+from benchbd.report.claims import claimed, unconfirmed
 from benchbd.report.document import Column, Document, Section, Table, Value
 from benchbd.report.ranking import Standing
 from benchbd.report.rows import Order
@@ -54,6 +55,7 @@ def document(
         f"{counted}; of {', '.join(sorted(submitted))}; by {authors}." if added else "No new records of cells.",
         f"Tier 1: {'what follows does not hold' if findings else 'all records hold'}.",
         *findings,
+        *filter(None, [unconfirmed(claimed(order, _methods(published, added, submitted)))]),
         *(_replicate(one, other) for one, other in replicates),
         *(moved or ["No rank changes."]),
     ]
@@ -87,6 +89,13 @@ def _rows(before: Summary | None, after: Summary, submitted: set[str]) -> list[l
             ranks = rank_text(known[standing.defense]) if standing.defense in known else None, rank_text(standing)
             rows.append([standing.defense, *ranks, len(standing.seeds), *figures, ", ".join(what)])
     return rows
+
+
+def _methods(published: Sequence[Record], added: Sequence[Record], submitted: set[str]) -> dict[tuple[str, str], Role]:
+    """The roles of the submitted defenses, and of attacks that the board did not have."""
+    there = {record.attack for record in published}
+    attacks = {("attack", each.attack): each.attack_role for each in added if each.attack not in there}
+    return attacks | {("defense", each.defense): each.defense_role for each in added if each.defense in submitted}
 
 
 def _moved(before: Summary | None, after: Summary) -> list[str]:

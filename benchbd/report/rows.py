@@ -15,6 +15,7 @@ from benchbd.base.content import short_digests
 from benchbd.base.errors import DataError
 from benchbd.contract.roles import Role
 from benchbd.planning.board import Board
+from benchbd.planning.claims import Claim
 from benchbd.planning.sweeps import labelled, point_text
 from benchbd.records.gates import DEFAULT, Gates, Judged, Judgement, judge
 from benchbd.records.models import Record
@@ -25,8 +26,8 @@ from benchbd.report.statistics import Interval, interval
 
 @dataclass(frozen=True)
 class Order:
-    """The board's order of rows, and its gates. Floors come first in any case; names missing from a list are sorted
-    after those in it.
+    """The board's order of rows, its gates and its claims. Floors come first in any case; names missing from a list are
+    sorted after those in it.
 
     tasks: pairs of pre-training set and task, the latter with its target as index or name ("gtsrb:12").
     sweeps: by name, label and point of every line.
@@ -38,16 +39,18 @@ class Order:
     evaluators: Sequence[str] = ()
     sweeps: Mapping[str, Sequence[tuple[str, str]]] = field(default_factory=dict)
     gates: Gates = DEFAULT
+    claims: Mapping[str, Claim] = field(default_factory=dict)
 
     @classmethod
     def of(cls, board: Board) -> Order:
-        """The order in which a board lists names, and its gates."""
+        """The order in which a board lists names, its gates and its claims."""
         tasks = [(row.pretrain, task) for row in board.rows for task in row.evaluated]
         sweeps = {
             sweep.name: [(label, point_text(point)) for label, point in labelled(board, sweep)]
             for sweep in board.sweeps
         }
-        return cls(board.names("attack"), board.names("defense"), tasks, board.names("evaluator"), sweeps, board.gates)
+        attacks, defenses, evaluators = map(board.names, ("attack", "defense", "evaluator"))
+        return cls(attacks, defenses, tasks, evaluators, sweeps, board.gates, board.claims)
 
 
 BY_NAME = Order()

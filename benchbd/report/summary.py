@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, variance
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchbd.contract.roles import Role
 from benchbd.records.models import Record
+from benchbd.report import claims
+from benchbd.report.claims import Claimed, claimed
 from benchbd.report.controls import departures, precision_of, task_name
 from benchbd.report.document import Column, Frame, Noted, Section, Table, Value
 from benchbd.report.ranking import Place, Score, Standing, by_seed, ranking, spread
@@ -37,6 +39,10 @@ _COLUMNS = (
         for role in REFERENCES
         for metric in ("ACC", "ASR")
     ),
+    *(
+        Column(metric, over="Reported", rank=4, apart="Figures that the authors of the defenses reported")
+        for metric in ("ACC", "ASR")
+    ),
     Column("Cells", "words", brief="cells"),
 )
 
@@ -53,7 +59,7 @@ LEGEND = (
 @dataclass(frozen=True)
 class Summary:
     """The standings under one evaluator and precision. differences: to the defense of each role of REFERENCES, by
-    defense and role: of ACC and of ASR non-target, in points.
+    defense and role: of ACC and of ASR non-target, in points. claimed: what the board claims of attacks and defenses.
 
     head_share: share, 0..1, of the variance of a repaired cell's ASR that lies between heads of one encoder; None if it
     is unknown. left_out: cells that few defenses have. pinned: whether all seeds share one pre-training.
@@ -66,9 +72,14 @@ class Summary:
     roles: Mapping[str, Role]
     attacks: frozenset[str]
     tasks: frozenset[str]
+    claimed: Mapping[claims.Method, Claimed]
     left_out: Sequence[Place] = ()
     head_share: float | None = None
     pinned: bool = False
+
+    def of(self, standing: Standing) -> Claimed:
+        """What is claimed of the defense of a standing."""
+        return self.claimed["defense", standing.defense]
 
     def _told(self, standing: Standing) -> str:
         """The worst attack and task of a standing, as far as the summary has several."""
@@ -101,9 +112,12 @@ class Summary:
         for role in REFERENCES:
             acc, asr = self.differences.get((standing.defense, role), (Interval(), Interval()))
             flat |= {f"acc_to_{role}": rounded(acc.mean), f"asr_to_{role}": rounded(asr.mean)}
-        return {**flat, "most": rounded(standing.most), "role": str(self.roles[standing.defense])}
+        flat |= {"most": rounded(standing.most), "role": str(self.roles[standing.defense])}
+        return {**flat, **self.of(standing).flat()}
 
     def values(self, standing: Standing) -> list[Value]:
+        told = self.of(standing)
+        oracle = (_ORACLE,) * (self.roles[standing.defense] is Role.ORACLE)
         differences = [
             figure.mean
             for role in REFERENCES
@@ -112,7 +126,7 @@ class Summary:
         return [
             rank_text(standing),
             "".join(letter(number + 1) for number in standing.ties) or None,
-            Noted(standing.defense, (_ORACLE,) if self.roles[standing.defense] is Role.ORACLE else ()),
+            Noted(standing.defense, (*oracle, *told.notes)),
             len(standing.seeds),
             standing.acc,
             standing.acc_to_floor.mean,
@@ -121,6 +135,7 @@ class Summary:
             standing.residual,
             f"{self._told(standing)}{standing.most:.1f}",
             *differences,
+            *told.reported,
             Noted(_cells(standing), (f"not ranked: it lacks {_listed(standing.missing)}",) * bool(standing.missing)),
         ]
 
@@ -128,9 +143,17 @@ class Summary:
 _ORACLE = "uses what a defender does not have; ranked apart"
 
 
+class SummaryRow(NamedTuple):
+    """What a row of the summary tells of."""
+
+    standing: Standing
+    claimed: Claimed
+
+
 def summaries(records: Iterable[Record], order: Order) -> list[Summary]:
     """A summary for each evaluator and precision of a board's records, in its order, where there is something to sum
-    up: two defenses with a rank, on several cells. Off-board records, and those of sweeps, are left out."""
+    up: two defenses with a rank, or superseded, on several cells. Off-board records, and those of sweeps, are left out.
+    """
     found: dict[tuple[str, str], list[Record]] = {}
     for record in records:
         attack = record.attack_role not in (Role.FLOOR, Role.CONTROL)
@@ -138,7 +161,12 @@ def summaries(records: Iterable[Record], order: Order) -> list[Summary]:
             found.setdefault((record.evaluator, precision_of(record)), []).append(record)
     ordered = sorted(found, key=lambda of: (rank_of(of[0], order.evaluators), of[1]))
     made = [_summary(*of, found[of], order) for of in ordered]
-    return [each for each in made if sum(s.best is not None for s in each.standings) > 1 and _several(each.standings)]
+    return [each for each in made if len(_rows_of(each)) > 1 and _several(each.standings)]
+
+
+def _rows_of(summary: Summary) -> list[Standing]:
+    """The standings with a rank, and those that were superseded."""
+    return [each for each in summary.standings if each.best is not None or summary.of(each).superseded_by]
 
 
 def sections(found: Sequence[Summary]) -> Iterator[Section]:
@@ -147,7 +175,11 @@ def sections(found: Sequence[Summary]) -> Iterator[Section]:
         filled = [any(row[at] not in (None, _NONE) for each in rows for row in each) for at in range(len(_COLUMNS))]
         places = [at for at, is_filled in enumerate(filled) if is_filled]
         tables = [
-            Table([[row[at] for at in places] for row in each], summary.heading, about=summary.standings)
+            Table(
+                [[row[at] for at in places] for row in each],
+                summary.heading,
+                about=[SummaryRow(standing, summary.of(standing)) for standing in summary.standings],
+            )
             for summary, each in zip(found, rows, strict=True)
         ]
         yield Section([_COLUMNS[at] for at in places], tables)
@@ -157,10 +189,15 @@ _NONE = Interval()
 
 
 def remarks(found: Sequence[Summary]) -> Iterator[str]:
-    """Cells that are left out, and the shares of variance, where heads and seeds allow them."""
+    """What is claimed of the rows, cells that are left out, and the shares of variance, where heads and seeds allow
+    them."""
+    yield from claims.remarks(each.claimed for each in found)
     for each in found:
         if each.left_out:
             yield f"Left out of the summary ({each.evaluator}), as few defenses have them: {_listed(each.left_out)}."
+        for (_, name), told in sorted(each.claimed.items()):
+            if told.challenge and not told.challenge.statuses:
+                yield f"The challenge of {name} by {told.claim.challenged} lacks its records ({each.evaluator})."
         if each.head_share is not None:
             chain = "attack and repair" if each.pinned else "pre-training, attack and repair"
             yield (
@@ -176,11 +213,16 @@ def frame(found: Sequence[Summary]) -> Frame:
     return Frame(list(lines[0]) if lines else [], lines)
 
 
-def _summary(evaluator: str, precision: str, records: Sequence[Record], order: Order) -> Summary:
+def _summary(evaluator: str, precision: str, everything: Sequence[Record], order: Order) -> Summary:
+    outside = claims.challengers(order)
+    records = [record for record in everything if record.attack not in outside]
     rows = [_score(record) for record in records]
     roles = {record.defense: record.defense_role for record in records}
+    methods = {("attack", record.attack): record.attack_role for record in records}
+    methods |= {("defense", name): role for name, role in roles.items()}
+    told = claimed(order, methods, everything)
     floors = [name for name, role in roles.items() if role is Role.FLOOR]
-    apart = [name for name, role in roles.items() if role in _APART]
+    apart = [name for name, role in roles.items() if role in _APART or told["defense", name].superseded_by]
     standings, left_out = ranking(rows, order.gates, "", next(iter(floors), ""), apart)
     names = {standing.defense for standing in standings}
     differences = {
@@ -199,6 +241,7 @@ def _summary(evaluator: str, precision: str, records: Sequence[Record], order: O
         {name: roles[name] for name in names},
         frozenset(row.attack for row in rows),
         frozenset(row.task for row in rows),
+        told,
         left_out,
         _head_share(record for record in records if record.defense_role not in _APART),
         len(pretrainings) == 1 and None not in pretrainings,

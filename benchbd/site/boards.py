@@ -21,13 +21,14 @@ from benchbd.records.files import place_of
 from benchbd.records.gates import judge
 from benchbd.records.models import Entry, Inspected, Record
 from benchbd.report import leaderboard
+from benchbd.report.claims import Claimed, Method, claimed
 from benchbd.report.controls import departures, task_name
 from benchbd.report.detection import Population
 from benchbd.report.document import Column, Document, Noted, Section, Table
 from benchbd.report.inspected import documents, write_with
 from benchbd.report.protocols import check_together
-from benchbd.report.ranking import Standing
 from benchbd.report.rows import Order, TableRow
+from benchbd.report.summary import SummaryRow
 from benchbd.report.sweeps import SWEPT
 from benchbd.report.writers import csv, latex
 from benchbd.report.writers.cells import count
@@ -113,6 +114,13 @@ class BoardPage:
             self._tiers.setdefault(_cell_of(record), []).append(tier)
 
     @cached_property
+    def claimed(self) -> dict[Method, Claimed]:
+        """What the board claims of the attacks and defenses of its records."""
+        roles = {("attack", record.attack): record.attack_role for record in self.records}
+        roles |= {("defense", record.defense): record.defense_role for record in self.records}
+        return claimed(self.order, roles)
+
+    @cached_property
     def rows(self) -> list[TableRow]:
         """All rows, those of sweeps too."""
         return [each for table in self._tables() for each in table.about if isinstance(each, TableRow)]
@@ -126,7 +134,7 @@ class BoardPage:
     def parts(self) -> list[tuple[str, list[Shown]]]:
         """The tables by part of the page: heading and tables."""
         more = {
-            Standing: [("Image-forwards", self._forwards)],
+            SummaryRow: [("Image-forwards", self._forwards), ("Claims", _claims)],
             TableRow: [("Records", lambda row: Cell(links=self._records.get(_row_of(row), ())))],
         }
         if any(self._marks(row) for row in self.rows):
@@ -232,13 +240,16 @@ class BoardPage:
             marks.append(("verified", f"tier {tier}"))
         return [*marks, *([("outdated", "earlier version")] if _row_of(row) in self._outdated else [])]
 
-    def _forwards(self, standing: object) -> Cell:
+    def _forwards(self, row: object) -> Cell:
         """The mean image-forwards of a defense, each run counted once."""
-        assert isinstance(standing, Standing)
+        assert isinstance(row, SummaryRow)
         known = {
             record.stages.get("defend", record.key): record.cost["defend"].image_forwards
             for record in self.records
-            if record.defense == standing.defense and record.on_board and not record.point and "defend" in record.cost
+            if record.defense == row.standing.defense
+            and record.on_board
+            and not record.point
+            and "defend" in record.cost
         }
         return Cell(count(mean), key=mean) if known and (mean := fmean(known.values())) else Cell("-")
 
@@ -296,6 +307,13 @@ def _row(board: BoardPage, row: TableRow) -> list[Any]:
     place = f"{row.heading}{f'; at {row.point}' if row.point else ''}"
     figures = [row.acc, row.asr, row.asr_nontarget, row.ra, row.acc_to_floor, row.asr_nontarget_to_floor]
     return [board.name, place, row.attack, row.defense, len(row.seeds), *figures, Noted(row.status)]
+
+
+def _claims(row: object) -> Cell:
+    """The marks of a row as badges. The footnote of its defense has what a confirmation says."""
+    assert isinstance(row, SummaryRow)
+    told = [(mark.kind, mark.text if mark.kind == "confirmed" else mark.note) for mark in row.claimed.marks]
+    return Cell(key=" ".join(text for _, text in told) or None, badges=told)
 
 
 def _auroc(population: Population) -> str | None:

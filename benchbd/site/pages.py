@@ -32,6 +32,7 @@ HERE = Path(__file__).parent
 RULES = (
     *("Metrics", "Floor", "Scratch", "BatchNorm statistics alone", "Heads and reference inputs", "Gates", "Ranks"),
     *(
+        "Claims",
         "Replicates and earlier versions",
         "Published encoders",
         "Roles",
@@ -105,10 +106,10 @@ def site(
             for grid in grids(document, _columns(links, boards))
         ]
         used = [board for board in boards if (method.axis, method.name) in board.methods]
-        yield (
-            method.place,
-            templates(method.place, "method.html", method=method, rows=rows, used=used, statuses=STATUSES),
-        )
+        said = [(board.name, each) for board in used if (each := board.claimed.get((method.axis, method.name)))]
+        claims = [(board, each) for board, each in said if each.marks or each.report]
+        told = {"rows": rows, "used": used, "claims": claims, "statuses": STATUSES}
+        yield method.place, templates(method.place, "method.html", method=method, **told)
     pictures: set[str] = set()
     for board in boards:
         for record in board.everything:

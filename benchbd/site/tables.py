@@ -26,8 +26,8 @@ _FIGURE = re.compile(r"[+-]?\d[\d,]*(\.\d+)?")
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell. notes: numbers of footnotes. key: a number or text to sort by; None: nothing to sort. badges: status and
-    text of each; they replace the text."""
+    """A cell. notes: numbers of footnotes. key: a number or text to sort by; None: nothing to sort. badges: status, or
+    kind of claim, and text of each; they replace the text."""
 
     text: str = ""
     notes: Sequence[int] = ()
@@ -93,7 +93,7 @@ def grids(
             yield Grid(
                 table.heading,
                 [*(column.full for column in columns), *(heading for heading, _ in added)],
-                [*(column.words for column in columns), *(False for _ in added)],
+                [*(column.words for column in columns), *_worded(lines, len(columns), len(added))],
                 next((at for at, column in enumerate(columns) if column.full in ("Defense", "Detector")), 0),
                 lines,
                 table.intro,
@@ -101,6 +101,11 @@ def grids(
                 table.about,
                 mark,
             )
+
+
+def _worded(lines: Sequence[Line], start: int, number: int) -> list[bool]:
+    """Which of the further columns are text: those with badges."""
+    return [any(line.cells[at].badges for line in lines) for at in range(start, start + number)]
 
 
 def badges(text: str) -> list[tuple[str, str]]:

@@ -34,6 +34,22 @@ def test_a_run_becomes_a_submission_that_passes_its_review(ran: Tiny, tmp_path: 
     assert "Tier 1: all records hold." in done.stdout
 
 
+def test_the_review_names_methods_that_their_authors_have_not_confirmed(
+    ran: Tiny, records: Path, tmp_path: Path
+) -> None:
+    board = tmp_path / "empty" / "tiny.toml"
+    board.parent.mkdir()
+    for claim, told in (("", True), ('[claims.badencoder]\nconfirmed = "J. Jia"\n', False)):
+        board.write_text(f"{ran.board.read_text()}\n{claim}")
+        done = invoke("leaderboard", "check", board, records)
+        assert done.exit_code == 0, done.stderr
+        assert ("Settings not confirmed by their authors: attack badencoder." in done.stdout) == told
+    board.write_text(f'{ran.board.read_text()}\n[claims.badencodr]\nconfirmed = "J. Jia"\n')
+    done = invoke("leaderboard", "check", board, records)
+    assert done.exit_code == 2
+    assert "unknown defense or attack in claims 'badencodr': did you mean 'badencoder'?" in done.stderr
+
+
 def test_a_run_without_its_references_is_refused(ran: Tiny, records: Path, tmp_path: Path) -> None:
     for path in records.glob("badencoder_none*"):
         path.unlink()

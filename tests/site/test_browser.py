@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from benchbd.planning.board import boards_folder, load_board
+from benchbd.planning.claims import Claim, Reported
 from benchbd.records.files import read_inspected, read_records
 from benchbd.site.boards import Source
 from benchbd.site.files import write_site
@@ -64,7 +65,9 @@ def write(folder: Path) -> Path:
         make_record(defense="ft", notes=[HOSTILE], author=HOSTILE, findings={"x": HOSTILE}),
         make_record(HOSTILE, HOSTILE, pretrain=HOSTILE, machine={"device": HOSTILE}, metrics=(3.0, 2.0, 1.0)),
     ]
-    hostile = load_board("demo").model_copy(update={"name": "hostile", "title": HOSTILE, "description": HOSTILE})
+    claim = Claim(confirmed=HOSTILE, challenged=HOSTILE, reported=Reported(acc=1.0, source=HOSTILE))
+    told = {"name": "hostile", "title": HOSTILE, "description": HOSTILE, "claims": {"ft": claim}}
+    hostile = load_board("demo").model_copy(update=told)
     sources.append(Source(hostile, strange, notes=f"{HOSTILE} ![x](http://example.invalid/x.png)"))
     write_site(folder, site(sources, [FT], {HOSTILE: HOSTILE}))
     return folder

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 
 from benchbd.base.errors import StoreError
 from benchbd.planning.board import Board, boards_folder, load_board
+from benchbd.planning.claims import Claim, Reported
 from benchbd.records.files import place_of, read_inspected, read_records, write_records
 from benchbd.records.models import Record
 from benchbd.records.replicates import pooled
@@ -195,7 +197,7 @@ def test_the_figures_of_a_page_are_those_of_the_document(small: dict[str, str | 
     ]
     heads = [column.full for section in table.sections for column in section.columns]
     shown = [rows for name, rows in page.tables.items() if re.fullmatch(r"t\d+", name)]
-    assert [head for rows in shown for head in rows[0] if head not in ("Records", "Image-forwards")] == [
+    assert [head for rows in shown for head in rows[0] if head not in ("Records", "Image-forwards", "Claims")] == [
         head for head in heads if head != "Image-forwards"
     ]
     cells = [row for rows in shown for row in rows[1:]]
@@ -240,6 +242,41 @@ def test_hostile_texts_are_text() -> None:
         assert "\x1b" not in text
     assert all(re.fullmatch(r"[\w./-]+", name) for name in files)
     assert "\\u202e" in "".join(map(str, files.values()))
+
+
+def test_claims_are_badges_of_rows_and_on_the_pages_of_methods() -> None:
+    claims = {
+        "ft": Claim(confirmed=f"A. Author {HOSTILE}", challenged="adaptive"),
+        "mimic": Claim(supersedes=("ft",), reported=Reported(asr=1.5, source=HOSTILE)),
+    }
+    own = [
+        *paper_like(),
+        *(make_record("adaptive", name, 0, (80.0, 71.0, 71.0)) for name in ("ft", "none")),
+    ]
+    made = source(own)
+    claiming = replace(made, board=made.board.model_copy(update={"claims": claims}))
+    files = files_of(claiming)
+    pages = dict(parsed(files))
+    head, *rows = pages["boards/demo/index.html"].tables["t1"]
+    at, by = head.index("Claims"), head.index("Defense")
+    assert {row[by]: row[at] for row in rows} == {
+        "ft": "confirmed by its authors superseded by mimic challenged by adaptive: ASR non-target 71.0",
+        "mimic": "not confirmed by its authors",
+        "none": "",
+        "scratch": "",
+    }
+    assert {row[by]: row[head.index("Reported ASR")] for row in rows}["mimic"] == "1.5"
+    text = str(files["methods/defense/ft.html"])
+    assert '<span class="badge confirmed">confirmed by its authors</span> A. Author &#34;&gt;&lt;script&gt;' in text
+    assert '<span class="badge challenged">challenged by adaptive</span>' in text
+    assert "reported by its authors: ASR 1.5 (&#34;&gt;&lt;script&gt;" in str(files["methods/defense/mimic.html"])
+    assert "What boards say of it" not in str(files["methods/defense/scratch.html"])
+    for page in pages.values():
+        assert [tag for tag, _ in page.elements].count("script") == 1
+        assert "img" not in {tag for tag, _ in page.elements}
+    (told,) = json.loads(files["boards/demo/data.json"])["summary"]
+    assert {each["defense"]: each["superseded_by"] for each in told["standings"]}["ft"] == ["mimic"]
+    assert "<h2>Claims</h2>" in str(files["rules.html"])
 
 
 def test_a_name_that_is_no_name_of_a_file_gets_a_digest() -> None:
