@@ -42,7 +42,7 @@ class Column:
     it is 0, only afterwards.
     rank: if a terminal is narrow, it omits columns of the highest rank first, and never those of rank 0.
     points: the width of words on a page. apart: on a page, the caption of a separate table for this column and the
-    columns of words at the start of the rows; rows without a figure in this column are omitted there.
+    first columns of words, which name the rows; rows without a figure in this column are omitted there.
     """
 
     header: str

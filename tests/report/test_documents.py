@@ -269,6 +269,12 @@ def test_columns_that_stand_apart_have_a_table_of_their_own_on_a_page() -> None:
     assert "| a      |     1 |   - |" in write(document, "markdown")
 
 
+def test_a_table_that_stands_apart_names_its_rows_if_a_rank_comes_first() -> None:
+    columns = (Column("Rank"), Column("Name", "words"), Column("acc"), Column("s", "seconds", apart="Costs"))
+    text = write(Document(sections=[Section(columns, [Table([["1", "a", "2", 3.0]])])]), "latex")
+    assert [line for line in text.splitlines() if "a &" in line] == [r"$1$ & a & $2$ \\", r"a & $3.0$ \\"]
+
+
 def test_an_unknown_form_is_named() -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'markdown'"):
         write(Document(), "markdow")

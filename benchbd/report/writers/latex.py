@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby, takewhile
+from itertools import dropwhile, groupby, takewhile
 
 from benchbd.report.document import Column, Document, Table
 from benchbd.report.writers.cells import Cells
@@ -59,7 +59,8 @@ def _table(title: str, columns: Sequence[Column], table: Table, cells: Cells) ->
     body = cells.rows(columns, table.rows)
     if body:
         yield _part(caption, columns, [place for place, column in enumerate(columns) if not column.apart], body)
-    names = list(takewhile(lambda place: columns[place].words, range(len(columns))))
+    after_figures = dropwhile(lambda place: not columns[place].words, range(len(columns)))  # as a rank
+    names = list(takewhile(lambda place: columns[place].words, after_figures))
     for apart in dict.fromkeys(column.apart for column in columns if column.apart):
         own = [place for place, column in enumerate(columns) if column.apart == apart]
         if told := [texts for texts in body if any(texts[place] != "-" for place in own)]:
