@@ -5,7 +5,7 @@ benchbd.json                   kind, name, licence, and the sha256 of every file
 encoder.safetensors            an encoder as ``Encoder.save`` writes it
 encoder.safetensors.json       its architecture and normalisation
 board.toml                     or a board
-records/                       verified records, of the board, or of cells with the encoder
+records/                       verified records, of the board, or of cells with the encoder, with their pictures
 
 What is pulled is a stranger's: every file must have the digest that benchbd.json gives, an encoder is read as
 ``import`` reads one, and records are verified. Files that benchbd.json does not list are not fetched.
@@ -38,6 +38,7 @@ from benchbd.nets.encoder import Encoder
 from benchbd.planning.board import board_names, board_path, load_board
 from benchbd.records.files import read_inspected, read_record, read_records, write_records
 from benchbd.records.models import Inspected, Record
+from benchbd.records.odd import odd_files
 from benchbd.records.places import check_board
 from benchbd.records.points import within
 from benchbd.report.card import board_card, encoder_card
@@ -55,7 +56,7 @@ class _Manifest(BaseModel):
     name: Annotated[str, Field(pattern=r"^[^/\\.][^/\\]{0,99}$")]
     licence: str
     benchbd: str
-    files: Annotated[dict[str, Annotated[str, Field(pattern="^[0-9a-f]{64}$")]], Field(max_length=20_000)]
+    files: Annotated[dict[str, Annotated[str, Field(pattern="^[0-9a-f]{64}$")]], Field(max_length=80_000)]
 
 
 @dataclass(frozen=True)
@@ -333,8 +334,15 @@ def _manifest(path: Path, where: str) -> _Manifest:
     return manifest
 
 
+def _check_records(folder: Path) -> None:
+    """DataError if a folder of records has a file that is none of theirs."""
+    if odd := next(odd_files(folder), None):
+        raise DataError(f"records/{odd[0]}: {odd[1]}")
+
+
 def _verify_encoder(folder: Path, manifest: _Manifest, where: str) -> None:
     try:
+        _check_records(folder / "records")
         imported = import_encoder(folder / ENCODER)
         for record in read_records(folder / "records"):
             if other := _other_encoder(record, imported.encoder, manifest.files[ENCODER]):
@@ -347,6 +355,7 @@ def _verify_encoder(folder: Path, manifest: _Manifest, where: str) -> None:
 
 def _verify_board(folder: Path, manifest: _Manifest, where: str) -> None:
     try:
+        _check_records(folder / "records")
         if manifest.name not in board_names():
             load_board(folder)
         elif (folder / BOARD).read_bytes() != board_path(manifest.name).read_bytes():

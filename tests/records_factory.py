@@ -1,11 +1,13 @@
-"""Records made by hand, for the tests of code that reads records."""
+"""Records and pictures made by hand, for the tests of code that reads records."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from benchbd import Role
 from benchbd.base.content import canonical
@@ -147,3 +149,18 @@ def paper_like() -> list[Record]:
                     more = {"forwards": cost[0], "seconds": cost[1]}
                     records.append(make_record(attack, defense, seed, repaired, floor, **place, **more, **state))
     return records
+
+
+def png(width: int = 8, height: int = 6, mode: str = "P", colour: int = 0, **options: Any) -> bytes:
+    """A PNG of one colour as Pillow writes it."""
+    content = io.BytesIO()
+    Image.new(mode, (width, height), colour).save(content, "PNG", **options)
+    return content.getvalue()
+
+
+def grey(size: int) -> bytes:
+    """A sound PNG of about ``size`` bytes: noise, which does not shrink."""
+    side = int(size**0.5)
+    content = io.BytesIO()
+    Image.effect_noise((side, side), 80).save(content, "PNG")
+    return content.getvalue()

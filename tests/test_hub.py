@@ -39,11 +39,12 @@ from benchbd.packages import (
     write_package,
 )
 from benchbd.planning.board import boards_folder, load_board
-from benchbd.records.files import read_records, write_records
+from benchbd.records.files import read_record, read_records, write_records
 from benchbd.records.models import Record
+from benchbd.records.pictures import read_pictures, write_pictures
 
 from .chance import seeded
-from .records_factory import make_record
+from .records_factory import make_record, png
 
 
 def call(*arguments: object) -> Result:
@@ -342,7 +343,9 @@ def test_a_board_of_ones_own_goes_with_its_files(own: Path, tmp_path: Path) -> N
     package = board_package_without_loading(own)
     assert package.files["files/t.npz"] == b"trigger"
     (own / "board.toml").write_text(text)
-    sent = board_package(own, "mit", [make_record(board="mine")], [])
+    (path,) = write_records([make_record(board="mine")], tmp_path / "records")
+    write_pictures(path, {"trigger": png()})
+    sent = board_package(own, "mit", [read_record(path)], [])
     folder = write_package(sent, tmp_path / "hub" / "mine")
     (tmp_path / "back").mkdir()
     pull(Folder(folder), "there", tmp_path / "back" / "mine")
@@ -350,6 +353,7 @@ def test_a_board_of_ones_own_goes_with_its_files(own: Path, tmp_path: Path) -> N
     assert [each.to_json() for each in read_records(tmp_path / "back" / "mine" / "records")] == [
         make_record(board="mine").to_json()
     ]
+    assert read_pictures(tmp_path / "back" / "mine" / "records" / path.name) == {"trigger": png()}
     with pytest.raises(UsageError, match="a board has the name of its folder, and this one is 'mine'"):
         pull(Folder(folder), "there", tmp_path / "other")
 
@@ -382,9 +386,11 @@ def test_a_file_elsewhere_is_not_pushed(own: Path) -> None:
     [
         (lambda folder: resealed(folder, "board.toml", b"title = 3"), "title: "),
         (lambda folder: with_record(folder, make_record()), "of board 'demo'"),
+        (lambda folder: resealed(folder, "records/a.svg", b"<svg/>"), "records/a.svg: neither a record, nor its"),
+        (lambda folder: resealed(folder, "records/trigger.png", png()), "records/trigger.png: a picture of no record"),
         (lambda folder: rewrite(folder, name="smoke"), "its board.toml is not that of benchbd's board smoke"),
     ],
-    ids=["no board", "another board's record", "the name of one of benchbd's"],
+    ids=["no board", "another board's record", "a drawing", "a picture of no record", "the name of one of benchbd's"],
 )
 def test_a_board_that_is_not_sound(spoil: Callable[[Path], None], line: str, own: Path, tmp_path: Path) -> None:
     folder = write_package(board_package(own, "mit", [], []), tmp_path / "hub" / "mine")

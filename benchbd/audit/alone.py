@@ -24,21 +24,19 @@ from benchbd.planning.sweeps import point_text
 from benchbd.records.counts import by_head, summed
 from benchbd.records.files import place_of, read_each
 from benchbd.records.models import Counts, Entry, Record
+from benchbd.records.odd import odd_files
 from benchbd.records.points import within
 from benchbd.records.predictions import unpack
 from benchbd.records.replicates import cell_of, is_replicate
 from benchbd.records.together import contradictions
 from benchbd.stages.inputs import draw_rows
 
-LARGEST = 8_000_000  # bytes of a record's file, or of its predictions: 50,000 images under three heads take 600,000
-
 
 def read(folder: Path) -> tuple[list[Entry], list[Finding]]:
-    """The records under a folder that hold alone, and a finding for every other file."""
-    findings = list(_odd_files(folder))
-    odd = {finding.place for finding in findings}
+    """The records under a folder that hold alone, and a finding for every other file but predictions and pictures."""
+    findings = [Finding(1, place, text) for place, text in odd_files(folder)]
     records: list[Entry] = []
-    if not odd:
+    if not findings:
         for each in read_each(folder):
             if isinstance(each, DataError):
                 place, _, text = str(each).removeprefix(f"{folder}/").partition(": ")
@@ -71,20 +69,6 @@ def check(board: Board, records: Iterable[Entry], planned: PlannedBoard) -> Iter
 
 def _of(record: Entry, text: str) -> Finding:
     return Finding(1, place_of(record), text)
-
-
-def _odd_files(folder: Path) -> Iterator[Finding]:
-    """Files that no run writes: links, large ones, and predictions without a record."""
-    for path in sorted(folder.rglob("*")):
-        place = path.relative_to(folder).as_posix()
-        if path.is_symlink():
-            yield Finding(1, place, "a link; records are files")
-        elif path.is_file() and path.stat().st_size > LARGEST:
-            yield Finding(1, place, f"{path.stat().st_size:,} bytes; a record has at most {LARGEST:,}")
-        elif path.is_file() and path.suffix not in (".json", ".safetensors"):
-            yield Finding(1, place, "neither a record nor predictions")
-        elif path.suffix == ".safetensors" and not path.with_suffix(".json").is_file():
-            yield Finding(1, place, "predictions of no record")
 
 
 def _misplaced(records: Iterable[Entry]) -> Iterator[Finding]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
+from collections.abc import Iterable
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,8 @@ from benchbd.report.writers.forms import FORMATS, write
 
 if TYPE_CHECKING:
     from benchbd.audit.submission import Encoders
+    from benchbd.planning.board import Board
+    from benchbd.records.models import Entry
 
 
 @click.command(cls=Command)
@@ -170,12 +173,24 @@ def _of_parents(field: str) -> bool:
     show_default=True,
     help="Encoders to write whole; of the others, their manifests.",
 )
-def submit(board: str, out: Path, records: Path | None, store: Path | None, encoders: Encoders) -> None:
+@click.option("--no-pictures", is_flag=True, help="Leave out pictures, which take seconds a record.")
+@data_root_option
+def submit(
+    board: str,
+    out: Path,
+    records: Path | None,
+    store: Path | None,
+    encoders: Encoders,
+    no_pictures: bool,
+    data_root: Path | None,
+) -> None:
     """Prepare the records of a run for a pull request to its board.
 
     The records must hold (`benchbd verify`), with those of the clean and of the undefended encoder among them: `run`
     computes these beside every defense unless --only leaves them out. The folder gets the records that the board does
-    not have yet, their predictions, and the manifests of their encoders: identity, sha256 and cost.
+    not have yet, their predictions, and the manifests of their encoders: identity, sha256 and cost; and pictures of
+    each record, at most 100 kB, if the store has its stages and the data are here. They show test images of generated
+    data sets alone.
     """
     from benchbd.audit import alone, submission
     from benchbd.audit.planned import PlannedBoard
@@ -199,9 +214,28 @@ def submit(board: str, out: Path, records: Path | None, store: Path | None, enco
     kept = Store(root, writable=False)
     made = submission.gather(loaded, known, published, planned)
     number = submission.write(made, out, kept, encoders)
+    if not no_pictures:
+        _draw(made.records, out / "records", loaded, root, data_root)
     told = f"wrote {len(made.records)} records and the manifests of {number} encoders to {out}: copy its folders into "
     told += f"leaderboards/{loaded.name} of a fork, and open a pull request"
     click.echo(told, err=True)
+
+
+def _draw(records: Iterable[Entry], folder: Path, board: Board, store: Path, data_root: Path | None) -> None:
+    """Draw the pictures of records whose files are in ``folder``, and tell of how many, and why not of all."""
+    os.environ["MPLBACKEND"] = "agg"  # a notebook's backend need not exist here
+    from benchbd.base.device import pick_device
+    from benchbd.data.library import DataLibrary, find_data_root
+    from benchbd.figures.published import publish
+    from benchbd.records.models import Record
+    from benchbd.registry import load_registry
+
+    cells = [record for record in records if isinstance(record, Record)]
+    library = DataLibrary(load_registry().datasets(), find_data_root(data_root), store / "data")
+    click.echo(f"drawing the pictures of {counted(len(cells), 'record')}; --no-pictures omits them", err=True)
+    lacks = publish(cells, folder, store=store, library=library, device=pick_device(None), board=board)
+    without = "".join(f"; {number} without: {reason}" for reason, number in sorted(lacks.items()) if reason)
+    click.echo(one_line(f"drew those of {lacks['']}{without}"), err=True)
 
 
 @click.command(cls=Command)

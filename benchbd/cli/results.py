@@ -230,7 +230,7 @@ def _build_site(
         badges = read_badges(folder, found.records)
         verified = {place: (badge.tier, badge.verdict) for place, badge in badges.items()}
         encoders, notes = listed(loaded.name, folder, found.records), notes_of(folder)
-        sources.append(Source(loaded, found.records, found.inspected, places, notes, outdated, verified, encoders))
+        sources.append(Source(loaded, found.records, found.inspected, notes, outdated, verified, encoders))
     methods = [
         document(registry.get(axis, name), registry.plugin_of(axis, name).distribution)
         for axis in AXIS

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -51,6 +52,10 @@ from benchbd.toolkit.distill import attention_map
 SHOWN = 8  # samples in a row
 
 MAPPED = 4  # samples whose attention is drawn
+
+AVERAGED = 256  # samples whose mean attention is drawn
+
+AT_ONCE = 64  # images whose maps are in memory
 
 POINTS = 800  # test images in the plane of features
 
@@ -101,12 +106,10 @@ def draw(
     paths: list[Path] = []
     left_out: list[str] = []
     absent: dict[str, list[str]] = defaultdict(list)
-    with matplotlib.style.context(["default", STYLE]):
-        for name, picture in PICTURES.items():
-            try:
-                made = picture(scene)
-            except Absent as what:
-                absent[str(what)].append(name)
+    with styled():
+        for name, made in pictures_of(scene):
+            if isinstance(made, Absent):
+                absent[str(made)].append(name)
                 continue
             if isinstance(made, str):
                 left_out.append(f"{name}: {made}")
@@ -118,6 +121,21 @@ def draw(
     if not paths:
         raise UsageError(f"record {record.name}: nothing to draw: {'; '.join(left_out)}")
     return Drawn(paths, left_out)
+
+
+def styled() -> AbstractContextManager[None]:
+    """In the block, pictures are drawn in STYLE, whatever a user's own settings are."""
+    return matplotlib.style.context(["default", STYLE])
+
+
+def pictures_of(scene: Scene) -> Iterator[tuple[str, Picture | str | Absent]]:
+    """The name of each picture with the picture, or why it does not apply to the cell, or what it lacks."""
+    for name, picture in PICTURES.items():
+        try:
+            made: Picture | str | Absent = picture(scene)
+        except Absent as what:
+            made = what
+        yield name, made
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
@@ -152,11 +170,12 @@ def draw_trigger(scene: Scene) -> Picture | str:
         return True
 
     trigger = scene.trigger
-    stamped = at_hand("test images", "test", "triggered")
+    stamped = scene.shows_images and at_hand("test images", "test", "triggered")
     judged = stamped and at_hand("predictions", "predictions")
-    references = scene.references if at_hand("reference inputs", "references") else torch.empty(0)
+    seen = scene.shows_images and at_hand("reference inputs", "references")
+    references = scene.references if seen else torch.empty(0)
     rows = scene.samples(SHOWN) if stamped else []
-    columns = max(len(rows), 4)
+    columns = max(len(rows), 4) if scene.shows_images else 1
     figure = Figure(figsize=(1.05 * columns + 0.9, 5.6 if rows else 2.6), layout="constrained")
     grid = figure.subplots(3 if rows else 1, columns, squeeze=False)
     patch, *others = grid[0]
@@ -237,35 +256,49 @@ def draw_inversion(scene: Scene) -> Picture | str:
 
 
 def draw_attention(scene: Scene) -> Picture | str:
-    """The attention of each stage, clean and triggered, before and after the repair; one colour scale per column."""
+    """The attention of each stage, clean and triggered, before and after the repair; one colour scale per column. The
+    mean over many images if none may be shown."""
     encoders = scene.encoders
-    rows = scene.samples(MAPPED)
+    rows = scene.samples(MAPPED if scene.shows_images else AVERAGED)
     pictures = torch.stack([part[row] for row in rows for part in (scene.test.pixels, scene.triggered)])
-    names = [label for row in rows for label in (scene.class_name(int(scene.labels[row])), "triggered")]
     maps = {title: attention(encoder, pictures) for title, encoder in encoders.items()}
     if not any(maps.values()):
         return "every stage's map has one position"
-    widths = [1.0]
-    for stages in maps.values():
-        widths += [0.12] + [1.0] * len(stages)  # a gap before each encoder
-    figure = Figure(figsize=(0.9 * sum(widths) + 0.7, 0.87 * len(pictures) + 1.0), layout="constrained")
-    columns = iter(figure.subplots(1, len(widths), squeeze=False, gridspec_kw={"width_ratios": widths})[0])
-    inputs = next(columns)
-    show_stack(inputs, pictures.float() / 255)
-    inputs.set_yticks(range(len(names)), names, rotation="vertical", va="center")
-    inputs.tick_params(left=False)
-    inputs.set_xlabel("input")
-    inputs.set_ylabel("test images, each clean and triggered")
+    if scene.shows_images:
+        what, of = "Attention of each stage", "test images, each clean and triggered"
+        names = [label for row in rows for label in (scene.class_name(int(scene.labels[row])), "triggered")]
+        columns = [("", "input", pictures.float() / 255)]
+    else:
+        what, of = f"Attention of each stage, mean over {len(rows)} test images", "test images"
+        names, columns = ["clean", "triggered"], []
     for title, stages in maps.items():
-        next(columns).set_axis_off()
-        for number, (name, values) in enumerate(stages.items()):
-            axes = next(columns)
-            show_stack(axes, values[:, None])
-            axes.set_xlabel(name)
-            if number == 0:
-                axes.set_title(title, loc="left")
-    scene.entitle(figure, "Attention of each stage: sum of squares over channels; one colour scale a column")
+        for name, values in stages.items():
+            tiles = values if scene.shows_images else values.unflatten(0, (-1, 2)).mean(0)
+            columns.append((title if name == next(iter(stages)) else "", name, tiles[:, None]))
+    figure = stacked(columns, names, of)
+    scene.entitle(figure, f"{what}: sum of squares over channels; one colour scale a column")
     return Picture(figure)
+
+
+def stacked(columns: Sequence[tuple[str, str, Tensor]], names: Sequence[str], of: str) -> Figure:
+    """A column of images for each (title, name, images), with a gap before a title. names: of the rows, which ``of``
+    describes."""
+    gaps = [bool(title) and number > 0 for number, (title, _, _) in enumerate(columns)]
+    widths = [width for gap in gaps for width in ([0.12, 1.0] if gap else [1.0])]
+    figure = Figure(figsize=(0.9 * sum(widths) + 0.7, 0.87 * len(names) + 1.0), layout="constrained")
+    places = iter(figure.subplots(1, len(widths), squeeze=False, gridspec_kw={"width_ratios": widths})[0])
+    for number, (title, name, stack) in enumerate(columns):
+        if gaps[number]:
+            next(places).set_axis_off()
+        axes = next(places)
+        show_stack(axes, stack)
+        axes.set_title(title, loc="left")
+        axes.set_xlabel(name)
+        if number == 0:
+            axes.set_yticks(range(len(names)), names, rotation="vertical", va="center")
+            axes.tick_params(left=False)
+            axes.set_ylabel(of)
+    return figure
 
 
 @torch.no_grad()
@@ -274,9 +307,12 @@ def attention(encoder: Encoder, pixels: Tensor) -> dict[str, Tensor]:
 
     A stage whose map has one position has no attention and is left out.
     """
-    maps = encoder.intermediates(pixels.to(encoder.device).float() / 255)[1]
-    wide = {name: value for name, value in maps.items() if value.shape[2] * value.shape[3] > 1}
-    return {name: attention_map(value).view(len(value), *value.shape[2:]).cpu() for name, value in wide.items()}
+    parts = defaultdict[str, list[Tensor]](list)
+    for piece in pixels.split(AT_ONCE):
+        for name, value in encoder.intermediates(piece.to(encoder.device).float() / 255)[1].items():
+            if value.shape[2] * value.shape[3] > 1:
+                parts[name].append(attention_map(value).view(len(value), *value.shape[2:]).cpu())
+    return {name: torch.cat(part) for name, part in parts.items()}
 
 
 def draw_features(scene: Scene) -> Picture | str:

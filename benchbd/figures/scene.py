@@ -45,6 +45,7 @@ class Absent(Exception):  # noqa: N818 - what a picture says that it lacks
 class Scene:
     """A record, and the store and data that contain its inputs, which are read on first use.
 
+    published: whether its pictures become public, so that they show no image of a data set that others own.
     Properties raise Absent if the store lacks a stage or the library the images.
     """
 
@@ -53,6 +54,13 @@ class Scene:
     library: DataLibrary
     device: torch.device
     board: Board | None
+    published: bool = False
+
+    @property
+    def shows_images(self) -> bool:
+        """Whether pictures may show images of the task: published ones only those that a plugin generates."""
+        dataset = self.library.known(self.record.task)
+        return not self.published or (dataset is not None and not dataset.needs_files)
 
     def artifact(self, kind: str) -> Artifact:
         """A stage of the record, verified."""
@@ -166,7 +174,7 @@ class Scene:
         return "\n".join(textwrap.wrap(name, 16, max_lines=2, placeholder="…"))
 
     def entitle(self, figure: Figure, what: str) -> None:
-        """Write above the figure its subject, its cell, and the cell's numbers."""
+        """Write above the figure its subject; and its cell and the cell's numbers, unless it stands beside these."""
         record = self.record
         cell = (
             f"attack {record.attack}, defense {record.defense}, pre-trained on {record.pretrain}, task {record.task}, "
@@ -184,9 +192,8 @@ class Scene:
             for who, *values in figures
         ]
         width = int(14 * figure.get_figwidth())  # characters of the title's size that fit
-        figure.suptitle(
-            "\n".join(textwrap.fill(line, width) for line in (what, cell, "in percent: " + "; ".join(numbers)))
-        )
+        lines = [what] if self.published else [what, cell, "in percent: " + "; ".join(numbers)]
+        figure.suptitle("\n".join(textwrap.fill(line, width) for line in lines))
 
 
 def find_trigger(digest: str, board: Board | None, size: int) -> Trigger:

@@ -19,6 +19,7 @@ from benchbd.contract.axes import AXIS
 from benchbd.records import verify
 from benchbd.records.inspected import INSPECTED
 from benchbd.records.models import SCHEMA, Entry, Inspected, Record
+from benchbd.records.pictures import read_pictures, write_pictures
 from benchbd.records.predictions import path_of
 from benchbd.records.replicates import FOLDER as REPLICATES
 from benchbd.records.replicates import is_replicate, pooled
@@ -30,18 +31,20 @@ PATTERNS = ("*.json", f"{REPLICATES}/*/*.json")
 
 
 def write_records(records: Iterable[Entry], folder: Path) -> list[Path]:
-    """Write one file per record and replicate, each replaced atomically, and one of its predictions if there are any.
-    Files of inspections are in a folder for each axis.
+    """Write one file per record and replicate, each replaced atomically, with one of its predictions and its pictures
+    if there are any. Files of inspections are in a folder for each axis. Pictures are those beside the file that a
+    record was read from; others in ``folder`` stay if their record is the same.
 
-    StoreError if the folder cannot be written.
+    StoreError if the folder cannot be written, DataError if pictures cannot be read.
     """
     paths, folder = [], expanded(folder)
     try:
         make_folder(folder)
         for record in (each for given in records for each in (given, *given.replicates)):
-            text, name = record.to_json(), record.file if is_replicate(record) else record.name
-            paths.append(folder_of(record, folder) / name)
+            text = record.to_json()
+            paths.append(file_in(folder, record))
             make_folder(paths[-1].parent)
+            _write_pictures(record, text, paths[-1])
             packed = record.packed if isinstance(record, Record) else None
             if packed is not None:
                 commit(path_of(paths[-1]), partial(Path.write_bytes, data=packed))
@@ -53,10 +56,24 @@ def write_records(records: Iterable[Entry], folder: Path) -> list[Path]:
     return paths
 
 
+def _write_pictures(record: Entry, text: str, path: Path) -> None:
+    """Put the pictures of a record beside the file that its text will have, and remove those of another one."""
+    if record.path is not None and record.path.absolute() == path.absolute():
+        return
+    pictures = {} if record.path is None else read_pictures(record.path)
+    if pictures or not (path.is_file() and path.read_bytes() == text.encode()):
+        write_pictures(path, pictures)
+
+
 def folder_of(record: Entry | type[Inspected], folder: Path) -> Path:
     """The folder of a record, under the folder of a board's records."""
     axis = getattr(record, "axis", None)
     return folder if axis is None else folder / AXIS[axis].plural
+
+
+def file_in(folder: Path, record: Entry) -> Path:
+    """The file that a record has when it is written to ``folder``, that of a board's records."""
+    return folder_of(record, folder) / (record.file if is_replicate(record) else record.name)
 
 
 def place_of(record: Entry) -> str:
@@ -65,9 +82,10 @@ def place_of(record: Entry) -> str:
 
 
 def remove_record(path: Path) -> None:
-    """Remove a record's file and that of its predictions. OSError if they cannot be removed."""
+    """Remove a record's file, that of its predictions, and its pictures. OSError if they cannot be removed."""
     path.unlink()
     path_of(path).unlink(missing_ok=True)
+    write_pictures(path, {})
 
 
 def read_records(folder: Path) -> list[Record]:
@@ -151,6 +169,7 @@ def _read_one(path: Path, kind: type[E], problem: Callable[[E], str], named: boo
         raise DataError(f"{path}: not a benchbd record ({field + ': ' if field else ''}{first['msg']})") from error
     among = path.parent.parent.name == REPLICATES
     record.__dict__["file"] = f"{REPLICATES}/{path.parent.name}/{path.name}" if among else path.name
+    record.__dict__["path"] = path
     if isinstance(record, Record) and record.predictions is not None and path_of(path).is_file():
         with reading(path):
             record.with_packed(path_of(path).read_bytes())

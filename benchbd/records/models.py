@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from functools import cached_property
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
@@ -213,6 +214,11 @@ class Entry(_Part):
             digest = hashlib.sha256(encoded).hexdigest()[:12]
             name = f"{encoded[: LONGEST_NAME - 13].decode('utf-8', 'ignore')}_{digest}"
         return f"{name}.json"
+
+    @cached_property
+    def path(self) -> Path | None:
+        """The file that the record was read from; None if it was read from none."""
+        return None
 
     @cached_property
     def file(self) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from benchbd.base.errors import counted
 from benchbd.contract.roles import Role
 from benchbd.records.models import Record
+from benchbd.records.pictures import read_pictures
 from benchbd.records.replicates import is_replicate
 from benchbd.report.claims import claimed, unconfirmed
 from benchbd.report.document import Column, Document, Section, Table, Value
@@ -49,13 +51,14 @@ def document(
     new = sum(record.name not in places for record in joining)
     replaced = [r for r in joining if r.name in places and places[r.name].key != r.key]
     moved = [line for of, summary in sorted(after_of.items()) for line in _moved(before_of.get(of), summary)]
-    counted = f"{new} new records, {len(replaced)} that replace one of another identity, {len(replicates)} replicates"
+    joined = f"{new} new records, {len(replaced)} that replace one of another identity, {len(replicates)} replicates"
     authors = ", ".join(sorted({record.author or "nobody named" for record in added}))
     told = [
-        f"{counted}; of {', '.join(sorted(submitted))}; by {authors}." if added else "No new records of cells.",
+        f"{joined}; of {', '.join(sorted(submitted))}; by {authors}." if added else "No new records of cells.",
         f"Tier 1: {'what follows does not hold' if findings else 'all records hold'}.",
         *findings,
         *filter(None, [unconfirmed(claimed(order, _methods(published, added, submitted)))]),
+        *filter(None, [_pictures(added)]),
         *(_replicate(one, other) for one, other in replicates),
         *(moved or ["No rank changes."]),
     ]
@@ -105,6 +108,11 @@ def _moved(before: Summary | None, after: Summary) -> list[str]:
         for each in after.standings
         if each.defense in known and rank_text(known[each.defense]) != rank_text(each)
     ]
+
+
+def _pictures(added: Sequence[Record]) -> str:
+    number = sum(bool(record.path and read_pictures(record.path)) for record in added)
+    return f"Pictures stand beside {counted(number, 'record')}: nothing checks what they show." if number else ""
 
 
 def _replicate(one: Record, other: Record) -> str:

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -50,15 +49,16 @@ _KINDS = {Role.FLOOR: "undefended"} | {role: role.value for role in (Role.SCRATC
 
 @dataclass(frozen=True)
 class Source:
-    """A board with its records. folders: where their files are, with their pictures; the first that has one counts.
+    """A board with its records.
+
     notes: of the board, as Markdown. outdated: for records that another version of a method made than the installed
-    one, by place, what is other. verified: badges by place, as tier and verdict.
-    encoders: those that are published with the board."""
+    one, by place, what is other. verified: badges by place, as tier and verdict. encoders: those that are published
+    with the board.
+    """
 
     board: Board
     records: Sequence[Record]
     inspected: Sequence[Inspected] = ()
-    folders: Sequence[Path] = ()
     notes: str = ""
     outdated: Mapping[str, str] = field(default_factory=dict)
     verified: Mapping[str, tuple[int, str]] = field(default_factory=dict)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchbd.planning.sweeps import point_text
 from benchbd.records.files import place_of
 from benchbd.records.gates import Judgement, judge
 from benchbd.records.models import Counts, Entry, Inspected, Metrics, Record
+from benchbd.records.pictures import PICTURES, read_pictures
 from benchbd.report.controls import precision_of, task_name
 from benchbd.report.document import Column, Document, Section, Table
 from benchbd.site.names import picture_place
@@ -19,16 +19,12 @@ from benchbd.site.tables import Grid, grids
 if TYPE_CHECKING:
     from benchbd.site.boards import BoardPage
 
-LARGEST = 1_000_000  # bytes of a picture
-
-_PNG = b"\x89PNG\r\n\x1a\n"
-
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture of a record. name: what it shows, from the name of its file."""
+    """A picture of a record, and what it shows."""
 
-    name: str
+    shows: str
     place: str
     content: bytes = field(repr=False)
 
@@ -80,7 +76,7 @@ def record_page(record: Entry, board: BoardPage, links: Mapping[tuple[str, str],
         [fact for fact in facts if fact[1]],
         list(_grids(record)),
         list(_methods(record)),
-        list(_pictures(record, board)),
+        list(_pictures(record)),
     )
 
 
@@ -136,18 +132,7 @@ def _methods(record: Entry) -> Iterator[tuple[str, str, str, list[tuple[str, Any
             yield kind, str(method["name"]), str(method.get("version", "")), told
 
 
-def _pictures(record: Entry, board: BoardPage) -> Iterator[Picture]:
-    """The PNG files in a folder beside the record that has the name of its file without the ending."""
-    for folder in board.source.folders:
-        path = folder / place_of(record)
-        if path.is_file():
-            for each in sorted(_files(path.with_suffix(""))):
-                if each.suffix == ".png" and each.is_file() and each.stat().st_size <= LARGEST:
-                    content = each.read_bytes()
-                    if content.startswith(_PNG):
-                        yield Picture(each.stem, picture_place(content), content)
-            return
-
-
-def _files(folder: Path) -> list[Path]:
-    return list(folder.iterdir()) if folder.is_dir() else []
+def _pictures(record: Entry) -> Iterator[Picture]:
+    found = {} if record.path is None else read_pictures(record.path)
+    for name, content in found.items():
+        yield Picture(PICTURES[name], picture_place(content), content)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,12 @@ from benchbd.base.content import canonical
 from benchbd.cli.main import main
 from benchbd.data.pinned import FILE, read_pinned
 from benchbd.planning.board import Board, board_path, load_board
+from benchbd.records.odd import LARGEST
+from benchbd.records.pictures import PICTURES, write_pictures
 from benchbd.records.predictions import pack, unpack
 from benchbd.registry import Registry
 
+from ..records_factory import grey, png
 from .forger import Forger, Json, reseeded
 
 NAME = "cifar10-bassl"
@@ -228,14 +232,70 @@ def test_another_board_s_record(forger: Forger, board: Board, planned: PlannedBo
 def test_odd_files_are_findings(forger: Forger, board: Board, planned: PlannedBoard) -> None:
     folder = forger.folder
     (folder / "notes.txt").write_text("x")
-    (folder / "large.json").write_bytes(b" " * (alone.LARGEST + 1))
+    (folder / "large.json").write_bytes(b" " * (LARGEST + 1))
     (folder / "lone.safetensors").write_bytes(b"x")
     (folder / "link.json").symlink_to("/etc/passwd")
+    (folder / "other").mkdir()
+    (folder / "other" / "a.json").write_text("{}")
+    os.mkfifo(folder / "pipe.json")  # nothing writes to it, so that reading would never end
     assert audit(forger, board, planned) == {
         "large.json": "8,000,001 bytes; a record has at most 8,000,000",
         "link.json": "a link; records are files",
         "lone.safetensors": "predictions of no record",
-        "notes.txt": "neither a record nor predictions",
+        "notes.txt": "neither a record, nor its predictions, nor a picture of it",
+        "other/a.json": "in a folder that has no records",
+        "pipe.json": "neither a file nor a folder",
+    }
+
+
+def test_pictures_of_a_record_hold(forger: Forger, board: Board, planned: PlannedBoard) -> None:
+    write_pictures(forger.folder / f"{REPAIRED}.json", dict.fromkeys(PICTURES, png(2000, 3)))
+    assert audit(forger, board, planned) == {}
+
+
+def test_what_is_no_picture_of_a_record_is_a_finding(forger: Forger, board: Board, planned: PlannedBoard) -> None:
+    (folder := forger.folder / REPAIRED).mkdir()
+    (forger.folder / "nobody").mkdir()
+    (forger.folder / FLOOR).mkdir()
+    for place in ("trigger.png", "nobody/trigger.png", f"{REPAIRED}/evil.png", f"{REPAIRED}/a.PNG"):
+        (forger.folder / place).write_bytes(png())
+    (folder / "trigger.png").symlink_to("/etc/passwd")
+    (folder / "attention.svg").write_text("<svg onload='alert(1)'/>")
+    (folder / "pruning.png").write_text("a text")
+    (folder / "features.png").write_bytes(png(2001, 1))
+    (folder / "inversion.png").write_bytes(png() + b"<script>alert(1)</script>")
+    (folder / f"{REPAIRED}.json").write_text("{}")
+    (folder / "deeper").mkdir()
+    (folder / "deeper" / "trigger.png").write_bytes(png())
+    (forger.folder / ATTACKED).symlink_to(folder)
+    for name in ("attention", "features"):
+        (forger.folder / FLOOR / f"{name}.png").write_bytes(grey(60_000))
+    large = sum(path.stat().st_size for path in (forger.folder / FLOOR).iterdir())
+    names = "trigger, inversion, attention, information, pruning, features"
+    other = "neither a record, nor its predictions, nor a picture of it"
+    assert audit(forger, board, planned) == {
+        ATTACKED: "a link; records are files",
+        FLOOR: f"pictures of {large:,} bytes; those of a record have at most 100,000",
+        "trigger.png": "a picture of no record",
+        "nobody/trigger.png": "a picture of no record",
+        f"{REPAIRED}/a.PNG": other,
+        f"{REPAIRED}/attention.svg": other,
+        f"{REPAIRED}/deeper/trigger.png": "a picture of no record",
+        f"{REPAIRED}/evil.png": f"no picture of a record has this name; they are {names}",
+        f"{REPAIRED}/features.png": "2001 x 1 pixels; a picture has at most 2000 x 2000",
+        f"{REPAIRED}/inversion.png": "a damaged PNG picture",
+        f"{REPAIRED}/pruning.png": "no PNG picture (it is text)",
+        f"{REPAIRED}/trigger.png": "a link; records are files",
+        f"{REPAIRED}/{REPAIRED}.json": "in a folder that has no records",
+    }
+
+
+def test_one_picture_may_be_too_large_for_all(forger: Forger, board: Board, planned: PlannedBoard) -> None:
+    (folder := forger.folder / REPAIRED).mkdir()
+    with (folder / "trigger.png").open("wb") as file:
+        file.truncate(LARGEST)  # and its content is not read
+    assert audit(forger, board, planned) == {
+        REPAIRED: "pictures of 8,000,000 bytes; those of a record have at most 100,000"
     }
 
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
 from benchbd.audit.submission import replicates
-from benchbd.planning.board import board_path
+from benchbd.data.library import DataLibrary
+from benchbd.figures.published import publish
+from benchbd.planning.board import board_path, load_board
 from benchbd.published import read_published
-from benchbd.records.files import read_records
+from benchbd.records.files import read_records, write_records
+from benchbd.records.pictures import MOST, read_pictures
 
 from ..boards import Tiny
+from ..conftest import write_npz_set
 from .conftest import invoke
 from .forger import Forger, Json
 
@@ -31,6 +36,7 @@ def test_a_run_becomes_a_submission_that_passes_its_review(ran: Tiny, tmp_path: 
     done = invoke("leaderboard", "check", ran.board, out)
     assert done.exit_code == 0, done.stderr
     assert "6 new records, 0 that replace one of another identity, 0 replicates" in done.stdout
+    assert "Pictures" not in done.stdout
     assert "Tier 1: all records hold." in done.stdout
 
 
@@ -48,6 +54,68 @@ def test_the_review_names_methods_that_their_authors_have_not_confirmed(
     done = invoke("leaderboard", "check", board, records)
     assert done.exit_code == 2
     assert "unknown defense or attack in claims 'badencodr': did you mean 'badencoder'?" in done.stderr
+
+
+def test_pictures_are_drawn_beside_the_records_and_shown_on_their_pages(ran: Tiny, tmp_path: Path) -> None:
+    """The data set is files, which others may own: no picture shows an image of it."""
+    places = "--store", ran.store, "--data-root", ran.data
+    done = invoke("submit", ran.board, *places, "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.stderr
+    assert "drawing the pictures of 6 records; --no-pictures omits them\ndrew those of 6\n" in done.stderr
+    records = tmp_path / "out" / "records"
+    for path in records.glob("*.json"):
+        folder = path.with_suffix("")
+        assert sorted(each.name for each in folder.iterdir()) == ["attention.png", "features.png", "trigger.png"]
+        assert sum(each.stat().st_size for each in folder.iterdir()) <= MOST
+        assert len(read_pictures(path)) == 3
+    done = invoke("leaderboard", "check", ran.board, tmp_path / "out")
+    assert (done.exit_code, "Tier 1: all records hold." in done.stdout) == (0, True), done.stdout
+    assert "Pictures stand beside 6 records: nothing checks what they show." in done.stdout
+    (records / REPAIRED / "trigger.png").unlink()
+    shutil.rmtree(records / "none_none_pool_task-1_s1_mlp")
+    done = invoke("leaderboard", "build", ran.board, "--records", records, "--site", tmp_path / "site")
+    assert done.exit_code == 0, done.stderr
+    pages = [path.read_text() for path in (tmp_path / "site" / "records").glob("*.html")]
+    assert sorted(page.count("<img ") for page in pages) == [0, 2, 3, 3, 3, 3]
+    assert ["There are no pictures beside this record." in page for page in pages].count(True) == 1
+    named = {name for page in pages for name in re.findall(r'<img src="\.\./(.*?)"', page)}
+    shown = {path.read_bytes() for path in records.glob("*/*.png")}
+    assert {(tmp_path / "site" / name).read_bytes() for name in named} == shown
+
+    again = invoke("submit", ran.board, *places, "--out", tmp_path / "again")
+    assert again.exit_code == 0
+    for path in records.glob("*/*.png"):
+        assert path.read_bytes() == (tmp_path / "again" / "records" / path.relative_to(records)).read_bytes(), path
+
+
+def test_records_whose_stages_or_images_are_absent_have_no_pictures(ran: Tiny, records: Path, tmp_path: Path) -> None:
+    board, out = load_board(str(ran.board)), tmp_path / "out"
+    known = read_records(records)
+    write_records(known, out)
+    here = DataLibrary({}, ran.data, tmp_path / "cache")
+    failed = known[0].model_copy(update={"stages": {}, "status": "error", "reason": "the loss became NaN"})
+    elsewhere = known[1].model_copy(update={"stages": {**known[1].stages, "pretrain": "0" * 64, "attack": "0" * 64}})
+    lacks = publish([failed, elsewhere, known[2]], out, store=ran.store, library=here, board=board)
+    assert lacks == {"not evaluated": 1, f"a stage is not in {ran.store}": 1, "": 1}
+    assert [path.name for path in out.iterdir() if path.is_dir()] == [known[2].name.removesuffix(".json")]
+    assert publish([], out, store=ran.store, library=here) == {}
+    write_npz_set(tmp_path / "others", "task", seed=99)
+    for root in (tmp_path / "none", tmp_path / "others"):
+        library = DataLibrary({}, root, tmp_path / "cache")
+        lacks = publish(known, tmp_path / "new", store=ran.store, library=library, board=board)
+        assert lacks == {"the images of task are absent, or others": 6}
+    assert not (tmp_path / "new").exists()
+
+
+def test_pictures_are_left_out_on_request_or_without_data(ran: Tiny, tmp_path: Path) -> None:
+    places = "--store", ran.store, "--data-root", tmp_path
+    done = invoke("submit", ran.board, *places, "--out", tmp_path / "out")
+    assert done.exit_code == 0
+    assert "drew those of 0; 6 without: the images of task are absent, or others\n" in done.stderr
+    done = invoke("submit", ran.board, *places, "--out", tmp_path / "plain", "--no-pictures")
+    assert done.exit_code == 0
+    assert "drew" not in done.stderr
+    assert not [*tmp_path.rglob("*.png")]
 
 
 def test_a_run_without_its_references_is_refused(ran: Tiny, records: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import os
 import subprocess
@@ -21,13 +22,14 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from benchbd import DefenderKnowledge, Encoder, PruningLevel, Trigger, UsageError, keep, note, stream
+from benchbd import Dataset, DefenderKnowledge, Encoder, PruningLevel, Trigger, UsageError, keep, note, stream
 from benchbd.base.errors import BenchbdError, DataError, StoreError
 from benchbd.contract.evaluator import Predictions
 from benchbd.contract.specs import TriggerSpec
 from benchbd.data.library import DataLibrary
 from benchbd.figures.pictures import (
     CLASSES,
+    PICTURES,
     REST,
     STYLE,
     TARGET,
@@ -44,9 +46,12 @@ from benchbd.figures.pictures import (
     draw_trigger,
     save,
 )
+from benchbd.figures.published import small_pictures, within
 from benchbd.figures.scene import Absent, Scene, find_trigger, plane, spread
 from benchbd.planning.board import Board, Row, boards_folder
 from benchbd.records.models import Record
+from benchbd.records.pictures import MOST, picture_fault
+from benchbd.records.pictures import PICTURES as SHOWN_ON_PAGES
 from benchbd.registry import load_registry
 from benchbd.toolkit.patterns import make_trigger
 
@@ -475,6 +480,105 @@ def test_any_class_name_can_be_drawn(scene: Scene, tmp_path: Path) -> None:
     with matplotlib.style.context(["default", STYLE]):
         for path in save(figure(draw_features(odd)), tmp_path, "odd"):
             assert path.stat().st_size > 10_000
+
+
+# Published beside a record
+
+
+def published(scene: Scene, generated: bool) -> Scene:
+    """A scene whose pictures are published, of a data set that is generated or not."""
+    _ = scene.test, scene.references  # read first: the folder of the data set is there too
+    library = DataLibrary({"task": Drawn32()} if generated else {}, scene.library.root, scene.library.cache)
+    return having(scene, published=True, library=library)
+
+
+class Drawn32(Dataset):
+    """A data set that is generated."""
+
+    name = "task"
+    needs_files = False
+
+
+def images_in(made: Figure) -> list[str]:
+    """What the axes with images show, by their texts."""
+    return [axes.get_title() or axes.get_xlabel() for axes in made.axes if axes.images]
+
+
+def test_published_pictures_show_only_images_that_are_generated(scene: Scene) -> None:
+    theirs, ours = published(scene, generated=False), published(scene, generated=True)
+    assert (scene.shows_images, theirs.shows_images, ours.shows_images) == (True, False, True)
+    assert images_in(figure(draw_trigger(theirs))) == ["trigger"]
+    assert len(images_in(figure(draw_trigger(ours)))) == len(images_in(figure(draw_trigger(scene)))) == 18
+    maps = 2 * ["layer1", "layer2", "layer3"]
+    assert images_in(figure(draw_attention(theirs))) == maps
+    assert images_in(figure(draw_attention(ours))) == ["input", *maps]
+    assert images_in(figure(draw_features(theirs))) == []
+
+
+def test_without_images_the_attention_is_a_mean(run: Run, scene: Scene) -> None:
+    picture = figure(draw_attention(published(scene, generated=False)))
+    attacked = scene.encoders["before: attack badencoder"]
+    rows = (scene.labels != scene.record.target).nonzero()[:, 0]
+    assert [label.get_text() for label in picture.axes[0].get_yticklabels()] == ["clean", "triggered"]
+    stack = np.asarray(picture.axes[0].images[0].get_array())
+    assert stack.shape == (2 * 102, 102)
+    for number, images in enumerate((scene.test.pixels, scene.triggered)):
+        mean = attention(attacked, images[rows])["layer1"].mean(0).numpy()
+        tile = stack[102 * number + 3 : 102 * number + 99, 3:99]
+        assert np.allclose(tile[::6, ::6], mean, atol=1e-5)
+    assert picture.get_suptitle().startswith("Attention of each stage, mean over 20 test images:")
+
+
+def test_maps_are_those_of_all_images_whatever_the_memory(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = scene.encoders["after: defense inverter"]
+    whole = attention(encoder, scene.test.pixels)
+    monkeypatch.setattr("benchbd.figures.pictures.AT_ONCE", 7)
+    parts = attention(encoder, scene.test.pixels)
+    assert parts.keys() == whole.keys()
+    assert all(torch.allclose(parts[name], whole[name], atol=1e-6) for name in whole)
+
+
+def test_a_picture_beside_its_record_does_not_repeat_it(scene: Scene) -> None:
+    title = figure(draw_pruning(published(scene, generated=False))).get_suptitle()
+    assert title == "Pruning: every level tried, with its threshold"
+
+
+@pytest.mark.parametrize("generated", [True, False])
+def test_small_pictures_are_all_that_apply_and_sound(scene: Scene, generated: bool) -> None:
+    made = small_pictures(published(scene, generated))
+    assert list(made) == list(ALL) == list(PICTURES) == list(SHOWN_ON_PAGES)
+    assert sum(map(len, made.values())) <= MOST
+    assert [picture_fault(content) for content in made.values()] == [""] * 6
+    assert small_pictures(published(scene, generated)) == made
+
+
+def noisy(size: float = 1.5) -> Figure:
+    """A figure that does not shrink well."""
+    made = Figure(figsize=(size, size))
+    noise = torch.rand(150, 150, 3, generator=torch.Generator().manual_seed(1))
+    made.subplots().imshow(noise.numpy(), interpolation="none")
+    return made
+
+
+def test_pictures_that_are_too_large_become_smaller_or_are_left_out() -> None:
+    best = within({"a": noisy(), "b": noisy()}, 10**9)
+    assert {name: size(content) for name, content in best.items()} == {"a": (150, 150), "b": (150, 150)}
+    total = sum(map(len, best.values()))
+    fewer = within({"a": noisy(), "b": noisy()}, total - 1)
+    assert {name: size(content) for name, content in fewer.items()} == {"a": (150, 150), "b": (150, 150)}
+    assert len(fewer["a"]) < len(best["a"])
+    smaller = within({"a": noisy(), "b": noisy()}, total // 4)
+    assert max(map(size, smaller.values())) < (150, 150)
+    assert sum(map(len, smaller.values())) <= total // 4
+    plain = Figure(figsize=(1, 1))
+    left = within({"a": noisy(), "plain": plain, "b": noisy(1.0)}, 400)
+    assert list(left) == ["plain"]
+    assert size(within({"wide": Figure(figsize=(30, 1))}, 10**9)["wide"]) == (1980, 66)
+
+
+def size(content: bytes) -> tuple[int, int]:
+    with Image.open(io.BytesIO(content)) as image:
+        return image.size
 
 
 # Errors

@@ -59,7 +59,7 @@ def write(folder: Path) -> Path:
         records = [record for record in read_records(place) if record.seed == 1]
         inspected = [record for record in read_inspected(place) if record.seed == 1]
         notes = (boards_folder() / name / "notes.md").read_text() if name == "cifar10-bassl" else ""
-        sources.append(Source(load_board(name), records, inspected, [place], notes))
+        sources.append(Source(load_board(name), records, inspected, notes))
     strange = [
         make_record(),
         make_record(defense="ft", notes=[HOSTILE], author=HOSTILE, findings={"x": HOSTILE}),

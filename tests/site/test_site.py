@@ -17,6 +17,7 @@ from benchbd.planning.board import Board, boards_folder, load_board
 from benchbd.planning.claims import Claim, Reported
 from benchbd.records.files import place_of, read_inspected, read_records, write_records
 from benchbd.records.models import Record
+from benchbd.records.pictures import write_pictures
 from benchbd.records.replicates import pooled
 from benchbd.report.leaderboard import document
 from benchbd.report.rows import Order
@@ -30,10 +31,9 @@ from benchbd.site.pages import site
 from benchbd.site.prose import html
 
 from ..cli.test_cli import call, one_line
-from ..records_factory import make_record, paper_like
+from ..records_factory import make_record, paper_like, png
 
 HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(1)>'
-PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 8
 CSP = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'"
 VOID = {"meta", "link", "img", "input", "br", "hr"}
 
@@ -106,7 +106,7 @@ def small() -> dict[str, str | bytes]:
         records, inspected = read_records(folder), read_inspected(folder)
         kept = [record for record in records if record.seed <= seeds]
         looked = [record for record in inspected if record.seed <= seeds]
-        found.append(Source(load_board(name), kept, looked, [folder], "# A note\n\ntext"))
+        found.append(Source(load_board(name), kept, looked, "# A note\n\ntext"))
     return files_of(*found)
 
 
@@ -322,16 +322,22 @@ def test_a_sweep_has_a_line_for_each_attack_and_defense_and_a_gap_where_a_value_
 def test_the_picture_of_a_record_is_shown_and_its_lack_is_said(tmp_path: Path) -> None:
     records = [make_record(), make_record(defense="ft")]
     paths = write_records(records, tmp_path)
+    write_pictures(paths[1], {"trigger": png(), "features": png(9)})
     folder = paths[1].with_suffix("")
-    folder.mkdir()
-    (folder / "trigger.png").write_bytes(PNG)
-    (folder / "fake.png").write_bytes(b"<svg onload=alert(1)>")
+    (folder / "attention.png").write_bytes(b"<svg onload=alert(1)>")
+    (folder / "fake.png").write_bytes(png(7))
     (folder / "other.svg").write_text("<svg/>")
-    files = files_of(source(read_records(tmp_path), folders=[tmp_path]))
-    pages = [str(content) for name, content in files.items() if re.match(r"records/.*html", name)]
-    assert sum("There are no pictures beside this record." in page for page in pages) == 1
-    assert sum(page.count("<img ") for page in pages) == 1
-    assert [content for name, content in files.items() if name.startswith("pictures/")] == [PNG]
+    files = files_of(source(read_records(tmp_path)))
+    pages = {name: str(content) for name, content in files.items() if re.match(r"records/.*html", name)}
+    assert sum("There are no pictures beside this record." in page for page in pages.values()) == 1
+    (shown,) = (found for _, found in parsed(pages) if any(tag == "img" for tag, _ in found.elements))
+    pictures = {name: content for name, content in files.items() if name.startswith("pictures/")}
+    assert list(pictures.values()) == [png(), png(9)]
+    places = [f"../{name}" for name in pictures]
+    assert [found["src"] for tag, found in shown.elements if tag == "img"] == places
+    assert [found["href"] for tag, found in shown.elements if tag == "a" and "pictures/" in found["href"]] == places
+    alts = [found["alt"] for tag, found in shown.elements if tag == "img"]
+    assert alts == ["Picture: Trigger", "Picture: Features of test images in two dimensions"]
 
 
 def test_a_site_replaces_its_own_files_and_no_others(tmp_path: Path) -> None:
