@@ -19,12 +19,13 @@ import pytest
 
 from benchbd.planning.board import boards_folder, load_board
 from benchbd.planning.claims import Claim, Reported
-from benchbd.records.files import read_inspected, read_records
+from benchbd.records.files import read_inspected, read_records, write_records
+from benchbd.records.pictures import write_pictures
 from benchbd.site.boards import Source
 from benchbd.site.files import write_site
 from benchbd.site.pages import site
 
-from ..records_factory import make_record
+from ..records_factory import make_record, png
 from .test_site import FT, HOSTILE
 
 pytestmark = pytest.mark.browser
@@ -52,11 +53,16 @@ Page = Any
 
 
 def write(folder: Path) -> Path:
-    """The site of three published boards, of a seed of each, and of a board of hostile records."""
+    """The site of three published boards, of a seed of each, and of a board of hostile records. Records of the first
+    board have pictures."""
     sources = []
     for name in ("cifar10-bassl", "detect-shapes", "sweeps-shapes"):
         place = boards_folder() / name / "records"
         records = [record for record in read_records(place) if record.seed == 1]
+        if name == "cifar10-bassl":
+            for path in write_records(records, folder.parent / "records"):
+                write_pictures(path, {"trigger": png(930, 560), "features": png(1010, 460, colour=9)})
+            records = read_records(folder.parent / "records")
         inspected = [record for record in read_inspected(place) if record.seed == 1]
         notes = (boards_folder() / name / "notes.md").read_text() if name == "cifar10-bassl" else ""
         sources.append(Source(load_board(name), records, inspected, notes))
@@ -130,7 +136,8 @@ Check = Callable[[Opened, Path], list[str]]
 def place_of(folder: Path, pattern: str) -> str:
     """The first page of this pattern; of records, one of a repaired encoder with all of its parts."""
     found = sorted(folder.glob(pattern))
-    full = [path for path in found if "Counts of test images" in path.read_text() and "head 3" in path.read_text()]
+    parts = "Counts of test images", "head 3", "<img "
+    full = [path for path in found if all(part in path.read_text() for part in parts)]
     return str((full or found)[0].relative_to(folder))
 
 
@@ -206,6 +213,11 @@ def links(opened: Opened, folder: Path) -> list[str]:
     if not page.evaluate("document.querySelector(':target')?.innerText"):
         faults.append("a footnote leads nowhere")
     page.locator('table[aria-labelledby="t2"] td a[href*="records/"]').first.click()
+    page.wait_for_url("**/records/*.html")
+    page.wait_for_load_state()
+    shown = page.locator("figure img").evaluate_all("all => all.map((each) => each.naturalWidth)")
+    if shown != [930, 1010]:
+        faults.append(f"pictures are not shown: {shown}")
     page.get_by_role("link", name="none").first.click()
     if "none" not in page.get_by_role("heading", level=1).inner_text():
         faults.append("a record does not lead to its method")
