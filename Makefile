@@ -9,7 +9,7 @@ PYTEST := $(PYTHON) -m pytest
 PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format lock realdata slow gpu clip door extras browser latex portable bench docs manual workflows
+.PHONY: help setup demo test check format lock realdata slow gpu clip door extras browser latex portable bench docs manual workflows fresh
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -80,6 +80,9 @@ manual: $(STAMP) ## the docs as a website in build/manual, warnings as errors; t
 	$(UV) pip install --quiet --python $(PYTHON) --editable '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
 	$(PYTEST) -m manual
+
+fresh: $(STAMP) | $(UV) ## from a new plugin to a row on a page, with the wheel in a new environment
+	$(PYTEST) -m fresh
 
 # Pinned, so that a linter's new rule fails no old commit. actionlint's own package downloads its program when it is
 # built; this one contains it. It hands the scripts of steps to shellcheck and pyflakes.

@@ -192,7 +192,7 @@ def test_a_hostile_pull_request_does_nothing(review: Review) -> None:
     code, report = review.run(f'exec "{sys.executable}" -m benchbd "$@"')
     assert code == 1
     assert "1 new records" in report
-    assert "of ft; by @all" in report
+    assert "of defense ft; by @all" in report
     for name in names:
         assert f"{name}: not a benchbd record" in report
     assert "encoders/model.pt: neither an encoder nor its manifest" in report

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from benchbd.base.errors import BenchbdError
-from benchbd.contract.axes import INSPECTING
+from benchbd.contract.axes import AXIS, INSPECTING
+from benchbd.contract.method import most_forwards
 from benchbd.data.library import DataLibrary
 from benchbd.data.pinned import PinnedLibrary, PinnedSplit, read_pinned
 from benchbd.engine.recording import names_of
@@ -53,11 +54,18 @@ class PlannedBoard:
         return next((split.count for split in self._splits if split.digest == digest), None)
 
     def faults(self, record: Entry) -> Iterator[str]:
-        """The first difference between a record and the plan, as one line; none if the plan gives its identities."""
+        """The first difference between a record and the plan, as one line; none if the plan gives its identities.
+
+        If methods of it are not installed, a line for each of them.
+        """
         if self.library is None:
             return
-        if unknown := [name for axis, name in sorted(record.methods) if name not in self.registry.names(axis)]:
-            yield f"{unknown[0]}: no installed plugin offers it, so its stages cannot be planned again"
+        unknown = [(axis, name) for axis, name in sorted(record.methods) if name not in self.registry.names(axis)]
+        for axis, name in unknown:
+            origin = record.plugins.get(AXIS[axis].stage)
+            where = f" (the record names {origin.distribution} {origin.version})" if origin else ""
+            yield f"{name}: no installed plugin offers it{where}, so its stages cannot be planned again"
+        if unknown:
             return
         case = self.case(record)
         if isinstance(case, str):
@@ -82,11 +90,12 @@ class PlannedBoard:
                 yield f"{field}: {_short(found.one)}, but the board gives {_short(found.other)}"
                 return
         for stage in chain:
-            most, cost = KINDS[stage.kind].forwards(stage), record.cost.get(names[stage.key])
-            if most and cost and cost.image_forwards > most and stage.kind != "evaluate":  # heads may share features
-                yield (
-                    f"cost.{names[stage.key]}.image_forwards: {cost.image_forwards}, but the stage takes at most {most}"
-                )
+            estimate, cost = KINDS[stage.kind].forwards(stage), record.cost.get(names[stage.key])
+            if estimate and cost and stage.kind != "evaluate":  # heads may share features
+                taken, most = cost.image_forwards, most_forwards(estimate)
+                if taken > most:
+                    told = f"but the estimate of {stage.method_name} allows at most {most}"
+                    yield f"cost.{names[stage.key]}.image_forwards: {taken}, {told}"
         if more := sorted(record.identity.keys() - {*names.values()}):
             yield f"identity.{more[0]}: a stage that the board does not have here"
 

@@ -82,11 +82,7 @@ def verify(
     known, findings = alone.read(folder)
     if not known and not findings:
         raise UsageError(f"no records of board {loaded.name} in {folder}: name their folder with --records")
-    if not (home / FILE).is_file():
-        absent = (
-            f"no {FILE} beside the board: relabelled data, and counts that the predictions do not give, stay unseen"
-        )
-        click.echo(f"{absent}; `benchbd leaderboard pin {board}` writes it", err=True)
+    _tell_unpinned(board, home / FILE)
     findings += alone.check(loaded, known, PlannedBoard.of_pins(loaded, load_registry(), home / FILE, known))
     findings += encoders.check(folder.parent / FOLDER, known) if folder.name == "records" else ()
     for finding in findings:
@@ -115,6 +111,13 @@ def verify(
         click.echo(f"wrote {counted(len(made), 'badge')} to {write_badges(home, made)}", err=True)
     if findings:
         sys.exit(1)
+
+
+def _tell_unpinned(board: str, file: Path) -> None:
+    """Tell what tier 1 does not see if a board's data are not pinned."""
+    if not file.is_file():
+        unseen = "relabelled data, and counts that the predictions do not give, stay unseen"
+        click.echo(f"no {file.name} beside the board: {unseen}; `benchbd leaderboard pin {board}` writes it", err=True)
 
 
 def _counted(findings: int) -> str:
@@ -213,6 +216,7 @@ def submit(
     planned = PlannedBoard.of_pins(loaded, load_registry(), home / FILE, known)
     kept = Store(root, writable=False)
     made = submission.gather(loaded, known, published, planned)
+    _tell_unpinned(board, home / FILE)
     number = submission.write(made, out, kept, encoders)
     if not no_pictures:
         _draw(made.records, out / "records", loaded, root, data_root)
@@ -274,15 +278,14 @@ def check(board: str, submission: Path, form: str) -> None:
     added = fresh(published, submitted)
     after = merged(published, added)
     places = {place_of(record) for record in added}
+    _tell_unpinned(board, home / FILE)
     planned = PlannedBoard.of_pins(loaded, load_registry(), home / FILE, after)
     findings += [each for each in alone.check(loaded, after, planned) if each.place in places]
     findings += encoders.check(submission / FOLDER, after)
-    old, new = ([record for record in each if isinstance(record, Record)] for each in (published, added))
-    old = pooled(old)
-    claims.check(loaded, [*old, *new], home / "records")
+    claims.check(loaded, [record for record in after if isinstance(record, Record)], home / "records")
     report = reviewed.document(
-        old,
-        new,
+        pooled(published),
+        added,
         Order.of(loaded),
         board=loaded.name,
         findings=[one_line(finding) for finding in findings],

@@ -137,6 +137,11 @@ def identity_of(method: Method) -> dict[str, Any]:
     return found
 
 
+def most_forwards(estimate: int) -> int:
+    """The image-forwards that a method of this estimate may take: a tenth above it."""
+    return estimate + estimate // 10
+
+
 def forwards_of(method: Method, images: int) -> int | None:
     """The value of ``method.forwards(images)``; PluginError if it raises or returns no number of forwards."""
     told = ask(method, "forwards()", method.forwards, images)

@@ -18,7 +18,7 @@ from benchbd.base.errors import BenchbdError, NotApplicable, says
 from benchbd.contract.axes import AXIS
 from benchbd.contract.dataset import Dataset
 from benchbd.contract.handover import Failure, Product
-from benchbd.contract.method import Method, build
+from benchbd.contract.method import Method, build, most_forwards
 from benchbd.contract.roles import Role
 from benchbd.data.library import find_data_root
 from benchbd.nets.encoder import Encoder
@@ -33,8 +33,6 @@ from benchbd.testing.watch import ContractError, Property, Watch, same, watching
 from benchbd.toolkit.toys import toy_encoder
 
 State = Literal["pass", "fail", "skip"]
-
-SLACK = 1.1  # a method may take a tenth more image-forwards than its estimate
 
 
 @dataclass(frozen=True)
@@ -166,7 +164,7 @@ def _budget(checked: Checked, spent: int, estimate: int | None) -> None:
         checked.find(Property.BUDGET, "skip", f"forwards() gives no estimate; {spent:,} image-forwards were counted")
         return
     told = f"{spent:,} image-forwards, forwards() says {estimate:,}"
-    checked.find(Property.BUDGET, "pass" if spent <= SLACK * estimate else "fail", told)
+    checked.find(Property.BUDGET, "pass" if spent <= most_forwards(estimate) else "fail", told)
 
 
 def repeat_elsewhere(checks: Iterable[Checked]) -> None:

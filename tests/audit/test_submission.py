@@ -187,12 +187,22 @@ def test_published_records_are_no_submission(without_ft: tuple[Path, Path]) -> N
     board, new = without_ft
     for path in (board / "records").iterdir():
         shutil.copy(path, new)
+    edited = new / "badencoder_nad_cifar10_cifar10-0_s1_linear.json"
+    edited.write_text(edited.read_text().replace('"author": ""', '"author": "Mallory"'))
     done = invoke("leaderboard", "check", board, new)
     assert done.exit_code == 0, done.stdout
-    assert "9 new records, 0 that replace one of another identity, 0 replicates; of ft; by nobody named." in done.stdout
+    assert f"- {edited.name}: edits the published record: author.\n" in done.stdout
+    edited.unlink()
+    edited.with_suffix(".safetensors").unlink()
+    done = invoke("leaderboard", "check", board, new)
+    assert "edits the published record" not in done.stdout
+    assert (
+        "9 new records, 0 that replace one of another identity, 0 replicates; of defense ft; by nobody named."
+        in done.stdout
+    )
     done = invoke("leaderboard", "check", board, board)
     assert done.exit_code == 0, done.stdout
-    assert "No new records of cells." in done.stdout
+    assert "No new records." in done.stdout
 
 
 def test_equal_keys_of_another_source_are_replicates(records: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import tomllib
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +16,8 @@ from benchbd.cli.main import main
 from benchbd.contract.axes import AXES
 from benchbd.registry import load_registry
 from benchbd.testing.conformance import check_properties
+
+from ..installed import install
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "tutorial.md").read_text()
 
@@ -33,21 +34,8 @@ def modules() -> dict[str, str]:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder in which the page's commands run; whatever they install is found in it."""
     (tmp_path / "work").mkdir()
-    (tmp_path / "site").mkdir()
     monkeypatch.chdir(tmp_path / "work")
-    monkeypatch.syspath_prepend(tmp_path / "site")
     return tmp_path / "work"
-
-
-def install(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What ``pip install -e`` does, without pip: the folder on the path, and the metadata in a folder on the path."""
-    told = tomllib.loads((project / "pyproject.toml").read_text())["project"]
-    info = project.parents[1] / "site" / f"{told['name'].replace('-', '_')}-{told['version']}.dist-info"
-    info.mkdir()
-    points = "".join(f"{name} = {module}\n" for name, module in told["entry-points"]["benchbd"].items())
-    (info / "entry_points.txt").write_text(f"[benchbd]\n{points}")
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {told['name']}\nVersion: {told['version']}\n")
-    monkeypatch.syspath_prepend(project)
 
 
 def loaded(text: str, file: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
@@ -89,7 +77,7 @@ def test_the_page_leads_from_nothing_to_rows_in_tables(folder: Path, monkeypatch
             (folder / file).write_text(text)
         for line in re.findall(r"^\$ (.*)$", text, re.MULTILINE):
             if line.startswith("pip install -e "):
-                install(folder / line.split()[-1], monkeypatch)
+                install(folder / line.split()[-1], folder.parent / "site", monkeypatch)
                 places = [folder.parent / "site", *folder.glob("benchbd-*")]  # for the process of `plugin check`
                 monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, places)))
                 continue
