@@ -45,6 +45,7 @@ from .contract.pretraining import Pretraining as Pretraining
 from .contract.roles import Role as Role
 from .contract.trigger import Trigger as Trigger
 from .contract.trigger_function import TriggerFunction as TriggerFunction
+from .contract.tunable import Tunable as Tunable
 from .engine.carry_out import carry_out as carry_out
 from .examine import Inspection as Inspection
 from .examine import inspect as inspect

@@ -31,11 +31,13 @@ from benchbd.contract import hookspecs
 from benchbd.contract.attack import Attack
 from benchbd.contract.axes import AXES, RESERVED
 from benchbd.contract.dataset import Dataset
+from benchbd.contract.defense import Mitigation
 from benchbd.contract.handover import INLINE, Executor
 from benchbd.contract.method import Method, build, identity_of, source_digest
 from benchbd.contract.pretraining import Pretraining, architecture_of
 from benchbd.contract.roles import ROLES, Role
 from benchbd.contract.specs import KINDS, TriggerKind
+from benchbd.contract.tunable import flaws
 from benchbd.nets.encoder import ARCHITECTURES, W16, W32, Encoder, ResNet18
 
 GROUP = "benchbd"
@@ -232,6 +234,8 @@ def _flaws(cls: type[Method]) -> Iterator[str]:
         yield f"role of {cls.axis} must be {', '.join(roles)}, not {cls.role}"
     if (cls.role is Role.FLOOR) != cls.passthrough:
         yield "passthrough and the role floor go together"
+    if issubclass(cls, Mitigation):
+        yield from flaws(cls, cls.tunable)
     if issubclass(cls, Attack) and bool(cls.control_of) != (cls.role is Role.CONTROL):
         yield "control_of and the role control go together"
     check_plannable(build(cls, {}, name))

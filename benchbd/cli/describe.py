@@ -14,6 +14,7 @@ from pydantic_core import to_jsonable_python
 from benchbd.base.errors import shown
 from benchbd.base.isolation import isolated
 from benchbd.base.options import Content
+from benchbd.contract.defense import Mitigation
 from benchbd.contract.handover import Executor
 from benchbd.contract.method import Method, build
 from benchbd.contract.specs import SECTIONS
@@ -25,7 +26,8 @@ def summary(cls: type) -> str:
 
 
 def document(cls: type[Method], distribution: str) -> dict[str, Any]:
-    """Everything that a method declares, with all its options."""
+    """Everything that a method declares, with all its options, and the range of trials by option if it has some."""
+    ranges = {option: str(span) for option, span in cls.tunable.items()} if issubclass(cls, Mitigation) else {}
     return {
         "axis": cls.axis,
         "name": cls.name,
@@ -34,6 +36,7 @@ def document(cls: type[Method], distribution: str) -> dict[str, Any]:
         "paper": cls.paper,
         "help": inspect.cleandoc(cls.__doc__ or ""),
         "options": fields_of(cls),
+        **({"tunable": ranges} if ranges else {}),
     }
 
 

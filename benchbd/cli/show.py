@@ -141,6 +141,9 @@ def _show_methods(documents: list[dict[str, Any]], as_json: bool) -> None:
         lines = [f"{about['axis']} {about['name']}{told}", "", *kept(about["help"], width), ""]
         if "paper" in about:
             lines += [*wrapped(f"paper: {about['paper'] or '-'}", width), ""]
+        if ranges := about.get("tunable"):
+            told = "; ".join(f"{option} {span}" for option, span in ranges.items())
+            lines += [*wrapped(f"trials draw: {told}", width), ""]
         if "stages" in about:
             lines.append(_table((Column("", "words"), Column("", "words", least=24)), _facts(about), width))
         if "options" not in about:
@@ -199,6 +202,7 @@ def _show_board(name: str, as_json: bool, as_toml: bool) -> None:
         *((axis.field, ", ".join(board.names(axis.name))) for axis in GRID if board.names(axis.name)),
         ("seeds", ", ".join(map(str, board.seeds))),
         *((f"sweep {sweep.name}", _points(sweep)) for sweep in board.sweeps),
+        *([("trials of a defense", str(board.tuned.trials))] if board.tuned else []),
         ("budget of defenses", ", ".join(f"{name} {value}" for name, value in budget.items()) or "their defaults"),
         ("clean images", str(board.clean.images)),
         *([("poisoned share of them", f"{board.clean.poisoned:g}")] if board.clean.poisoned else []),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from benchbd.contract.method import Method
+from benchbd.contract.tunable import Tunable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,11 +31,15 @@ class DefenderKnowledge:
 class Mitigation(Method):
     """A defense that repairs an encoder.
 
+    tunable: ranges of options, from which a board's trials draw them; see ``Tunable``. A range is wide enough for any
+        board, and its middle is a good setting. Ranges are no part of a result: ``version`` stays when they change, but
+        other laboratories draw other trials.
     uses_weights: False for a control that depends on the architecture and the clean images alone, so that one run
         serves every attack.
     """
 
     axis: ClassVar[str] = "defense"
+    tunable: ClassVar[Mapping[str, Tunable]] = {}
     uses_weights: ClassVar[bool] = True
 
     def repair(self, encoder: Encoder, knowledge: DefenderKnowledge) -> Encoder:

@@ -16,9 +16,10 @@ from benchbd.engine.provenance import ISOLATION, machine
 from benchbd.planning.cases import Case, Cell, Inspection
 from benchbd.records.counts import baseline, by_head, metrics, summed
 from benchbd.records.inspected import INSPECTED
-from benchbd.records.models import Cost, Counts, Entry, Gain, Record, Status
+from benchbd.records.models import CleanFeatures, Cost, Counts, Entry, Gain, Record, Status
 from benchbd.records.predictions import pack
 from benchbd.stages.base import Stage
+from benchbd.stages.defend import CLEAN_FEATURES
 from benchbd.stages.evaluate import read_predictions
 from benchbd.stages.inputs import Inputs, draw_rows
 from benchbd.store.store import Store
@@ -87,6 +88,7 @@ class Recorder:
             target_name=cell.task.target,
             beside=[str(task) for task in cell.beside],
             reference=self._reference(cell),
+            clean_features=self._clean_features(cell),
         )
         return record if packed is None else record.with_packed(packed)
 
@@ -137,6 +139,12 @@ class Recorder:
         """The findings of the reference stage of the cell's own task; empty if there is none."""
         keys = [stage.key for stage in case.chain if stage.kind == "reference"]
         return self.results.artifacts[keys[0]].result if keys and keys[0] in self.results.artifacts else {}
+
+    def _clean_features(self, cell: Cell) -> CleanFeatures | None:
+        """What the defender's images tell of the repair; None without one, and of one that was stored without it."""
+        keys = [stage.key for stage in cell.chain if stage.kind == "defend" and stage.key in self.results.artifacts]
+        told = self.results.artifacts[keys[0]].result.get(CLEAN_FEATURES) if keys else None
+        return None if told is None else CleanFeatures(**told)
 
     def _remarks(self, case: Case, rows: Sequence[int]) -> Iterator[object]:
         """Remarks for the reader of the table: reference inputs that miss the target, a budget that shortens a defense

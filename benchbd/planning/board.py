@@ -27,6 +27,7 @@ from benchbd.contract.specs import (
 )
 from benchbd.planning.claims import Claim, Claims, Reported
 from benchbd.records.gates import Gates
+from benchbd.records.models import TRIAL
 
 DEFAULT = "demo"
 
@@ -85,9 +86,24 @@ class Sweep(Table):
     @model_validator(mode="after")
     def _moves_one_thing(self) -> Self:
         """Raise ValueError unless there is an option with values, or points."""
+        if self.option == TRIAL:
+            raise ValueError(f"sweep {self.name}: {TRIAL} is neither of the form NAME.FIELD nor pretraining")
         if (self.option is None) != (not self.values) or (self.option is None) == (not self.points):
             raise ValueError(f"sweep {self.name} needs an option with its values, or points")
         return self
+
+
+class Tuned(Table):
+    """Trials of every ranked defense, from which clean images choose one: see the concepts.
+
+    Trial 0 is the board's own setting; the others draw options from the ranges that the defense declares, the same on
+    every board. They are the points of a sweep ``tuned-NAME``.
+    """
+
+    trials: int = Field(8, ge=2, le=1000, description="settings of each defense, the board's own among them")
+    tolerance: float = Field(
+        0.02, ge=0, le=1, description="fall of pretext accuracy, 0 to 1, below trial 0's that a choice may cost"
+    )
 
 
 Sweeps = Annotated[tuple[Sweep, ...], AfterValidator(_distinct)]
@@ -130,6 +146,7 @@ class Board(_Grid):
     gates: Gates = Field(Gates(), description="what a measured cell must hold to count; see below")
     claims: Claims = Field(default_factory=dict, description="what is said of methods, by method; see below")
     sweeps: Sweeps = Field((), description="factors that the board varies one at a time; see below")
+    tuned: Tuned | None = Field(None, description="trials of every ranked defense; null: none; see below")
     options: dict[str, dict[str, Any]] = Field(default_factory=dict, description="options of methods, by method")
     data: dict[str, Pin] = Field(default_factory=dict, description="content that on-board data must have; see below")
 
@@ -241,6 +258,7 @@ def _first_fault(error: ValidationError) -> str:
         "gates": Gates,
         "claims": Claim,
         "reported": Reported,
+        "tuned": Tuned,
         **SECTIONS,
     }
     table = next((tables[part] for part in reversed(above.split(".")) if part in tables), Board)

@@ -26,7 +26,8 @@ from benchbd.planning.board import Board, Row
 from benchbd.planning.cases import Case, Cell, Inspection, Plan
 from benchbd.planning.selection import Selection
 from benchbd.planning.settings import Settings, differences
-from benchbd.planning.sweeps import at, chosen, labelled, of_sweep, point_text
+from benchbd.planning.sweeps import at, of_sweep, point_text
+from benchbd.planning.trials import chosen
 from benchbd.registry import Registry
 from benchbd.stages import attack as attacking
 from benchbd.stages import defend, evaluate, pretrain, reference
@@ -66,14 +67,13 @@ def make_plan(
     grid = {case.judged.key for case in plan.cases}
     cases: dict[Hashable, Case] = {}
     whole = bool(selection.sweeps) or not any(selection.methods.values())
-    for sweep in chosen(board, selection.sweeps):
+    for sweep in chosen(board, selection, registry):
         found: list[Case] = []
-        points = [point for _, point in labelled(board, sweep) if point]
         with of_sweep(board, sweep.name):
-            if (own := selection.overrides(option for point in points for option in point)) and selection.sweeps:
+            if (own := selection.overrides(option for point in sweep.points for option in point)) and selection.sweeps:
                 raise UsageError(f"it varies {own}, which the command sets; leave one of them out")
-            for point in [] if own else points:
-                planned = _Planner(at(board, point), *others).plan(point if whole else ())
+            for point in [] if own else sweep.points:
+                planned = _Planner(at(board, point), *others).plan(point if whole else (), sweep.defense)
                 found += [replace(case, point=point) for case in planned.cases]
             # If no point of a sweep changes what stands at a place, the grid has it.
             moved = {case.place for case in found if case.judged.key not in grid}
@@ -180,11 +180,13 @@ class _Planner:
 
     # Stages ------------------------------------------------------------------------------------------------------
 
-    def plan(self, point: Iterable[str] = ()) -> Plan:
-        """point: options that a sweep assigns, of methods that must take part."""
+    def plan(self, point: Iterable[str] = (), defense: str = "") -> Plan:
+        """point: options that a sweep assigns, of methods that must take part. defense: the only one that changes."""
         specs = [self.settings.trigger, *(spec for row in self.board.rows for spec in row.triggers or ())]
         self.settings.methods(TriggerFunction, [spec.function for spec in specs if spec.function is not None])
         self.settings.reject_unused(point)
+        if defense:
+            self.defenses, self.inspecting = [each for each in self.defenses if each.name == defense], []
         cells: list[Case] = []
         inspections: dict[str, Case] = {}
         for line in self._lines():

@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from benchbd.base.errors import BenchbdError, UnknownNameError, UsageError, shown
+from benchbd.base.errors import BenchbdError, UsageError, shown
 from benchbd.base.options import validated
 from benchbd.contract.specs import SECTIONS
 from benchbd.planning.board import Board, Sweep
 from benchbd.planning.options import parse_options
+from benchbd.records.models import TRIAL
 
 PRETRAINING = "pretraining"  # the one field of a board that a point may name by itself
 
 Point = Mapping[str, Any]
 """Value by option, as in {"trigger.size": 3}; empty for the board itself."""
-
-
-def chosen(board: Board, names: Sequence[str]) -> list[Sweep]:
-    """The sweeps of these names; all sweeps of the board if none is named. UnknownNameError for an unknown name."""
-    known = {sweep.name: sweep for sweep in board.sweeps}
-    for name in names:
-        if name not in known:
-            raise UnknownNameError("sweep", name, known)
-    return [sweep for sweep in board.sweeps if not names or sweep.name in names]
 
 
 def labelled(board: Board, sweep: Sweep) -> Iterator[tuple[str, Point]]:
@@ -66,6 +58,8 @@ def at(board: Board, point: Point) -> Board:
     options = {name: dict(table) for name, table in board.options.items()}
     for option, value in point.items():
         name, _, field = option.rpartition(".")
+        if option == TRIAL:
+            continue
         if option == PRETRAINING and isinstance(value, str):
             changed[PRETRAINING] = value
         elif not (name and field):

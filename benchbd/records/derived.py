@@ -47,6 +47,8 @@ def _of_cell(record: Record, measured: bool) -> Iterator[str]:
     if record.reference or (given and measured):
         yield from _reference(record.reference, given or {})
     yield from _heads(record, measured)
+    if record.clean_features is not None and within(record.identity, "defend", "parents", "encoder") is None:
+        yield "clean_features: measured on a repair, but no stage of the record repairs an encoder"
     percent, floor = record.undefended, record.baseline_counts
     if percent is None or floor is None:
         return

@@ -37,11 +37,14 @@ LATER: dict[str, Any] = {
     **dict.fromkeys(("counts", "baseline_counts"), _COUNTED),
     **dict.fromkeys(("metrics", "undefended"), _MEASURED),
     "baseline": {"ra_b": True},
-    "heads": True,
+    **dict.fromkeys(("heads", "clean_features"), True),
     "cost": {"__all__": {"memory": True, "gpu_memory": True}},
     "gains": {"__all__": {"counts": _COUNTED, "baseline_counts": _COUNTED}},
 }
 """The fields that records have since schema 2."""
+
+TRIAL = "trial"
+"""In the point of a trial of a defense, beside the options that it varies: its number."""
 
 Status = Literal["ok", "n/a", "timeout", "error"]
 
@@ -114,6 +117,16 @@ class Origin(_Part):
     distribution: str = Field(description="name of the distribution")
     version: str = Field(description="version of the distribution; empty if it has none")
     source: _Sha256 | None = Field(description="sha256 of the module's source; null without source")
+
+
+class CleanFeatures(_Part):
+    """What the defender's clean images, up to 256 of them, tell of a repair; no label takes part."""
+
+    pretext: float = Field(
+        ge=0, le=1, description="pretext accuracy: share of views whose nearest one is of the same image"
+    )
+    pretext_given: float = Field(ge=0, le=1, description="the same of the encoder that the defense was given")
+    cosine: float = Field(ge=-1, le=1, description="mean cosine of the features before and after the defense")
 
 
 class Entry(_Part):
@@ -231,6 +244,8 @@ class Entry(_Part):
     def to_json(self) -> str:
         """Indented JSON with sorted keys; lists of numbers stay on one line."""
         data = self.model_dump(mode="json", by_alias=True, exclude=LATER if self.schema_version == 1 else None)
+        if data.get("clean_features", ...) is None:  # as in the records from before it was measured
+            del data["clean_features"]
         lines = []
         for name, value in sorted(data.items()):
             indent = None if name == "clean_images" else 1
@@ -240,7 +255,10 @@ class Entry(_Part):
 
 
 def _slug(point: dict[str, Any]) -> str:
-    """A point in the name of a file: its assignments, or a digest if they are not allowed in a file's name."""
+    """A point in the name of a file: the number of a trial, else its assignments, else, if those are not allowed in a
+    file's name, a digest."""
+    if TRIAL in point:
+        return f"{TRIAL}-{point[TRIAL]}"
     text = "+".join(f"{option}={value}" for option, value in sorted(point.items()))
     return text if re.fullmatch(r"[\w.+=-]{1,60}", text) else hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -282,6 +300,9 @@ class Record(Entry):
         default_factory=dict,
         description="source of the reference inputs: train_split or file, their rows, the clean classifier's class for "
         "each, and its probability of the target",
+    )
+    clean_features: CleanFeatures | None = Field(
+        None, description="how the defense changed features of clean images; null if that was not measured"
     )
     predictions: _Sha256 | None = Field(None, description="sha256 of the file of predictions")
     _packed: bytes | None = PrivateAttr(None)

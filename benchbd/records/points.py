@@ -6,13 +6,11 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from decimal import Decimal, InvalidOperation
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from benchbd.base.errors import shown
 from benchbd.contract.specs import SECTIONS
-
-if TYPE_CHECKING:
-    from benchbd.records.models import Entry
+from benchbd.records.models import TRIAL, Entry
 
 _OPTION = re.compile(r"((?P<axis>[a-z]+):)?(?P<method>[a-z0-9_-]+)\.(?P<field>[A-Za-z_]\w*)")
 
@@ -41,7 +39,11 @@ def faults(record: Entry) -> Iterator[str]:
     plugin and must not depend on those that are installed. An option that the user changed is compared with the
     departures.
     """
+    if TRIAL in record.point:
+        yield from _of_trial(record)
     for option, value in record.point.items():
+        if option == TRIAL:
+            continue
         said, changed = _OPTION.fullmatch(option), "pre-training method "
         if said:
             changed = f"{said['method']}.{said['field']}="
@@ -60,6 +62,16 @@ def faults(record: Entry) -> Iterator[str]:
             yield f"point: {option}={shown(value)}, but identity.pretrain is of {shown(known)}"
 
 
+def _of_trial(record: Entry) -> Iterator[str]:
+    """Faults of a trial: its number, and options that are not those of the record's defense."""
+    number, own = record.point[TRIAL], f"defense:{getattr(record, 'defense', '')}."
+    if type(number) is not int or number < 1:
+        yield f"point: trial {shown(number)}; trials are numbered from 1"
+    for option in record.point.keys() - {TRIAL}:
+        if not option.startswith(own):
+            yield f"point: {shown(option)}, but a trial varies options of its defense alone"
+
+
 def bearing(record: Entry, stages: Collection[str], parts: Collection[str]) -> str:
     """The assignments of the record's point that may change stages of these kinds, as text.
 
@@ -74,7 +86,7 @@ def bearing(record: Entry, stages: Collection[str], parts: Collection[str]) -> s
         {
             option: value
             for option, value in sorted(record.point.items())
-            if option.rpartition(".")[0].rpartition(":")[2] not in foreign
+            if option != TRIAL and option.rpartition(".")[0].rpartition(":")[2] not in foreign
         }
     )
 

@@ -44,6 +44,8 @@ from benchbd.report.summary import LEGEND as SUMMARY
 from benchbd.report.summary import remarks as remarks_of
 from benchbd.report.summary import sections, summaries
 from benchbd.report.sweeps import columns_of, sweep_tables, swept
+from benchbd.report.tuned import BRIEF as TUNED_BRIEF
+from benchbd.report.tuned import legend, tuned_remarks, tuned_rows, tuned_section, untried
 from benchbd.report.writers import csv, json, latex, markdown
 from benchbd.report.writers.cells import letter, seconds
 from benchbd.report.writers.safe import paragraphs
@@ -92,7 +94,8 @@ def document(
 ) -> Document:
     """The rows of the board with the texts around them, a table for each place. off_board: see frame_of_rows."""
     known = list(records)
-    rows = summarise(known, order, off_board)
+    rows = summarise(untried(known), order, off_board)
+    tuned = tuned_rows(known, rows, order, off_board)
     shown = [record for record in known if record.on_board or off_board]
     shared = [note for note in rows[0].notes if all(note in row.notes for row in rows)] if len(rows) > 1 else []
     groups: dict[str, list[TableRow]] = {}
@@ -113,7 +116,7 @@ def document(
     floor = next((f"attack {row.attack} under defense {row.defense} is " for row in rows if row.of_floor), "")
     names, flat = with_claims(order, *flattened(rows))
     summed = summaries(known, order)
-    remarks += remarks_of(summed)
+    remarks += [*remarks_of(summed), *tuned_remarks(tuned, rows)]
     return Document(
         title=title,
         intro=f"Board {boards or '-'}; seeds {seeds or '-'}. "
@@ -121,12 +124,14 @@ def document(
         sections=[
             *sections(summed),
             *[Section(columns, tables)] * bool(tables),
+            *tuned_section(tuned),
             *[Section(swept(columns), moved)] * bool(moved),
         ],
         empty="No records.",
         legend=[
             _PERCENT.format("" if all(len(row.seeds) != 1 for row in rows) else ". † One seed: no interval"),
             *(SUMMARY if summed else ()),
+            *[legend(order.tuned)] * bool(tuned),
             *_LEGEND,
             *(
                 _OPTIONAL[name]
@@ -135,13 +140,14 @@ def document(
             ),
         ],
         remarks=remarks,
-        brief=f"{_SUMMED * bool(summed)}{_brief(rows, columns)}",
+        brief=f"{_SUMMED * bool(summed)}{TUNED_BRIEF * bool(tuned)}{_brief(rows, columns)}",
         frames=[Frame(names, list(map(_joined, flat)))],
         data={
             "board": boards,
             "remarks": remarks,
             **({"summary": [each.flat() for each in summed]} if summed else {}),
             "rows": flat,
+            **({"tuned": [each.flat() for each in tuned]} if tuned else {}),
         },
     )
 

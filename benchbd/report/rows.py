@@ -14,7 +14,7 @@ from typing import Any, get_args
 from benchbd.base.content import short_digests
 from benchbd.base.errors import DataError
 from benchbd.contract.roles import Role
-from benchbd.planning.board import Board
+from benchbd.planning.board import Board, Tuned
 from benchbd.planning.claims import Claim
 from benchbd.planning.sweeps import labelled, point_text
 from benchbd.records.gates import DEFAULT, Gates, Judged, Judgement, judge
@@ -26,8 +26,8 @@ from benchbd.report.statistics import Interval, interval
 
 @dataclass(frozen=True)
 class Order:
-    """The board's order of rows, its gates and its claims. Floors come first in any case; names missing from a list are
-    sorted after those in it.
+    """The board's order of rows, its gates, claims and rule of trials. Floors come first in any case; names missing
+    from a list are sorted after those in it.
 
     tasks: pairs of pre-training set and task, the latter with its target as index or name ("gtsrb:12").
     sweeps: by name, label and point of every line.
@@ -40,17 +40,18 @@ class Order:
     sweeps: Mapping[str, Sequence[tuple[str, str]]] = field(default_factory=dict)
     gates: Gates = DEFAULT
     claims: Mapping[str, Claim] = field(default_factory=dict)
+    tuned: Tuned | None = None
 
     @classmethod
     def of(cls, board: Board) -> Order:
-        """The order in which a board lists names, its gates and its claims."""
+        """The order in which a board lists names, its gates, claims and rule of trials."""
         tasks = [(row.pretrain, task) for row in board.rows for task in row.evaluated]
         sweeps = {
             sweep.name: [(label, point_text(point)) for label, point in labelled(board, sweep)]
             for sweep in board.sweeps
         }
         attacks, defenses, evaluators = map(board.names, ("attack", "defense", "evaluator"))
-        return cls(attacks, defenses, tasks, evaluators, sweeps, board.gates, board.claims)
+        return cls(attacks, defenses, tasks, evaluators, sweeps, board.gates, board.claims, board.tuned)
 
 
 BY_NAME = Order()
@@ -207,12 +208,13 @@ def summarise(records: Sequence[Record], order: Order, off_board: bool) -> list[
         )
 
     return [
-        _row(cell, controls, order.gates)
+        row_of(cell, controls, order.gates)
         for cell in sorted((list(seeds.values()) for seeds in cells.values()), key=rank)
     ]
 
 
-def _row(records: Sequence[Record], controls: Controls, gates: Gates) -> TableRow:
+def row_of(records: Sequence[Record], controls: Controls, gates: Gates) -> TableRow:
+    """The row of one cell's records, one a seed."""
     first = records[0]
     judgements = [judge(record, gates) for record in records]
     measured = [(record, record.metrics) for record in records if record.metrics]

@@ -29,6 +29,7 @@ from benchbd.report.protocols import check_together
 from benchbd.report.rows import Order, TableRow
 from benchbd.report.summary import SummaryRow
 from benchbd.report.sweeps import SWEPT
+from benchbd.report.tuned import TunedRow
 from benchbd.report.writers import csv, latex
 from benchbd.report.writers.cells import count
 from benchbd.site import prose
@@ -139,11 +140,13 @@ class BoardPage:
         }
         if any(self._marks(row) for row in self.rows):
             more[TableRow].append(("Marks", lambda row: Cell(badges=self._marks(row))))
-        parts: dict[str, list[Shown]] = {"Summary": [], "Cells": [], "Sweeps": []}
+        parts: dict[str, list[Shown]] = {"Summary": [], "Cells": [], "Tuned": [], "Sweeps": []}
         for number, grid in enumerate(grids(self.document, self._links, more), start=1):
             first = grid.about[0] if grid.about else None
             if grid.columns[0] == SWEPT:
                 parts["Sweeps"].append(Shown(f"t{number}", grid, curves=list(_curves(grid))))
+            elif isinstance(first, TunedRow):
+                parts["Tuned"].append(Shown(f"t{number}", grid))
             elif isinstance(first, TableRow):
                 parts["Cells"].append(Shown(f"t{number}", grid, list(_scatters(grid.heading, grid.about))))
             else:

@@ -93,14 +93,19 @@ def plan_clean(
 def hand_over_clean(inputs: Inputs, stage: Stage) -> Handover:
     """The encoder, if there is one, and the clean images without labels, names or the pool's declared statistics: they
     reveal neither their source nor whether or which of them are stamped."""
+    parent = stage.parents.get("encoder")
+    encoders = {} if parent is None else {"given": inputs.encoder(parent)}
+    told = {"architecture": stage.architecture}
+    return handover(stage, json=told, images={"images": clean_images(inputs, stage)}, encoders=encoders)
+
+
+def clean_images(inputs: Inputs, stage: Stage) -> ImageSet:
+    """The images that a defender gets, on the CPU, in the order of the pool, without all that tells their source."""
     rows = draw_rows(stage.data["pool"].count, stage.params["clean"])
     images = inputs.images(stage.data["pool"]).subset(rows).pixels  # a copy
     if "poisoned" in stage.params["clean"]:
         _poison(images, stage)
-    parent = stage.parents.get("encoder")
-    encoders = {} if parent is None else {"given": inputs.encoder(parent)}
-    told = {"architecture": stage.architecture}
-    return handover(stage, json=told, images={"images": ImageSet(images)}, encoders=encoders)
+    return ImageSet(images)
 
 
 def _poison(images: Tensor, stage: Stage) -> None:

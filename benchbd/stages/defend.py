@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,13 +13,16 @@ from benchbd.contract.defense import Mitigation
 from benchbd.contract.handover import Handover, Product
 from benchbd.nets.encoder import Encoder
 from benchbd.stages import base
-from benchbd.stages.base import Stage
-from benchbd.stages.clean import Clean, hand_over_clean, knowledge_of, plan_clean
+from benchbd.stages.base import ENCODER, Outcome, Stage
+from benchbd.stages.clean import Clean, clean_images, hand_over_clean, knowledge_of, plan_clean
+from benchbd.stages.clean_features import clean_features
 from benchbd.stages.encoders import COMPARED, accept_encoder, product_of
-from benchbd.stages.inputs import alone
+from benchbd.stages.inputs import Inputs, alone
 from benchbd.stages.sources import Sources
 
-accept, alike, hand_over, forwards = accept_encoder, alone, hand_over_clean, base.forwards
+CLEAN_FEATURES = "clean_features"  # in the stage's result
+
+alike, hand_over, forwards = alone, hand_over_clean, base.forwards
 
 
 def plan(
@@ -28,6 +32,18 @@ def plan(
     origin = published.label if defense.uses_weights else f"clean images of {clean.pool} seed {seed}"
     label, parents = f"{defense.name} on {origin}", {"encoder": published} if defense.uses_weights else {}
     return plan_clean(sources, "defend", label, defense, clean, seed, departures, parents, published.architecture)
+
+
+def accept(inputs: Inputs, product: Product, stage: Stage) -> list[Outcome]:
+    """As for every encoder; the result also has what the defender's images tell of a repair, by ``clean_features``."""
+    (outcome,) = accept_encoder(inputs, product, stage)
+    if (parent := stage.parents.get("encoder")) is None:
+        return [outcome]
+    files = inputs.encoder(parent), outcome.blobs[ENCODER]
+    given, repaired = (Encoder.from_bytes(file, inputs.device) for file in files)
+    images = clean_images(inputs, stage).to(inputs.device)
+    told = clean_features(given, repaired, images, stage.params["clean"]["seed"])
+    return [replace(outcome, result={**outcome.result, **({} if told is None else {CLEAN_FEATURES: told})})]
 
 
 def work(methods: Mapping[str, Any], handed: Handover, device: torch.device) -> Product:

@@ -48,6 +48,7 @@ from benchbd import (
     NotApplicable,
     PruningLevel,
     Steps,
+    Tunable,
     batch_indices,
     hookimpl,
     note,
@@ -70,6 +71,11 @@ class ANP(Mitigation):
     name = "anp"
     paper = "Wu, Wang, Adversarial Neuron Pruning Purifies Backdoored Deep Models, NeurIPS 2021; the loss is ours"
     version = "2"
+    tunable = {
+        "tolerance": Tunable(0.01, 0.16, log=True),
+        "eps": Tunable(0.1, 1.6, log=True),
+        "alpha": Tunable(0.1, 0.9),
+    }
 
     steps: int = Field(2000, ge=0, le=1_000_000_000, description="number of steps in which the masks are learned")
     batch: int = Field(128, ge=2, le=1_000_000, description="number of images per step")

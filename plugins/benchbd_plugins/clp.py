@@ -36,6 +36,7 @@ from benchbd import (
     Mitigation,
     NotApplicable,
     PruningLevel,
+    Tunable,
     Verdict,
     hookimpl,
     note,
@@ -53,6 +54,7 @@ class CLP(Mitigation):
     name = "clp"
     paper = "Zheng, Tang, Li, Liu, Data-free Backdoor Removal based on Channel Lipschitzness, ECCV 2022"
     version = "1"
+    tunable = {"u": Tunable(1.0, 5.0), "tolerance": Tunable(0.01, 0.16, log=True)}
 
     rule: Literal["fixed", "budget"] = Field(
         "fixed", description="threshold; fixed: u, without images; budget: the lowest u that tolerance allows"

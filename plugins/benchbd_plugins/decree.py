@@ -43,6 +43,7 @@ from benchbd import (
     Inverted,
     Mitigation,
     Steps,
+    Tunable,
     UsageError,
     Verdict,
     batch_indices,
@@ -276,6 +277,7 @@ class Decree(TriggerSearch, Mitigation):
     name = "decree"
     paper = "Feng et al., CVPR 2023, as a defense: baseline of MIMIC (Han et al., IEEE TIFS 2025), Section V-B"
     version = "2"
+    tunable = {"lr": Tunable(1e-3, 1e-1, log=True), "beta": Tunable(0.1, 10.0, log=True)}
     tests_all: ClassVar[bool] = True
 
     restarts: int = Field(

@@ -31,6 +31,7 @@ from benchbd import (
     Mitigation,
     NotApplicable,
     PruningLevel,
+    Tunable,
     Views,
     hookimpl,
     note,
@@ -48,6 +49,7 @@ class FP(FineTuning, Mitigation):
     name = "fp"
     paper = "Liu, Dolan-Gavitt, Garg, Fine-Pruning, RAID 2018; for encoders a baseline of MIMIC, settings are ours"
     version = "1"
+    tunable = {"tolerance": Tunable(0.01, 0.16, log=True), "lr": Tunable(1e-4, 1e-2, log=True)}
 
     rule: Literal["budget", "ratio"] = Field(
         "budget", description="number of pruned channels; budget: as many as tolerance allows; ratio: a fixed share"

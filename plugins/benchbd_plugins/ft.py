@@ -12,7 +12,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from benchbd import DefenderKnowledge, Encoder, FineTuning, Mitigation, Role, hookimpl
+from benchbd import DefenderKnowledge, Encoder, FineTuning, Mitigation, Role, Tunable, hookimpl
 
 
 class FT(FineTuning, Mitigation):
@@ -22,6 +22,7 @@ class FT(FineTuning, Mitigation):
     paper = "baseline of MIMIC (Han et al., IEEE TIFS 2025), Section V-A; settings are our adaptation"
     version = "1"
     role = Role.FT
+    tunable = {"lr": Tunable(1e-4, 1e-2, log=True)}
 
     bn: Literal["train", "eval"] = Field(
         "train", description="BatchNorm in fine-tuning; train: statistics of the batch; eval: the running ones"

@@ -50,6 +50,7 @@ from benchbd import (
     ImageSet,
     Mitigation,
     NotApplicable,
+    Tunable,
     Views,
     hookimpl,
     note,
@@ -78,6 +79,7 @@ class Medic(ContrastiveMethod, Mitigation):
     name = "medic"
     paper = "Xu et al., MEDIC: Remove Model Backdoors via Importance Driven Cloning, CVPR 2023; without labels, ours"
     version = "2"
+    tunable = {"hook_weight": Tunable(1.0, 100.0, log=True), "lr": Tunable(1e-3, 1e-1, log=True)}
 
     epochs: int = Field(
         200, ge=0, le=1_000_000, description="number of passes over the images; each drops its last, smaller batch"

@@ -31,6 +31,7 @@ from benchbd import (
     ImageSet,
     Mine,
     Mitigation,
+    Tunable,
     UsageError,
     Views,
     hookimpl,
@@ -53,6 +54,7 @@ class Mimic(ContrastiveMethod, Mitigation):
     name = "mimic"
     paper = "Han et al., Mutual Information Guided Backdoor Mitigation for Pre-trained Encoders, IEEE TIFS 2025"
     version = "2"
+    tunable = {"lambda1": Tunable(0.1, 10.0, log=True), "lambda2": Tunable(1e2, 1e4, log=True)}
 
     batch: int = Field(128, ge=2, le=1_000_000, description="number of images per step; each gives two views")
     lambda0: float = Field(

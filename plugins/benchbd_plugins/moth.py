@@ -67,6 +67,7 @@ from benchbd import (
     Mitigation,
     NotApplicable,
     Steps,
+    Tunable,
     UsageError,
     batch_indices,
     derive_seed,
@@ -229,6 +230,7 @@ class Moth(Mitigation):
     name = "moth"
     paper = "Tao et al., Model Orthogonalization, IEEE S&P 2022, on encoders: baseline of MIMIC (IEEE TIFS 2025)"
     version = "2"
+    tunable = {"lr": Tunable(0.01, 1.0, log=True)}
 
     variant: Literal["classes", "similarity"] = Field(
         "classes",

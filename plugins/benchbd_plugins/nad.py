@@ -26,6 +26,7 @@ from benchbd import (
     Encoder,
     FineTuning,
     Mitigation,
+    Tunable,
     UsageError,
     hookimpl,
     note,
@@ -38,6 +39,7 @@ class NAD(FineTuning, Mitigation):
     name = "nad"
     paper = "Li et al., Neural Attention Distillation, ICLR 2021; for encoders a baseline of MIMIC, settings are ours"
     version = "1"
+    tunable = {"beta": Tunable(1e2, 1e4, log=True), "lr": Tunable(1e-4, 1e-2, log=True)}
 
     epochs: int = Field(
         500, ge=0, le=1_000_000, description="number of passes over the images; each drops its last, smaller batch"

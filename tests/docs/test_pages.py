@@ -22,6 +22,7 @@ from benchbd.cli.main import main
 from benchbd.contract.axes import AXES
 from benchbd.contract.roles import ROLES, Role
 from benchbd.nets.meter import ForwardMeter
+from benchbd.planning.board import Tuned
 from benchbd.planning.claims import Claim
 from benchbd.planning.selection import Selection
 from benchbd.records.gates import Gates, Judged
@@ -63,6 +64,12 @@ def test_the_claims_of_the_pages_are_claims() -> None:
     first, second = ({name: Claim(**told) for name, told in tomllib.loads(each)["claims"].items()} for each in found)
     assert first["my-defense"].model_fields_set == Claim.model_fields.keys()
     assert second["my-defense"].confirmed == first["my-defense"].confirmed
+
+
+def test_the_trials_are_those_of_the_page() -> None:
+    shown = re.search(r"```toml\n(\[tuned\]\n.*?)```", CONCEPTS, re.DOTALL)
+    assert shown is not None
+    assert tomllib.loads(shown[1])["tuned"] == Tuned().model_dump()
 
 
 def test_statuses_and_exit_codes_are_those_of_the_page() -> None:

@@ -475,6 +475,7 @@ def test_what_schema_2_tells_agrees_with_the_rest(tmp_path: Path, changes: dict[
         ("source", "0" * 16),
         ("author", "Ann"),
         ("isolation", "none"),
+        ("clean_features", {"pretext": 0.9, "pretext_given": 1.0, "cosine": 0.8}),
         ("precision", "fp32"),
         ("plugins", {"attack": {"distribution": "benchbd", "version": "1", "source": None}}),
         ("counts.correct_triggered", 1),
@@ -484,6 +485,37 @@ def test_what_schema_2_tells_agrees_with_the_rest(tmp_path: Path, changes: dict[
 def test_a_record_of_schema_1_has_no_later_field(tmp_path: Path, field: str, value: Any) -> None:
     path = tampered(tmp_path, REPAIRED, {field: value})
     with pytest.raises(DataError, match=rf"contradicts itself: {field}.*: a field of schema 2, but"):
+        read_record(path)
+
+
+FEATURES = {"pretext": 0.9, "pretext_given": 1.0, "cosine": -0.8}
+
+
+@pytest.mark.parametrize(
+    ("defense", "changes", "wrong"),
+    [
+        ("ft", {"pretext": 1.1}, "clean_features.pretext: Input should be less than or equal to 1"),
+        ("ft", {"pretext_given": -0.1}, "clean_features.pretext_given: Input should be greater than or equal to 0"),
+        ("ft", {"cosine": -1.1}, "clean_features.cosine: Input should be greater than or equal to -1"),
+        ("ft", {"asr": 1.0}, "clean_features.asr: Extra inputs are not permitted"),
+        ("none", {}, "clean_features: measured on a repair, but no stage of the record repairs an encoder"),
+    ],
+)
+def test_features_of_clean_images_are_of_a_repair(
+    tmp_path: Path, defense: str, changes: dict[str, Any], wrong: str
+) -> None:
+    record = make_record(defense=defense)
+    if defense != "none":
+        identity = {**record.identity, "defend": {**record.identity["defend"], "parents": {"encoder": "0" * 64}}}
+        record = make_record(defense=defense, identity=identity)
+    (path,) = write_records([record], tmp_path)
+    told = json.loads(path.read_text())
+    assert "clean_features" not in told
+    if defense != "none":
+        path.write_text(json.dumps({**told, "clean_features": FEATURES}))
+        assert json.loads(read_record(path).to_json())["clean_features"] == FEATURES
+    path.write_text(json.dumps({**told, "clean_features": {**FEATURES, **changes}}))
+    with pytest.raises(DataError, match=re.escape(wrong)):
         read_record(path)
 
 
