@@ -34,15 +34,19 @@ from benchbd.planning.board import load_board
 from benchbd.planning.cases import Cell, Plan
 from benchbd.records.counts import metrics
 from benchbd.records.files import place_of, read_record
-from benchbd.records.models import Counts, Record
+from benchbd.records.models import CleanFeatures, Counts, Record
 from benchbd.registry import load_registry
 from benchbd.report.statistics import t_975
 from benchbd.stages.base import Stage, distinct
+from benchbd.stages.defend import features_of
+from benchbd.stages.inputs import Inputs
 from benchbd.store.store import Store
 
 Verdict = Literal["equal", "compatible", "different"]
 
 LEAST = 2.0  # points that two evaluations of one encoder may always lie apart
+
+APART = 0.01  # by which figures of clean images may differ between machines
 
 _TIERS = {2: "the stored encoder", 3: "what the method makes"}
 
@@ -96,15 +100,21 @@ class Bench:
         assert isinstance(record, Record)
         if record.status != "ok":
             raise BenchbdError(f"{record.status}: {record.reason}")
+        inputs = Inputs(self._library, runner.results.artifact, torch.device(self.device))
+        for repair in (stage for stage in case.chain if stage.kind == "defend"):
+            told = features_of(inputs, repair, inputs.encoder(repair))  # the store's result may not be the encoder's
+            record = record.model_copy(update={"clean_features": told and CleanFeatures(**told)})
         return record
 
 
 class Recomputed(NamedTuple):
-    """What another computation gives: counts and counts by head, and the image-forwards of the method's stage."""
+    """What another computation gives: counts and counts by head, the image-forwards of the method's stage, and what
+    clean images tell of its encoder."""
 
     counts: Counts
     heads: list[Counts]
     forwards: int | None
+    features: CleanFeatures | None = None
 
 
 class Told(NamedTuple):
@@ -138,6 +148,8 @@ def _judged(record: Record, found: Mapping[str, Recomputed], tier: int) -> Told:
     if tier == 3 and claimed and same.forwards and not 0.95 <= claimed.image_forwards / same.forwards <= 1.05:
         text = f"cost.defend.image_forwards: {claimed.image_forwards}, but the method takes {same.forwards}"
         return Told(place_of(record), "different", text)
+    if tier == 2 and (text := _of_features(record, same.features)):
+        return Told(place_of(record), "different", text)
     if same.counts == own:
         return Told(place_of(record), "equal", "")
     apart: list[str] = []
@@ -150,6 +162,18 @@ def _judged(record: Record, found: Mapping[str, Recomputed], tier: int) -> Told:
             told = " and ".join(f"{value:.1f}" for value in values)
             apart.append(f"{name} {_percent(own, field):.1f}, but {_TIERS[tier]} gives {told}")
     return Told(place_of(record), "different" if apart else "compatible", "; ".join(apart))
+
+
+def _of_features(record: Record, found: CleanFeatures | None) -> str:
+    """The first figure of clean images that the stored encoder does not have, in a line; empty if there is none. These
+    figures choose among the trials of a defense. Of few images one may be told apart from the others by chance."""
+    if record.clean_features is None or found is None:
+        return ""
+    margin = max(APART, 1 / max(1, len(record.clean_images)))
+    for (field, told), (_, value) in zip(record.clean_features, found, strict=True):
+        if abs(told - value) > margin:
+            return f"clean_features.{field}: {told:.3f}, but {_TIERS[2]} gives {value:.3f}"
+    return ""
 
 
 def _percent(counts: Counts, field: str) -> float:
@@ -184,9 +208,9 @@ def _work(bench: Bench, file: str, tier: int, answers: Any) -> None:
             again = [each.judged] if tier == 2 else [each.judged, each.judged.parents["encoder"]]
             with TemporaryDirectory() as scratch:
                 made = bench.compute(each, again, Path(scratch))
-            cost = made.cost.get("defend")
+            forwards = made.cost["defend"].image_forwards if "defend" in made.cost else None
             assert made.counts is not None
-            found[name] = Recomputed(made.counts, made.heads, cost.image_forwards if cost else None)
+            found[name] = Recomputed(made.counts, made.heads, forwards, made.clean_features)
         answers.put(found)
     except BenchbdError as error:
         answers.put(says(error))

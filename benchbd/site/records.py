@@ -59,6 +59,7 @@ def record_page(record: Entry, board: BoardPage, links: Mapping[tuple[str, str],
         ("precision", precision_of(record), ""),
         ("departures from the board", "; ".join(record.departures), ""),
         ("clean images of the defender", f"{len(record.clean_images):,}" if record.clean_images else "", ""),
+        ("features of these images", _features(record), ""),
         ("made by an earlier method", board.source.outdated.get(place_of(record), ""), ""),
         ("computed again", "tier {}: {}".format(*held) if (held := _held(record, board)) else "", ""),
         ("who ran it", record.author, ""),
@@ -78,6 +79,14 @@ def record_page(record: Entry, board: BoardPage, links: Mapping[tuple[str, str],
         list(_methods(record)),
         list(_pictures(record)),
     )
+
+
+def _features(record: Entry) -> str:
+    """What clean images tell of a repair; empty if that was not measured."""
+    if (told := getattr(record, "clean_features", None)) is None:
+        return ""
+    change = f"{100 * told.pretext_given:.1f} % before the repair, {100 * told.pretext:.1f} % after"
+    return f"pretext accuracy {change}; mean cosine of before and after {told.cosine:.3f}"
 
 
 def _held(record: Entry, board: BoardPage) -> tuple[int, str] | None:

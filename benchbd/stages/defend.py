@@ -35,15 +35,19 @@ def plan(
 
 
 def accept(inputs: Inputs, product: Product, stage: Stage) -> list[Outcome]:
-    """As for every encoder; the result also has what the defender's images tell of a repair, by ``clean_features``."""
+    """As for every encoder; the result also has what the defender's images tell of a repair."""
     (outcome,) = accept_encoder(inputs, product, stage)
-    if (parent := stage.parents.get("encoder")) is None:
-        return [outcome]
-    files = inputs.encoder(parent), outcome.blobs[ENCODER]
-    given, repaired = (Encoder.from_bytes(file, inputs.device) for file in files)
-    images = clean_images(inputs, stage).to(inputs.device)
-    told = clean_features(given, repaired, images, stage.params["clean"]["seed"])
+    told = features_of(inputs, stage, outcome.blobs[ENCODER])
     return [replace(outcome, result={**outcome.result, **({} if told is None else {CLEAN_FEATURES: told})})]
+
+
+def features_of(inputs: Inputs, stage: Stage, repaired: bytes) -> dict[str, float] | None:
+    """``clean_features`` of the file of a stage's encoder; None if it repairs no given one."""
+    if (parent := stage.parents.get("encoder")) is None:
+        return None
+    before, after = (Encoder.from_bytes(file, inputs.device) for file in (inputs.encoder(parent), repaired))
+    images = clean_images(inputs, stage).to(inputs.device)
+    return clean_features(before, after, images, stage.params["clean"]["seed"])
 
 
 def work(methods: Mapping[str, Any], handed: Handover, device: torch.device) -> Product:

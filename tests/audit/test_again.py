@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,21 @@ def test_counts_edited_together_with_predictions_fall_in_tier_2(ran: Tiny, recor
     done = verify(ran, records, 2, "--only", f"{REPAIRED}.json")
     assert done.exit_code == 1
     assert done.stdout.startswith(f"{REPAIRED}.json: ACC 100.0, but the stored encoder gives ")
+
+
+def test_figures_of_clean_images_that_the_encoder_lacks_fall_in_tier_2(ran: Tiny, records: Path) -> None:
+    """The forger claims that the repair moved the features far, so that its trial is taken."""
+
+    def far(data: Json) -> None:
+        data["clean_features"]["cosine"] -= 0.1
+
+    assert Forger(records).forge(REPAIRED, far) == REPAIRED
+    assert verify(ran, records, 1).exit_code == 0
+    done = verify(ran, records, 2, "--only", f"{REPAIRED}.json")
+    assert done.exit_code == 1
+    assert re.fullmatch(
+        rf"{REPAIRED}\.json: clean_features\.cosine: \S+, but the stored encoder gives \S+", done.stdout.strip()
+    )
 
 
 def test_what_the_store_lacks_is_not_checked(ran: Tiny, records: Path, tmp_path: Path) -> None:
