@@ -422,6 +422,7 @@ def test_leaderboard_from_the_store(ran: Tiny, tmp_path: Path) -> None:
         "board.csv",
         "board.json",
         "board.tex",
+        "board.toml",
         "records",
     ]
     assert len(list((out / "records").glob("*.json"))) == 6
